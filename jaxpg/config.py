@@ -1,0 +1,283 @@
+"""Config: every hyperparameter, the presets, and the one place where they are checked.
+
+This file imports no framework and is the same, byte for byte, in `jaxpg` and `torch_ref`.
+"""
+
+import dataclasses
+import difflib
+import math
+from typing import Any, Literal, get_args, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A hyperparameter, or a combination of them, that has no meaning."""
+
+
+def _traced(default: Any) -> Any:
+    """A field that may be an array: it can be vmapped, and never recompiles."""
+    return dataclasses.field(default=default, metadata={"traced": True})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every hyperparameter of a run.
+
+    Static fields decide what program is compiled. Traced fields (learning rates, gamma,
+    gae_lambda, coefficients, max_grad_norm) are numbers that flow through it: stack them and
+    vmap. The defaults are the preset `vpg`.
+    """
+
+    env: str = "CartPole-v1"
+    """Environment: any registered gymnax name (torch_ref: any gymnasium name)."""
+    max_episode_steps: int | None = None
+    """Time limit of an episode in steps, >= 1; None takes the environment's own."""
+
+    collect: Literal["steps", "episodes"] = "steps"
+    """What an update is computed from: num_steps of num_envs auto-resetting environments, or
+    num_envs whole episodes."""
+    num_envs: int = 8
+    """N: environments (or episodes, with collect=episodes) per update and seed."""
+    num_steps: int = 128
+    """T: steps per environment and update (collect=steps only)."""
+    total_steps: int = 500_000
+    """Training budget in environment steps per seed (collect=steps only)."""
+    total_episodes: int = 4_000
+    """Training budget in episodes per seed (collect=episodes only)."""
+
+    estimator: Literal["total_return", "reward_to_go", "td_error", "gae"] = "gae"
+    """Psi, the weight of grad log pi(a|s)."""
+    baseline: Literal["none", "constant", "value"] = "value"
+    """What Psi is measured against: nothing, the average return of the other trajectories, or a
+    learned value function (the critic)."""
+    discounting: Literal["relative", "absolute"] = "relative"
+    """Discount from the current step, gamma^(k-t), or from the episode's start, gamma^k."""
+    gamma: float = _traced(0.99)
+    """Discount per step, in [0, 1]."""
+    gae_lambda: float = _traced(0.97)
+    """Lambda of GAE and of the lambda-return, in [0, 1]."""
+    normalize_advantage: bool = True
+    """Shift and scale Psi over the batch to mean 0 and standard deviation 1."""
+    reduction: Literal["steps", "trajectories"] = "steps"
+    """Policy loss: mean over valid steps, or sum over time and mean over trajectories."""
+    ent_coef: float = _traced(0.0)
+    """Weight of the entropy bonus, >= 0."""
+
+    value_target: Literal["monte_carlo", "td0", "lambda_return"] = "lambda_return"
+    """What the critic is fitted to."""
+    value_data: Literal["batch", "replay"] = "batch"
+    """Fit the critic on this update's batch, or on samples from a ring of past transitions."""
+    value_steps: int = 4
+    """Optimizer steps of the critic per update."""
+    buffer_size: int = 5_000
+    """Transitions that the ring holds (value_data=replay only)."""
+    batch_size: int = 512
+    """Transitions sampled without replacement per value step (value_data=replay only)."""
+    vf_coef: float = _traced(0.5)
+    """Weight of the value loss in the joint loss, >= 0 (networks=shared only)."""
+
+    networks: Literal["separate", "shared"] = "separate"
+    """Two MLPs, or one torso with a policy head and a value head."""
+    hidden_sizes: tuple[int, ...] = (64,)
+    """Width of each hidden layer."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Nonlinearity after each hidden layer."""
+    sigma: Literal["free", "state"] = "free"
+    """Standard deviation of a continuous policy: a free parameter, or an output of the network."""
+
+    optimizer: Literal["sgd", "adam", "rmsprop"] = "adam"
+    """Optimizer of every network, with torch's default constants."""
+    learning_rate: float = _traced(1e-2)
+    """Learning rate of the policy (of everything, with networks=shared), > 0."""
+    value_learning_rate: float = _traced(1e-2)
+    """Learning rate of the critic, > 0 (networks=separate only)."""
+    lr_schedule: Literal["constant", "linear"] = "linear"
+    """Keep the learning rates, or let them fall linearly to 0 at the end of the budget."""
+    max_grad_norm: float | None = _traced(0.5)
+    """Clip each optimizer's gradient to this global norm, > 0; None: no clipping."""
+
+    arithmetic: Literal["float32", "float64", "float32_grid"] = "float32"
+    """Working precision. float32_grid computes in float64 and rounds environment state and
+    parameters to float32 after each step: slow, and bit-equal between the two packages."""
+
+    @property
+    def critic(self) -> bool:
+        """Whether a value function is learned."""
+        return self.baseline == "value"
+
+    @property
+    def float_type(self) -> str:
+        """Name of the dtype that all arithmetic is done in."""
+        return "float32" if self.arithmetic == "float32" else "float64"
+
+    @property
+    def num_updates(self) -> int:
+        """U: updates that the budget pays for; a remainder is left unspent."""
+        if self.collect == "steps":
+            return self.total_steps // (self.num_envs * self.num_steps)
+        return self.total_episodes // self.num_envs
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+TRACED = tuple(name for name, field in FIELDS.items() if "traced" in field.metadata)
+STATIC = tuple(name for name in FIELDS if name not in TRACED)
+
+PRESETS = {
+    "vpg": Config(),
+    "reinforce": Config(
+        collect="episodes",
+        num_envs=16,
+        total_episodes=4_000,
+        estimator="reward_to_go",
+        baseline="none",
+        gamma=1.0,
+        normalize_advantage=False,
+        reduction="trajectories",
+        learning_rate=1e-3,
+        lr_schedule="constant",
+        max_grad_norm=None,
+    ),
+    "actor-critic": Config(
+        estimator="td_error",
+        value_target="td0",
+        value_steps=1,
+        learning_rate=3e-3,
+        value_learning_rate=1e-2,
+    ),
+}
+PRESET_NOTES = {
+    "vpg": "REINFORCE with a learned value baseline, GAE and normalised advantages",
+    "reinforce": "Williams' REINFORCE: whole episodes, reward-to-go, no baseline",
+    "actor-critic": "one-step actor-critic: the TD error of a learned value function",
+}
+
+
+def preset(name: str) -> Config:
+    """The preset called `name`.
+
+    Raises:
+      ConfigError: if there is none; the message names the nearest and all of them.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def nearest(name: str, choices: Any) -> str:
+    """'; did you mean …? Allowed: …' for an error message."""
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Allowed: {', '.join(choices)}"
+
+
+_COUNTS = ("num_envs", "num_steps", "total_steps", "total_episodes", "value_steps")
+_COUNTS += ("buffer_size", "batch_size")
+_RANGES = {
+    "gamma": (0.0, 1.0),
+    "gae_lambda": (0.0, 1.0),
+    "ent_coef": (0.0, math.inf),
+    "vf_coef": (0.0, math.inf),
+    "learning_rate": (5e-324, math.inf),
+    "value_learning_rate": (5e-324, math.inf),
+    "max_grad_norm": (5e-324, math.inf),
+}
+
+
+def validate(config: Config) -> Config:
+    """Return `config` if every field and their combination has a meaning.
+
+    Traced fields are checked where they are Python or NumPy numbers; an array that a
+    framework traces has no value to check.
+
+    Raises:
+      ConfigError: one sentence: what is wrong, what is allowed, what was given.
+    """
+    hints = get_type_hints(Config)
+    for name in STATIC:
+        choices = get_args(hints[name])
+        value = getattr(config, name)
+        if choices and isinstance(choices[0], str) and value not in choices:
+            raise ConfigError(f"{name} is {value!r}{nearest(str(value), choices)}")
+    for name in _COUNTS:
+        _check_count(name, getattr(config, name))
+    for size in config.hidden_sizes:
+        _check_count("each of hidden_sizes", size)
+    if not config.hidden_sizes:
+        raise ConfigError("hidden_sizes must name at least one hidden layer; got none")
+    if config.max_episode_steps is not None:
+        _check_count("max_episode_steps", config.max_episode_steps)
+    for name, (low, high) in _RANGES.items():
+        _check_range(name, getattr(config, name), low, high)
+    problem = _meaningless(config)
+    if problem:
+        raise ConfigError(problem)
+    return config
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if name == "max_grad_norm" and value is None:
+        return
+    if isinstance(value, bool | str) or value is None:
+        raise ConfigError(f"{name} must be a number; got {value!r}")
+    if not isinstance(value, int | float):
+        return  # an array: its values are not known here
+    if not low <= value <= high or math.isinf(value):
+        allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
+        if low > 0:
+            allowed = "finite and greater than 0"
+        raise ConfigError(f"{name} must be {allowed}; got {value!r}")
+
+
+def _meaningless(config: Config) -> str | None:
+    """Why this combination has no meaning, or None."""
+    c = config
+    if c.num_updates < 1:
+        budget, cost, unit = (
+            (c.total_steps, c.num_envs * c.num_steps, "total_steps")
+            if c.collect == "steps"
+            else (c.total_episodes, c.num_envs, "total_episodes")
+        )
+        return f"{unit} must pay for at least one update of {cost}; got {budget}"
+    if c.collect == "steps" and c.estimator == "total_return":
+        return (
+            "estimator='total_return' needs collect='episodes': with collect='steps' the rewards "
+            "of earlier updates are gone"
+        )
+    if c.collect == "steps" and c.estimator == "reward_to_go" and not c.critic:
+        return (
+            "estimator='reward_to_go' with collect='steps' needs baseline='value': without a "
+            f"critic the cut after num_steps biases it; got baseline={c.baseline!r}"
+        )
+    if c.estimator in ("td_error", "gae") and not c.critic:
+        return f"estimator={c.estimator!r} needs baseline='value'; got baseline={c.baseline!r}"
+    if c.estimator == "total_return" and c.discounting == "relative":
+        return (
+            "estimator='total_return' discounts from the episode's start, so it needs "
+            "discounting='absolute'; got 'relative'"
+        )
+    if c.baseline == "constant" and (c.collect != "episodes" or c.num_envs < 2):
+        return (
+            "baseline='constant' is the average over the other trajectories, so it needs "
+            f"collect='episodes' and num_envs >= 2; got {c.collect!r} and {c.num_envs}"
+        )
+    if c.networks == "shared" and not c.critic:
+        return f"networks='shared' needs baseline='value'; got baseline={c.baseline!r}"
+    if c.networks == "shared" and (c.value_data == "replay" or c.value_steps > 1):
+        return (
+            "networks='shared' has one joint loss on one batch, so it needs value_data='batch' "
+            f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
+        )
+    if c.critic and c.value_data == "replay" and c.value_target != "td0":
+        return (
+            "value_data='replay' holds single transitions, so it needs value_target='td0'; "
+            f"got {c.value_target!r}"
+        )
+    if c.value_data == "replay" and c.batch_size > c.buffer_size:
+        return (
+            f"batch_size must be at most buffer_size; got {c.batch_size} of {c.buffer_size}"
+        )
+    return None

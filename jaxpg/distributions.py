@@ -1,0 +1,75 @@
+"""Action distributions: softmax categorical and diagonal Gaussian.
+
+Each is a `Distribution`: functions of the policy network's outputs. Sampling maps given uniform
+draws to actions by the inverse CDF, so it is a deterministic function.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.types import Distribution
+
+
+def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Inverse CDF of the softmax distribution π.
+
+        a = Σ_{j < A-1} [u ≥ π_0 + … + π_j]
+
+    Args:
+      logits: unnormalised log-probabilities, float [..., A].
+      uniform: u in [0, 1), float32 [...].
+
+    Returns:
+      Actions, int32 [...].
+    """
+    cdf = jnp.cumsum(jnp.exp(jax.nn.log_softmax(logits)), axis=-1)
+    reached = uniform.astype(logits.dtype)[..., None] >= cdf[..., :-1]
+    return jnp.sum(reached, axis=-1, dtype=jnp.int32)
+
+
+def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
+    """log π(a), float [...], of actions int32 [...]."""
+    log_probs = jax.nn.log_softmax(logits)
+    return jnp.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
+
+
+def categorical_entropy(logits: jax.Array) -> jax.Array:
+    """-Σ π log π in nats, float [...]."""
+    log_probs = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+
+def gaussian_sample(outputs: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Inverse CDF of a diagonal Gaussian: a = μ + σ √2 erf⁻¹(2u - 1).
+
+    Args:
+      outputs: μ and then log σ, float [..., 2A].
+      uniform: u in [0, 1) on the grid of 2^-23, float32 [..., A]; moved by half a grid step into
+        the open interval, where erf⁻¹ is finite.
+
+    Returns:
+      Actions, float [..., A], not clipped.
+    """
+    mean, log_std = jnp.split(outputs, 2, axis=-1)
+    centred = uniform.astype(outputs.dtype) + 2.0**-24
+    epsilon = math.sqrt(2.0) * jax.scipy.special.erfinv(2.0 * centred - 1.0)
+    return mean + jnp.exp(log_std) * epsilon
+
+
+def gaussian_log_prob(outputs: jax.Array, action: jax.Array) -> jax.Array:
+    """Σ_j -½ ((a_j - μ_j) / σ_j)² - log σ_j - ½ log 2π, float [...], of actions [..., A]."""
+    mean, log_std = jnp.split(outputs, 2, axis=-1)
+    z = (action - mean) * jnp.exp(-log_std)
+    return jnp.sum(-0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi), axis=-1)
+
+
+def gaussian_entropy(outputs: jax.Array) -> jax.Array:
+    """Σ_j log σ_j + ½ log 2πe in nats, float [...]."""
+    _, log_std = jnp.split(outputs, 2, axis=-1)
+    return jnp.sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
+
+
+categorical = Distribution(categorical_sample, categorical_log_prob, categorical_entropy)
+gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy)

@@ -1,0 +1,123 @@
+"""N gymnax environments as pure functions: reset, step, restart.
+
+The package's only import of gymnax. It is done late: `import gymnax` takes seconds and starts the
+JAX backend.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.config import ConfigError, nearest
+from jaxpg.types import Env, EnvSpec, EnvState
+
+CARTPOLE_MIN_STEPS = 8  # no sequence of actions ends an episode sooner; a test tries them all
+
+
+def make(name: str, *, float_type: str = "float32", max_episode_steps: int | None = None) -> Env:
+    """The gymnax environment called `name`; `gymnax.register` adds yours.
+
+    Args:
+      name: a registered name.
+      float_type: dtype of state, observation and reward.
+      max_episode_steps: time limit in steps; None takes the environment's own.
+
+    Raises:
+      ConfigError: if there is no such environment, or its spaces are not supported.
+    """
+    gym, params = _gymnax(name)
+    if max_episode_steps is not None:
+        params = params.replace(max_steps_in_episode=max_episode_steps)
+    spec = _spec(name, gym, params)
+    low, high, action_shape = _action_box(gym, params)
+
+    def pack(obs: jax.Array, inner: Any) -> EnvState:
+        inner = jax.tree.map(lambda leaf: _explicit_type(leaf, float_type), inner)
+        zero = jnp.zeros((), float_type)
+        return EnvState(inner, obs.astype(float_type).reshape(-1), jnp.int32(0), zero)
+
+    @jax.vmap
+    def reset(noise: jax.Array) -> EnvState:
+        if name == "CartPole-v1":
+            return pack(*_reset_cartpole(noise.astype(float_type)))
+        return pack(*gym.reset_env(noise, params))
+
+    @jax.vmap
+    def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
+        if not spec.discrete:
+            action = jnp.clip(action, low, high).reshape(action_shape)
+        obs, inner, reward, terminated, _ = gym.step_env(key, state.inner, action, params)
+        inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
+        reward = jnp.asarray(reward, float_type).reshape(())
+        terminated = jnp.asarray(terminated, bool).reshape(())
+        truncated = jnp.logical_and(gym.is_truncated(inner, params), ~terminated)
+        obs = obs.astype(float_type).reshape(-1)
+        state = EnvState(inner, obs, state.time + 1, state.episode_return + reward)
+        return state, reward, terminated, truncated
+
+    def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
+        def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), fresh, old)
+
+        return jax.tree.map(choose, reset(noise), state)
+
+    return Env(spec, reset, step, restart)
+
+
+def _gymnax(name: str) -> tuple[Any, Any]:
+    import gymnax
+
+    if name not in gymnax.registered_envs:
+        raise ConfigError(f"unknown environment {name!r}{nearest(name, gymnax.registered_envs)}")
+    return gymnax.make(name)
+
+
+def _spec(name: str, gym: Any, params: Any) -> EnvSpec:
+    from gymnax.environments import spaces
+
+    obs_space, action_space = gym.observation_space(params), gym.action_space(params)
+    discrete = isinstance(action_space, spaces.Discrete)
+    if not (discrete or isinstance(action_space, spaces.Box)):
+        raise ConfigError(f"{name} acts in {action_space}; allowed are Discrete and Box")
+    if not hasattr(obs_space, "shape"):
+        raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
+    cartpole = name == "CartPole-v1"
+    time_limit = int(params.max_steps_in_episode)
+    return EnvSpec(
+        obs_size=math.prod(obs_space.shape),
+        num_actions=action_space.n if discrete else math.prod(action_space.shape),
+        discrete=discrete,
+        time_limit=time_limit,
+        min_episode_steps=min(CARTPOLE_MIN_STEPS, time_limit) if cartpole else 1,
+        reset_uniforms=4 if cartpole else 0,
+    )
+
+
+def _action_box(gym: Any, params: Any) -> tuple[Any, Any, tuple[int, ...]]:
+    """Bounds, flat, and shape of a continuous action."""
+    space = gym.action_space(params)
+    if hasattr(space, "n"):
+        return None, None, ()
+    low, high = (jnp.broadcast_to(jnp.asarray(x), space.shape) for x in (space.low, space.high))
+    return low.reshape(-1), high.reshape(-1), space.shape
+
+
+def _explicit_type(leaf: Any, float_type: str) -> jax.Array:
+    """gymnax resets to Python numbers, whose dtype would change from step to step."""
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf.astype(float_type)
+    return leaf.astype(jnp.int32) if leaf.dtype == jnp.int64 else leaf
+
+
+def _reset_cartpole(uniform: jax.Array) -> tuple[jax.Array, Any]:
+    """CartPole's start, each of four numbers in [-0.05, 0.05) as (u - ½) · 0.1.
+
+    gymnax's own reset draws uniform(minval, maxval), which no other library reproduces to the bit.
+    """
+    from gymnax.environments.classic_control import cartpole
+
+    obs = (uniform - 0.5) * 0.1
+    return obs, cartpole.EnvState(time=0, x=obs[0], x_dot=obs[1], theta=obs[2], theta_dot=obs[3])

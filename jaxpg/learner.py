@@ -1,0 +1,265 @@
+"""init and update: one seed's training state, and one step of the algorithm.
+
+The package's only import of optax.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpg import noise, replay
+from jaxpg.arithmetic import round_floats
+from jaxpg.config import Config
+from jaxpg.losses import masked_mean, value_loss
+from jaxpg.types import Algorithm, EnvSpec, LearnerState, Metrics, Params, Trajectory
+
+# Gradients to a direction; the learning rate is applied in `_descend`, where it may be traced.
+OPTIMIZERS = {
+    "sgd": optax.identity(),
+    "adam": optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+    "rmsprop": optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
+}
+RECENT_EPISODES = 100  # episodes that final_return is the mean of
+
+
+def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
+    """The state before the first update.
+
+    Args:
+      config: traced fields as arrays of the working dtype.
+      key: of the seed, consumed.
+      algorithm: from `algorithms.build`.
+    """
+    key_policy, key_value, key_run = noise.streams(key)
+    spec, optimizer = algorithm.env.spec, OPTIMIZERS[config.optimizer]
+    params = algorithm.networks.init(key_policy, key_value)
+    groups = {"shared": params} if config.networks == "shared" else params
+    env_state = algorithm.env.reset(noise.first_reset(key_run, config, spec))
+    obs, scalar = env_state.obs[0], jnp.zeros((), config.float_type)
+    transition = (obs, scalar, obs, jnp.zeros((), bool))
+    return LearnerState(
+        params=params,
+        opt_state={name: optimizer.init(group) for name, group in groups.items()},
+        env_state=env_state,
+        key=key_run,
+        update=jnp.int32(0),
+        replay=replay.empty(transition, config.buffer_size) if _replays(config) else None,
+        recent_returns=replay.empty(scalar, RECENT_EPISODES),
+    )
+
+
+def update(
+    config: Config, state: LearnerState, algorithm: Algorithm
+) -> tuple[LearnerState, Metrics]:
+    """One update: draw the noise, collect, estimate, step the optimizers.
+
+    Args:
+      config: traced fields as arrays of the working dtype.
+      state: of one seed; vmap for more.
+      algorithm: from `algorithms.build`.
+    """
+    steps = max_steps(config, algorithm.env.spec)
+    draws = noise.draw(state.key, state.update, config, algorithm.env.spec, steps)
+
+    def act(params: Params, obs: jax.Array, uniform: jax.Array) -> jax.Array:
+        return algorithm.distribution.sample(algorithm.networks.policy(params, obs), uniform)
+
+    env_state, trajectory = algorithm.collect(
+        algorithm.env, act, state.params, state.env_state, draws
+    )
+    done = jnp.logical_or(trajectory.terminated, trajectory.truncated)
+    finished = (trajectory.episode_return.reshape(-1), done.reshape(-1))
+    state = state._replace(
+        env_state=env_state,
+        replay=_remember(state.replay, trajectory),
+        recent_returns=replay.insert(state.recent_returns, *finished),
+    )
+    advantage, target = estimate(config, algorithm, state.params, trajectory)
+    fit = _fit_shared if config.networks == "shared" else _fit_separate
+    state, losses = fit(config, algorithm, state, trajectory, advantage, target, draws.replay)
+    metrics = Metrics(
+        env_steps=jnp.sum(trajectory.valid, dtype=jnp.int32),
+        episodes=jnp.sum(done, dtype=jnp.int32),
+        return_sum=jnp.sum(jnp.where(done, trajectory.episode_return, 0.0)),
+        **losses,
+    )
+    return state._replace(update=state.update + 1), metrics
+
+
+def max_steps(config: Config, spec: EnvSpec) -> int:
+    """T: the most steps that an update takes in each environment."""
+    return config.num_steps if config.collect == "steps" else spec.time_limit
+
+
+def estimate(
+    config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory
+) -> tuple[jax.Array, jax.Array]:
+    """Ψ and the critic's target, constants, [T, N] each; V is 0 without a critic."""
+    value = next_value = jnp.zeros_like(trajectory.reward)
+    if config.critic:
+        value = algorithm.networks.value(params, trajectory.obs)
+        next_value = algorithm.networks.value(params, trajectory.next_obs)
+    inputs = (trajectory, value, next_value)
+    coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
+    return (
+        algorithm.advantage(*inputs, **coefficients),
+        algorithm.value_target(*inputs, **coefficients),
+    )
+
+
+def policy_objective(
+    config: Config,
+    algorithm: Algorithm,
+    params: Params,
+    trajectory: Trajectory,
+    advantage: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """policy_loss - ent_coef · entropy, and the two apart."""
+    outputs = algorithm.networks.policy(params, trajectory.obs)
+    log_prob = algorithm.distribution.log_prob(outputs, trajectory.action)
+    loss = algorithm.policy_loss(log_prob, advantage, trajectory.valid)
+    entropy = masked_mean(algorithm.distribution.entropy(outputs), trajectory.valid)
+    return loss - config.ent_coef * entropy, {"policy_loss": loss, "entropy": entropy}
+
+
+def joint_objective(
+    config: Config,
+    algorithm: Algorithm,
+    params: Params,
+    trajectory: Trajectory,
+    advantage: jax.Array,
+    target: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
+    objective, parts = policy_objective(config, algorithm, params, trajectory, advantage)
+    value = algorithm.networks.value(params, trajectory.obs)
+    loss = value_loss(value, target, trajectory.valid)
+    return objective + config.vf_coef * loss, {**parts, "value_loss": loss}
+
+
+def _fit_separate(
+    config: Config,
+    algorithm: Algorithm,
+    state: LearnerState,
+    trajectory: Trajectory,
+    advantage: jax.Array,
+    target: jax.Array,
+    replay_bits: jax.Array | None,
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """One step of the policy, then value_steps steps of the critic (if there is one)."""
+    params, opt_state = state.params, state.opt_state
+
+    def objective(policy: Params) -> tuple:
+        return policy_objective(
+            config, algorithm, {**params, "policy": policy}, trajectory, advantage
+        )
+
+    gradient, losses = jax.grad(objective, has_aux=True)(params["policy"])
+    losses["policy_grad_norm"] = optax.tree.norm(gradient)
+    rate = config.learning_rate * _schedule(config, state.update)
+    policy = _descend(config, rate, gradient, opt_state["policy"], params["policy"])
+    zero = jnp.zeros((), config.float_type)
+    losses |= {"value_loss": zero, "value_grad_norm": zero}
+    fitted = {"policy": policy}
+    if config.critic:
+        batches = _value_batches(config, algorithm, state, trajectory, target)
+        rate = config.value_learning_rate * _schedule(config, state.update)
+
+        def step(carry: tuple, bits: jax.Array | None) -> tuple:
+            value_params, value_opt_state = carry
+            obs, goal, valid = batches(value_params, bits)
+
+            def objective(value_params: Params) -> jax.Array:
+                value = algorithm.networks.value({"value": value_params}, obs)
+                return value_loss(value, goal, valid)
+
+            loss, gradient = jax.value_and_grad(objective)(value_params)
+            carry = _descend(config, rate, gradient, value_opt_state, value_params)
+            return carry, {"value_loss": loss, "value_grad_norm": optax.tree.norm(gradient)}
+
+        start = (params["value"], opt_state["value"])
+        fitted["value"], history = jax.lax.scan(step, start, replay_bits, config.value_steps)
+        losses |= jax.tree.map(lambda x: x[0], history)
+    state = state._replace(
+        params={name: group for name, (group, _) in fitted.items()},
+        opt_state={name: group for name, (_, group) in fitted.items()},
+    )
+    return state, losses
+
+
+def _fit_shared(
+    config: Config,
+    algorithm: Algorithm,
+    state: LearnerState,
+    trajectory: Trajectory,
+    advantage: jax.Array,
+    target: jax.Array,
+    replay_bits: None,
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """One step of everything, on the joint loss."""
+
+    def objective(params: Params) -> tuple:
+        return joint_objective(config, algorithm, params, trajectory, advantage, target)
+
+    gradient, losses = jax.grad(objective, has_aux=True)(state.params)
+    losses["policy_grad_norm"] = optax.tree.norm(gradient)
+    losses["value_grad_norm"] = jnp.zeros((), config.float_type)
+    rate = config.learning_rate * _schedule(config, state.update)
+    params, opt_state = _descend(config, rate, gradient, state.opt_state["shared"], state.params)
+    return state._replace(params=params, opt_state={"shared": opt_state}), losses
+
+
+def _value_batches(
+    config: Config,
+    algorithm: Algorithm,
+    state: LearnerState,
+    trajectory: Trajectory,
+    target: jax.Array,
+) -> Callable[..., tuple]:
+    """What a value step is fitted to: (value params, random bits) -> obs, target, valid."""
+
+    def from_batch(value_params: Params, bits: None) -> tuple:
+        return trajectory.obs, target, trajectory.valid
+
+    def from_replay(value_params: Params, bits: jax.Array) -> tuple:
+        rows, valid = replay.sample(state.replay, bits, config.batch_size)
+        obs, reward, next_obs, terminated = rows
+        next_value = algorithm.networks.value({"value": value_params}, next_obs)
+        return obs, reward + config.gamma * jnp.where(terminated, 0.0, next_value), valid
+
+    return from_replay if config.value_data == "replay" else from_batch
+
+
+def _descend(
+    config: Config, rate: jax.Array, gradient: Params, opt_state: Any, params: Params
+) -> tuple[Params, Any]:
+    """Clip, step the optimizer, and move the parameters by -rate times its direction."""
+    if config.max_grad_norm is not None:
+        clip = optax.clip_by_global_norm(config.max_grad_norm)
+        gradient, _ = clip.update(gradient, clip.init(params))
+    direction, opt_state = OPTIMIZERS[config.optimizer].update(gradient, opt_state, params)
+    params = jax.tree.map(lambda param, step: param - rate * step, params, direction)
+    return (round_floats(params) if config.arithmetic == "float32_grid" else params), opt_state
+
+
+def _schedule(config: Config, update: jax.Array) -> jax.Array:
+    """The fraction of the learning rate that this update uses."""
+    if config.lr_schedule == "constant":
+        return jnp.ones((), config.float_type)
+    return 1.0 - update.astype(config.float_type) / config.num_updates
+
+
+def _replays(config: Config) -> bool:
+    return config.critic and config.value_data == "replay"
+
+
+def _remember(ring: Any, trajectory: Trajectory) -> Any:
+    if ring is None:
+        return None
+    t = trajectory
+    rows = (t.obs, t.reward, t.next_obs, t.terminated)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    return replay.insert(ring, flat, t.valid.reshape(-1))

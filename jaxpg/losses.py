@@ -1,0 +1,64 @@
+"""Losses: arrays in, a scalar to minimise out. Padding (not valid) has no part in them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def policy_loss_steps(log_prob: jax.Array, advantage: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean over valid steps, -Σ_t log π(a_t|s_t) Ψ_t / (number of valid steps).
+
+    With episodes of random length this is a ratio of two random sums: slightly biased.
+
+    Args:
+      log_prob: log π(a_t|s_t), float [T, N].
+      advantage: Ψ_t, a constant, float [T, N].
+      valid: bool [T, N].
+
+    Returns:
+      Scalar; its gradient is minus the policy gradient.
+
+    Raises:
+      AssertionError: on tracing, if the shapes differ.
+
+    Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 1.
+    """
+    chex.assert_equal_shape([log_prob, advantage, valid])
+    return -masked_mean(log_prob * jax.lax.stop_gradient(advantage), valid)
+
+
+def policy_loss_trajectories(
+    log_prob: jax.Array, advantage: jax.Array, valid: jax.Array
+) -> jax.Array:
+    """Sum over time, mean over trajectories, -(1/N) Σ_i Σ_t log π(a_t|s_t) Ψ_t.
+
+    The textbook estimator: unbiased wherever Ψ is.
+
+    Args and Raises: as in `policy_loss_steps`.
+
+    Source: Williams 1992 (Machine Learning 8); Sutton et al. 1999.
+    """
+    chex.assert_equal_shape([log_prob, advantage, valid])
+    weighted = jnp.where(valid, log_prob * jax.lax.stop_gradient(advantage), 0.0)
+    return -jnp.sum(weighted) / log_prob.shape[1]
+
+
+def value_loss(value: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean over valid steps of (V(s) - target)².
+
+    Args:
+      value: V(s), float [...].
+      target: a constant, float [...].
+      valid: bool [...].
+
+    Raises:
+      AssertionError: on tracing, if the shapes differ.
+    """
+    chex.assert_equal_shape([value, target, valid])
+    error = value - jax.lax.stop_gradient(target)
+    return masked_mean(error * error, valid)
+
+
+def masked_mean(x: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean of the valid entries."""
+    return jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid, dtype=x.dtype)

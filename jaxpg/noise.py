@@ -1,0 +1,109 @@
+"""Randomness as data: which key draws what. Nothing else in the package draws.
+
+    key_policy, key_value, key_run = split(key(seed), 3)
+    key_reset, key_action, key_env, key_replay = split(fold_in(key_run, update_index), 4)
+
+Update u of a run takes its noise from index u + 1; index 0 is the very first reset. All draws
+are threefry-2x32 in jax's partitionable layout and float32, whatever the working dtype, so that
+the numpy twin draws the same bits.
+"""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg.config import Config, ConfigError
+from jaxpg.types import EnvSpec, Noise
+
+
+def key(seed: int) -> jax.Array:
+    """The random key of an integer seed.
+
+    Args:
+      seed: an integer in [0, 2^32).
+
+    Raises:
+      ConfigError: for anything else (jax.random.key would alias it to another seed).
+    """
+    return jax.random.wrap_key_data(_key_data(seed), impl="threefry2x32")
+
+
+def keys(seeds: Any) -> jax.Array:
+    """The keys of S integer seeds, [S]; seed k's key does not depend on its position."""
+    data = np.array([_key_data(seed) for seed in seeds], np.uint32)
+    return jax.random.wrap_key_data(data.reshape(-1, 2), impl="threefry2x32")
+
+
+def split(key: jax.Array, shape: int | tuple[int, ...]) -> jax.Array:
+    """Independent keys, [*shape]; the given one is consumed."""
+    return jax.random.split(key, shape)
+
+
+def fold_in(key: jax.Array, index: int | jax.Array) -> jax.Array:
+    """The key of one index in [0, 2^32) of a stream."""
+    return jax.random.fold_in(key, index)
+
+
+def bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random bits, uint32 [*shape]."""
+    return jax.random.bits(key, shape, jnp.uint32)
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform draws from {0, 2^-23, …, 1 - 2^-23}, float32 [*shape]."""
+    return jax.random.uniform(key, shape, jnp.float32)
+
+
+def streams(key: jax.Array) -> jax.Array:
+    """key_policy, key_value and key_run of a seed's key."""
+    return split(key, 3)
+
+
+def first_reset(key_run: jax.Array, config: Config, spec: EnvSpec) -> jax.Array:
+    """The noise that places N environments at their first state."""
+    key_reset, *_ = split(fold_in(key_run, 0), 4)
+    return _reset_noise(key_reset, (config.num_envs,), spec)
+
+
+def draw(
+    key_run: jax.Array, update: int | jax.Array, config: Config, spec: EnvSpec, num_steps: int
+) -> Noise:
+    """All noise of one update.
+
+    An environment cannot end twice within `spec.min_episode_steps` steps, so one reset per
+    environment and block of that many steps is enough.
+
+    Args:
+      update: index of the update, from 0, int32.
+      num_steps: T, steps that the update may take.
+    """
+    key_reset, key_action, key_env, key_replay = split(fold_in(key_run, update + 1), 4)
+    steps = (num_steps, config.num_envs)
+    blocks = -(-num_steps // spec.min_episode_steps)
+    replay_shape = (config.value_steps, config.buffer_size)
+    action_shape = steps if spec.discrete else (*steps, spec.num_actions)
+    return Noise(
+        reset=_reset_noise(key_reset, (blocks, config.num_envs), spec),
+        action=uniform(key_action, action_shape),
+        env=split(key_env, steps),
+        replay=bits(key_replay, replay_shape) if config.value_data == "replay" else None,
+    )
+
+
+def _reset_noise(key: jax.Array, shape: tuple[int, ...], spec: EnvSpec) -> jax.Array:
+    if spec.reset_uniforms:
+        return uniform(key, (*shape, spec.reset_uniforms))
+    return split(key, shape)
+
+
+def _key_data(seed: int) -> np.ndarray:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool | np.bool_) or not 0 <= number < 2**32:
+        raise ConfigError(f"a seed must be an integer in [0, 2^32); got {seed!r}")
+    return np.array([0, number], np.uint32)

@@ -1,0 +1,135 @@
+"""The policy in its environments: one update's experience, as a Trajectory [T, N].
+
+Both functions are pure; `act(params, obs, uniform)` and the noise decide everything.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from jaxpg.types import Env, EnvState, Noise, Params, Trajectory
+
+
+def collect_steps(
+    env: Env, act: Callable, params: Params, state: EnvState, noise: Noise
+) -> tuple[EnvState, Trajectory]:
+    """T steps of N environments, which start anew when an episode ends.
+
+    Args:
+      env: the environments.
+      act: (params, obs [N, D], uniform [N, ...]) -> action [N, ...].
+      params: the acting policy's.
+      state: where the last update left the environments.
+      noise: of this update; T is the length of its action draws.
+
+    Returns:
+      The environments' next state, and a Trajectory whose rows are all valid. `next_obs` is the
+      true successor; the row after an episode's end begins the next episode.
+    """
+
+    def step(state: EnvState, inputs: tuple) -> tuple[EnvState, Trajectory]:
+        t, uniform, key = inputs
+        next_state, row = _step(env, act, params, state, uniform, key)
+        done = jnp.logical_or(row.terminated, row.truncated)
+        block = t // env.spec.min_episode_steps
+        return env.restart(next_state, done, noise.reset[block]), row
+
+    times = jnp.arange(noise.action.shape[0])
+    return jax.lax.scan(step, state, (times, noise.action, noise.env))
+
+
+def collect_episodes(
+    env: Env, act: Callable, params: Params, state: EnvState, noise: Noise
+) -> tuple[EnvState, Trajectory]:
+    """N whole episodes, each masked after its end.
+
+    The loop ends with the longest episode (of all seeds, under vmap). An episode that is over
+    keeps its state, and its rows are zero and not valid.
+
+    Args:
+      env, act, params, noise: as in `collect_steps`; T is the environment's time limit.
+      state: any state; every environment starts anew.
+
+    Returns:
+      The environments' last state, and a Trajectory in which each column is one episode.
+    """
+    everywhere = jnp.ones(state.time.shape, bool)
+    state = env.restart(state, everywhere, noise.reset[0])
+
+    def step(t: jax.Array, carry: tuple, inputs: tuple) -> tuple:
+        state, alive, trajectory = carry
+        params, noise = inputs
+        next_state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
+        row = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), row)
+        trajectory = jax.tree.map(lambda rows, x: rows.at[t].set(x), trajectory, row)
+        state = jax.tree.map(lambda x, old: jnp.where(_like(alive, x), x, old), next_state, state)
+        done = jnp.logical_or(row.terminated, row.truncated)
+        return state, jnp.logical_and(alive, ~done), trajectory
+
+    inputs = (params, noise)
+    first = jax.eval_shape(lambda: _step(env, act, params, state, noise.action[0], noise.env[0]))
+    empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first[1])
+    carry = (state, everywhere, empty)
+    state, _, trajectory = _while_any(lambda carry: carry[1], step, carry, inputs)
+    return state, trajectory
+
+
+def _step(
+    env: Env, act: Callable, params: Params, state: EnvState, uniform: jax.Array, key: jax.Array
+) -> tuple[EnvState, Trajectory]:
+    """One step of N environments: the true next state, and the trajectory's row."""
+    action = act(params, state.obs, uniform)
+    next_state, reward, terminated, truncated = env.step(key, state, action)
+    row = Trajectory(
+        obs=state.obs,
+        action=action,
+        reward=reward,
+        next_obs=next_state.obs,
+        terminated=terminated,
+        truncated=truncated,
+        valid=jnp.ones_like(terminated),
+        time=state.time,
+        episode_return=next_state.episode_return,
+    )
+    return next_state, row
+
+
+def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """A mask [N] with trailing axes, to broadcast against x [N, ...]."""
+    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+
+
+def _while_any(active: Callable, step: Callable, carry: Any, inputs: Any) -> Any:
+    """carry = step(t, carry, inputs) for t = 0, 1, … while any(active(carry)).
+
+    Under vmap the loop has one predicate and one counter for all lanes. A plain while_loop would
+    select over its whole carry at every step: 80 times slower. A lane that is not active must be
+    left as it is by `step`.
+    """
+
+    @custom_vmap
+    def loop(carry: Any, inputs: Any) -> Any:
+        def body(counted: tuple) -> tuple:
+            t, carry = counted
+            return t + 1, step(t, carry, inputs)
+
+        start = (jnp.int32(0), carry)
+        return jax.lax.while_loop(lambda counted: jnp.any(active(counted[1])), body, start)[1]
+
+    @loop.def_vmap
+    def lanes(axis_size: int, in_batched: list, carry: Any, inputs: Any) -> tuple:
+        carry_batched, inputs_batched = in_batched
+        carry = jax.tree.map(
+            lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
+            carry,
+            carry_batched,
+        )
+        axes = jax.tree.map(lambda batched: 0 if batched else None, inputs_batched)
+        step_lanes = jax.vmap(step, in_axes=(None, 0, axes))
+        carry = _while_any(active, step_lanes, carry, inputs)
+        return carry, jax.tree.map(lambda _: True, carry)
+
+    return loop(carry, inputs)

@@ -1,0 +1,74 @@
+"""Action distributions: softmax categorical and diagonal Gaussian.
+
+Each is a `Distribution`: functions of the policy network's outputs. Sampling maps given uniform
+draws to actions by the inverse CDF, so it is a deterministic function.
+"""
+
+import math
+
+import torch
+
+from torch_ref.types import Distribution
+
+
+def categorical_sample(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Inverse CDF of the softmax distribution π.
+
+        a = Σ_{j < A-1} [u ≥ π_0 + … + π_j]
+
+    Args:
+      logits: unnormalised log-probabilities, float [..., A].
+      uniform: u in [0, 1), float32 [...].
+
+    Returns:
+      Actions, int64 [...] (torch indexes with nothing smaller).
+    """
+    cdf = torch.cumsum(torch.exp(torch.log_softmax(logits, dim=-1)), dim=-1)
+    reached = uniform.to(logits.dtype)[..., None] >= cdf[..., :-1]
+    return torch.sum(reached, dim=-1)
+
+
+def categorical_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """log π(a), float [...], of actions int64 [...]."""
+    log_probs = torch.log_softmax(logits, dim=-1)
+    return torch.gather(log_probs, -1, action[..., None])[..., 0]
+
+
+def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """-Σ π log π in nats, float [...]."""
+    log_probs = torch.log_softmax(logits, dim=-1)
+    return -torch.sum(torch.exp(log_probs) * log_probs, dim=-1)
+
+
+def gaussian_sample(outputs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Inverse CDF of a diagonal Gaussian: a = μ + σ √2 erf⁻¹(2u - 1).
+
+    Args:
+      outputs: μ and then log σ, float [..., 2A].
+      uniform: u in [0, 1) on the grid of 2^-23, float32 [..., A]; moved by half a grid step into
+        the open interval, where erf⁻¹ is finite.
+
+    Returns:
+      Actions, float [..., A], not clipped.
+    """
+    mean, log_std = torch.chunk(outputs, 2, dim=-1)
+    centred = uniform.to(outputs.dtype) + 2.0**-24
+    epsilon = math.sqrt(2.0) * torch.special.erfinv(2.0 * centred - 1.0)
+    return mean + torch.exp(log_std) * epsilon
+
+
+def gaussian_log_prob(outputs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """Σ_j -½ ((a_j - μ_j) / σ_j)² - log σ_j - ½ log 2π, float [...], of actions [..., A]."""
+    mean, log_std = torch.chunk(outputs, 2, dim=-1)
+    z = (action - mean) * torch.exp(-log_std)
+    return torch.sum(-0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi), dim=-1)
+
+
+def gaussian_entropy(outputs: torch.Tensor) -> torch.Tensor:
+    """Σ_j log σ_j + ½ log 2πe in nats, float [...]."""
+    _, log_std = torch.chunk(outputs, 2, dim=-1)
+    return torch.sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), dim=-1)
+
+
+categorical = Distribution(categorical_sample, categorical_log_prob, categorical_entropy)
+gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy)

@@ -1,0 +1,62 @@
+"""Losses: arrays in, a scalar to minimise out. Padding (not valid) has no part in them."""
+
+import torch
+
+
+def policy_loss_steps(log_prob: torch.Tensor, advantage: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean over valid steps, -Σ_t log π(a_t|s_t) Ψ_t / (number of valid steps).
+
+    With episodes of random length this is a ratio of two random sums: slightly biased.
+
+    Args:
+      log_prob: log π(a_t|s_t), float [T, N].
+      advantage: Ψ_t, a constant, float [T, N].
+      valid: bool [T, N].
+
+    Returns:
+      Scalar; its gradient is minus the policy gradient.
+
+    Raises:
+      AssertionError: if the shapes differ.
+
+    Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 1.
+    """
+    assert log_prob.shape == advantage.shape == valid.shape
+    return -masked_mean(log_prob * advantage.detach(), valid)
+
+
+def policy_loss_trajectories(
+    log_prob: torch.Tensor, advantage: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Sum over time, mean over trajectories, -(1/N) Σ_i Σ_t log π(a_t|s_t) Ψ_t.
+
+    The textbook estimator: unbiased wherever Ψ is.
+
+    Args and Raises: as in `policy_loss_steps`.
+
+    Source: Williams 1992 (Machine Learning 8); Sutton et al. 1999.
+    """
+    assert log_prob.shape == advantage.shape == valid.shape
+    weighted = torch.where(valid, log_prob * advantage.detach(), 0.0)
+    return -torch.sum(weighted) / log_prob.shape[1]
+
+
+def value_loss(value: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean over valid steps of (V(s) - target)².
+
+    Args:
+      value: V(s), float [...].
+      target: a constant, float [...].
+      valid: bool [...].
+
+    Raises:
+      AssertionError: if the shapes differ.
+    """
+    assert value.shape == target.shape == valid.shape
+    error = value - target.detach()
+    return masked_mean(error * error, valid)
+
+
+def masked_mean(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean of the valid entries."""
+    return torch.sum(torch.where(valid, x, 0.0)) / torch.sum(valid, dtype=x.dtype)

@@ -1,0 +1,124 @@
+"""The data that flows between the modules; no code.
+
+Letters: T steps, N environments, D observation, A actions, M rows of a ring, K outputs of the
+policy network. Arrays are time-major. Floats have the working dtype, unless a line says otherwise.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+Params = dict[str, Any]  # network -> layer -> {"kernel", "bias"} (or a leaf such as "log_std")
+
+
+class EnvSpec(NamedTuple):
+    """What the rest needs to know of an environment."""
+
+    obs_size: int  # D
+    num_actions: int  # A: how many actions, or how many numbers one continuous action has
+    discrete: bool
+    time_limit: int  # steps after which an episode is truncated
+    min_episode_steps: int  # no episode ends sooner, so resets are drawn once per so many steps
+    reset_uniforms: int  # uniforms that a reset consumes; 0: it consumes a key
+
+
+class EnvState(NamedTuple):
+    """N environments between two steps."""
+
+    inner: Any  # the environment's own state, leaves [N, ...]
+    obs: torch.Tensor  # [N, D]
+    time: torch.Tensor  # int32 [N], steps since the episode's start
+    episode_return: torch.Tensor  # [N], undiscounted, since the episode's start
+
+
+class Env(NamedTuple):
+    """N environments as pure functions."""
+
+    spec: EnvSpec
+    reset: Callable[..., EnvState]  # (reset noise [N, ...]) -> state
+    step: Callable[..., tuple]  # (key [N], state, action) -> state, reward, terminated, truncated
+    restart: Callable[..., EnvState]  # (state, done [N], reset noise [N, ...]) -> state
+
+
+class Noise(NamedTuple):
+    """All randomness of one update."""
+
+    reset: torch.Tensor  # float32 [R, N, reset_uniforms], or keys [R, N]
+    action: torch.Tensor  # float32 [T, N], or [T, N, A] for a continuous action
+    env: torch.Tensor  # keys [T, N]
+    replay: torch.Tensor | None  # uint32 [value_steps, M]
+
+
+class Trajectory(NamedTuple):
+    """What the policy met; rows that are not valid are zero."""
+
+    obs: torch.Tensor  # [T, N, D]
+    action: torch.Tensor  # int32 [T, N], or [T, N, A]
+    reward: torch.Tensor  # [T, N]
+    next_obs: torch.Tensor  # [T, N, D], the true successor, before any reset
+    terminated: torch.Tensor  # bool [T, N], the task ended here
+    truncated: torch.Tensor  # bool [T, N], only our view of it ended here
+    valid: torch.Tensor  # bool [T, N], False on the padding after an episode's end
+    time: torch.Tensor  # int32 [T, N], steps since the episode's start
+    episode_return: torch.Tensor  # [T, N], sum of rewards since the episode's start, this one included
+
+
+class Ring(NamedTuple):
+    """The last M rows of a stream."""
+
+    rows: Any  # leaves [M, ...]
+    count: torch.Tensor  # int32, rows ever inserted; row i lives at i mod M
+
+
+class Networks(NamedTuple):
+    """The two function approximators."""
+
+    init: Callable[..., Params]  # (key_policy, key_value) -> params
+    policy: Callable[..., torch.Tensor]  # (params, obs [..., D]) -> [..., K]
+    value: Callable[..., torch.Tensor]  # (params, obs [..., D]) -> [...]
+
+
+class Distribution(NamedTuple):
+    """An action distribution, given the policy network's outputs [..., K]."""
+
+    sample: Callable[..., torch.Tensor]  # (outputs, uniform) -> action
+    log_prob: Callable[..., torch.Tensor]  # (outputs, action) -> [...]
+    entropy: Callable[..., torch.Tensor]  # (outputs) -> [...]
+
+
+class Algorithm(NamedTuple):
+    """The parts of a policy-gradient method. Replace any with `algorithm._replace(part=yours)`."""
+
+    env: Env
+    networks: Networks
+    distribution: Distribution
+    collect: Callable[..., tuple]  # (act, env_state, noise) -> env_state, trajectory
+    advantage: Callable[..., torch.Tensor]  # (trajectory, value, next_value, *, gamma, gae_lambda)
+    value_target: Callable[..., torch.Tensor]  # the same arguments
+    policy_loss: Callable[..., torch.Tensor]  # (log_prob, advantage, valid) -> scalar
+
+
+class LearnerState(NamedTuple):
+    """Everything that an update reads and writes, of one seed."""
+
+    params: Params
+    opt_state: dict[str, Any]  # network -> optimizer state; {"shared": ...} for a shared torso
+    env_state: EnvState
+    key: torch.Tensor  # key_run; never changes, each update folds its index in
+    update: torch.Tensor  # int32, updates done
+    replay: Ring | None  # (obs, reward, next_obs, terminated)
+    recent_returns: Ring  # the last 100 episodes' returns
+
+
+class Metrics(NamedTuple):
+    """One update's report, scalars. Losses and norms are those before its optimizer steps."""
+
+    env_steps: torch.Tensor  # int32, valid steps in this update
+    episodes: torch.Tensor  # int32, episodes that ended in this update
+    return_sum: torch.Tensor  # sum of their undiscounted returns
+    policy_loss: torch.Tensor
+    value_loss: torch.Tensor  # 0 without a critic
+    entropy: torch.Tensor  # nats per step
+    policy_grad_norm: torch.Tensor  # before clipping; of everything for a shared torso
+    value_grad_norm: torch.Tensor  # before clipping; 0 for a shared torso or without a critic
