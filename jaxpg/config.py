@@ -169,8 +169,15 @@ def nearest(name: str, choices: Any) -> str:
     return f"{hint} Allowed: {', '.join(choices)}"
 
 
-_COUNTS = ("num_envs", "num_steps", "total_steps", "total_episodes", "value_steps")
-_COUNTS += ("buffer_size", "batch_size")
+_COUNTS = (
+    "num_envs",
+    "num_steps",
+    "total_steps",
+    "total_episodes",
+    "value_steps",
+    "buffer_size",
+    "batch_size",
+)
 _RANGES = {
     "gamma": (0.0, 1.0),
     "gae_lambda": (0.0, 1.0),
@@ -277,7 +284,5 @@ def _meaningless(config: Config) -> str | None:
             f"got {c.value_target!r}"
         )
     if c.value_data == "replay" and c.batch_size > c.buffer_size:
-        return (
-            f"batch_size must be at most buffer_size; got {c.batch_size} of {c.buffer_size}"
-        )
+        return f"batch_size must be at most buffer_size; got {c.batch_size} of {c.buffer_size}"
     return None

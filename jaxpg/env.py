@@ -5,7 +5,8 @@ JAX backend.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +41,10 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
 
     @jax.vmap
     def reset(noise: jax.Array) -> EnvState:
-        if name == "CartPole-v1":
-            return pack(*_reset_cartpole(noise.astype(float_type)))
-        return pack(*gym.reset_env(noise, params))
+        if name not in RESETS:
+            return pack(*gym.reset_env(noise, params))
+        inner = RESETS[name].place(noise.astype(float_type))
+        return pack(gym.get_obs(inner), inner)
 
     @jax.vmap
     def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
@@ -83,15 +85,14 @@ def _spec(name: str, gym: Any, params: Any) -> EnvSpec:
         raise ConfigError(f"{name} acts in {action_space}; allowed are Discrete and Box")
     if not hasattr(obs_space, "shape"):
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
-    cartpole = name == "CartPole-v1"
     time_limit = int(params.max_steps_in_episode)
     return EnvSpec(
         obs_size=math.prod(obs_space.shape),
         num_actions=action_space.n if discrete else math.prod(action_space.shape),
         discrete=discrete,
         time_limit=time_limit,
-        min_episode_steps=min(CARTPOLE_MIN_STEPS, time_limit) if cartpole else 1,
-        reset_uniforms=4 if cartpole else 0,
+        min_episode_steps=min(CARTPOLE_MIN_STEPS, time_limit) if name == "CartPole-v1" else 1,
+        reset_uniforms=RESETS[name].uniforms if name in RESETS else 0,
     )
 
 
@@ -112,12 +113,27 @@ def _explicit_type(leaf: Any, float_type: str) -> jax.Array:
     return leaf.astype(jnp.int32) if leaf.dtype == jnp.int64 else leaf
 
 
-def _reset_cartpole(uniform: jax.Array) -> tuple[jax.Array, Any]:
-    """CartPole's start, each of four numbers in [-0.05, 0.05) as (u - ½) · 0.1.
-
-    gymnax's own reset draws uniform(minval, maxval), which no other library reproduces to the bit.
-    """
+def _place_cartpole(uniform: jax.Array) -> Any:
+    """Each of the four numbers in [-0.05, 0.05)."""
     from gymnax.environments.classic_control import cartpole
 
-    obs = (uniform - 0.5) * 0.1
-    return obs, cartpole.EnvState(time=0, x=obs[0], x_dot=obs[1], theta=obs[2], theta_dot=obs[3])
+    x, x_dot, theta, theta_dot = (uniform - 0.5) * 0.1
+    return cartpole.EnvState(time=0, x=x, x_dot=x_dot, theta=theta, theta_dot=theta_dot)
+
+
+def _place_pendulum(uniform: jax.Array) -> Any:
+    """Angle in [-π, π) and speed in [-1, 1)."""
+    from gymnax.environments.classic_control import pendulum
+
+    theta, theta_dot = (uniform - 0.5) * jnp.array([2.0 * math.pi, 2.0], uniform.dtype)
+    return pendulum.EnvState(time=0, theta=theta, theta_dot=theta_dot, last_u=jnp.zeros(()))
+
+
+class Reset(NamedTuple):
+    """A start that another library can reproduce to the bit, unlike uniform(minval, maxval)."""
+
+    uniforms: int  # draws that it consumes
+    place: Callable[..., Any]  # (uniform [uniforms]) -> gymnax state
+
+
+RESETS = {"CartPole-v1": Reset(4, _place_cartpole), "Pendulum-v1": Reset(2, _place_pendulum)}

@@ -168,7 +168,7 @@ def _fit_separate(
         batches = _value_batches(config, algorithm, state, trajectory, target)
         rate = config.value_learning_rate * _schedule(config, state.update)
 
-        def step(carry: tuple, bits: jax.Array | None) -> tuple:
+        def step(carry: tuple, bits: jax.Array | None) -> tuple[tuple, dict[str, jax.Array]]:
             value_params, value_opt_state = carry
             obs, goal, valid = batches(value_params, bits)
 
@@ -182,7 +182,7 @@ def _fit_separate(
 
         start = (params["value"], opt_state["value"])
         fitted["value"], history = jax.lax.scan(step, start, replay_bits, config.value_steps)
-        losses |= jax.tree.map(lambda x: x[0], history)
+        losses |= {name: by_step[0] for name, by_step in history.items()}
     state = state._replace(
         params={name: group for name, (group, _) in fitted.items()},
         opt_state={name: group for name, (_, group) in fitted.items()},
@@ -197,7 +197,7 @@ def _fit_shared(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    replay_bits: None,
+    replay_bits: jax.Array | None,
 ) -> tuple[LearnerState, dict[str, jax.Array]]:
     """One step of everything, on the joint loss."""
 
@@ -225,6 +225,7 @@ def _value_batches(
         return trajectory.obs, target, trajectory.valid
 
     def from_replay(value_params: Params, bits: jax.Array) -> tuple:
+        assert state.replay is not None
         rows, valid = replay.sample(state.replay, bits, config.batch_size)
         obs, reward, next_obs, terminated = rows
         next_value = algorithm.networks.value({"value": value_params}, next_obs)

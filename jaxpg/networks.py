@@ -139,7 +139,7 @@ def _outputs(params: Params, apply, inputs: jax.Array) -> jax.Array:
 
 
 def _apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
-    return mlp.apply({"params": params}, inputs)
+    return jnp.asarray(mlp.apply({"params": params}, inputs))
 
 
 def _cast(params: Params, config: Config) -> Params:

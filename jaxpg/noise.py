@@ -28,13 +28,13 @@ def key(seed: int) -> jax.Array:
     Raises:
       ConfigError: for anything else (jax.random.key would alias it to another seed).
     """
-    return jax.random.wrap_key_data(_key_data(seed), impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.asarray(_key_data(seed)), impl="threefry2x32")
 
 
 def keys(seeds: Any) -> jax.Array:
     """The keys of S integer seeds, [S]; seed k's key does not depend on its position."""
     data = np.array([_key_data(seed) for seed in seeds], np.uint32)
-    return jax.random.wrap_key_data(data.reshape(-1, 2), impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.asarray(data.reshape(-1, 2)), impl="threefry2x32")
 
 
 def split(key: jax.Array, shape: int | tuple[int, ...]) -> jax.Array:

@@ -26,9 +26,9 @@ def insert(ring: Ring, rows: Any, valid: jax.Array) -> Ring:
     rank = jnp.cumsum(valid, dtype=jnp.int32) - 1
     total = rank[-1] + 1
     survives = jnp.logical_and(valid, rank >= total - size)
-    slot = jnp.where(survives, (ring.count + rank) % size, size)  # `size` is dropped
+    slot = jnp.where(survives, (ring.inserted + rank) % size, size)  # `size` is dropped
     kept = jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), ring.rows, rows)
-    return Ring(kept, ring.count + total)
+    return Ring(kept, ring.inserted + total)
 
 
 def sample(ring: Ring, bits: jax.Array, batch_size: int) -> tuple[Any, jax.Array]:
@@ -44,7 +44,7 @@ def sample(ring: Ring, bits: jax.Array, batch_size: int) -> tuple[Any, jax.Array
       B rows.
     """
     slots = jnp.arange(bits.shape[0], dtype=jnp.int32)
-    filled = jnp.minimum(ring.count, bits.shape[0])
+    filled = jnp.minimum(ring.inserted, bits.shape[0])
     is_empty = (slots >= filled).astype(jnp.int32)
     *_, order = jax.lax.sort((is_empty, bits, slots), num_keys=3)
     chosen = order[:batch_size]
@@ -53,6 +53,6 @@ def sample(ring: Ring, bits: jax.Array, batch_size: int) -> tuple[Any, jax.Array
 
 def mean(ring: Ring) -> jax.Array:
     """Mean of the rows held; NaN while there is none."""
-    filled = jnp.arange(ring.rows.shape[0]) < ring.count
+    filled = jnp.arange(ring.rows.shape[0]) < ring.inserted
     total = jnp.sum(jnp.where(filled, ring.rows, 0.0))
     return total / jnp.sum(filled, dtype=ring.rows.dtype)

@@ -72,7 +72,7 @@ class Ring(NamedTuple):
     """The last M rows of a stream."""
 
     rows: Any  # leaves [M, ...]
-    count: jax.Array  # int32, rows ever inserted; row i lives at i mod M
+    inserted: jax.Array  # int32, rows ever inserted; row i lives at i mod M
 
 
 class Networks(NamedTuple):

@@ -3,7 +3,9 @@
 import torch
 
 
-def policy_loss_steps(log_prob: torch.Tensor, advantage: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def policy_loss_steps(
+    log_prob: torch.Tensor, advantage: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
     """Mean over valid steps, -Σ_t log π(a_t|s_t) Ψ_t / (number of valid steps).
 
     With episodes of random length this is a ratio of two random sums: slightly biased.

@@ -5,6 +5,7 @@ for the transposed weight. They start as torch's Linear does, but from the draws
 """
 
 import math
+from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch_ref.noise import split, uniform
 from torch_ref.types import EnvSpec, Networks
 
 
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """Hidden layers with a nonlinearity after each, then a linear output.
 
     Args:
@@ -28,19 +29,14 @@ class MLP(nn.Module):
     def __init__(
         self, inputs: int, hidden_sizes: tuple[int, ...], outputs: int | None, activation: str
     ):
-        super().__init__()
-        sizes = [inputs, *hidden_sizes]
-        self.hidden = [f"hidden_{i}" for i in range(len(hidden_sizes))]
-        for i, name in enumerate(self.hidden):
-            self.add_module(name, nn.Linear(sizes[i], sizes[i + 1]))
-        self.output = None if outputs is None else nn.Linear(sizes[-1], outputs)
-        self.activation = activation
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for name in self.hidden:
-            x = self.get_submodule(name)(x)
-            x = torch.relu(x) if self.activation == "relu" else torch.tanh(x)
-        return x if self.output is None else self.output(x)
+        layers: dict[str, nn.Module] = {}
+        for i, size in enumerate(hidden_sizes):
+            layers[f"hidden_{i}"] = nn.Linear(inputs, size)
+            layers[f"{activation}_{i}"] = nn.ReLU() if activation == "relu" else nn.Tanh()
+            inputs = size
+        if outputs is not None:
+            layers["output"] = nn.Linear(inputs, outputs)
+        super().__init__(OrderedDict(layers))
 
 
 def make(config: Config, spec: EnvSpec) -> Networks:
@@ -119,7 +115,7 @@ def _policy_outputs(config: Config, spec: EnvSpec) -> int:
 
 def _init_log_std(policy: MLP, config: Config, spec: EnvSpec) -> None:
     if not (spec.discrete or config.sigma == "state"):
-        policy.log_std = nn.Parameter(torch.zeros(spec.num_actions))
+        policy.register_parameter("log_std", nn.Parameter(torch.zeros(spec.num_actions)))
 
 
 def _outputs(policy: MLP, inputs: torch.Tensor) -> torch.Tensor:
@@ -127,7 +123,7 @@ def _outputs(policy: MLP, inputs: torch.Tensor) -> torch.Tensor:
     outputs = policy(inputs)
     if not hasattr(policy, "log_std"):
         return outputs
-    return torch.cat([outputs, policy.log_std.expand_as(outputs)], dim=-1)
+    return torch.cat([outputs, policy.get_parameter("log_std").expand_as(outputs)], dim=-1)
 
 
 def _cast(params: nn.ModuleDict, config: Config) -> nn.ModuleDict:

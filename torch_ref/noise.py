@@ -71,9 +71,7 @@ def first_reset(key_run: np.ndarray, config: Config, spec: EnvSpec) -> torch.Ten
     return _reset_noise(key_reset, (config.num_envs,), spec)
 
 
-def draw(
-    key_run: np.ndarray, update: int, config: Config, spec: EnvSpec, num_steps: int
-) -> Noise:
+def draw(key_run: np.ndarray, update: int, config: Config, spec: EnvSpec, num_steps: int) -> Noise:
     """All noise of one update.
 
     An environment cannot end twice within `spec.min_episode_steps` steps, so one reset per

@@ -2,14 +2,15 @@
 
 Letters: T steps, N environments, D observation, A actions, M rows of a ring, K outputs of the
 policy network. Arrays are time-major. Floats have the working dtype, unless a line says otherwise.
+Random keys and bits are numpy uint32, a key [2]; all else is torch.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-
-Params = dict[str, Any]  # network -> layer -> {"kernel", "bias"} (or a leaf such as "log_std")
+from torch import nn
 
 
 class EnvSpec(NamedTuple):
@@ -33,7 +34,7 @@ class EnvState(NamedTuple):
 
 
 class Env(NamedTuple):
-    """N environments as pure functions."""
+    """N environments as functions; pure ones, but for `env.gymnasium_env`."""
 
     spec: EnvSpec
     reset: Callable[..., EnvState]  # (reset noise [N, ...]) -> state
@@ -44,37 +45,37 @@ class Env(NamedTuple):
 class Noise(NamedTuple):
     """All randomness of one update."""
 
-    reset: torch.Tensor  # float32 [R, N, reset_uniforms], or keys [R, N]
+    reset: Any  # float32 [R, N, reset_uniforms], or keys [R, N, 2]
     action: torch.Tensor  # float32 [T, N], or [T, N, A] for a continuous action
-    env: torch.Tensor  # keys [T, N]
-    replay: torch.Tensor | None  # uint32 [value_steps, M]
+    env: np.ndarray  # keys [T, N, 2]
+    replay: np.ndarray | None  # uint32 [value_steps, M]
 
 
 class Trajectory(NamedTuple):
     """What the policy met; rows that are not valid are zero."""
 
     obs: torch.Tensor  # [T, N, D]
-    action: torch.Tensor  # int32 [T, N], or [T, N, A]
+    action: torch.Tensor  # int64 [T, N], or [T, N, A]
     reward: torch.Tensor  # [T, N]
     next_obs: torch.Tensor  # [T, N, D], the true successor, before any reset
     terminated: torch.Tensor  # bool [T, N], the task ended here
     truncated: torch.Tensor  # bool [T, N], only our view of it ended here
     valid: torch.Tensor  # bool [T, N], False on the padding after an episode's end
     time: torch.Tensor  # int32 [T, N], steps since the episode's start
-    episode_return: torch.Tensor  # [T, N], sum of rewards since the episode's start, this one included
+    episode_return: torch.Tensor  # [T, N], rewards since the episode's start, this one included
 
 
 class Ring(NamedTuple):
     """The last M rows of a stream."""
 
     rows: Any  # leaves [M, ...]
-    count: torch.Tensor  # int32, rows ever inserted; row i lives at i mod M
+    inserted: int  # rows ever inserted; row i lives at i mod M
 
 
 class Networks(NamedTuple):
     """The two function approximators."""
 
-    init: Callable[..., Params]  # (key_policy, key_value) -> params
+    init: Callable[..., nn.ModuleDict]  # (key_policy, key_value) -> params
     policy: Callable[..., torch.Tensor]  # (params, obs [..., D]) -> [..., K]
     value: Callable[..., torch.Tensor]  # (params, obs [..., D]) -> [...]
 
@@ -93,20 +94,23 @@ class Algorithm(NamedTuple):
     env: Env
     networks: Networks
     distribution: Distribution
-    collect: Callable[..., tuple]  # (act, env_state, noise) -> env_state, trajectory
+    collect: Callable[..., tuple]  # (env, act, params, env_state, noise) -> env_state, trajectory
     advantage: Callable[..., torch.Tensor]  # (trajectory, value, next_value, *, gamma, gae_lambda)
     value_target: Callable[..., torch.Tensor]  # the same arguments
     policy_loss: Callable[..., torch.Tensor]  # (log_prob, advantage, valid) -> scalar
 
 
 class LearnerState(NamedTuple):
-    """Everything that an update reads and writes, of one seed."""
+    """Everything that an update reads and writes, of one seed.
 
-    params: Params
-    opt_state: dict[str, Any]  # network -> optimizer state; {"shared": ...} for a shared torso
+    Unlike its jax twin, an update changes `params` and `opt_state` in place.
+    """
+
+    params: nn.ModuleDict
+    opt_state: dict[str, torch.optim.Optimizer]  # by network; {"shared": ...} for a shared torso
     env_state: EnvState
-    key: torch.Tensor  # key_run; never changes, each update folds its index in
-    update: torch.Tensor  # int32, updates done
+    key: np.ndarray  # key_run; never changes, each update folds its index in
+    update: int  # updates done
     replay: Ring | None  # (obs, reward, next_obs, terminated)
     recent_returns: Ring  # the last 100 episodes' returns
 
@@ -114,8 +118,8 @@ class LearnerState(NamedTuple):
 class Metrics(NamedTuple):
     """One update's report, scalars. Losses and norms are those before its optimizer steps."""
 
-    env_steps: torch.Tensor  # int32, valid steps in this update
-    episodes: torch.Tensor  # int32, episodes that ended in this update
+    env_steps: torch.Tensor  # int, valid steps in this update
+    episodes: torch.Tensor  # int, episodes that ended in this update
     return_sum: torch.Tensor  # sum of their undiscounted returns
     policy_loss: torch.Tensor
     value_loss: torch.Tensor  # 0 without a critic

@@ -1,0 +1,117 @@
+"""An algorithm: what to collect, an estimator, a policy loss, a value fit; chosen by name."""
+
+from collections.abc import Callable
+
+import torch
+
+from torch_ref import advantages, distributions, env, losses, networks, rollout
+from torch_ref.arithmetic import grid_distribution, grid_env
+from torch_ref.config import Config
+from torch_ref.types import Algorithm, Trajectory
+
+
+def build(config: Config) -> Algorithm:
+    """The algorithm that a config names.
+
+    Args:
+      config: validated.
+
+    Raises:
+      ConfigError: if the environment is unknown or not supported.
+    """
+    env_ = env.make(
+        config.env, float_type=config.float_type, max_episode_steps=config.max_episode_steps
+    )
+    distribution = distributions.categorical if env_.spec.discrete else distributions.gaussian
+    on_grid = config.arithmetic == "float32_grid"
+    return Algorithm(
+        env=grid_env(env_) if on_grid else env_,
+        networks=networks.make(config, env_.spec),
+        distribution=grid_distribution(distribution) if on_grid else distribution,
+        collect=COLLECT[config.collect],
+        advantage=make_advantage(config),
+        value_target=VALUE_TARGETS[config.value_target],
+        policy_loss=POLICY_LOSSES[config.reduction],
+    )
+
+
+def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
+    """Ψ of a trajectory, as the config's estimator, baseline and discounting define it.
+
+    Returns:
+      (trajectory, value [T, N], next_value [T, N], *, gamma, gae_lambda) -> Ψ [T, N].
+    """
+
+    def advantage(
+        trajectory: Trajectory,
+        value: torch.Tensor,
+        next_value: torch.Tensor,
+        *,
+        gamma: torch.Tensor,
+        gae_lambda: torch.Tensor,
+    ) -> torch.Tensor:
+        estimator = ESTIMATORS[config.estimator]
+        weight = advantages.discount_from_start(trajectory.time, gamma=gamma)
+        if config.estimator == "total_return":
+            value = weight * value  # R(τ) counts from the episode's start, and so must V
+        psi = estimator(trajectory, value, next_value, gamma, gae_lambda)
+        if config.baseline == "constant":
+            returns = monte_carlo(trajectory, value, next_value, gamma=gamma)[0]
+            psi = psi - advantages.leave_one_out(returns)
+        if config.discounting == "absolute" and config.estimator != "total_return":
+            psi = weight * psi
+        return advantages.normalize(psi, trajectory.valid) if config.normalize_advantage else psi
+
+    return advantage
+
+
+def total_return(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+    """R(τ) - V; V is 0 without a critic."""
+    ends = (t.terminated, t.truncated)
+    return advantages.total_return(t.reward, next_value, *ends, gamma=gamma) - value
+
+
+def reward_to_go(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+    """G_t - V(s_t); V is 0 without a critic."""
+    return monte_carlo(t, value, next_value, gamma=gamma) - value
+
+
+def td_error(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+    """r_t + γ V(s_{t+1}) - V(s_t)."""
+    return advantages.td_error(t.reward, value, next_value, t.terminated, gamma=gamma)
+
+
+def gae(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+    """GAE(γ, λ)."""
+    inputs = (t.reward, value, next_value, t.terminated, t.truncated)
+    return advantages.gae(*inputs, gamma=gamma, gae_lambda=gae_lambda)
+
+
+def monte_carlo(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> torch.Tensor:
+    """G_t, bootstrapped where the view was cut."""
+    inputs = (t.reward, next_value, t.terminated, t.truncated)
+    return advantages.discounted_return(*inputs, gamma=gamma)
+
+
+def td0(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> torch.Tensor:
+    """r_t + γ V(s_{t+1})."""
+    return td_error(t, value, next_value, gamma, gae_lambda) + value
+
+
+def lambda_return(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> torch.Tensor:
+    """GAE(γ, λ) + V(s_t)."""
+    return gae(t, value, next_value, gamma, gae_lambda) + value
+
+
+COLLECT = {"steps": rollout.collect_steps, "episodes": rollout.collect_episodes}
+ESTIMATORS = {
+    "total_return": total_return,
+    "reward_to_go": reward_to_go,
+    "td_error": td_error,
+    "gae": gae,
+}
+VALUE_TARGETS = {"monte_carlo": monte_carlo, "td0": td0, "lambda_return": lambda_return}
+POLICY_LOSSES = {
+    "steps": losses.policy_loss_steps,
+    "trajectories": losses.policy_loss_trajectories,
+}

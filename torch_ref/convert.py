@@ -1,0 +1,51 @@
+"""Weights between flax parameters and torch state_dicts, through numpy. Imports no jax.
+
+A flax tree is {network: {layer: {"kernel" [in, out], "bias" [out]}}}, with the leaf `log_std`
+where σ is a free parameter; torch's name for the kernel is `network.layer.weight`, [out, in].
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def to_torch(params: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The state_dict of a flax tree; load it with `params.load_state_dict`.
+
+    Args:
+      params: leaves are arrays that numpy understands.
+    """
+    state_dict = {}
+    for network, layers in params.items():
+        for layer, leaves in layers.items():
+            if layer == "log_std":
+                state_dict[f"{network}.log_std"] = torch.tensor(np.asarray(leaves))
+                continue
+            weight = np.asarray(leaves["kernel"]).T
+            state_dict[f"{network}.{layer}.weight"] = torch.tensor(weight)
+            state_dict[f"{network}.{layer}.bias"] = torch.tensor(np.asarray(leaves["bias"]))
+    return state_dict
+
+
+def to_flax(state_dict: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The flax tree of a state_dict, leaves numpy arrays; the inverse of `to_torch`.
+
+    Raises:
+      ValueError: for a name that is not one of ours.
+    """
+    params: dict[str, Any] = {}
+    for name, tensor in state_dict.items():
+        array = tensor.detach().cpu().numpy().copy()
+        match name.split("."):
+            case [network, "log_std"]:
+                params.setdefault(network, {})["log_std"] = array
+            case [network, layer, "weight"]:
+                params.setdefault(network, {}).setdefault(layer, {})["kernel"] = array.T.copy()
+            case [network, layer, "bias"]:
+                params.setdefault(network, {}).setdefault(layer, {})["bias"] = array
+            case _:
+                raise ValueError(
+                    f"{name!r} is not network.layer.weight, network.layer.bias or network.log_std"
+                )
+    return params

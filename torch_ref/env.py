@@ -1,0 +1,237 @@
+"""N environments behind one interface: reset, step, restart.
+
+CartPole-v1 and Pendulum-v1 are written here in batched torch, with gymnax's dynamics, and are
+pure functions. Every other name is made by gymnasium: usable, but no twin of a gymnax run.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torch_ref.config import ConfigError, nearest
+from torch_ref.types import Env, EnvSpec, EnvState
+
+CARTPOLE_MIN_STEPS = 8  # no sequence of actions ends an episode sooner; a test tries them all
+
+
+class CartPoleState(NamedTuple):
+    """N CartPoles, float [N] each: metres, radians and their rates per second."""
+
+    x: torch.Tensor
+    x_dot: torch.Tensor
+    theta: torch.Tensor
+    theta_dot: torch.Tensor
+
+
+class PendulumState(NamedTuple):
+    """N pendulums, float [N] each: radians from upright, and per second."""
+
+    theta: torch.Tensor
+    theta_dot: torch.Tensor
+
+
+def make(name: str, *, float_type: str = "float32", max_episode_steps: int | None = None) -> Env:
+    """The environment called `name`: a tensor one if there is one, else gymnasium's.
+
+    Args:
+      name: "CartPole-v1", "Pendulum-v1" or a registered gymnasium name.
+      float_type: dtype of state, observation and reward.
+      max_episode_steps: time limit in steps; None takes the environment's own.
+
+    Raises:
+      ConfigError: if there is no such environment, or its spaces are not supported.
+    """
+    tensor_envs = {"CartPole-v1": cartpole, "Pendulum-v1": pendulum}
+    dtype = getattr(torch, float_type)
+    if name in tensor_envs:
+        return tensor_envs[name](dtype, max_episode_steps)
+    return gymnasium_env(name, dtype, max_episode_steps)
+
+
+def cartpole(dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
+    """CartPole-v1 with gymnax's dynamics; a reset consumes four uniforms.
+
+    Source: Barto, Sutton & Anderson 1983, with the constants and Euler step of gymnasium.
+    """
+    time_limit = 500 if max_episode_steps is None else max_episode_steps
+    spec = EnvSpec(
+        obs_size=4,
+        num_actions=2,
+        discrete=True,
+        time_limit=time_limit,
+        min_episode_steps=min(CARTPOLE_MIN_STEPS, time_limit),
+        reset_uniforms=4,
+    )
+
+    def reset(noise: torch.Tensor) -> EnvState:
+        inner = CartPoleState(*((noise.to(dtype) - 0.5) * 0.1).unbind(-1))
+        return _start(inner, torch.stack(inner, dim=-1))
+
+    def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
+        s = state.inner
+        action = action.to(dtype)
+        force = 10.0 * action - 10.0 * (1 - action)
+        cos, sin = torch.cos(s.theta), torch.sin(s.theta)
+        temp = (force + 0.05 * s.theta_dot**2 * sin) / 1.1
+        theta_acc = (9.8 * sin - cos * temp) / (0.5 * (4.0 / 3.0 - 0.1 * cos**2 / 1.1))
+        x_acc = temp - 0.05 * theta_acc * cos / 1.1
+        inner = CartPoleState(
+            x=s.x + 0.02 * s.x_dot,
+            x_dot=s.x_dot + 0.02 * x_acc,
+            theta=s.theta + 0.02 * s.theta_dot,
+            theta_dot=s.theta_dot + 0.02 * theta_acc,
+        )
+        fallen = (inner.x.abs() > 2.4) | (inner.theta.abs() > 12 * 2 * math.pi / 360)
+        reward = torch.ones_like(inner.x)
+        return _advance(state, inner, torch.stack(inner, dim=-1), reward, fallen, time_limit)
+
+    return _tensor_env(spec, reset, step)
+
+
+def pendulum(dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
+    """Pendulum-v1 with gymnax's dynamics; a reset consumes two uniforms."""
+    time_limit = 200 if max_episode_steps is None else max_episode_steps
+    spec = EnvSpec(
+        obs_size=3,
+        num_actions=1,
+        discrete=False,
+        time_limit=time_limit,
+        min_episode_steps=1,
+        reset_uniforms=2,
+    )
+
+    def observe(inner: PendulumState) -> torch.Tensor:
+        parts = (torch.cos(inner.theta), torch.sin(inner.theta), inner.theta_dot)
+        return torch.stack(parts, dim=-1)
+
+    def reset(noise: torch.Tensor) -> EnvState:
+        start = (noise.to(dtype) - 0.5) * torch.tensor([2.0 * math.pi, 2.0], dtype=dtype)
+        inner = PendulumState(*start.unbind(-1))
+        return _start(inner, observe(inner))
+
+    def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
+        s = state.inner
+        torque = torch.clamp(action[..., 0], -2.0, 2.0)
+        angle = torch.remainder(s.theta + math.pi, 2 * math.pi) - math.pi
+        reward = -(angle**2 + 0.1 * s.theta_dot**2 + 0.001 * torque**2)
+        theta_dot = s.theta_dot + (15.0 * torch.sin(s.theta) + 3.0 * torque) * 0.05
+        theta_dot = torch.clamp(theta_dot, -8.0, 8.0)
+        inner = PendulumState(s.theta + theta_dot * 0.05, theta_dot)
+        never = torch.zeros_like(reward, dtype=torch.bool)
+        return _advance(state, inner, observe(inner), reward, never, time_limit)
+
+    return _tensor_env(spec, reset, step)
+
+
+def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
+    """N gymnasium environments, stepped one after another. Their state is theirs: not pure.
+
+    Args:
+      name: a registered gymnasium name.
+      dtype: of observation and reward.
+      max_episode_steps: time limit in steps; None takes the environment's own.
+
+    Raises:
+      ConfigError: if there is none, its spaces are not supported, or it has no time limit.
+    """
+    import gymnasium as gym
+
+    if name not in gym.registry:
+        raise ConfigError(f"unknown environment {name!r}{nearest(name, sorted(gym.registry))}")
+    make_one = lambda: gym.make(name, max_episode_steps=max_episode_steps)  # noqa: E731
+    obs_space: Any = make_one().observation_space
+    actions: Any = make_one().action_space
+    if not isinstance(actions, gym.spaces.Discrete | gym.spaces.Box):
+        raise ConfigError(f"{name} acts in {actions}; allowed are Discrete and Box")
+    if not isinstance(obs_space, gym.spaces.Discrete | gym.spaces.Box):
+        raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
+    time_limit = max_episode_steps or gym.spec(name).max_episode_steps
+    if time_limit is None:
+        raise ConfigError(f"{name} has no time limit; give max_episode_steps")
+    discrete = isinstance(actions, gym.spaces.Discrete)
+    spec = EnvSpec(
+        obs_size=math.prod(obs_space.shape),
+        num_actions=int(actions.n) if discrete else math.prod(actions.shape),
+        discrete=discrete,
+        time_limit=time_limit,
+        min_episode_steps=1,
+        reset_uniforms=0,
+    )
+
+    def tensor(observations: list) -> torch.Tensor:
+        return torch.tensor(np.stack(observations), dtype=dtype).reshape(len(observations), -1)
+
+    def reset(noise: np.ndarray) -> EnvState:
+        envs = [make_one() for _ in noise]
+        first = [env.reset(seed=int(key[1]))[0] for env, key in zip(envs, noise, strict=True)]
+        return _start(envs, tensor(first))
+
+    def native(action: torch.Tensor) -> Any:
+        if discrete:
+            return int(action) + int(actions.start)
+        flat = action.numpy().astype(actions.dtype)
+        return np.clip(flat.reshape(actions.shape), actions.low, actions.high)
+
+    def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
+        results = [env.step(native(a)) for env, a in zip(state.inner, action, strict=True)]
+        obs, reward, terminated, _, _ = zip(*results, strict=True)
+        return _advance(
+            state,
+            state.inner,
+            tensor(list(obs)),
+            torch.tensor(reward, dtype=dtype),
+            torch.tensor(terminated),
+            time_limit,
+        )
+
+    def restart(state: EnvState, done: torch.Tensor, noise: np.ndarray) -> EnvState:
+        obs = state.obs.clone()
+        for i in done.nonzero().flatten().tolist():
+            obs[i] = tensor([state.inner[i].reset(seed=int(noise[i][1]))[0]])[0]
+        zero = torch.zeros_like(state.episode_return)
+        return EnvState(
+            state.inner,
+            obs,
+            torch.where(done, 0, state.time),
+            torch.where(done, zero, state.episode_return),
+        )
+
+    return Env(spec, reset, step, restart)
+
+
+def _start(inner: Any, obs: torch.Tensor) -> EnvState:
+    """N environments at the start of an episode."""
+    time = torch.zeros(obs.shape[0], dtype=torch.int32)
+    return EnvState(inner, obs, time, torch.zeros(obs.shape[0], dtype=obs.dtype))
+
+
+def _advance(
+    state: EnvState,
+    inner: Any,
+    obs: torch.Tensor,
+    reward: torch.Tensor,
+    terminated: torch.Tensor,
+    time_limit: int,
+) -> tuple:
+    """The state after a step, its reward, and how it ended."""
+    time = state.time + 1
+    truncated = (time >= time_limit) & ~terminated
+    state = EnvState(inner, obs, time, state.episode_return + reward)
+    return state, reward, terminated, truncated
+
+
+def _tensor_env(spec: EnvSpec, reset: Any, step: Any) -> Env:
+    """An Env whose restart chooses, tensor by tensor, between a fresh state and the old one."""
+
+    def restart(state: EnvState, done: torch.Tensor, noise: Any) -> EnvState:
+        fresh = reset(noise)
+
+        def choose(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+            return torch.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), new, old)
+
+        inner = type(state.inner)(*map(choose, fresh.inner, state.inner))
+        return EnvState(inner, *map(choose, fresh[1:], state[1:]))
+
+    return Env(spec, reset, step, restart)
