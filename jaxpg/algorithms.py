@@ -57,7 +57,7 @@ def make_advantage(config: Config) -> Callable[..., jax.Array]:
         psi = estimator(trajectory, value, next_value, gamma, gae_lambda)
         if config.baseline == "constant":
             returns = monte_carlo(trajectory, value, next_value, gamma=gamma)[0]
-            psi = psi - advantages.leave_one_out(returns)
+            psi = psi - advantages.leave_one_out(returns)[None, :]
         if config.discounting == "absolute" and config.estimator != "total_return":
             psi = weight * psi
         return advantages.normalize(psi, trajectory.valid) if config.normalize_advantage else psi

@@ -143,9 +143,10 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
     make_one = lambda: gym.make(name, max_episode_steps=max_episode_steps)  # noqa: E731
     obs_space: Any = make_one().observation_space
     actions: Any = make_one().action_space
-    if not isinstance(actions, gym.spaces.Discrete | gym.spaces.Box):
+    supported: Any = (gym.spaces.Discrete, gym.spaces.Box)
+    if not isinstance(actions, supported):
         raise ConfigError(f"{name} acts in {actions}; allowed are Discrete and Box")
-    if not isinstance(obs_space, gym.spaces.Discrete | gym.spaces.Box):
+    if not isinstance(obs_space, supported):
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
     time_limit = max_episode_steps or gym.spec(name).max_episode_steps
     if time_limit is None:
