@@ -1,0 +1,38 @@
+"""How tests compare arrays of either framework: shapes first, then values by the leaf's norm."""
+
+from typing import Any
+
+import numpy as np
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float, name: str = "array") -> None:
+    """Fail unless |actual - expected| <= tolerance * |expected| in the Euclidean norm.
+
+    Args:
+      actual, expected: jax, torch or numpy arrays, or numbers, of one shape and kind.
+      tolerance: relative to the norm of `expected`; 0 asks for equal values.
+      name: what to call the array in the message.
+    """
+    actual, expected = to_numpy(actual), to_numpy(expected)
+    assert actual.shape == expected.shape, f"{name}: shape {actual.shape} is not {expected.shape}"
+    assert np.all(np.isfinite(expected)), f"{name}: the expected values are not finite"
+    assert np.all(np.isfinite(actual)), f"{name}: not finite: {actual}"
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    error = np.linalg.norm(actual - expected)
+    allowed = tolerance * np.linalg.norm(expected)
+    assert error <= allowed, (
+        f"{name}: error {error:.3g} exceeds {allowed:.3g} "
+        f"({tolerance:g} of the norm)\nactual   {actual}\nexpected {expected}"
+    )
+
+
+def assert_trees_close(actual: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
+    """`assert_close` of every leaf of two flat dicts, which must have the same names."""
+    assert sorted(actual) == sorted(expected)
+    for name in expected:
+        assert_close(actual[name], expected[name], tolerance, name)
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """The values of a jax, torch or numpy array, or of a number."""
+    return np.asarray(array.detach() if hasattr(array, "detach") else array)
