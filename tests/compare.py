@@ -5,13 +5,17 @@ from typing import Any
 import numpy as np
 
 
-def assert_close(actual: Any, expected: Any, tolerance: float, name: str = "array") -> None:
-    """Fail unless |actual - expected| <= tolerance * |expected| in the Euclidean norm.
+def assert_close(
+    actual: Any, expected: Any, tolerance: float, name: str = "array", *, scale: Any = None
+) -> None:
+    """Fail unless |actual - expected| <= tolerance * |scale| in the Euclidean norm.
 
     Args:
       actual, expected: jax, torch or numpy arrays, or numbers, of one shape and kind.
-      tolerance: relative to the norm of `expected`; 0 asks for equal values.
+      tolerance: relative to the norm; 0 asks for equal values.
       name: what to call the array in the message.
+      scale: what the error is measured against, such as the sum of absolute per-sample terms where
+        those cancel; None: `expected`.
     """
     actual, expected = to_numpy(actual), to_numpy(expected)
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape} is not {expected.shape}"
@@ -19,7 +23,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float, name: str = "arra
     assert np.all(np.isfinite(actual)), f"{name}: not finite: {actual}"
     actual, expected = actual.astype(np.float64), expected.astype(np.float64)
     error = np.linalg.norm(actual - expected)
-    allowed = tolerance * np.linalg.norm(expected)
+    allowed = tolerance * np.linalg.norm(expected if scale is None else to_numpy(scale))
     assert error <= allowed, (
         f"{name}: error {error:.3g} exceeds {allowed:.3g} "
         f"({tolerance:g} of the norm)\nactual   {actual}\nexpected {expected}"
