@@ -73,7 +73,10 @@ def _gymnax(name: str) -> tuple[Any, Any]:
 
     if name not in gymnax.registered_envs:
         raise ConfigError(f"unknown environment {name!r}{nearest(name, gymnax.registered_envs)}")
-    return gymnax.make(name)
+    try:
+        return gymnax.make(name)
+    except OSError as error:  # MNISTBandit-bsuite downloads its images
+        raise ConfigError(f"{name} could not be made: {error}") from error
 
 
 def _spec(name: str, gym: Any, params: Any) -> EnvSpec:

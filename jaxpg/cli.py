@@ -1,0 +1,186 @@
+"""The `jaxpg` command. Imports jax only once a command needs it."""
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
+
+USAGE = """\
+usage: jaxpg COMMAND [options]
+
+Policy gradients you can trust at ten thousand seeds.
+
+commands:
+  train [PRESET]   train many seeds in parallel and write their results
+  presets          list the presets and what they set
+
+examples:
+  jaxpg train vpg --seeds 256 --out runs/cartpole
+  jaxpg train reinforce --env Acrobot-v1 --learning-rate 3e-3 --seeds 32
+  jaxpg train --help
+"""
+COMMANDS = ("train", "presets")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exits with 0, or with 2 after one sentence on what was wrong."""
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if command in ("-h", "--help"):
+            print(USAGE, end="")
+        elif command == "--version":
+            from jaxpg import __version__
+
+            print(f"jaxpg {__version__}")
+        elif command == "presets":
+            _presets(rest)
+        elif command == "train":
+            _train(rest)
+        else:
+            raise ConfigError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
+    except ConfigError as error:
+        print(f"jaxpg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("jaxpg: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+def _presets(arguments: list[str]) -> None:
+    if arguments not in ([], ["-h"], ["--help"]):
+        raise ConfigError(f"presets takes no arguments; got {' '.join(arguments)}")
+    for name, config in PRESETS.items():
+        print(f"{name}\n  {PRESET_NOTES[name]}")
+        for field in dataclasses.fields(Config):
+            value = getattr(config, field.name)
+            if name == "vpg" or value != field.default:
+                print(f"    {field.name} = {value}")
+        if name != "vpg":
+            print("    (the rest as in vpg)")
+
+
+def _train(arguments: list[str]) -> None:
+    name, options = _parse_train(arguments)
+    config = validate(options.config)
+    seeds = parse_seeds(options.seeds)
+    out = options.out or Path("runs") / name
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out must be a new or empty directory; {out} holds something already")
+    _use_every_core()
+    if config.float_type == "float64":
+        os.environ["JAX_ENABLE_X64"] = "1"
+
+    from jaxpg import results
+    from jaxpg.population import train_population
+    from jaxpg.progress import progress
+
+    # Written aside and renamed: the directory is complete or not there.
+    partial = _make_partial(out)
+    try:
+        with progress(config, len(seeds)) as report:
+            population = train_population(config, seeds, lanes=options.lanes, report=report)
+        summary = results.save(partial, name, config, population)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(_closing(summary, out))
+
+
+def _parse_train(arguments: list[str]) -> tuple[str, Any]:
+    """The preset's name, and an object with config, seeds, out and lanes."""
+    import tyro
+
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    base = preset(name or "vpg")
+
+    @dataclasses.dataclass(frozen=True)
+    class Train:
+        config: tyro.conf.OmitArgPrefixes[Config]
+        seeds: str = "256"
+        """How many (0, 1, …), a range FIRST:END, or a list 3,17,42; integers in [0, 2^32)."""
+        out: Path | None = None
+        """Directory for the results, new or empty; runs/PRESET if not given."""
+        lanes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+        """Seeds that a device trains at once, >= 2; part of what makes a run reproducible."""
+
+    options = tyro.cli(
+        Train,
+        prog=f"jaxpg train {name or '[PRESET]'}",
+        description=f"Train many seeds in parallel. Presets: {', '.join(PRESETS)} (default: vpg). "
+        f"The defaults below are those of {name or 'vpg'}.",
+        args=arguments[1:] if name else arguments,
+        default=Train(config=base),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return name or "vpg", options
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of '256', '1000:2000' or '3,17,42'.
+
+    Raises:
+      ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32).
+    """
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",")]
+        elif ":" in text:
+            first, end = map(int, text.split(":"))
+            seeds = list(range(first, end))
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        seeds = []
+    allowed = seeds and min(seeds) >= 0 and max(seeds) < 2**32 and len(set(seeds)) == len(seeds)
+    if not allowed:
+        raise ConfigError(
+            "--seeds must be a count of at least 1, FIRST:END, or a list of different integers "
+            f"in [0, 2^32); got {text!r}"
+        )
+    return seeds
+
+
+def _use_every_core() -> None:
+    """One CPU device per core, each with one thread; must come before jax starts its backend."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_multi_thread_eigen" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0))))
+
+
+def _make_partial(out: Path) -> Path:
+    try:
+        partial = out.absolute().with_name(f".{out.name}-{os.getpid()}")
+        partial.mkdir(parents=True)
+        return partial
+    except OSError as error:
+        raise ConfigError(f"--out must be writable; {out} is not ({error.strerror})") from None
+
+
+def _closing(summary: dict[str, Any], out: Path) -> str:
+    speed = summary["env_steps_per_second"] / 1e6
+    lines = [
+        f"{summary['seeds']} seeds, {summary['total_env_steps']:,} environment steps in "
+        f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
+        f"{summary['compile_seconds']:.0f} s)"
+    ]
+    spread = summary["final_return"]
+    if spread is None:
+        lines.append("no episode ended: there is no return to report")
+    else:
+        lines.append(
+            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
+            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
+            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
+        )
+    if summary["solved_fraction"] is not None:
+        lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
+    if summary["diverged_seeds"]:
+        lines.append(f"diverged to non-finite parameters: seeds {summary['diverged_seeds']}")
+    lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
+    return "\n".join(lines)

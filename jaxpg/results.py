@@ -1,0 +1,104 @@
+"""The files that a training run leaves behind."""
+
+import dataclasses
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as to_safetensors
+
+from jaxpg.config import Config
+from jaxpg.names import to_torch
+from jaxpg.population import Population
+from jaxpg.stats import iqm, iqm_interval
+
+SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
+    "CartPole-v1": 475.0,
+    "Acrobot-v1": -100.0,
+    "MountainCar-v0": -110.0,
+    "MountainCarContinuous-v0": 90.0,
+}
+
+
+def save(directory: Path, preset: str, config: Config, population: Population) -> dict[str, Any]:
+    """Write summary.json, results.npz, params.safetensors and curve.png into a directory.
+
+    Returns:
+      The summary.
+    """
+    from jaxpg.report import learning_curve
+
+    metrics = population.metrics
+    arrays = {name: getattr(metrics, name) for name in metrics._fields}
+    np.savez_compressed(
+        directory / "results.npz",
+        seed=population.seeds,
+        final_return=population.final_return,
+        **arrays,
+    )
+    metadata = {"seeds": json.dumps(population.seeds.tolist())}
+    weights = to_safetensors(to_torch(population.params), metadata)
+    (directory / "params.safetensors").write_bytes(weights)
+    summary = summarize(preset, config, population)
+    learning_curve(config, population, directory / "curve.png")
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    (directory / "summary.json").write_text(text + "\n")
+    return summary
+
+
+def summarize(preset: str, config: Config, population: Population) -> dict[str, Any]:
+    """What summary.json says; every number a JSON number, or null where there is none."""
+    total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
+    finals = population.final_return
+    finished = finals[~np.isnan(finals)]
+    solved = SOLVED.get(config.env)
+    return {
+        "preset": preset,
+        "env": config.env,
+        "seeds": len(population.seeds),
+        "total_env_steps": total_env_steps,
+        "wall_seconds": round(population.wall_seconds, 3),
+        "compile_seconds": round(population.compile_seconds, 3),
+        "env_steps_per_second": round(total_env_steps / population.wall_seconds),
+        "final_return": _spread(finished) if len(finished) else None,
+        "solved_at": solved,
+        # A seed that finished no episode, or diverged, has not solved its task.
+        "solved_fraction": None
+        if solved is None
+        else float(np.mean(population.finite & (np.nan_to_num(finals, nan=-np.inf) >= solved))),
+        "seeds_without_episode": population.seeds[np.isnan(finals)].tolist(),
+        "diverged_seeds": population.seeds[~population.finite].tolist(),
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+        "device": device(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that the numbers depend on."""
+    packages = ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def device() -> dict[str, Any]:
+    """What the numbers were computed on."""
+    import jax
+
+    first = jax.devices()[0]
+    return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}
+
+
+def _spread(x: np.ndarray) -> dict[str, float]:
+    low, high = iqm_interval(x)
+    named = {
+        "iqm": iqm(x),
+        "ci95_low": low,
+        "ci95_high": high,
+        "min": x.min(),
+        "median": np.median(x),
+        "max": x.max(),
+    }
+    return {name: round(float(value), 4) for name, value in named.items()}
