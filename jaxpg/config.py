@@ -164,9 +164,11 @@ def preset(name: str) -> Config:
 
 def nearest(name: str, choices: Any) -> str:
     """'; did you mean …? Allowed: …' for an error message."""
-    close = difflib.get_close_matches(name, list(choices), n=1)
+    choices = list(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Allowed: {', '.join(choices)}"
+    shown = choices if len(choices) <= 30 else [*choices[:30], f"… ({len(choices)} in all)"]
+    return f"{hint} Allowed: {', '.join(shown)}"
 
 
 _COUNTS = (

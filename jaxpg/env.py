@@ -33,11 +33,16 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
         params = params.replace(max_steps_in_episode=max_episode_steps)
     spec = _spec(name, gym, params)
     low, high, action_shape = _action_box(gym, params)
+    obs_space = gym.observation_space(params)
+
+    def flat(obs: jax.Array) -> jax.Array:
+        if not hasattr(obs_space, "n"):
+            return obs.astype(float_type).reshape(-1)
+        return jax.nn.one_hot(obs, obs_space.n, dtype=float_type).reshape(-1)
 
     def pack(obs: jax.Array, inner: Any) -> EnvState:
         inner = jax.tree.map(lambda leaf: _explicit_type(leaf, float_type), inner)
-        zero = jnp.zeros((), float_type)
-        return EnvState(inner, obs.astype(float_type).reshape(-1), jnp.int32(0), zero)
+        return EnvState(inner, flat(obs), jnp.int32(0), jnp.zeros((), float_type))
 
     @jax.vmap
     def reset(noise: jax.Array) -> EnvState:
@@ -55,8 +60,7 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
         reward = jnp.asarray(reward, float_type).reshape(())
         terminated = jnp.asarray(terminated, bool).reshape(())
         truncated = jnp.logical_and(gym.is_truncated(inner, params), ~terminated)
-        obs = obs.astype(float_type).reshape(-1)
-        state = EnvState(inner, obs, state.time + 1, state.episode_return + reward)
+        state = EnvState(inner, flat(obs), state.time + 1, state.episode_return + reward)
         return state, reward, terminated, truncated
 
     def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
@@ -90,7 +94,7 @@ def _spec(name: str, gym: Any, params: Any) -> EnvSpec:
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
     time_limit = int(params.max_steps_in_episode)
     return EnvSpec(
-        obs_size=math.prod(obs_space.shape),
+        obs_size=getattr(obs_space, "n", 0) or math.prod(obs_space.shape),
         num_actions=action_space.n if discrete else math.prod(action_space.shape),
         discrete=discrete,
         time_limit=time_limit,

@@ -140,9 +140,14 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
 
     if name not in gym.registry:
         raise ConfigError(f"unknown environment {name!r}{nearest(name, sorted(gym.registry))}")
-    make_one = lambda: gym.make(name, max_episode_steps=max_episode_steps)  # noqa: E731
-    obs_space: Any = make_one().observation_space
-    actions: Any = make_one().action_space
+
+    def make_one() -> Any:
+        try:
+            return gym.make(name, max_episode_steps=max_episode_steps)
+        except gym.error.Error as error:  # a package that it needs is missing
+            raise ConfigError(f"{name} could not be made: {error}") from error
+
+    obs_space, actions = make_one().observation_space, make_one().action_space
     supported: Any = (gym.spaces.Discrete, gym.spaces.Box)
     if not isinstance(actions, supported):
         raise ConfigError(f"{name} acts in {actions}; allowed are Discrete and Box")
@@ -152,8 +157,9 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
     if time_limit is None:
         raise ConfigError(f"{name} has no time limit; give max_episode_steps")
     discrete = isinstance(actions, gym.spaces.Discrete)
+    one_hot = isinstance(obs_space, gym.spaces.Discrete)
     spec = EnvSpec(
-        obs_size=math.prod(obs_space.shape),
+        obs_size=int(obs_space.n) if one_hot else math.prod(obs_space.shape),
         num_actions=int(actions.n) if discrete else math.prod(actions.shape),
         discrete=discrete,
         time_limit=time_limit,
@@ -162,6 +168,9 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
     )
 
     def tensor(observations: list) -> torch.Tensor:
+        if one_hot:
+            index = torch.tensor(observations) - int(obs_space.start)
+            return torch.nn.functional.one_hot(index, int(obs_space.n)).to(dtype)
         return torch.tensor(np.stack(observations), dtype=dtype).reshape(len(observations), -1)
 
     def reset(noise: np.ndarray) -> EnvState:

@@ -1,0 +1,62 @@
+# make train    train 256 seeds of CartPole-v1 and draw their learning curve (needs no torch)
+# make test     the test suite, with the PyTorch reference beside it
+# make help     the rest
+#
+# Each target does its own set-up in .venv: Debian with python3.11 (python3-venv), make and git is
+# enough. Where pip's index has only a CUDA build of torch, name PyTorch's CPU index in
+# PIP_EXTRA_INDEX_URL.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+OUT ?= runs/cartpole
+
+.PHONY: help train test test-slow lint smoke check clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make train       train 256 seeds of CartPole-v1 into $(OUT)"
+	@echo "make test        the test suite"
+	@echo "make test-slow   the tests that CI has no time for: every combination, whole runs"
+	@echo "make lint        formatting, lint and types"
+	@echo "make smoke       a tiny training run, end to end"
+	@echo "make check       lint, test and smoke: what CI runs"
+	@echo "make clean       remove the environment and caches"
+
+train: $(VENV)/run.done
+	$(BIN)/jaxpg train vpg --seeds 256 --out $(OUT)
+
+test: $(VENV)/dev.done
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/dev.done
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+smoke: $(VENV)/dev.done
+	rm -rf $(VENV)/smoke
+	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
+	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
+
+check: lint test smoke
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.done: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+# torch first and alone: a resolver that sees `torch` as a dependency may pick a CUDA build.
+$(VENV)/dev.done: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
