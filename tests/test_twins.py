@@ -1,0 +1,196 @@
+"""The two packages, file by file: same names, order and arguments; neither imports the other."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxpg
+import torch_ref
+
+# The core, in the order in which imports point up.
+CORE = [
+    "config",
+    "types",
+    "noise",
+    "arithmetic",
+    "distributions",
+    "networks",
+    "advantages",
+    "losses",
+    "replay",
+    "env",
+    "rollout",
+    "learner",
+    "algorithms",
+    "training",
+]
+TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
+
+# Public names that only one package has, and why.
+ONLY_IN_JAXPG = {
+    "types": {"Params"},  # torch: an nn.ModuleDict
+    "env": {"RESETS", "Reset"},  # how to place a gymnax environment
+    "training": {"as_arrays"},
+}
+ONLY_IN_TORCH = {
+    # gymnax has these
+    "env": {"CartPoleState", "PendulumState", "cartpole", "pendulum", "gymnasium_env"},
+    "learner": {"global_norm"},  # optax has it
+    "training": {"as_tensors", "updates"},
+}
+# A torch module must be told the width of its input, which flax infers when it first sees one.
+OTHER_ARGUMENTS = {
+    "networks.MLP": (
+        ["hidden_sizes", "outputs", "activation"],
+        ["inputs", "hidden_sizes", "outputs", "activation"],
+    ),
+    "networks.init_mlp": (["key", "mlp", "inputs"], ["key", "mlp"]),
+}
+
+
+def modules(package):
+    """Full names of a package's modules, but for `__main__`, whose import runs it."""
+    found = pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    return [package.__name__, *(m.name for m in found if not m.name.endswith(".__main__"))]
+
+
+def public_names(module):
+    """What a module defines, in order; not what it imports."""
+    names = []
+    for node in ast.parse(inspect.getsource(module)).body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        names += [getattr(target, "id", "_") for target in targets] or [getattr(node, "name", "_")]
+    return [name for name in names if not name.startswith("_")]
+
+
+def twins(name):
+    return (importlib.import_module(f"{package}.{name}") for package in ("jaxpg", "torch_ref"))
+
+
+def test_every_core_file_has_its_twin():
+    assert set(CORE) <= {name.removeprefix("jaxpg.") for name in modules(jaxpg)}
+    in_torch = {name.removeprefix("torch_ref.") for name in modules(torch_ref)} - {"torch_ref"}
+    assert in_torch - TORCH_ONLY == set(CORE)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_twins_define_the_same_public_names_in_the_same_order(name):
+    ours, theirs = map(public_names, twins(name))
+    assert set(ours) - set(theirs) == ONLY_IN_JAXPG.get(name, set())
+    assert set(theirs) - set(ours) == ONLY_IN_TORCH.get(name, set())
+    assert [n for n in ours if n in theirs] == [n for n in theirs if n in ours]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_twins_have_the_same_arguments_and_fields(name):
+    """Names, order, keyword-only or not, and defaults; of a NamedTuple the fields."""
+    ours, theirs = twins(name)
+    for public in public_names(ours):
+        pair = [getattr(module, public, None) for module in (ours, theirs)]
+        if not all(map(has_arguments, pair)):
+            continue
+        if f"{name}.{public}" in OTHER_ARGUMENTS:
+            names = tuple([argument for argument, *_ in arguments(f)] for f in pair)
+            assert names == OTHER_ARGUMENTS[f"{name}.{public}"]
+        else:
+            assert arguments(pair[0]) == arguments(pair[1]), public
+
+
+def has_arguments(f):
+    return inspect.isfunction(f) or (inspect.isclass(f) and not issubclass(f, Exception))
+
+
+def arguments(f):
+    """(name, kind, default) of each; flax adds `parent` and `name` to a module's own."""
+    given = inspect.signature(f).parameters.values()
+    return [(p.name, p.kind, p.default) for p in given if p.name not in ("parent", "name")]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_whatever_is_public_is_explained_in_both(name):
+    for module in twins(name):
+        assert module.__doc__
+        for public in public_names(module):
+            value = getattr(module, public)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                assert value.__doc__, public
+                assert not value.__doc__.startswith(f"{public}("), public  # made up by Python
+
+
+# Imports
+
+
+def imports(path):
+    """Names of the modules that a file imports, at its top or inside its functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(package):
+    return {path.stem: path for path in Path(package.__file__).parent.glob("*.py")}
+
+
+@pytest.mark.parametrize("package", [jaxpg, torch_ref])
+@pytest.mark.parametrize("name", CORE)
+def test_imports_point_up_the_list(package, name):
+    own = {f"{package.__name__}.{core}" for core in CORE[CORE.index(name) :]}
+    assert not own & set(imports(files(package)[name]))
+
+
+@pytest.mark.parametrize(
+    ("library", "home"), [("flax", "networks"), ("optax", "learner"), ("gymnax", "env")]
+)
+def test_each_library_is_imported_in_one_file_of_the_core(library, home):
+    users = {
+        name for name in CORE for used in imports(files(jaxpg)[name]) if used.startswith(library)
+    }
+    assert users == {home}
+
+
+@pytest.mark.parametrize(
+    ("package", "foreign"),
+    [
+        (torch_ref, {"jax", "jaxlib", "flax", "optax", "gymnax", "chex", "jaxpg"}),
+        (jaxpg, {"torch", "torch_ref", "gymnasium", "gymnax"}),  # gymnax starts JAX's backend
+    ],
+    ids=["torch_ref", "jaxpg"],
+)
+def test_importing_every_module_of_one_package_brings_nothing_of_the_other(package, foreign):
+    names = modules(package)
+    assert len(names) > len(CORE)
+    assert not foreign & imported_by(names)
+
+
+def test_import_jaxpg_alone_brings_no_jax():
+    loaded = imported_by(["jaxpg"])
+    assert "jaxpg" in loaded
+    assert not {"jax", "jaxlib", "flax", "optax", "numpy"} & loaded
+
+
+def test_names_of_jaxpg_load_on_first_use():
+    for name in jaxpg.__all__:
+        assert getattr(jaxpg, name) is not None
+    assert set(dir(jaxpg)) == set(jaxpg.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        jaxpg.tarin  # noqa: B018
+
+
+def imported_by(names):
+    """Top-level packages in sys.modules of a fresh interpreter that imported these modules."""
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", program]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
