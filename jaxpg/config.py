@@ -55,7 +55,7 @@ class Config:
     """Discount per step, in [0, 1]."""
     gae_lambda: float = _traced(0.97)
     """Lambda of GAE and of the lambda-return, in [0, 1]."""
-    normalize_advantage: bool = True
+    normalize_advantage: bool = False
     """Shift and scale Psi over the batch to mean 0 and standard deviation 1."""
     reduction: Literal["steps", "trajectories"] = "steps"
     """Policy loss: mean over valid steps, or sum over time and mean over trajectories."""
@@ -130,7 +130,6 @@ PRESETS = {
         estimator="reward_to_go",
         baseline="none",
         gamma=1.0,
-        normalize_advantage=False,
         reduction="trajectories",
         learning_rate=1e-3,
         lr_schedule="constant",
@@ -145,7 +144,7 @@ PRESETS = {
     ),
 }
 PRESET_NOTES = {
-    "vpg": "REINFORCE with a learned value baseline, GAE and normalised advantages",
+    "vpg": "REINFORCE with a learned value baseline and GAE",
     "reinforce": "Williams' REINFORCE: whole episodes, reward-to-go, no baseline",
     "actor-critic": "one-step actor-critic: the TD error of a learned value function",
 }
