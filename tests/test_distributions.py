@@ -108,11 +108,11 @@ def test_score_has_mean_zero_and_its_gradient_is_that_of_the_entropy(rng, x64):
     """Σ π ∇log π = 0, and ∇H = -Σ π log π ∇log π, with all actions enumerated."""
     logits = jnp.array(rng.normal(size=4))
     actions = jnp.arange(4)
-    log_probs = jax.vmap(categorical_log_prob, (None, 0))(logits, actions)
-    scores = jax.vmap(jax.grad(categorical_log_prob), (None, 0))(logits, actions)
+    log_probs = jax.jit(jax.vmap(categorical_log_prob, (None, 0)))(logits, actions)
+    scores = jax.jit(jax.vmap(jax.grad(categorical_log_prob), (None, 0)))(logits, actions)
     np.testing.assert_allclose(jnp.exp(log_probs) @ scores, np.zeros(4), atol=1e-15)
     expected = -(jnp.exp(log_probs) * log_probs) @ scores
-    assert_close(jax.grad(categorical_entropy)(logits), expected, 1e-12)
+    assert_close(jax.jit(jax.grad(categorical_entropy))(logits), expected, 1e-12)
 
 
 @pytest.mark.parametrize("float_type", ["float32", "float64"])
@@ -131,8 +131,10 @@ def test_saturated_categorical_stays_finite_and_keeps_its_gradient(float_type):
 
 def test_categorical_gradients_are_the_numerical_ones(rng, x64):
     logits, action = jnp.array(rng.normal(size=(3, 4))), jnp.array([0, 3, 1])
-    check_grads(lambda x: categorical_log_prob(x, action), (logits,), order=1, modes=["rev"])
-    check_grads(categorical_entropy, (logits,), order=1, modes=["rev"])
+    check_grads(
+        jax.jit(lambda x: categorical_log_prob(x, action)), (logits,), order=1, modes=["rev"]
+    )
+    check_grads(jax.jit(categorical_entropy), (logits,), order=1, modes=["rev"])
 
 
 # Gaussian
@@ -190,8 +192,9 @@ def test_gaussian_worked_by_hand():
 
 def test_gaussian_gradients_are_the_numerical_ones(rng, x64):
     outputs, action = jnp.array(rng.normal(size=(3, 4))), jnp.array(rng.normal(size=(3, 2)))
-    check_grads(lambda x: gaussian_log_prob(x, action), (outputs,), order=1, modes=["rev"])
-    check_grads(gaussian_entropy, (outputs,), order=1, modes=["rev"])
+    log_prob = jax.jit(lambda x: gaussian_log_prob(x, action))
+    check_grads(log_prob, (outputs,), order=1, modes=["rev"])
+    check_grads(jax.jit(gaussian_entropy), (outputs,), order=1, modes=["rev"])
 
 
 # Both
@@ -243,7 +246,7 @@ def test_twin_has_equal_values_and_gradients(kind, float_type, tolerance, rng):
     for name, arguments in {"log_prob": (action,), "entropy": ()}.items():
         with jax.enable_x64(float_type == "float64"):
             f = getattr(ours, name)
-            value, pullback = jax.vjp(lambda x: f(x, *arguments), jnp.array(outputs))
+            value, pullback = jax.vjp(jax.jit(lambda x: f(x, *arguments)), jnp.array(outputs))
             (gradient,) = pullback(jnp.array(weight))
         leaf = torch.tensor(outputs, requires_grad=True)
         twin_value = getattr(theirs, name)(leaf, *map(torch.tensor, arguments))

@@ -78,19 +78,19 @@ def test_gradient_of_the_policy_losses_is_minus_psi_over_the_count(x64):
     log_prob, advantage, valid = map(jnp.array, batch())
     psi = jnp.where(valid, advantage, 0.0)
     for loss, count in ((policy_loss_steps, valid.sum()), (policy_loss_trajectories, 6)):
-        assert_close(jax.grad(loss)(log_prob, advantage, valid), -psi / count, 1e-14)
+        assert_close(jax.jit(jax.grad(loss))(log_prob, advantage, valid), -psi / count, 1e-14)
 
 
 def test_gradient_of_the_value_loss_is_twice_the_mean_error(x64):
     value, target, valid = map(jnp.array, batch())
     expected = jnp.where(valid, 2.0 * (value - target), 0.0) / valid.sum()
-    assert_close(jax.grad(value_loss)(value, target, valid), expected, 1e-14)
+    assert_close(jax.jit(jax.grad(value_loss))(value, target, valid), expected, 1e-14)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_gradient_flows_into_advantages_and_targets(loss):
     x, constant, valid = map(jnp.array, batch("float32"))
-    gradient = jax.grad(loss, argnums=1)(x, constant, valid)
+    gradient = jax.jit(jax.grad(loss, argnums=1))(x, constant, valid)
     np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
     leaf = torch.tensor(np.asarray(constant), requires_grad=True)
     x = torch.tensor(np.asarray(x), requires_grad=True)
@@ -102,7 +102,7 @@ def test_no_gradient_flows_into_advantages_and_targets(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_are_the_numerical_ones(loss, x64):
     x, constant, valid = map(jnp.array, batch(shape=(4, 3)))
-    check_grads(lambda x: loss(x, constant, valid), (x,), order=1, modes=["rev"])
+    check_grads(jax.jit(lambda x: loss(x, constant, valid)), (x,), order=1, modes=["rev"])
 
 
 def test_a_step_against_the_gradient_makes_good_actions_likelier(x64):
@@ -110,6 +110,7 @@ def test_a_step_against_the_gradient_makes_good_actions_likelier(x64):
     logits = jnp.array([[[0.3, -0.2, 0.1]], [[1.0, 0.0, -1.0]]])
     action, psi = jnp.array([[2], [0]]), jnp.array([[4.0], [-1.0]])
 
+    @jax.jit
     def loss(logits):
         log_prob = categorical_log_prob(logits, action)
         return policy_loss_steps(log_prob, psi, jnp.ones((2, 1), bool))
@@ -136,9 +137,10 @@ def test_padding_has_no_part_in_a_loss(loss, bad):
 def test_padding_has_no_gradient_and_no_part_in_that_of_others(loss):
     """Finite padding, as the rollout makes it: 0 times NaN would be NaN."""
     x, constant, valid = batch("float32")
-    expected = jax.grad(loss)(x, constant, valid)
+    differentiate = jax.jit(jax.grad(loss))
+    expected = differentiate(x, constant, valid)
     x[~valid], constant[~valid] = 1e9, -1e9
-    gradient = np.asarray(jax.grad(loss)(x, constant, valid))
+    gradient = np.asarray(differentiate(x, constant, valid))
     np.testing.assert_array_equal(gradient, expected)
     assert not gradient[~valid].any()
     assert gradient[valid].all()

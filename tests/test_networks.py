@@ -88,7 +88,7 @@ def test_initial_parameters_are_bit_equal_with_the_twin(case, seed):
 
 
 def test_initial_parameters_are_those_of_float32_in_float64(x64):
-    case = "shared, free sigma, tanh"
+    case = "no critic, free sigma"
     narrow = to_torch(initial(case))
     wide = to_torch(initial(case, arithmetic="float64"))
     twin_wide = twin_initial(case, arithmetic="float64").state_dict()

@@ -12,8 +12,11 @@ import torch
 
 import torch_ref.noise
 import torch_ref.replay as twin
-from jaxpg.replay import empty, insert, mean, sample
+from jaxpg import replay
+from jaxpg.replay import empty, mean
 
+insert = jax.jit(replay.insert)
+sample = jax.jit(replay.sample, static_argnames="batch_size")
 LARGEST = 2**32 - 1
 
 
@@ -73,10 +76,9 @@ def test_insert_worked_by_hand():
 def test_ring_holds_what_a_deque_would(size):
     """Oldest first, the deque of the last M valid rows; parts of a transition stay together."""
     ring, _ = empty_ring(size)
-    append = jax.jit(insert)
     expected = deque(maxlen=size)
     for transition, valid in stream(seed=size):
-        ring = append(ring, transition, valid)
+        ring = insert(ring, transition, valid)
         expected.extend(zip(*(part[valid] for part in transition), strict=True))
         oldest = max(0, int(ring.inserted) - size)
         slots = np.arange(oldest, int(ring.inserted)) % size
@@ -141,7 +143,7 @@ def test_an_empty_slot_is_never_real_though_its_bits_be_smaller(filled):
 def test_samples_are_distinct_rows_of_the_ring():
     ring = ring_of(jnp.arange(37.0), 20)  # holds 17 … 36
     bits = torch_ref.noise.bits(torch_ref.noise.key(0), (500, 20))
-    rows, real = jax.vmap(lambda bits: sample(ring, bits, 12))(bits)
+    rows, real = jax.jit(jax.vmap(lambda bits: replay.sample(ring, bits, 12)))(bits)
     assert np.asarray(real).all()
     assert all(len(set(row.tolist())) == 12 for row in np.asarray(rows))
     assert set(np.unique(rows)) == set(range(17, 37))
@@ -152,7 +154,7 @@ def test_every_pair_of_rows_is_as_likely(filled):
     """χ² over the pairs of 3,000 samples of 2, with fixed bits; the ring of 10 full or filling."""
     ring = ring_of(jnp.arange(float(filled)), 10)
     bits = torch_ref.noise.bits(torch_ref.noise.key(1), (3000, 10))
-    rows, _ = jax.vmap(lambda bits: sample(ring, bits, 2))(bits)
+    rows, _ = jax.jit(jax.vmap(lambda bits: replay.sample(ring, bits, 2)))(bits)
     counts = Counter(tuple(sorted(row)) for row in np.asarray(rows).tolist())
     pairs = list(combinations(range(filled), 2))
     assert sum(counts[pair] for pair in pairs) == 3000
@@ -163,7 +165,7 @@ def test_order_of_a_sample_is_uniform_too():
     """Each row comes first as often: χ² over 3,000 samples."""
     ring = ring_of(jnp.arange(10.0), 10)
     bits = torch_ref.noise.bits(torch_ref.noise.key(2), (3000, 10))
-    rows, _ = jax.vmap(lambda bits: sample(ring, bits, 4))(bits)
+    rows, _ = jax.jit(jax.vmap(lambda bits: replay.sample(ring, bits, 4)))(bits)
     counts = np.bincount(np.asarray(rows)[:, 0].astype(int), minlength=10)
     assert scipy.stats.chisquare(counts).pvalue > 0.01
 
@@ -195,15 +197,14 @@ def test_twin_has_the_same_mean(values):
 
 def test_twin_is_equal_to_the_bit_over_a_stream():
     ours, theirs = empty_ring(7)
-    append, draw = jax.jit(insert), jax.jit(sample, static_argnums=2)
     key = torch_ref.noise.key(0)
     for step, (transition, valid) in enumerate(stream(seed=1, steps=40)):
-        ours = append(ours, transition, valid)
+        ours = insert(ours, transition, valid)
         theirs = twin.insert(theirs, tuple(map(torch.tensor, transition)), torch.tensor(valid))
         assert_rings_equal(theirs, ours)
         bits = torch_ref.noise.bits(torch_ref.noise.fold_in(key, step), (7,))
         bits = bits >> np.uint32(30)  # seven slots share four numbers: ties
-        rows, real = draw(ours, bits, 5)
+        rows, real = sample(ours, bits, 5)
         twin_rows, twin_real = twin.sample(theirs, bits, 5)
         np.testing.assert_array_equal(twin_real, real)
         for twin_part, part in zip(twin_rows, rows, strict=True):
@@ -217,8 +218,8 @@ def test_seeds_under_vmap_do_not_affect_one_another():
     bits = torch_ref.noise.bits(torch_ref.noise.key(0), (4, 6))
 
     def insert_and_sample(rows, valid, bits):
-        ring = insert(empty(jnp.zeros(()), 6), rows, valid)
-        return ring, sample(ring, bits, 3), mean(ring)
+        ring = replay.insert(empty(jnp.zeros(()), 6), rows, valid)
+        return ring, replay.sample(ring, bits, 3), mean(ring)
 
     batched = jax.jit(jax.vmap(insert_and_sample))(rows, valid, bits)
     assert len(set(batched[0].inserted.tolist())) > 1
