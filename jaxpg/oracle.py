@@ -9,6 +9,7 @@ them, and ĝ is minus the gradient of the policy loss. All of it is float64, so 
 Letters: M trajectories, P parameters, K = M^N batches of N trajectories.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,17 +29,23 @@ from jaxpg.types import Env, EnvSpec, EnvState, Networks, Noise, Params, Traject
 
 TOLERANCE = 1e-12  # of ‖∇U‖: what the bias of an unbiased estimator may be
 MAX_BATCHES = 20_000  # K: where there are more, estimators that couple trajectories are left out
-ASCENT_STEPS, ASCENT_RATE = 100, 0.1  # from the random to the trained parameters
+ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
 BASE = Config(
     collect="episodes",
     num_envs=1,
-    hidden_sizes=(8,),
+    hidden_sizes=(4,),
     activation="tanh",  # smooth, so that finite differences can check ∇U
     arithmetic="float64",
 )
 
 
-class Problem(NamedTuple):
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("trajectory", "log_dynamics", "state"),
+    meta_fields=("name", "horizon", "env", "networks"),
+)
+@dataclasses.dataclass(frozen=True)
+class Problem:
     """Every trajectory of a problem with a fixed start and a horizon, which is a termination."""
 
     name: str
@@ -47,7 +54,7 @@ class Problem(NamedTuple):
     networks: Networks
     trajectory: Trajectory  # [T, M], a column for each trajectory
     log_dynamics: jax.Array  # Σ_t log p(s_{t+1}|s_t,a_t), [M]
-    state: np.ndarray  # number of the (s_t, t) that a row starts in, int [T, M]; -1 on padding
+    state: jax.Array  # number of the (s_t, t) that a row starts in, int [T, M]; -1 on padding
 
 
 class Moments(NamedTuple):
@@ -129,22 +136,25 @@ def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
     return _enumerate(f"random MDP, {horizon} steps", chain, horizon, states, dynamics)
 
 
+@jax.jit
 def probability(problem: Problem, params: Params) -> jax.Array:
     """P(τ;θ) = Π_t π_θ(a_t|s_t) p(s_{t+1}|s_t,a_t), float [M]."""
     valid = problem.trajectory.valid
-    log_policy = jnp.sum(jnp.where(valid, _log_prob(problem, params), 0.0), axis=0)
+    outputs = problem.networks.policy(params, problem.trajectory.obs)
+    log_prob = categorical.log_prob(outputs, problem.trajectory.action)
+    log_policy = jnp.sum(jnp.where(valid, log_prob, 0.0), axis=0)
     return jnp.exp(problem.log_dynamics + log_policy)
 
 
 def utility(problem: Problem, params: Params, gamma: float) -> jax.Array:
     """U(θ) = Σ_τ P(τ;θ) Σ_k γ^k r_k, a scalar."""
-    weight = jnp.asarray(gamma ** np.arange(problem.horizon, dtype=float))
+    weight = jnp.power(jnp.asarray(gamma), jnp.arange(problem.horizon))
     return probability(problem, params) @ (weight @ problem.trajectory.reward)
 
 
 def exact_gradient(problem: Problem, params: Params, gamma: float) -> np.ndarray:
     """∇U(θ) by automatic differentiation of the sum, [P] in the order of `ravel_pytree`."""
-    return np.asarray(ravel_pytree(_ascent(problem.networks, problem, params, gamma))[0])
+    return np.asarray(ravel_pytree(_gradient(problem, params, gamma))[0])
 
 
 def exact_value(problem: Problem, params: Params, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +171,7 @@ def exact_value(problem: Problem, params: Params, gamma: float) -> tuple[np.ndar
     for t in reversed(range(problem.horizon - 1)):
         returns[t] += gamma * returns[t + 1]
     weight = np.broadcast_to(np.asarray(probability(problem, params)), valid.shape)[valid]
-    state = problem.state[valid]
+    state = np.asarray(problem.state)[valid]
     mean = np.bincount(state, weight * returns[valid]) / np.bincount(state, weight)
     value = np.full(valid.shape, 9.0)
     value[valid] = mean[state]
@@ -188,16 +198,15 @@ def expectation(
         0 without a critic.
     """
     config, count = as_arrays(config), config.num_envs
-    trajectory, shape = problem.trajectory, problem.trajectory.reward.shape
-    arrays, jacobians = _inputs(problem.networks, problem, params)
+    shape = problem.trajectory.reward.shape
+    arrays, jacobians = _inputs(problem, params)
     if not config.critic:
         value = next_value = np.zeros(shape)
     if value is not None and next_value is not None:
         arrays = (arrays[0], jnp.asarray(value), jnp.asarray(next_value))
         jacobians = jacobians[:1]
     batches = np.indices((shape[1],) * count).reshape(count, -1)  # [N, K]
-    batch = jax.tree.map(lambda x: x[:, batches], (trajectory, *arrays))  # leaves [T, N, K, ...]
-    slopes = _slopes(config, *batch)
+    slopes = _slopes(config, problem.trajectory, arrays, jnp.asarray(batches))
 
     weight = np.prod(np.asarray(probability(problem, params))[batches], axis=0)
     gradient = np.zeros(1)
@@ -274,18 +283,16 @@ def cases(trajectories: int) -> Iterator[tuple[Config, str]]:
     for estimator, baseline, discounting, gamma, reduction, normalized in choices:
         count = 2 if baseline == "constant" or reduction == "steps" or normalized else 1
         for gae_lambda in (0.5, 1.0) if estimator == "gae" else (1.0,):
-            config = BASE.__class__(
-                **{
-                    **vars(BASE),
-                    "num_envs": count,
-                    "estimator": estimator,
-                    "baseline": baseline,
-                    "discounting": discounting,
-                    "gamma": gamma,
-                    "gae_lambda": gae_lambda,
-                    "reduction": reduction,
-                    "normalize_advantage": normalized,
-                }
+            config = dataclasses.replace(
+                BASE,
+                num_envs=count,
+                estimator=estimator,
+                baseline=baseline,
+                discounting=discounting,
+                gamma=gamma,
+                gae_lambda=gae_lambda,
+                reduction=reduction,
+                normalize_advantage=normalized,
             )
             try:
                 validate(config)
@@ -319,7 +326,7 @@ def train(problem: Problem, params: Params) -> Params:
     """Parameters after some steps of exact gradient ascent on U, at γ = 1."""
 
     def step(params: Params, _: None) -> tuple[Params, None]:
-        gradient = jax.grad(partial(utility, problem, gamma=1.0))(params)
+        gradient = _gradient(problem, params, 1.0)
         return jax.tree.map(lambda x, g: x + ASCENT_RATE * g, params, gradient), None
 
     return jax.jit(lambda params: jax.lax.scan(step, params, None, ASCENT_STEPS)[0])(params)
@@ -360,7 +367,7 @@ def _enumerate(
     draws = Noise(
         reset=jnp.zeros((1, count)),
         action=jnp.asarray(choices, jnp.int32),
-        env=jnp.broadcast_to(noise.key(0), choices.shape),
+        env=noise.split(noise.key(0), choices.shape),
         replay=None,
     )
 
@@ -381,4 +388,71 @@ def _enumerate(
     config = as_arrays(validate(BASE))
     log_dynamics = jnp.broadcast_to(log_dynamics, valid.shape[1:])
     nets = networks.make(config, world.spec)
-    return Problem(name, horizon, world, nets, trajectory, log_dynamics, state)
+    return Problem(name, horizon, world, nets, trajectory, log_dynamics, jnp.asarray(state))
+
+
+@jax.jit
+def _gradient(problem: Problem, params: Params, gamma: float) -> Params:
+    return jax.grad(utility, argnums=1)(problem, params, gamma)
+
+
+@jax.jit
+def _inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
+    """What a loss is a function of, log π(a_t|s_t), V(s_t), V(s_{t+1}), and their Jacobians.
+
+    Returns:
+      Three arrays [T, M] and three [T, M, P]. On padding they are what the networks say there.
+    """
+    flat, unravel = ravel_pytree(params)
+    nets, trajectory = problem.networks, problem.trajectory
+
+    def log_prob(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return categorical.log_prob(nets.policy(unravel(theta), row.obs), row.action)
+
+    def value(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return nets.value(unravel(theta), row.obs)
+
+    def next_value(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return nets.value(unravel(theta), row.next_obs)
+
+    found = []
+    for function in (log_prob, value, next_value):
+        by_row = jax.value_and_grad(function)
+        found.append(jax.vmap(jax.vmap(by_row, (None, 0)), (None, 0))(flat, trajectory))
+    values, jacobians = zip(*found, strict=True)
+    return values, jacobians
+
+
+@jax.jit
+def _slopes(
+    config: Config, trajectory: Trajectory, arrays: tuple, batches: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Derivatives of the library's loss in log π, V(s_t) and V(s_{t+1}), [T, N, K] each."""
+    advantage = algorithms.make_advantage(config)
+    policy_loss = algorithms.POLICY_LOSSES[config.reduction]
+
+    def slopes(batch: jax.Array) -> tuple:
+        rows = jax.tree.map(lambda x: x[:, batch], trajectory)  # [T, N]
+
+        def loss(log_prob: jax.Array, value: jax.Array, next_value: jax.Array) -> jax.Array:
+            coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
+            psi = advantage(rows, value, next_value, **coefficients)
+            return policy_loss(log_prob, psi, rows.valid)
+
+        return jax.grad(loss, (0, 1, 2))(*(x[:, batch] for x in arrays))
+
+    return jax.vmap(slopes, in_axes=1, out_axes=2)(batches)
+
+
+def _chain(slope: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+    """Σ_n Σ_t slope[t, n, k] · jacobian[t, n-th trajectory of batch k], [K, P]."""
+    count, trajectories = slope.shape[1], jacobian.shape[1]
+    by_trajectory = np.moveaxis(jacobian, 0, 1)  # [M, T, P]
+    total = np.zeros((trajectories,) * count + jacobian.shape[-1:])
+    for n in range(count):
+        grid = slope[:, n].reshape(-1, *(trajectories,) * count)
+        grid = np.moveaxis(np.moveaxis(grid, 0, -1), n, 0)  # [M, ..., T], the n-th of them first
+        shape = (*grid.shape[:-1], -1)
+        product = grid.reshape(trajectories, -1, grid.shape[-1]) @ by_trajectory
+        total += np.moveaxis(product.reshape(shape), 0, n)
+    return total.reshape(-1, jacobian.shape[-1])

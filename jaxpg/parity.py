@@ -18,9 +18,8 @@ import numpy as np
 BEFORE_ROUNDING = ":before_rounding"
 """Ends the name of a tensor that holds another one's values before they were rounded."""
 
-STRADDLE_TOLERANCE = 1e-12
 _KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float", "c": "complex"}
-_NARROW = ("bfloat16", "float8", "float4", "float6")  # float32 holds them exactly, numpy does not
+_NARROW = ("bfloat16", "float8_", "float6_", "float4_")  # float32 holds them, numpy does not
 
 Patterns = str | Iterable[str]  # names of leaves, or shell patterns such as "*.kernel"
 Names = Mapping[str, str] | Callable[[str], str] | None
@@ -32,12 +31,12 @@ class Leaf(NamedTuple):
     name: str  # in a; in b if a has no such leaf
     dtype: str  # "float64", or "float32, float64" where the sides differ
     shape: tuple[int, ...]
-    error: float  # ||a - b|| / ||b||, or over the scale; inf where there is no such number
-    difference: float  # the largest |a - b|
-    index: tuple[int, ...] | None  # of the largest difference, or of the first NaN or inf
-    a: Any  # the values at the index
-    b: Any
     reason: str  # why it fails; empty for a leaf that passes
+    error: float = math.inf  # ||a - b|| / ||b||, or over the scale; inf if there is no such number
+    difference: float = math.inf  # the largest |a - b|
+    at: tuple[int, ...] | None = None  # index of the largest difference, or of a NaN or infinity
+    a: Any = None  # the values there
+    b: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +66,11 @@ class Report:
         return self.ok
 
     def __str__(self) -> str:
-        bound = f"within {self.tolerance:g}" if self.tolerance else "exactly"
-        failing = sum(bool(leaf.reason) for leaf in self.leaves)
         if not self.leaves:
             return "DIFFERENT: no leaves on either side, nothing was compared"
-        if self.ok:
-            title = f"EQUAL: {len(self.leaves)} leaves agree {bound}"
-        else:
-            title = f"DIFFERENT: {failing} of {len(self.leaves)} leaves do not agree {bound}"
+        count = sum(bool(leaf.reason) != self.ok for leaf in self.leaves)
+        verdict = "EQUAL" if self.ok else "DIFFERENT"
+        title = f"{verdict}: {count} of {len(self.leaves)} leaves, tolerance {self.tolerance:g}"
         header = ("leaf", "dtype", "shape", "error", "max|a-b|", "at", "a", "b", "verdict")
         return "\n".join([title, *_align([header, *map(_row, self._worst_first())])])
 
@@ -86,27 +82,21 @@ class Split(NamedTuple):
     """Where two runs part; prints as a sentence or two."""
 
     update: int  # counted from 0
-    tensor: str  # name in a; empty where a whole run ended
     step: int | None  # for the tensors named in `steps`
-    index: tuple[int, ...] | None  # of the first entry that differs, in row-major order
-    a: Any  # the values at the index
-    b: Any
-    error: float  # ||a - b|| / ||b|| of the tensor; inf where there is no such number
-    before: tuple[Any, Any] | None  # the values at the index before rounding, where given
-    verdict: str  # "different", "straddle", "fault", or "incomparable"
-    reason: str
+    leaf: Leaf  # the tensor; `at` is the first entry that differs. Nameless if a whole run ended
+    before: tuple[Any, Any] | None  # the values at that entry before rounding, where given
+    verdict: str  # "different", "incomparable", or where `before` is given "straddle" or "fault"
 
     def __str__(self) -> str:
-        tensor = f", tensor {self.tensor!r}" if self.tensor else ""
+        leaf = self.leaf
         step = "" if self.step is None else f", step {self.step}"
-        place = f"update {self.update}{step}{tensor}"
-        if self.index is None:
-            return f"{place}: {self.reason}."
-        values = f"a = {_exact(self.a)}, b = {_exact(self.b)}"
-        text = f"{place}, index {self.index}: {values}; {self.reason}."
+        place = f"update {self.update}{step}" + (f", tensor {leaf.name!r}" if leaf.name else "")
+        if leaf.at is None:
+            return f"{place}: {leaf.reason}."
+        text = f"{place}, index {leaf.at}: a = {leaf.a!r}, b = {leaf.b!r}; {leaf.reason}."
         if self.before is None:
             return text
-        before = f"before rounding, a = {_exact(self.before[0])}, b = {_exact(self.before[1])}"
+        before = "before rounding a = {!r}, b = {!r}".format(*self.before)
         if self.verdict == "straddle":
             return f"{text} A straddle: {before}, on either side of a float32 midpoint."
         return f"{text} A fault, not a straddle: {before}."
@@ -148,16 +138,16 @@ def compare(
         a name that is not in a, two names mapped to one, a pattern that matches nothing, a scale
         that lacks a leaf or is not positive, a leaf that is no array of numbers.
     """
-    tolerance = _checked_tolerance(tolerance)
-    pairs = _pairs(a, b, names, transpose)
-    scales = _scales(scale, [pair.name for pair in pairs if pair.a is not None])
-    patterns = "*" if allow_zero is True else allow_zero or ()
-    zeros = _matching(patterns, [pair.name for pair in pairs], "allow_zero") if pairs else {}
-    leaves = (
+    _check_tolerance(tolerance)
+    pairs, missing = _match(a, b, names, transpose)
+    mine = [pair.name for pair in pairs]
+    scales = _scales(scale, mine)
+    zeros = _zeros(allow_zero, mine + [leaf.name for leaf in missing])
+    compared = [
         _compare_leaf(pair, tolerance, scales.get(pair.name), pair.name in zeros, same_dtype)
         for pair in pairs
-    )
-    return Report(tuple(leaves), tolerance)
+    ]
+    return Report((*compared, *missing), tolerance)
 
 
 def assert_close(a: Any, b: Any, **options: Any) -> None:
@@ -220,7 +210,8 @@ def bisect(
     their norm. Otherwise it is a *fault*.
 
     Args:
-      run_a, run_b: one tree of tensors per update, best in the order of computation.
+      run_a, run_b: one tree of tensors per update, best a list of (name, tree) in the order of
+        computation: jax sorts the keys of a dict that passes through `jit`.
       tolerance, names, transpose: as in `compare`.
       steps: tensors of a whose axis 0 is time. If the first tensor that differs is one of them, the
         earliest step of all of them counts.
@@ -229,22 +220,24 @@ def bisect(
       ValueError: if there is nothing to compare (no updates, an update without tensors, or
         nothing but zeros), and as `compare` does.
     """
-    tolerance = _checked_tolerance(tolerance)
+    _check_tolerance(tolerance)
     updates_a, updates_b = iter(run_a), iter(run_b)
     if updates_a is updates_b:
         raise ValueError("the two runs are one and the same iterator")
     end, count, nonzero = object(), 0, False
     for a, b in itertools.zip_longest(updates_a, updates_b, fillvalue=end):
         if a is end or b is end:
-            reason = f"{'a' if a is end else 'b'} has ended and the other run goes on"
-            return Split(count, "", None, None, None, None, math.inf, None, "incomparable", reason)
-        pairs = _pairs(a, b, names, transpose)
+            reason = f"{'a' if a is end else 'b'} has ended, the other run goes on"
+            return Split(count, None, Leaf("", "", (), reason), None, "incomparable")
+        pairs, missing = _match(a, b, names, transpose)
+        if missing:
+            return Split(count, None, missing[0], None, "incomparable")
         if not pairs:
             raise ValueError(f"update {count} has no tensors on either side")
         split = _split(count, pairs, tolerance, steps)
         if split is not None:
             return split
-        nonzero = nonzero or any(pair.a is not None and pair.a.values.any() for pair in pairs)
+        nonzero = nonzero or any(pair.b.any() for pair in pairs)
         count += 1
     if not nonzero:
         what = "nothing but zeros was" if count else "no update was"
@@ -253,26 +246,35 @@ def bisect(
 
 
 class _Array(NamedTuple):
+    """A leaf as numpy."""
+
     values: np.ndarray
-    dtype: str  # before `values` was made float32 for numpy's sake
+    dtype: str  # its own, where numpy needed another
 
 
 class _Pair(NamedTuple):
-    name: str  # in a; in b if a has no such leaf
-    missing: str  # what to say if one side is None
-    a: _Array | None
-    b: _Array | None
+    """A leaf that both trees have."""
+
+    name: str
+    dtypes: tuple[str, str]
+    a: np.ndarray
+    b: np.ndarray
 
 
-def _pairs(a: Any, b: Any, names: Names, transpose: Any) -> list[_Pair]:
-    """The leaves of both trees, matched by name and with axes in b's order."""
+def _match(a: Any, b: Any, names: Names, transpose: Any) -> tuple[list[_Pair], list[Leaf]]:
+    """The leaves that both trees have, with a's axes in b's order; and those that one lacks."""
     left, right = _transposed(_read(a), transpose), _read(b)
     other = _other_names(list(left), names)
-    both = [
-        _Pair(n, f"missing in b as {other[n]!r}", x, right.get(other[n])) for n, x in left.items()
-    ]
-    extra = right.keys() - other.values()
-    return both + [_Pair(n, "missing in a", None, y) for n, y in right.items() if n in extra]
+    pairs, missing = [], []
+    for name, (values, dtype) in left.items():
+        if other[name] in right:
+            values_b, dtype_b = right.pop(other[name])
+            pairs.append(_Pair(name, (dtype, dtype_b), values, values_b))
+        else:
+            alias = "" if other[name] == name else f" as {other[name]!r}"
+            missing.append(Leaf(name, dtype, values.shape, f"missing in b{alias}"))
+    missing += [Leaf(name, x.dtype, x.values.shape, "missing in a") for name, x in right.items()]
+    return pairs, missing
 
 
 def _other_names(mine: list[str], names: Names) -> dict[str, str]:
@@ -280,14 +282,13 @@ def _other_names(mine: list[str], names: Names) -> dict[str, str]:
     if isinstance(names, Mapping):
         if unknown := [name for name in names if name not in mine]:
             raise ValueError(f"names: a has no leaf {unknown[0]!r}; it has {_some(mine)}")
-        given = names
-        names = lambda name: given.get(name, name)  # noqa: E731
-    other = {name: names(name) if names else name for name in mine}
+        other = {name: names.get(name, name) for name in mine}
+    else:
+        other = {name: names(name) if names else name for name in mine}
     taken: dict[str, str] = {}
     for name, target in other.items():
-        if target in taken:
+        if taken.setdefault(target, name) != name:
             raise ValueError(f"names: {taken[target]!r} and {name!r} are both mapped to {target!r}")
-        taken[target] = name
     return other
 
 
@@ -308,10 +309,17 @@ def _matching(patterns: Patterns, names: list[str], argument: str) -> dict[str, 
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matches = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
         if not matches:
-            raise ValueError(f"{argument}: {pattern!r} matches no leaf of {_some(names)}")
+            raise ValueError(f"{argument}: {pattern!r} matches no leaf; there are {_some(names)}")
         for name in matches:
             found.setdefault(name, pattern)
     return found
+
+
+def _zeros(allow_zero: bool | Patterns, names: list[str]) -> Iterable[str]:
+    """The leaves that may be zero on both sides."""
+    if isinstance(allow_zero, bool):
+        return names if allow_zero else ()
+    return _matching(allow_zero, names, "allow_zero")
 
 
 def _scales(scale: Any, names: list[str]) -> dict[str, float]:
@@ -323,70 +331,66 @@ def _scales(scale: Any, names: list[str]) -> dict[str, float]:
         scales = {k: float(np.linalg.norm(array.values)) for k, array in _read(scale).items()}
     if missing := [name for name in names if name not in scales]:
         raise ValueError(f"scale: lacks the leaf {missing[0]!r}; it has {_some(list(scales))}")
-    if unknown := [name for name in scales if name not in names]:
-        raise ValueError(f"scale: a has no leaf {unknown[0]!r}; it has {_some(names)}")
     for name, value in scales.items():
         if not 0 < value < math.inf:
-            raise ValueError(f"scale: must be positive and finite; it is {value:g} for {name!r}")
+            raise ValueError(f"scale: must be positive and finite, and is {value:g} for {name!r}")
     return scales
 
 
-def _checked_tolerance(tolerance: float) -> float:
+def _check_tolerance(tolerance: float) -> None:
     if not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance: must be in [0, inf); got {tolerance}")
-    return float(tolerance)
+        raise ValueError(f"tolerance: must be in [0, inf), and is {tolerance}")
 
 
 def _compare_leaf(
-    pair: _Pair, tolerance: float, scale: float | None, allow_zero: bool, same_dtype: bool
+    pair: _Pair,
+    tolerance: float,
+    scale: float | None = None,
+    allow_zero: bool = True,
+    same_dtype: bool = False,
 ) -> Leaf:
     """The checks in their order; the first that fails is the leaf's verdict."""
-    if pair.a is None or pair.b is None:
-        (values, dtype), *_ = (array for array in (pair.a, pair.b) if array is not None)
-        return _failed(pair.name, dtype, values.shape, pair.missing)
-    (a, dtype_a), (b, dtype_b) = pair.a, pair.b
-    dtype = dtype_a if dtype_a == dtype_b else f"{dtype_a}, {dtype_b}"
-    kind_a, kind_b = _KINDS[a.dtype.kind], _KINDS[b.dtype.kind]
+    name, dtypes, a, b = pair
+    leaf = Leaf(name, dtypes[0] if dtypes[0] == dtypes[1] else ", ".join(dtypes), a.shape, "")
+    kinds = _KINDS[a.dtype.kind], _KINDS[b.dtype.kind]
     if a.shape != b.shape:
-        return _failed(pair.name, dtype, a.shape, f"shape {a.shape} is not {b.shape}")
-    if kind_a != kind_b:
-        return _failed(pair.name, dtype, a.shape, f"kind {kind_a} is not {kind_b}")
-    if same_dtype and dtype_a != dtype_b:
-        return _failed(pair.name, dtype, a.shape, f"dtype {dtype_a} is not {dtype_b}")
-    finite_a, finite_b = np.isfinite(a), np.isfinite(b)
-    if not (finite_a & finite_b).all():
-        sides = "a" if finite_b.all() else "b" if finite_a.all() else "a and b"
-        at = _first(~(finite_a & finite_b))
-        return _failed(pair.name, dtype, a.shape, f"not finite in {sides}", at, a, b)
-    if not (a.any() or b.any()):
+        return leaf._replace(reason=f"shape {a.shape} is not {b.shape}")
+    if kinds[0] != kinds[1]:
+        return leaf._replace(reason="kind {} is not {}".format(*kinds))
+    if same_dtype and dtypes[0] != dtypes[1]:
+        return leaf._replace(reason="dtype {} is not {}".format(*dtypes))
+    if not a.any() and not b.any():
         what = "all zero" if a.size else "empty"
         reason = "" if allow_zero else f"{what} on both sides: nothing was compared"
-        return Leaf(pair.name, dtype, a.shape, 0.0, 0.0, None, None, None, reason)
+        return leaf._replace(reason=reason, error=0.0, difference=0.0)
+    finite = np.isfinite(a), np.isfinite(b)
+    if not np.all(finite):
+        sides = " and ".join(
+            side for side, fine in zip("ab", finite, strict=True) if not fine.all()
+        )
+        return _at(leaf, pair, ~np.logical_and(*finite))._replace(reason=f"not finite in {sides}")
 
     difference = _difference(a, b)
     error = _relative_error(difference, b, scale)
-    allowed = tolerance if kind_a in ("float", "complex") else 0.0
-    equal = not difference.any() if allowed == 0 else error <= allowed
-    at = tuple(int(i) for i in np.unravel_index(np.argmax(difference), a.shape))
+    allowed = _allowed(pair, tolerance)
+    equal = error <= allowed if allowed else not difference.any()
     reason = "" if equal else f"error exceeds {allowed:g}" if allowed else "not equal"
-    largest, x, y = float(difference[at]), a[at].item(), b[at].item()
-    return Leaf(pair.name, dtype, a.shape, error, largest, at, x, y, reason)
+    largest = difference.max()
+    leaf = leaf._replace(reason=reason, error=error, difference=float(largest))
+    return _at(leaf, pair, difference == largest)
 
 
-def _failed(
-    name: str, dtype: str, shape: tuple[int, ...], reason: str, at: Any = None, *sides: np.ndarray
-) -> Leaf:
-    """A leaf whose values cannot be compared."""
-    values = [side[at].item() for side in sides] or [None, None]
-    return Leaf(name, dtype, shape, math.inf, math.inf, at, *values, reason)
+def _at(leaf: Leaf, pair: _Pair, mask: np.ndarray) -> Leaf:
+    """The leaf with the index and the values of the mask's first True, in row-major order."""
+    at = tuple(int(i) for i in np.unravel_index(np.argmax(mask), mask.shape))
+    return leaf._replace(at=at, a=pair.a[at].item(), b=pair.b[at].item())
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """|a - b| as floats; positive wherever the two are not equal, for large integers too."""
     if a.dtype.kind in "biu":
         difference, unequal = np.zeros(a.shape), a != b
-        exact = np.abs(a[unequal].astype(object) - b[unequal].astype(object))
-        difference[unequal] = exact.astype(float)
+        difference[unequal] = np.abs(a[unequal].astype(object) - b[unequal].astype(object))
         return difference
     wide = np.result_type(a, b, np.float64)
     with np.errstate(over="ignore"):
@@ -394,15 +398,16 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _relative_error(difference: np.ndarray, b: np.ndarray, scale: float | None) -> float:
-    """||difference|| / ||b|| or / scale, times 2^k / 2^k so that no square over- or underflows."""
+    """||difference|| / ||b|| or / scale; both times 2^k, so that no square over- or underflows."""
     if not difference.any():
         return 0.0
-    exponent = np.frexp(max(difference.max(), np.abs(b).max().astype(difference.dtype)))[1]
+    size = np.abs(b).astype(difference.dtype)
+    _, exponent = np.frexp(max(difference.max(), size.max()))
     unit = 2.0 ** -int(np.clip(exponent, -1000, 1000))
     with np.errstate(all="ignore"):
-        size = np.linalg.norm(b.astype(np.result_type(b, np.float64)) * unit)
-        error = np.linalg.norm(difference * unit) / (size if scale is None else scale * unit)
-    return float(error) if error <= math.inf else math.inf  # NaN is no small error
+        norm = np.linalg.norm(size * unit) if scale is None else scale * unit
+        error = float(np.linalg.norm(difference * unit) / norm)
+    return math.inf if math.isnan(error) else error
 
 
 def _split(count: int, pairs: list[_Pair], tolerance: float, steps: Patterns) -> Split | None:
@@ -412,62 +417,64 @@ def _split(count: int, pairs: list[_Pair], tolerance: float, steps: Patterns) ->
     timed = _matching(steps, list(by_name), "steps")
     found = []
     for pair in pairs:
-        bound = math.inf if pair in companion.values() else tolerance  # shape, kind, NaN only
-        leaf = _compare_leaf(pair, bound, None, allow_zero=True, same_dtype=False)
+        judge_only = BEFORE_ROUNDING in pair.name  # but shapes, kinds and NaN are checked
+        leaf = _compare_leaf(pair, math.inf if judge_only else tolerance)
         if leaf.reason:
             found.append(_at_first_difference(leaf, pair, tolerance))
     if not found:
         return None
     leaf = found[0]
     if leaf.name in timed:  # min keeps the given order among equal steps
-        leaf = min(
-            (x for x in found if x.name in timed), key=lambda x: x.index[0] if x.index else -1
-        )
-    step = leaf.index[0] if leaf.index and leaf.name in timed else None
-    place = (count, leaf.name, step, leaf.index, leaf.a, leaf.b, leaf.error)
+        leaf = min((x for x in found if x.name in timed), key=lambda x: x.at[0] if x.at else -1)
+    step = leaf.at[0] if leaf.at and leaf.name in timed else None
     if math.isinf(leaf.difference):
-        return Split(*place, None, "incomparable", leaf.reason)
-    reason = f"the tensor differs by {leaf.error:.2g} of its norm"
+        return Split(count, step, leaf, None, "incomparable")
+    leaf = leaf._replace(reason=f"the tensor differs by {leaf.error:.2g} of its norm")
     if leaf.name not in companion:
-        return Split(*place, None, "different", reason)
+        return Split(count, step, leaf, None, "different")
     pair, before = by_name[leaf.name], companion[leaf.name]
-    values = before.a.values[leaf.index].item(), before.b.values[leaf.index].item()
-    return Split(*place, values, "straddle" if _straddles(pair, before) else "fault", reason)
+    values = before.a[leaf.at].item(), before.b[leaf.at].item()
+    return Split(count, step, leaf, values, "straddle" if _straddles(pair, before) else "fault")
 
 
 def _companions(by_name: dict[str, _Pair]) -> dict[str, _Pair]:
-    """{tensor: the pair of its values before rounding}."""
+    """{tensor: its values before rounding}."""
     companion = {}
     for name, pair in by_name.items():
-        if (rounded := name.replace(BEFORE_ROUNDING, "")) != name:
-            if rounded not in by_name:
-                raise ValueError(f"{name!r} has no rounded tensor {rounded!r} beside it")
+        rounded = name.replace(BEFORE_ROUNDING, "")
+        if rounded != name:
+            if rounded not in by_name or _shapes(by_name[rounded]) != _shapes(pair):
+                raise ValueError(f"{name!r} has no rounded tensor {rounded!r} of its shape")
             companion[rounded] = pair
     return companion
 
 
+def _shapes(pair: _Pair) -> tuple:
+    return pair.a.shape, pair.b.shape
+
+
 def _at_first_difference(leaf: Leaf, pair: _Pair, tolerance: float) -> Leaf:
     """The leaf with the first entry that differs in place of the one that differs most."""
-    if pair.a is None or pair.b is None or math.isinf(leaf.difference):
+    if math.isinf(leaf.difference):
         return leaf
-    a, b = pair.a.values, pair.b.values
-    difference = _difference(a, b)
-    exceeds = difference > tolerance * np.linalg.norm(b) / math.sqrt(b.size)
-    at = _first(exceeds if exceeds.any() else difference > 0)
-    return leaf._replace(index=at, a=a[at].item(), b=b[at].item())
+    difference = _difference(pair.a, pair.b)
+    mean_square = np.mean(np.square(np.abs(pair.b).astype(float)))
+    exceeds = difference > _allowed(pair, tolerance) * math.sqrt(mean_square)
+    return _at(leaf, pair, exceeds if exceeds.any() else difference == difference.max())
+
+
+def _allowed(pair: _Pair, tolerance: float) -> float:
+    """Integers and bools are compared exactly."""
+    return tolerance if pair.b.dtype.kind in "fc" else 0.0
 
 
 def _straddles(rounded: _Pair, before: _Pair) -> bool:
-    """Whether rounding to float32 alone explains the difference."""
-    if rounded.a is None or rounded.b is None or before.a is None or before.b is None:
-        return False
-    a, b = rounded.a.values, rounded.b.values
-    if not (a.shape == b.shape == before.a.values.shape == before.b.values.shape):
-        return False
-    x, y = before.a.values.astype(np.float32), before.b.values.astype(np.float32)
-    neighbours = (a == b) | (np.nextafter(x, y) == y)
-    close = _compare_leaf(before, STRADDLE_TOLERANCE, None, allow_zero=True, same_dtype=False)
-    return bool((x == a).all() and (y == b).all() and neighbours.all() and not close.reason)
+    """Whether rounding to float32 alone explains every difference."""
+    with np.errstate(over="ignore"):
+        x, y = before.a.astype(np.float32), before.b.astype(np.float32)
+    explained = np.array_equal(x, rounded.a) and np.array_equal(y, rounded.b)
+    neighbours = np.all((x == y) | (np.nextafter(x, y) == y))
+    return bool(explained and neighbours and not _compare_leaf(before, 1e-12).reason)
 
 
 def _read(tree: Any) -> dict[str, _Array]:
@@ -526,22 +533,26 @@ def _as_array(leaf: Any, name: str) -> _Array:
     return _Array(values, dtype)
 
 
-def _first(mask: np.ndarray) -> tuple[int, ...]:
-    """The index of the first True, in row-major order."""
-    return tuple(int(i) for i in np.unravel_index(np.argmax(mask), mask.shape))
-
-
 def _row(leaf: Leaf) -> tuple[str, ...]:
-    """One line of the table; where a leaf passes, its largest difference is noise and left out."""
-    error = "" if math.isinf(leaf.error) else f"{leaf.error:.1e}"
-    start = (leaf.name, leaf.dtype, str(leaf.shape), error)
+    """One line of the table; of a leaf that passes, the largest difference is noise."""
+    start = (leaf.name, leaf.dtype, str(leaf.shape))
     if not leaf.reason:
-        return (*start, "", "", "", "", "ok")
-    if leaf.index is None:
-        return (*start, "", "", "", "", leaf.reason)
-    difference = "" if math.isinf(leaf.difference) else f"{leaf.difference:.1e}"
-    sides = (_short(leaf.a), _short(leaf.b))
-    return (*start, difference, str(leaf.index), *sides, leaf.reason)
+        return (*start, f"{leaf.error:.1e}", "", "", "", "", "ok")
+    if leaf.at is None:
+        return (*start, "", "", "", "", "", leaf.reason)
+    sides = (_number(leaf.a), _number(leaf.b))
+    return (
+        *start,
+        f"{leaf.error:.1e}",
+        f"{leaf.difference:.1e}",
+        str(leaf.at),
+        *sides,
+        leaf.reason,
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.8g}" if isinstance(value, float | complex) else str(value)
 
 
 def _align(rows: list[tuple[str, ...]]) -> list[str]:
@@ -549,13 +560,5 @@ def _align(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def _short(value: Any) -> str:
-    return f"{value:.8g}" if isinstance(value, float | complex) else str(value)
-
-
-def _exact(value: Any) -> str:
-    return f"{value:.17g}" if isinstance(value, float | complex) else str(value)
-
-
 def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:6])) + (", …" if len(names) > 6 else "") or "none"
+    return (", ".join(map(repr, names[:6])) or "none") + (", …" if len(names) > 6 else "")
