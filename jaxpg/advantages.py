@@ -145,15 +145,15 @@ def gae(
     chex.assert_type(truncated, bool)
 
     delta = td_error(reward, value, next_value, terminated, gamma=gamma)
-    decay = jnp.where(jnp.logical_or(terminated, truncated), 0.0, gamma * gae_lambda)
+    done = jnp.logical_or(terminated, truncated)
 
     def step_back(advantage, inputs):
-        delta, decay = inputs
-        advantage = delta + decay * advantage
+        delta, done = inputs
+        advantage = delta + gamma * gae_lambda * jnp.where(done, 0.0, advantage)
         return advantage, advantage
 
     start = jnp.zeros_like(delta[0])
-    _, advantage = jax.lax.scan(step_back, start, (delta, decay), reverse=True)
+    _, advantage = jax.lax.scan(step_back, start, (delta, done), reverse=True)
     return advantage
 
 
@@ -174,17 +174,17 @@ def leave_one_out(returns: jax.Array) -> jax.Array:
     return (jnp.sum(returns) - returns) / (returns.shape[0] - 1)
 
 
-def discount_from_start(time: jax.Array, *, gamma: float | jax.Array) -> jax.Array:
+def discount_from_start(time: jax.Array, *, gamma: jax.Array) -> jax.Array:
     """γ^t, t counted from the episode's start: what turns a relative Ψ_t into an absolute one.
 
     Args:
       time: t, int32 [T, ...].
-      gamma: discount per step, in [0, 1].
+      gamma: discount per step, in [0, 1], a scalar of the working dtype.
 
     Source: Thomas 2014, Bias in natural actor-critic algorithms (ICML), on why the discounted
     objective asks for it.
     """
-    return jnp.power(jnp.asarray(gamma), time)
+    return jnp.power(gamma, time)
 
 
 def normalize(advantage: jax.Array, valid: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from jaxpg.types import Distribution, Env, EnvState
 
 
 def round_floats(tree: Any) -> Any:
-    """Every float leaf rounded to the nearest float32, its dtype kept."""
+    """Every float leaf rounded to the nearest float32, its dtype kept; subnormals become 0."""
 
     def leaf(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):

@@ -6,6 +6,7 @@ This file imports no framework and is the same, byte for byte, in `jaxpg` and `t
 import dataclasses
 import difflib
 import math
+import numbers
 from typing import Any, Literal, get_args, get_type_hints
 
 
@@ -131,16 +132,14 @@ PRESETS = {
         baseline="none",
         gamma=1.0,
         reduction="trajectories",
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         lr_schedule="constant",
         max_grad_norm=None,
     ),
     "actor-critic": Config(
         estimator="td_error",
         value_target="td0",
-        value_steps=1,
         learning_rate=3e-3,
-        value_learning_rate=1e-2,
     ),
 }
 PRESET_NOTES = {
@@ -205,12 +204,14 @@ def validate(config: Config) -> Config:
         value = getattr(config, name)
         if choices and isinstance(choices[0], str) and value not in choices:
             raise ConfigError(f"{name} is {value!r}{nearest(str(value), choices)}")
+        if hints[name] in (str, bool) and not isinstance(value, hints[name]):
+            raise ConfigError(f"{name} must be a {hints[name].__name__}; got {value!r}")
     for name in _COUNTS:
         _check_count(name, getattr(config, name))
+    if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes:
+        raise ConfigError(f"hidden_sizes must be a tuple of at least one width; got {config.hidden_sizes!r}")
     for size in config.hidden_sizes:
         _check_count("each of hidden_sizes", size)
-    if not config.hidden_sizes:
-        raise ConfigError("hidden_sizes must name at least one hidden layer; got none")
     if config.max_episode_steps is not None:
         _check_count("max_episode_steps", config.max_episode_steps)
     for name, (low, high) in _RANGES.items():
@@ -231,7 +232,7 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
         return
     if isinstance(value, bool | str) or value is None:
         raise ConfigError(f"{name} must be a number; got {value!r}")
-    if not isinstance(value, int | float):
+    if not isinstance(value, numbers.Real):
         return  # an array: its values are not known here
     if not low <= value <= high or math.isinf(value):
         allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"

@@ -141,12 +141,12 @@ def gae(
     assert truncated.dtype == torch.bool
 
     delta = td_error(reward, value, next_value, terminated, gamma=gamma)
-    decay = torch.where(torch.logical_or(terminated, truncated), 0.0, gamma * gae_lambda)
+    done = torch.logical_or(terminated, truncated)
 
     advantage = torch.empty_like(delta)
     following = torch.zeros_like(delta[0])
     for t in reversed(range(delta.shape[0])):
-        following = delta[t] + decay[t] * following
+        following = delta[t] + gamma * gae_lambda * torch.where(done[t], 0.0, following)
         advantage[t] = following
     return advantage
 
@@ -168,12 +168,12 @@ def leave_one_out(returns: torch.Tensor) -> torch.Tensor:
     return (torch.sum(returns) - returns) / (returns.shape[0] - 1)
 
 
-def discount_from_start(time: torch.Tensor, *, gamma: float | torch.Tensor) -> torch.Tensor:
+def discount_from_start(time: torch.Tensor, *, gamma: torch.Tensor) -> torch.Tensor:
     """γ^t, t counted from the episode's start: what turns a relative Ψ_t into an absolute one.
 
     Args:
       time: t, int32 [T, ...].
-      gamma: discount per step, in [0, 1].
+      gamma: discount per step, in [0, 1], a scalar of the working dtype.
 
     Source: Thomas 2014, Bias in natural actor-critic algorithms (ICML), on why the discounted
     objective asks for it.

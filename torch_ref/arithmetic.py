@@ -13,11 +13,13 @@ from torch_ref.types import Distribution, Env, EnvState
 
 
 def round_floats(tree: Any) -> Any:
-    """Every float leaf rounded to the nearest float32, its dtype kept."""
+    """Every float leaf rounded to the nearest float32, its dtype kept; subnormals become 0."""
     if isinstance(tree, tuple):  # torch has no tree map
         return type(tree)(*map(round_floats, tree))
     if isinstance(tree, torch.Tensor) and tree.is_floating_point():
-        return tree.to(torch.float32).to(tree.dtype)
+        rounded = tree.to(torch.float32)
+        tiny = rounded.abs() < torch.finfo(torch.float32).tiny  # as XLA does
+        return torch.where(tiny, 0.0 * rounded, rounded).to(tree.dtype)
     return tree
 
 
