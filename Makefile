@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 
-.PHONY: help train test test-slow lint smoke check clean
+.PHONY: help train test test-slow lint smoke check figures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make lint        formatting, lint and types"
 	@echo "make smoke       a tiny training run, end to end"
 	@echo "make check       lint, test and smoke: what CI runs"
+	@echo "make figures     measure again what the README reports"
 	@echo "make clean       remove the environment and caches"
 
 train: $(VENV)/run.done
@@ -44,6 +45,11 @@ smoke: $(VENV)/dev.done
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
 
 check: lint test smoke
+
+figures: $(VENV)/dev.done
+	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -73,7 +73,8 @@ def main() -> None:
     ]
     print(table := markdown(columns, shown))
     if not smoke:
-        write("parity", {"levels": [row._asdict() for row in levels], "table": table})
+        rows = [row._asdict() for row in levels]
+        write("parity", {"torch": torch.__version__, "levels": rows, "table": table})
     sys.exit(any(not row.worst <= row.tolerance for row in levels))
 
 

@@ -209,7 +209,9 @@ def validate(config: Config) -> Config:
     for name in _COUNTS:
         _check_count(name, getattr(config, name))
     if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes:
-        raise ConfigError(f"hidden_sizes must be a tuple of at least one width; got {config.hidden_sizes!r}")
+        raise ConfigError(
+            f"hidden_sizes must be a tuple of at least one width; got {config.hidden_sizes!r}"
+        )
     for size in config.hidden_sizes:
         _check_count("each of hidden_sizes", size)
     if config.max_episode_steps is not None:
@@ -234,7 +236,7 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
         raise ConfigError(f"{name} must be a number; got {value!r}")
     if not isinstance(value, numbers.Real):
         return  # an array: its values are not known here
-    if not low <= value <= high or math.isinf(value):
+    if not low <= float(value) <= high or math.isinf(value):
         allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
         if low > 0:
             allowed = "finite and greater than 0"
