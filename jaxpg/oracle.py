@@ -11,9 +11,13 @@ Letters: M trajectories, P parameters, K = M^N batches of N trajectories.
 
 import dataclasses
 import itertools
+import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +34,13 @@ from jaxpg.types import Env, EnvSpec, EnvState, Networks, Noise, Params, Traject
 TOLERANCE = 1e-12  # of ‖∇U‖: what the bias of an unbiased estimator may be
 MAX_BATCHES = 20_000  # K: where there are more, estimators that couple trajectories are left out
 ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
+GAMMAS = (1.0, 0.9)
+VARIANTS = ("γ=1", "γ=0.9 absolute", "γ=0.9 relative", "normalised", "mean over steps")
+HEADINGS = (
+    *("estimator", "baseline"),
+    *(f"{variant}: {what}" for variant in VARIANTS[:3] for what in ("bias", "variance")),
+    *(f"{variant}: {what}" for variant in VARIANTS[3:] for what in ("bias", "cosine")),
+)
 BASE = Config(
     collect="episodes",
     num_envs=1,
@@ -64,6 +75,19 @@ class Moments(NamedTuple):
     variance: float  # trace of ĝ's covariance, times the N trajectories that ĝ averages
 
 
+class Truth(NamedTuple):
+    """What an estimator at one γ is held against, and the V that it may use."""
+
+    gradient: np.ndarray  # ∇U, [P]
+    value: np.ndarray  # V_π(s_t, t), [T, M]
+    next_value: np.ndarray  # V_π(s_{t+1}, t+1), [T, M]
+
+    @classmethod
+    def of(cls, problem: Problem, params: Params, gamma: float) -> "Truth":
+        gradient = exact_gradient(problem, params, gamma)
+        return cls(gradient, *exact_value(problem, params, gamma))
+
+
 class Row(NamedTuple):
     """One estimator, held against ∇U."""
 
@@ -85,7 +109,7 @@ class Row(NamedTuple):
     note: str  # why it is biased; empty if it is not
 
 
-def cartpole(horizon: int = 8) -> Problem:
+def cartpole(horizon: int = 7) -> Problem:
     """CartPole-v1 from a tilted start: the pole can fall after 3 steps, and need not within 12."""
     world = env.make("CartPole-v1", float_type="float64", max_episode_steps=horizon + 1)
     upright = world.reset(jnp.full((1, 4), 0.5, "float64"))
@@ -111,7 +135,10 @@ def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
     r = jnp.asarray(rng.normal(size=(states, actions, states)))
 
     def observe(s: jax.Array, time: jax.Array) -> jax.Array:
-        hot = (jax.nn.one_hot(s, states, dtype=p.dtype), jax.nn.one_hot(time, horizon, dtype=p.dtype))
+        hot = (
+            jax.nn.one_hot(s, states, dtype=p.dtype),
+            jax.nn.one_hot(time, horizon, dtype=p.dtype),
+        )
         return jnp.concatenate(hot, axis=-1)
 
     def step(key: jax.Array, state: EnvState, choice: jax.Array) -> tuple:
@@ -199,23 +226,26 @@ def expectation(
     """
     config, count = as_arrays(config), config.num_envs
     shape = problem.trajectory.reward.shape
-    arrays, jacobians = _inputs(problem, params)
-    if not config.critic:
-        value = next_value = np.zeros(shape)
-    if value is not None and next_value is not None:
-        arrays = (arrays[0], jnp.asarray(value), jnp.asarray(next_value))
-        jacobians = jacobians[:1]
-    batches = np.indices((shape[1],) * count).reshape(count, -1)  # [N, K]
-    slopes = _slopes(config, problem.trajectory, arrays, jnp.asarray(batches))
+    given = value is not None and next_value is not None
+    (log_prob, *values), (score, *sensitivities) = _inputs(problem, params)
+    if given or not config.critic:
+        values = [jnp.asarray(v) if given else jnp.zeros(shape) for v in (value, next_value)]
+    batches = jnp.asarray(np.indices((shape[1],) * count).reshape(count, -1))  # [N, K]
+    estimator = dataclasses.replace(config, reduction="steps")  # not its part: one program for both
+    psi = _psi(estimator, problem.trajectory, batches, *values)
+    policy_loss = algorithms.POLICY_LOSSES[config.reduction]
+    slope, psi_slope = _loss_slopes(policy_loss, log_prob, psi, problem.trajectory.valid, batches)
+    gradient = -_chain(slope, score)
+    if np.any(psi_slope) and config.critic and not given:  # never, if the loss holds Ψ constant
+        slopes = _value_slopes(config, problem.trajectory, batches, *values, psi_slope)
+        for slope, jacobian in zip(slopes, sensitivities, strict=True):
+            gradient = gradient - _chain(slope, jacobian)
 
     weight = np.prod(np.asarray(probability(problem, params))[batches], axis=0)
-    gradient = np.zeros(1)
-    for slope, jacobian in zip(slopes, jacobians, strict=False):
-        if np.any(slope):
-            gradient = gradient - _chain(np.asarray(slope), np.asarray(jacobian))
-    mean = weight @ gradient if gradient.ndim > 1 else np.zeros(jacobians[0].shape[-1])
-    spread = np.sum(np.square(gradient - mean), axis=-1)
-    return Moments(mean, count * float(weight @ np.broadcast_to(spread, weight.shape)))
+    mean = weight @ gradient
+    gradient -= mean
+    spread = np.einsum("kp,kp->k", gradient, gradient)
+    return Moments(mean, count * float(weight @ spread))
 
 
 def rows(problems: Sequence[Problem] | None = None, *, seed: int = 0) -> list[Row]:
@@ -228,24 +258,31 @@ def rows(problems: Sequence[Problem] | None = None, *, seed: int = 0) -> list[Ro
     with jax.enable_x64(True):
         found = []
         for problem in (cartpole(), tabular()) if problems is None else problems:
+            chosen = [(as_arrays(c), kind) for c, kind in cases(problem.trajectory.valid.shape[1])]
             key_policy, key_value = noise.split(noise.key(seed), 2)
             start = problem.networks.init(key_policy, key_value)
             for parameters, params in (("random", start), ("trained", train(problem, start))):
-                for config, baseline in cases(problem.trajectory.valid.shape[1]):
-                    found.append(hold(problem, parameters, params, config, baseline))
+                truth = {gamma: Truth.of(problem, params, gamma) for gamma in GAMMAS}
+                for config, baseline in chosen:
+                    case = (config, baseline, truth[float(config.gamma)])
+                    found.append(hold(problem, parameters, params, *case))
         return found
 
 
 def hold(
-    problem: Problem, parameters: str, params: Params, config: Config, baseline: str
+    problem: Problem,
+    parameters: str,
+    params: Params,
+    config: Config,
+    baseline: str,
+    truth: Truth | None = None,
 ) -> Row:
-    """One row: the estimator that config and baseline name, against ∇U of its γ."""
-    gamma = float(config.gamma)
-    value = exact_value(problem, params, gamma) if baseline == "exact V" else (None, None)
-    moments = expectation(problem, params, config, *value)
-    gradient = exact_gradient(problem, params, gamma)
-    norm, bias = np.linalg.norm(gradient), np.linalg.norm(moments.mean - gradient)
-    length = np.linalg.norm(moments.mean)
+    """One row: the estimator that config and baseline name, against the truth at its γ."""
+    truth = truth or Truth.of(problem, params, float(config.gamma))
+    exact = (truth.value, truth.next_value) if baseline == "exact V" else ()
+    moments = expectation(problem, params, config, *exact)
+    norm, length = np.linalg.norm(truth.gradient), np.linalg.norm(moments.mean)
+    bias = np.linalg.norm(moments.mean - truth.gradient)
     note = why_biased(config, baseline)
     return Row(
         problem=problem.name,
@@ -253,14 +290,14 @@ def hold(
         estimator=config.estimator,
         baseline=baseline,
         discounting=config.discounting,
-        gamma=gamma,
+        gamma=float(config.gamma),
         gae_lambda=float(config.gae_lambda) if config.estimator == "gae" else None,
         reduction=config.reduction,
         normalized=config.normalize_advantage,
         trajectories=config.num_envs,
         bias=float(bias),
         relative_bias=float(bias / norm),
-        cosine=float(moments.mean @ gradient / (length * norm)) if length > 0 else 0.0,
+        cosine=float(moments.mean @ truth.gradient / (length * norm)) if length > 0 else 0.0,
         variance=moments.variance,
         unbiased_by_theory=not note,
         note=note,
@@ -276,7 +313,7 @@ def cases(trajectories: int) -> Iterator[tuple[Config, str]]:
         ("total_return", "reward_to_go", "td_error", "gae"),
         ("none", "constant", "value"),
         ("relative", "absolute"),
-        (1.0, 0.9),
+        GAMMAS,
         ("trajectories", "steps"),
         (False, True),
     )
@@ -311,15 +348,175 @@ def why_biased(config: Config, baseline: str) -> str:
     current step drops the factor γ^t that the gradient of Σ γ^k r_k has.
     """
     bootstraps = config.estimator == "td_error" or (
-        config.estimator == "gae" and float(config.gae_lambda) < 1.0
+        config.estimator == "gae" and config.gae_lambda < 1.0
     )
     reasons = {
         "bootstraps from a wrong V": bootstraps and baseline == "wrong V",
-        "drops the factor γ^t": config.discounting == "relative" and float(config.gamma) < 1.0,
+        "drops the factor γ^t": config.discounting == "relative" and config.gamma < 1.0,
         "a mean over steps is a ratio": config.reduction == "steps",
         "normalised by its own batch": config.normalize_advantage,
     }
     return "; ".join(reason for reason, holds in reasons.items() if holds)
+
+
+def summary(rows: Sequence[Row]) -> list[list[str]]:
+    """The rows of one problem and one set of parameters, an estimator a line, as `HEADINGS` says.
+
+    Bias is relative to ‖∇U‖, variance that of one trajectory; the last four columns are at γ = 1.
+    """
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        variant = _variant(row)
+        if variant:
+            lines.setdefault((_label(row), row.baseline), {})[variant] = row
+    table = []
+    for (label, baseline), by_variant in lines.items():
+        cells = [label, baseline]
+        for variant in VARIANTS:
+            row = by_variant.get(variant)
+            last = variant in VARIANTS[3:]
+            cells.append(_bias(row.relative_bias) if row else "–")
+            cells.append((f"{row.cosine:.4f}" if last else f"{row.variance:.3g}") if row else "–")
+        table.append(cells)
+    return table
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows by problem and parameters, under a title."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(f"{row.problem}, {row.parameters} parameters", []).append(row)
+    return found
+
+
+def table(rows: Sequence[Row]) -> Any:
+    """`summary` of each group, as a rich renderable for the terminal."""
+    from rich.console import Group
+    from rich.table import Table
+
+    tables = []
+    for title, group in groups(rows).items():
+        view = Table(title=title, title_justify="left", header_style="bold")
+        for i, heading in enumerate(HEADINGS):
+            view.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i < 2)
+        for cells in summary(group):
+            view.add_row(*cells)
+        tables.append(view)
+    return Group(*tables)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """`summary` of each group, as Markdown."""
+    lines = []
+    for title, group in groups(rows).items():
+        lines += [f"**{title}**", "", f"| {' | '.join(HEADINGS)} |"]
+        lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 2)]
+        lines += [f"| {' | '.join(cells)} |" for cells in summary(group)] + [""]
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Bias and variance of each estimator at random parameters, a problem a row, as PNG."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no window
+
+    from jaxpg.report import ACCENT, INK, MUTED
+
+    colors = (ACCENT, "#5aa469", "#d1495b", MUTED, INK)
+    looks = dict(zip(VARIANTS, zip("os^Dx", colors, strict=True), strict=True))
+    random = groups([row for row in rows if row.parameters == "random"])
+    figure = Figure(figsize=(11, 5 * len(random)), dpi=130, layout="constrained")
+    grid = figure.subplots(len(random), 2, sharex="col", squeeze=False)
+    for axes, (title, group) in zip(grid, random.items(), strict=True):
+        names = list(dict.fromkeys((_label(row), row.baseline) for row in group))
+        for row in group:
+            variant = _variant(row)
+            if not variant:
+                continue
+            marker, color = looks[variant]
+            y = names.index((_label(row), row.baseline)) + 0.16 * (VARIANTS.index(variant) - 2)
+            style = {"marker": marker, "color": color, "markersize": 5, "linestyle": ""}
+            axes[0].plot(max(row.relative_bias, 1e-17), y, **style)
+            if variant in VARIANTS[:3]:
+                axes[1].plot(row.variance, y, **style)
+        for panel, what in zip(axes, ("relative bias", "variance of one trajectory"), strict=True):
+            panel.set_xscale("log")
+            panel.set_title(f"{title.split(',')[0]}: {what}", loc="left", color=INK, fontsize=11)
+            panel.set_yticks(range(len(names)), [f"{a}, {b}" for a, b in names])
+            panel.set_ylim(len(names) - 0.4, -0.6)
+            panel.grid(axis="x", color="#e4e7eb", linewidth=0.7)
+            for y in range(1, len(names)):
+                panel.axhline(y - 0.5, color="#e4e7eb", linewidth=0.7)
+            panel.tick_params(colors=INK)
+            panel.tick_params(axis="y", length=0)
+            panel.spines[["top", "right", "left"]].set_visible(False)
+        axes[0].axvspan(1e-17, TOLERANCE, color=ACCENT, alpha=0.08, linewidth=0)
+        axes[0].set_xlim(1e-17, 10)
+        axes[0].annotate("unbiased", (2e-17, -0.5), va="top", color=ACCENT, fontsize=9)
+        axes[1].tick_params(labelleft=False)
+    grid[-1, 0].set_xlabel("‖E ĝ − ∇U‖ / ‖∇U‖", color=INK)
+    grid[-1, 1].set_xlabel("N · trace Cov ĝ", color=INK)
+    handles = [
+        grid[0, 0].plot([], [], marker=marker, color=color, linestyle="", label=variant)[0]
+        for variant, (marker, color) in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.savefig(path)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`jaxpg oracle`: print the summary; write every row and the picture where asked.
+
+    Exits with 1 if an estimator that theory calls unbiased is off by more than `TOLERANCE`.
+
+    Raises:
+      ConfigError: for a horizon that cannot be enumerated, or a path that cannot be written.
+    """
+    import tyro
+    from rich.console import Console
+
+    options = tyro.cli(
+        Options,
+        prog="jaxpg oracle",
+        description="Hold every estimator against the exact policy gradient of two small problems.",
+        args=arguments,
+    )
+    if not 3 <= options.horizon <= 12:
+        raise ConfigError(f"--horizon must be an integer in [3, 12]; got {options.horizon}")
+    for path in (options.json, options.out):
+        if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+            raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
+    with jax.enable_x64(True):
+        poles = [
+            cartpole(horizon) for horizon in sorted({options.horizon, min(options.horizon, 7)})
+        ]
+        found = rows([*poles, tabular()])
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(table(found))
+    if options.json:
+        options.json.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n")
+    if options.out:
+        draw(found, options.out)
+    unbiased = [row for row in found if row.unbiased_by_theory]
+    worst = max(unbiased, key=lambda row: row.relative_bias)
+    wrong = sum(not row.relative_bias <= TOLERANCE for row in unbiased)  # NaN is wrong too
+    print(
+        f"{len(found)} estimators held against the exact gradient; theory calls {len(unbiased)} "
+        f"unbiased, of which the furthest is off by {worst.relative_bias:.1e} of ‖∇U‖"
+    )
+    if wrong:
+        print(f"{wrong} that should be unbiased are off by more than {TOLERANCE:g}")
+        sys.exit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    horizon: int = 7
+    """Steps of CartPole, in [3, 12]; the number of trajectories doubles with each. Estimators that
+    couple trajectories are held at 7 steps where the horizon is longer."""
+    json: Path | None = None
+    """File for every row."""
+    out: Path | None = None
+    """File for the picture, a PNG."""
 
 
 def train(problem: Problem, params: Params) -> Params:
@@ -396,6 +593,25 @@ def _gradient(problem: Problem, params: Params, gamma: float) -> Params:
     return jax.grad(utility, argnums=1)(problem, params, gamma)
 
 
+def _label(row: Row) -> str:
+    names = {"total_return": "total return", "reward_to_go": "reward-to-go", "td_error": "TD error"}
+    return names.get(row.estimator) or f"GAE({row.gae_lambda:g})"
+
+
+def _variant(row: Row) -> str | None:
+    """Which of VARIANTS a row is; at γ = 1 the two ways of discounting are one."""
+    changes = (row.gamma < 1.0, row.normalized, row.reduction == "steps")
+    if sum(changes) > 1 or (row.gamma == 1.0 and row.discounting == "relative"):
+        return None
+    if row.gamma < 1.0:
+        return f"γ={row.gamma:g} {row.discounting}"
+    return "normalised" if row.normalized else "mean over steps" if changes[2] else "γ=1"
+
+
+def _bias(relative: float) -> str:
+    return f"{relative:.0e}" if relative <= TOLERANCE else f"{relative:.1%}"
+
+
 @jax.jit
 def _inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
     """What a loss is a function of, log π(a_t|s_t), V(s_t), V(s_{t+1}), and their Jacobians.
@@ -424,35 +640,63 @@ def _inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
 
 
 @jax.jit
-def _slopes(
-    config: Config, trajectory: Trajectory, arrays: tuple, batches: jax.Array
+def _psi(
+    config: Config,
+    trajectory: Trajectory,
+    batches: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+) -> jax.Array:
+    """The library's Ψ of each batch of trajectories, [T, N, K]; batches are columns, [N, K]."""
+    taken = jax.tree.map(lambda x: x[:, batches], (trajectory, value, next_value))
+    return _advantage(config)(*taken)
+
+
+@jax.jit
+def _value_slopes(
+    config: Config,
+    trajectory: Trajectory,
+    batches: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    psi_slope: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Derivatives of the library's loss in log π, V(s_t) and V(s_{t+1}), [T, N, K] each."""
-    advantage = algorithms.make_advantage(config)
-    policy_loss = algorithms.POLICY_LOSSES[config.reduction]
-
-    def slopes(batch: jax.Array) -> tuple:
-        rows = jax.tree.map(lambda x: x[:, batch], trajectory)  # [T, N]
-
-        def loss(log_prob: jax.Array, value: jax.Array, next_value: jax.Array) -> jax.Array:
-            coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
-            psi = advantage(rows, value, next_value, **coefficients)
-            return policy_loss(log_prob, psi, rows.valid)
-
-        return jax.grad(loss, (0, 1, 2))(*(x[:, batch] for x in arrays))
-
-    return jax.vmap(slopes, in_axes=1, out_axes=2)(batches)
+    """A loss's derivatives in V(s_t) and V(s_{t+1}), from those in Ψ, [T, N, K] each."""
+    rows, *taken = jax.tree.map(lambda x: x[:, batches], (trajectory, value, next_value))
+    return jax.vjp(partial(_advantage(config), rows), *taken)[1](psi_slope)
 
 
-def _chain(slope: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
-    """Σ_n Σ_t slope[t, n, k] · jacobian[t, n-th trajectory of batch k], [K, P]."""
-    count, trajectories = slope.shape[1], jacobian.shape[1]
-    by_trajectory = np.moveaxis(jacobian, 0, 1)  # [M, T, P]
-    total = np.zeros((trajectories,) * count + jacobian.shape[-1:])
-    for n in range(count):
-        grid = slope[:, n].reshape(-1, *(trajectories,) * count)
-        grid = np.moveaxis(np.moveaxis(grid, 0, -1), n, 0)  # [M, ..., T], the n-th of them first
-        shape = (*grid.shape[:-1], -1)
-        product = grid.reshape(trajectories, -1, grid.shape[-1]) @ by_trajectory
-        total += np.moveaxis(product.reshape(shape), 0, n)
-    return total.reshape(-1, jacobian.shape[-1])
+def _advantage(config: Config) -> Callable[..., jax.Array]:
+    coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
+    advantage = partial(algorithms.make_advantage(config), **coefficients)
+    return jax.vmap(advantage, in_axes=2, out_axes=2)
+
+
+@partial(jax.jit, static_argnums=0)
+def _loss_slopes(
+    policy_loss: Callable[..., jax.Array],
+    log_prob: jax.Array,
+    psi: jax.Array,
+    valid: jax.Array,
+    batches: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """The loss's derivatives in log π and in Ψ, [T, N, K] each."""
+    slopes = jax.vmap(jax.grad(policy_loss, (0, 1)), in_axes=2, out_axes=2)
+    return slopes(log_prob[:, batches], psi, valid[:, batches])
+
+
+def _chain(slope: jax.Array, jacobian: jax.Array) -> np.ndarray:
+    """Σ_n Σ_t slope[t, n, k] · jacobian[t, n-th trajectory of batch k], [K, P].
+
+    The batches are all tuples of trajectories in order, so that nothing need be gathered.
+    """
+    horizon, trajectories, params = jacobian.shape
+    grid = (trajectories,) * slope.shape[1]
+    by_trajectory = np.moveaxis(np.asarray(jacobian), 0, 1)  # [M, T, P]
+    total = np.zeros((*grid, params))
+    for n in range(len(grid)):
+        weight = np.asarray(slope)[:, n].reshape(horizon, *grid)
+        weight = np.moveaxis(np.moveaxis(weight, 0, -1), n, 0)  # [M of the n-th, others, T]
+        term = weight.reshape(trajectories, -1, horizon) @ by_trajectory
+        total += np.moveaxis(term.reshape(*grid, params), 0, n)
+    return total.reshape(-1, params)
