@@ -187,11 +187,19 @@ def test_potential_based_shaping_changes_no_advantage(x64):
 # What may not matter
 
 ESTIMATORS = {
-    "discounted_return": lambda r, v, nv, te, tr: discounted_return(r, nv, te, tr, gamma=GAMMA),
-    "total_return": lambda r, v, nv, te, tr: total_return(r, nv, te, tr, gamma=GAMMA),
-    "td_error": lambda r, v, nv, te, tr: td_error(r, v, nv, te, gamma=GAMMA),
-    "gae": lambda r, v, nv, te, tr: gae(r, v, nv, te, tr, gamma=GAMMA, gae_lambda=LAMBDA),
+    "discounted_return": lambda f, r, v, nv, te, tr: f(r, nv, te, tr, gamma=GAMMA),
+    "total_return": lambda f, r, v, nv, te, tr: f(r, nv, te, tr, gamma=GAMMA),
+    "td_error": lambda f, r, v, nv, te, tr: f(r, v, nv, te, gamma=GAMMA),
+    "gae": lambda f, r, v, nv, te, tr: f(r, v, nv, te, tr, gamma=GAMMA, gae_lambda=LAMBDA),
 }
+
+
+def estimate(name, *inputs):
+    return ESTIMATORS[name](globals()[name], *inputs)
+
+
+def twin_estimate(name, *inputs):
+    return ESTIMATORS[name](getattr(twin, name), *map(torch.tensor, inputs)).numpy()
 
 
 AFTER_THE_END = [(name, bad) for name in ESTIMATORS for bad in (np.nan, np.inf, 1e9)]
@@ -199,38 +207,40 @@ AFTER_THE_END = [(name, bad) for name in ESTIMATORS for bad in (np.nan, np.inf, 
 
 @pytest.mark.parametrize(("name", "bad"), AFTER_THE_END)
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
-def test_what_stands_after_the_end_of_an_episode_does_not_reach_it(name, end, bad):
+@pytest.mark.parametrize("estimate", [estimate, twin_estimate])
+def test_what_stands_after_the_end_of_an_episode_does_not_reach_it(estimate, name, end, bad):
     """Whether padding or another episode, in the same column or another."""
     inputs = batch("float32")
     inputs[3][5], inputs[4][5] = end == "terminated", end == "truncated"
-    expected = ESTIMATORS[name](*inputs)
+    expected = estimate(name, *inputs)
     after = np.zeros((T, N), bool)
     after[6:, ::2] = True
     planted = [np.where(after, np.float32(bad), array) for array in inputs[:3]]
-    actual = ESTIMATORS[name](*planted, *inputs[3:])
+    actual = estimate(name, *planted, *inputs[3:])
     np.testing.assert_array_equal(actual[:6], expected[:6])
     if name != "total_return":  # of which every column is one episode from row 0
         np.testing.assert_array_equal(actual[:, 1::2], expected[:, 1::2])
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_the_value_after_a_termination_is_never_read(name):
+@pytest.mark.parametrize("estimate", [estimate, twin_estimate])
+def test_the_value_after_a_termination_is_never_read(estimate, name):
     reward, value, next_value, terminated, truncated = batch("float32")
-    expected = ESTIMATORS[name](reward, value, next_value, terminated, truncated)
+    expected = estimate(name, reward, value, next_value, terminated, truncated)
     next_value = np.where(terminated, np.float32(np.nan), next_value)
-    actual = ESTIMATORS[name](reward, value, next_value, terminated, truncated)
+    actual = estimate(name, reward, value, next_value, terminated, truncated)
     np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_batch_axes_are_a_loop_and_jit_changes_nothing(name, x64):
     inputs = batch()
-    whole = ESTIMATORS[name](*inputs)
+    whole = estimate(name, *inputs)
     with jax.disable_jit():
-        assert_close(ESTIMATORS[name](*inputs), whole, 1e-14)
+        assert_close(estimate(name, *inputs), whole, 1e-14)
     for i in range(0, N, 7):
-        assert_close(whole[:, i], ESTIMATORS[name](*(array[:, i] for array in inputs)), 1e-14)
-    two_axes = ESTIMATORS[name](*(array.reshape(T, 5, 8) for array in inputs))
+        assert_close(whole[:, i], estimate(name, *(array[:, i] for array in inputs)), 1e-14)
+    two_axes = estimate(name, *(array.reshape(T, 5, 8) for array in inputs))
     np.testing.assert_array_equal(two_axes.reshape(T, N), whole)
 
 
@@ -325,8 +335,10 @@ def test_normalized_steps_have_mean_zero_and_deviation_one(x64):
 def test_padding_has_no_part_in_normalisation(bad):
     advantage, valid = map(jnp.array, masked_batch())
     expected = normalize(advantage, valid)
-    actual = normalize(jnp.where(valid, advantage, bad), valid)
-    np.testing.assert_array_equal(actual, expected)
+    planted = jnp.where(valid, advantage, bad)
+    np.testing.assert_array_equal(normalize(planted, valid), expected)
+    in_torch = [torch.tensor(np.asarray(array)) for array in (planted, valid)]
+    assert_close(twin.normalize(*in_torch), expected, 1e-6)
 
 
 def test_normalize_of_equal_steps_is_zero():

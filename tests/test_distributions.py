@@ -68,6 +68,16 @@ def test_categorical_sample_worked_by_hand(logits, uniform, action, float_type):
     assert twin.categorical_sample(logits, torch.tensor(uniform, dtype=torch.float32)) == action
 
 
+def test_no_action_beyond_the_last_where_probabilities_add_up_to_less_than_one(rng):
+    """In float32 the CDF can end below the largest u."""
+    logits = rng.normal(size=(5000, 12)).astype(np.float32)
+    probabilities = scipy.special.softmax(logits, axis=-1)
+    assert np.any(np.cumsum(probabilities, axis=-1)[:, -1] < LAST)
+    uniform = np.full(5000, LAST, np.float32)
+    assert np.all(categorical_sample(jnp.array(logits), jnp.array(uniform)) == 11)
+    assert torch.all(twin.categorical_sample(torch.tensor(logits), torch.tensor(uniform)) == 11)
+
+
 def test_frequencies_of_the_inverse_cdf_are_the_probabilities():
     """Of n evenly spaced u, each interval of length π holds π n ± 1; one in the last is sure."""
     probabilities = np.array([0.5, 0.05, 0.0001, 0.3, 0.1499])

@@ -129,21 +129,25 @@ def test_a_step_against_the_gradient_makes_good_actions_likelier(x64):
 def test_padding_has_no_part_in_a_loss(loss, bad):
     x, constant, valid = map(jnp.array, batch("float32"))
     expected = loss(x, constant, valid)
-    actual = loss(jnp.where(valid, x, bad), jnp.where(valid, constant, -bad), valid)
-    np.testing.assert_array_equal(actual, expected)
+    planted = (jnp.where(valid, x, bad), jnp.where(valid, constant, -bad), valid)
+    np.testing.assert_array_equal(loss(*planted), expected)
+    in_torch = [torch.tensor(np.asarray(array)) for array in planted]
+    assert_close(getattr(twin, loss.__name__)(*in_torch), expected, 1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_padding_has_no_gradient_and_no_part_in_that_of_others(loss):
     """Finite padding, as the rollout makes it: 0 times NaN would be NaN."""
-    x, constant, valid = map(jnp.array, batch("float32"))
+    x, constant, valid = batch("float32")
     differentiate = jax.jit(jax.grad(loss))
-    expected = differentiate(x, constant, valid)
-    x, constant = jnp.where(valid, x, 1e9), jnp.where(valid, constant, -1e9)
-    gradient = np.asarray(differentiate(x, constant, valid))
-    np.testing.assert_array_equal(gradient, expected)
-    assert not gradient[~np.asarray(valid)].any()
-    assert gradient[np.asarray(valid)].all()
+    expected = np.asarray(differentiate(x, constant, valid))
+    assert expected[valid].all()
+    assert not expected[~valid].any()
+    planted = np.where(valid, x, np.float32(1e9)), np.where(valid, constant, np.float32(-1e9))
+    np.testing.assert_array_equal(differentiate(*planted, valid), expected)
+    leaf = torch.tensor(planted[0], requires_grad=True)
+    getattr(twin, loss.__name__)(leaf, *map(torch.tensor, (planted[1], valid))).backward()
+    assert_close(leaf.grad, expected, 1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
