@@ -59,7 +59,8 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
         reward = jnp.asarray(reward, float_type).reshape(())
         terminated = jnp.asarray(terminated, bool).reshape(())
-        truncated = jnp.logical_and(gym.is_truncated(inner, params), ~terminated)
+        over = jnp.logical_or(gym.is_truncated(inner, params), state.time + 1 >= spec.time_limit)
+        truncated = jnp.logical_and(over, ~terminated)
         state = EnvState(inner, flat(obs), state.time + 1, state.episode_return + reward)
         return state, reward, terminated, truncated
 

@@ -320,17 +320,16 @@ def cases(trajectories: int) -> Iterator[tuple[Config, str]]:
     for estimator, baseline, discounting, gamma, reduction, normalized in choices:
         count = 2 if baseline == "constant" or reduction == "steps" or normalized else 1
         for gae_lambda in (0.5, 1.0) if estimator == "gae" else (1.0,):
-            config = dataclasses.replace(
-                BASE,
-                num_envs=count,
-                estimator=estimator,
-                baseline=baseline,
-                discounting=discounting,
-                gamma=gamma,
-                gae_lambda=gae_lambda,
-                reduction=reduction,
-                normalize_advantage=normalized,
-            )
+            choice: dict[str, Any] = {
+                "estimator": estimator,
+                "baseline": baseline,
+                "discounting": discounting,
+                "gamma": gamma,
+                "gae_lambda": gae_lambda,
+                "reduction": reduction,
+                "normalize_advantage": normalized,
+            }
+            config = dataclasses.replace(BASE, num_envs=count, **choice)
             try:
                 validate(config)
             except ConfigError:
@@ -373,10 +372,11 @@ def summary(rows: Sequence[Row]) -> list[list[str]]:
     for (label, baseline), by_variant in lines.items():
         cells = [label, baseline]
         for variant in VARIANTS:
-            row = by_variant.get(variant)
-            last = variant in VARIANTS[3:]
-            cells.append(_bias(row.relative_bias) if row else "–")
-            cells.append((f"{row.cosine:.4f}" if last else f"{row.variance:.3g}") if row else "–")
+            found = by_variant.get(variant)
+            cells.append(_bias(found.relative_bias) if found else "–")
+            angle = variant in VARIANTS[3:]
+            spread = found and (f"{found.cosine:.4f}" if angle else f"{found.variance:.3g}")
+            cells.append(spread or "–")
         table.append(cells)
     return table
 
@@ -435,7 +435,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             marker, color = looks[variant]
             y = names.index((_label(row), row.baseline)) + 0.16 * (VARIANTS.index(variant) - 2)
             style = {"marker": marker, "color": color, "markersize": 5, "linestyle": ""}
-            axes[0].plot(max(row.relative_bias, 1e-17), y, **style)
+            unbiased = row.relative_bias <= TOLERANCE
+            axes[0].plot(3e-4 if unbiased else max(row.relative_bias, 1.1e-3), y, **style)
             if variant in VARIANTS[:3]:
                 axes[1].plot(row.variance, y, **style)
         for panel, what in zip(axes, ("relative bias", "variance of one trajectory"), strict=True):
@@ -449,9 +450,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             panel.tick_params(colors=INK)
             panel.tick_params(axis="y", length=0)
             panel.spines[["top", "right", "left"]].set_visible(False)
-        axes[0].axvspan(1e-17, TOLERANCE, color=ACCENT, alpha=0.08, linewidth=0)
-        axes[0].set_xlim(1e-17, 10)
-        axes[0].annotate("unbiased", (2e-17, -0.5), va="top", color=ACCENT, fontsize=9)
+        axes[0].axvspan(1e-4, 1e-3, color=ACCENT, alpha=0.08, linewidth=0)
+        axes[0].set_xlim(1e-4, 5)
+        ticks = {3e-4: f"below {TOLERANCE:g}", 1e-2: "1 %", 1e-1: "10 %", 1.0: "100 %"}
+        axes[0].set_xticks(list(ticks), list(ticks.values()))
+        axes[0].set_xticks([], minor=True)
         axes[1].tick_params(labelleft=False)
     grid[-1, 0].set_xlabel("‖E ĝ − ∇U‖ / ‖∇U‖", color=INK)
     grid[-1, 1].set_xlabel("N · trace Cov ĝ", color=INK)

@@ -21,7 +21,7 @@ from jaxpg.config import Config, ConfigError, validate
 from jaxpg.training import as_arrays
 from jaxpg.types import LearnerState, Metrics, Params
 
-LANES = {"cpu": 16, "gpu": 4096, "tpu": 4096}  # seeds per device and call; measured on cpu only
+LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # seeds per device and call; measured on cpu only
 
 
 class Population(NamedTuple):
@@ -32,6 +32,7 @@ class Population(NamedTuple):
     metrics: Metrics  # leaves [S, U]
     final_return: np.ndarray  # [S], mean return of the last 100 episodes; NaN if none ended
     finite: np.ndarray  # bool [S], whether all parameters are finite
+    lanes: int  # L; the result depends on it, in the last bits
     compile_seconds: float
     wall_seconds: float  # training, without compiling
 
@@ -110,6 +111,7 @@ def train_population(
         metrics=metrics,
         final_return=final_return,
         finite=np.all(finite, axis=0),
+        lanes=lanes,
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
     )

@@ -31,6 +31,7 @@ def population(final_return, finite=None) -> Population:
         metrics=Metrics(**fields),
         final_return=np.array(final_return, np.float32),
         finite=np.array([True] * shape[0] if finite is None else finite),
+        lanes=16,
         compile_seconds=1.0,
         wall_seconds=2.0,
     )

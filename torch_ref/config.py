@@ -169,6 +169,7 @@ def nearest(name: str, choices: Any) -> str:
     return f"{hint} Allowed: {', '.join(shown)}"
 
 
+_HINTS = get_type_hints(Config)
 _COUNTS = (
     "num_envs",
     "num_steps",
@@ -198,14 +199,13 @@ def validate(config: Config) -> Config:
     Raises:
       ConfigError: one sentence: what is wrong, what is allowed, what was given.
     """
-    hints = get_type_hints(Config)
     for name in STATIC:
-        choices = get_args(hints[name])
+        choices = get_args(_HINTS[name])
         value = getattr(config, name)
         if choices and isinstance(choices[0], str) and value not in choices:
             raise ConfigError(f"{name} is {value!r}{nearest(str(value), choices)}")
-        if hints[name] in (str, bool) and not isinstance(value, hints[name]):
-            raise ConfigError(f"{name} must be a {hints[name].__name__}; got {value!r}")
+        if _HINTS[name] in (str, bool) and not isinstance(value, _HINTS[name]):
+            raise ConfigError(f"{name} must be a {_HINTS[name].__name__}; got {value!r}")
     for name in _COUNTS:
         _check_count(name, getattr(config, name))
     if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes:
