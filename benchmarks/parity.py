@@ -36,7 +36,11 @@ VARIANTS = {
     "reinforce": PRESETS["reinforce"],
     "actor-critic": PRESETS["actor-critic"],
     "shared torso, RMSprop": dataclasses.replace(
-        PRESETS["actor-critic"], networks="shared", optimizer="rmsprop", ent_coef=0.01
+        PRESETS["actor-critic"],
+        networks="shared",
+        value_steps=1,
+        optimizer="rmsprop",
+        ent_coef=0.01,
     ),
     "replay, SGD": dataclasses.replace(
         PRESETS["actor-critic"],
