@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -256,16 +257,21 @@ def rows(problems: Sequence[Problem] | None = None, *, seed: int = 0) -> list[Ro
       seed: of the networks' initial weights.
     """
     with jax.enable_x64(True):
+        problems = (cartpole(), tabular()) if problems is None else problems
+    with ThreadPoolExecutor() as pool:  # most of the time goes to compiling, outside Python's lock
+        return [row for found in pool.map(partial(_rows_of, seed), problems) for row in found]
+
+
+def _rows_of(seed: int, problem: Problem) -> list[Row]:
+    with jax.enable_x64(True):  # it holds for one thread
+        chosen = [(as_arrays(c), kind) for c, kind in cases(problem.trajectory.valid.shape[1])]
+        start = problem.networks.init(*noise.split(noise.key(seed), 2))
         found = []
-        for problem in (cartpole(), tabular()) if problems is None else problems:
-            chosen = [(as_arrays(c), kind) for c, kind in cases(problem.trajectory.valid.shape[1])]
-            key_policy, key_value = noise.split(noise.key(seed), 2)
-            start = problem.networks.init(key_policy, key_value)
-            for parameters, params in (("random", start), ("trained", train(problem, start))):
-                truth = {gamma: Truth.of(problem, params, gamma) for gamma in GAMMAS}
-                for config, baseline in chosen:
-                    case = (config, baseline, truth[float(config.gamma)])
-                    found.append(hold(problem, parameters, params, *case))
+        for parameters, params in (("random", start), ("trained", train(problem, start))):
+            truth = {gamma: Truth.of(problem, params, gamma) for gamma in GAMMAS}
+            for config, baseline in chosen:
+                case = (config, baseline, truth[float(config.gamma)])
+                found.append(hold(problem, parameters, params, *case))
         return found
 
 
@@ -489,14 +495,15 @@ def main(arguments: Sequence[str]) -> None:
         if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
             raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
     with jax.enable_x64(True):
-        poles = [
-            cartpole(horizon) for horizon in sorted({options.horizon, min(options.horizon, 7)})
-        ]
+        poles = [cartpole(options.horizon)]
+        if poles[0].trajectory.valid.shape[1] ** 2 > MAX_BATCHES:
+            poles.append(cartpole())
         found = rows([*poles, tabular()])
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(table(found))
     if options.json:
-        options.json.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n")
+        lines = ",\n".join(json.dumps(row._asdict(), ensure_ascii=False) for row in found)
+        options.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     if options.out:
         draw(found, options.out)
     unbiased = [row for row in found if row.unbiased_by_theory]
@@ -514,8 +521,8 @@ def main(arguments: Sequence[str]) -> None:
 @dataclasses.dataclass(frozen=True)
 class Options:
     horizon: int = 7
-    """Steps of CartPole, in [3, 12]; the number of trajectories doubles with each. Estimators that
-    couple trajectories are held at 7 steps where the horizon is longer."""
+    """Steps of CartPole, in [3, 12]; the number of trajectories doubles with each. Where
+    they have too many pairs, the estimators that couple trajectories are held at 7 steps."""
     json: Path | None = None
     """File for every row."""
     out: Path | None = None
