@@ -18,13 +18,14 @@ Policy gradients you can trust at ten thousand seeds.
 commands:
   train [PRESET]   train many seeds in parallel and write their results
   presets          list the presets and what they set
+  oracle           hold every estimator against the exact policy gradient
 
 examples:
   jaxpg train vpg --seeds 256 --out runs/cartpole
   jaxpg train reinforce --env Acrobot-v1 --learning-rate 3e-3 --seeds 32
   jaxpg train --help
 """
-COMMANDS = ("train", "presets")
+COMMANDS = ("train", "presets", "oracle")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _presets(rest)
         elif command == "train":
             _train(rest)
+        elif command == "oracle":
+            from jaxpg import oracle
+
+            oracle.main(rest)
         else:
             raise ConfigError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
     except ConfigError as error:
