@@ -521,8 +521,8 @@ def main(arguments: Sequence[str]) -> None:
 @dataclasses.dataclass(frozen=True)
 class Options:
     horizon: int = 7
-    """Steps of CartPole, in [3, 12]; the number of trajectories doubles with each. Where
-    they have too many pairs, the estimators that couple trajectories are held at 7 steps."""
+    """Steps of CartPole, in [3, 12]; where there are too many pairs of trajectories, estimators
+    that couple them are held at 7 steps."""
     json: Path | None = None
     """File for every row."""
     out: Path | None = None
