@@ -8,6 +8,7 @@ With --check nothing is written, and the exit code is 1 if the README says somet
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,16 @@ def render(text: str) -> str:
 def _train(record: dict[str, Any]) -> str:
     s = record["summary"]
     spread = s["final_return"]
-    return (
+    text = (
         f"{s['solved_fraction']:.1%} of {s['seeds']} seeds end with a mean return of at least "
-        f"{s['solved_at']:g} over their last 100\nepisodes; IQM {spread['iqm']:.1f} (95 % interval "
+        f"{s['solved_at']:g} over their last 100 episodes; IQM {spread['iqm']:.1f} (95 % interval "
         f"{spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), worst seed {spread['min']:.1f}. "
-        f"{s['total_env_steps'] / 1e6:.0f} million\nenvironment steps in "
-        f"{s['wall_seconds']:.0f} s on {s['device']['count']} CPU cores, "
-        f"{s['env_steps_per_second'] / 1e6:.1f} million a second, compiling "
-        f"({s['compile_seconds']:.0f} s) aside: `{record['command']}`,\ncommit {record['commit']}, "
-        f"jax {s['versions']['jax']}."
+        f"{s['total_env_steps'] / 1e6:.0f} million environment steps in {s['wall_seconds']:.0f} s "
+        f"on {s['device']['count']} CPU cores, {s['env_steps_per_second'] / 1e6:.2f} million a "
+        f"second, compiling ({s['compile_seconds']:.0f} s) aside: `{record['command']}`, commit "
+        f"{record['commit']}, jax {s['versions']['jax']}."
     )
+    return textwrap.fill(text, 100)
 
 
 def _parity(record: dict[str, Any]) -> str:

@@ -106,6 +106,11 @@ class Config:
         return self.baseline == "value"
 
     @property
+    def replays(self) -> bool:
+        """Whether the critic is fitted on a ring of past transitions."""
+        return self.critic and self.value_data == "replay"
+
+    @property
     def float_type(self) -> str:
         """Name of the dtype that all arithmetic is done in."""
         return "float32" if self.arithmetic == "float32" else "float64"
@@ -225,7 +230,7 @@ def validate(config: Config) -> Config:
 
 
 def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
 
 
@@ -282,7 +287,7 @@ def _meaningless(config: Config) -> str | None:
             "networks='shared' has one joint loss on one batch, so it needs value_data='batch' "
             f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
         )
-    if c.critic and c.value_data == "replay" and c.value_target != "td0":
+    if c.replays and c.value_target != "td0":
         return (
             "value_data='replay' holds single transitions, so it needs value_target='td0'; "
             f"got {c.value_target!r}"

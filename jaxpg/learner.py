@@ -46,7 +46,7 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
         env_state=env_state,
         key=key_run,
         update=jnp.int32(0),
-        replay=replay.empty(transition, config.buffer_size) if _replays(config) else None,
+        replay=replay.empty(transition, config.buffer_size) if config.replays else None,
         recent_returns=replay.empty(scalar, RECENT_EPISODES),
     )
 
@@ -231,7 +231,7 @@ def _value_batches(
         next_value = algorithm.networks.value({"value": value_params}, next_obs)
         return obs, reward + config.gamma * jnp.where(terminated, 0.0, next_value), valid
 
-    return from_replay if config.value_data == "replay" else from_batch
+    return from_replay if config.replays else from_batch
 
 
 def _descend(
@@ -251,10 +251,6 @@ def _schedule(config: Config, update: jax.Array) -> jax.Array:
     if config.lr_schedule == "constant":
         return jnp.ones((), config.float_type)
     return 1.0 - update.astype(config.float_type) / config.num_updates
-
-
-def _replays(config: Config) -> bool:
-    return config.critic and config.value_data == "replay"
 
 
 def _remember(ring: Any, trajectory: Trajectory) -> Any:

@@ -24,7 +24,8 @@ def policy_loss_steps(log_prob: jax.Array, advantage: jax.Array, valid: jax.Arra
     Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 1.
     """
     chex.assert_equal_shape([log_prob, advantage, valid])
-    return -masked_mean(log_prob * jax.lax.stop_gradient(advantage), valid)
+    constant = jnp.where(valid, jax.lax.stop_gradient(advantage), 0.0)
+    return -masked_mean(log_prob * constant, valid)
 
 
 def policy_loss_trajectories(
@@ -39,8 +40,8 @@ def policy_loss_trajectories(
     Source: Williams 1992 (Machine Learning 8); Sutton et al. 1999.
     """
     chex.assert_equal_shape([log_prob, advantage, valid])
-    weighted = jnp.where(valid, log_prob * jax.lax.stop_gradient(advantage), 0.0)
-    return -jnp.sum(weighted) / log_prob.shape[1]
+    constant = jnp.where(valid, jax.lax.stop_gradient(advantage), 0.0)
+    return -jnp.sum(jnp.where(valid, log_prob * constant, 0.0)) / log_prob.shape[1]
 
 
 def value_loss(value: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:

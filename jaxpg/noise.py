@@ -89,7 +89,7 @@ def draw(
         reset=_reset_noise(key_reset, (blocks, config.num_envs), spec),
         action=uniform(key_action, action_shape),
         env=split(key_env, steps),
-        replay=bits(key_replay, replay_shape) if config.value_data == "replay" else None,
+        replay=bits(key_replay, replay_shape) if config.replays else None,
     )
 
 

@@ -111,7 +111,7 @@ class Row(NamedTuple):
 
 
 def cartpole(horizon: int = 7) -> Problem:
-    """CartPole-v1 from a tilted start: the pole can fall after 3 steps, and need not within 12."""
+    """CartPole-v1 from a tilted start: in 3 steps the pole can fall, and it need not within 12."""
     world = env.make("CartPole-v1", float_type="float64", max_episode_steps=horizon + 1)
     upright = world.reset(jnp.full((1, 4), 0.5, "float64"))
     tilt = {"theta": jnp.array([0.19]), "theta_dot": jnp.array([0.2])}
@@ -489,8 +489,8 @@ def main(arguments: Sequence[str]) -> None:
         description="Hold every estimator against the exact policy gradient of two small problems.",
         args=arguments,
     )
-    if not 3 <= options.horizon <= 12:
-        raise ConfigError(f"--horizon must be an integer in [3, 12]; got {options.horizon}")
+    if not 4 <= options.horizon <= 12:
+        raise ConfigError(f"--horizon must be an integer in [4, 12]; got {options.horizon}")
     for path in (options.json, options.out):
         if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
             raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
@@ -521,7 +521,7 @@ def main(arguments: Sequence[str]) -> None:
 @dataclasses.dataclass(frozen=True)
 class Options:
     horizon: int = 7
-    """Steps of CartPole, in [3, 12]; where there are too many pairs of trajectories, estimators
+    """Steps of CartPole, in [4, 12]; where there are too many pairs of trajectories, estimators
     that couple them are held at 7 steps."""
     json: Path | None = None
     """File for every row."""

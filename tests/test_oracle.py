@@ -396,7 +396,7 @@ def test_a_planted_fault_is_caught(chain, monkeypatch, fault):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--horizon", "13"], r"--horizon must be an integer in \[3, 12\]; got 13"),
+        (["--horizon", "3"], r"--horizon must be an integer in \[4, 12\]; got 3"),
         (["--json", "/nowhere/rows.json"], "cannot be written"),
     ],
 )

@@ -15,7 +15,8 @@ from torch_ref.types import Distribution, Env, EnvState
 def round_floats(tree: Any) -> Any:
     """Every float leaf rounded to the nearest float32, its dtype kept; subnormals become 0."""
     if isinstance(tree, tuple):  # torch has no tree map
-        return type(tree)(*map(round_floats, tree))
+        rounded_leaves = map(round_floats, tree)
+        return type(tree)(*rounded_leaves) if hasattr(tree, "_fields") else tuple(rounded_leaves)
     if isinstance(tree, torch.Tensor) and tree.is_floating_point():
         rounded = tree.to(torch.float32)
         tiny = rounded.abs() < torch.finfo(torch.float32).tiny  # as XLA does

@@ -42,7 +42,7 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
         env_state=env_state,
         key=key_run,
         update=0,
-        replay=replay.empty(transition, config.buffer_size) if _replays(config) else None,
+        replay=replay.empty(transition, config.buffer_size) if config.replays else None,
         recent_returns=replay.empty((scalar,), RECENT_EPISODES),
     )
 
@@ -210,7 +210,7 @@ def _value_batches(
         next_value = algorithm.networks.value(params, next_obs)
         return obs, reward + config.gamma * torch.where(terminated, 0.0, next_value), valid
 
-    return from_replay if config.value_data == "replay" else from_batch
+    return from_replay if config.replays else from_batch
 
 
 def _descend(
@@ -253,10 +253,6 @@ def _schedule(config: Config, update: int) -> torch.Tensor:
     if config.lr_schedule == "constant":
         return torch.ones_like(index)
     return 1.0 - index / config.num_updates
-
-
-def _replays(config: Config) -> bool:
-    return config.critic and config.value_data == "replay"
 
 
 def _remember(ring: Any, trajectory: Trajectory) -> Any:

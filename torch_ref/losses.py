@@ -24,7 +24,8 @@ def policy_loss_steps(
     Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 1.
     """
     assert log_prob.shape == advantage.shape == valid.shape
-    return -masked_mean(log_prob * advantage.detach(), valid)
+    constant = torch.where(valid, advantage.detach(), 0.0)
+    return -masked_mean(log_prob * constant, valid)
 
 
 def policy_loss_trajectories(
@@ -39,8 +40,8 @@ def policy_loss_trajectories(
     Source: Williams 1992 (Machine Learning 8); Sutton et al. 1999.
     """
     assert log_prob.shape == advantage.shape == valid.shape
-    weighted = torch.where(valid, log_prob * advantage.detach(), 0.0)
-    return -torch.sum(weighted) / log_prob.shape[1]
+    constant = torch.where(valid, advantage.detach(), 0.0)
+    return -torch.sum(torch.where(valid, log_prob * constant, 0.0)) / log_prob.shape[1]
 
 
 def value_loss(value: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

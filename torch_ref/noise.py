@@ -90,7 +90,7 @@ def draw(key_run: np.ndarray, update: int, config: Config, spec: EnvSpec, num_st
         reset=_reset_noise(key_reset, (blocks, config.num_envs), spec),
         action=torch.from_numpy(uniform(key_action, action_shape)),
         env=split(key_env, steps),
-        replay=bits(key_replay, replay_shape) if config.value_data == "replay" else None,
+        replay=bits(key_replay, replay_shape) if config.replays else None,
     )
 
 

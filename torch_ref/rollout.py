@@ -96,7 +96,8 @@ def _like(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def _freeze(alive: torch.Tensor, state: Any, old: Any) -> Any:
     """`state` where the episode goes on, `old` where it is over (torch has no tree map)."""
     if isinstance(state, tuple):
-        return type(state)(*(_freeze(alive, *pair) for pair in zip(state, old, strict=True)))
+        parts = (_freeze(alive, *pair) for pair in zip(state, old, strict=True))
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     return torch.where(_like(alive, state), state, old)
 
 
