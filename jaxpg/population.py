@@ -21,7 +21,7 @@ from jaxpg.config import Config, ConfigError, validate
 from jaxpg.training import as_arrays
 from jaxpg.types import LearnerState, Metrics, Params
 
-LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # seeds per device and call; measured on cpu only
+LANES = {"cpu": 8, "gpu": 256, "tpu": 256}  # seeds per device and call; measured on cpu only
 
 
 class Population(NamedTuple):
@@ -68,7 +68,7 @@ def train_population(
       ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range.
     """
     config = as_arrays(validate(config))
-    lanes = LANES.get(jax.default_backend(), 16) if lanes is None else lanes
+    lanes = LANES.get(jax.default_backend(), LANES["cpu"]) if lanes is None else lanes
     if lanes < 2:  # XLA compiles a batch of one otherwise
         raise ConfigError(f"lanes must be at least 2; got {lanes}")
     if len(set(seeds)) != len(seeds) or not len(seeds):
