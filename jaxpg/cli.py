@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"jaxpg: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("jaxpg: interrupted; nothing was written", file=sys.stderr)
+        print("jaxpg: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
@@ -73,27 +74,37 @@ def _train(arguments: list[str]) -> None:
     name, options = _parse_train(arguments)
     config = validate(options.config)
     seeds = parse_seeds(options.seeds)
-    out = options.out or Path("runs") / name
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out must be a new or empty directory; {out} holds something already")
+    out = Path(os.path.abspath(options.out or Path("runs") / name))
+    # Written aside and renamed: the directory is complete or not there.
+    partial = _make_partial(out)
+    try:
+        population = _run(config, seeds, options.lanes)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    from jaxpg import results
+
+    try:
+        summary = results.save(partial, name, config, population)
+        partial.rename(out)
+    except OSError as error:
+        raise ConfigError(
+            f"--out could not be written ({error}); what there is lies in {partial}"
+        ) from error
+    print(_closing(summary, options.out or out))
+
+
+def _run(config: Config, seeds: list[int], lanes: int | None) -> Any:
+    """Train, with progress on standard error; returns a Population."""
     _prepare_jax()
     if config.float_type == "float64":
         os.environ["JAX_ENABLE_X64"] = "1"
 
-    from jaxpg import results
     from jaxpg.population import train_population
     from jaxpg.progress import progress
 
-    # Written aside and renamed: the directory is complete or not there.
-    partial = _make_partial(out)
-    try:
-        with progress(config, len(seeds)) as report:
-            population = train_population(config, seeds, lanes=options.lanes, report=report)
-        summary = results.save(partial, name, config, population)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    print(_closing(summary, out))
+    with progress(config, len(seeds)) as report:
+        return train_population(config, seeds, lanes=lanes, report=report)
 
 
 def _parse_train(arguments: list[str]) -> tuple[str, Any]:
@@ -131,23 +142,25 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
       ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32).
     """
+    seeds: Sequence[int]
     try:
         if "," in text:
             seeds = [int(part) for part in text.split(",")]
         elif ":" in text:
             first, end = map(int, text.split(":"))
-            seeds = list(range(first, end))
+            seeds = range(first, end)
         else:
-            seeds = list(range(int(text)))
+            seeds = range(int(text))
     except ValueError:
         seeds = []
-    allowed = seeds and min(seeds) >= 0 and max(seeds) < 2**32 and len(set(seeds)) == len(seeds)
-    if not allowed:
+    different = isinstance(seeds, range) or len(set(seeds)) == len(seeds)
+    extremes = (seeds[0], seeds[-1]) if isinstance(seeds, range) and seeds else seeds
+    if not seeds or not different or not all(0 <= seed < 2**32 for seed in extremes):
         raise ConfigError(
             "--seeds must be a count of at least 1, FIRST:END, or a list of different integers "
             f"in [0, 2^32); got {text!r}"
         )
-    return seeds
+    return list(seeds)
 
 
 def _prepare_jax() -> None:
@@ -158,15 +171,22 @@ def _prepare_jax() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0))))
+    if "xla_force_host_platform_device_count" not in flags:
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpg" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
 def _make_partial(out: Path) -> Path:
+    """A directory beside `out`, to be renamed once it is complete."""
     try:
-        partial = out.absolute().with_name(f".{out.name}-{os.getpid()}")
-        partial.mkdir(parents=True)
+        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+            raise ConfigError(f"--out must be a new or empty directory; {out} holds something")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        partial.chmod(0o755)  # mkdtemp's is for the owner alone
         return partial
     except OSError as error:
         raise ConfigError(f"--out must be writable; {out} is not ({error.strerror})") from None

@@ -1,9 +1,9 @@
 """Many seeds: the training loop in fixed lanes, over every device, in segments of updates.
 
-Seeds are trained L lanes at a time on each device, by one compiled program whose shape depends on
-neither the number of seeds nor the number of devices; the last lanes are padded. So a seed's
-result does not depend on its neighbours: float reductions of another batch shape would round
-otherwise.
+Seeds are trained L lanes at a time on each device, by one compiled program whose shape does not
+depend on the number of seeds; the last lanes are padded. So a seed's result does not depend on its
+neighbours: float reductions of another batch shape would round otherwise. It is the same on any
+number of devices from two; XLA compiles for one device alone otherwise, and its last bits differ.
 """
 
 import time
@@ -30,7 +30,7 @@ class Population(NamedTuple):
     seeds: np.ndarray  # uint32 [S]
     params: Params  # leaves [S, ...]
     metrics: Metrics  # leaves [S, U]
-    final_return: np.ndarray  # [S], mean return of the last 100 episodes; NaN if none ended
+    final_return: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
     finite: np.ndarray  # bool [S], whether all parameters are finite
     lanes: int  # L; the result depends on it, in the last bits
     compile_seconds: float
@@ -60,7 +60,7 @@ def train_population(
       config: what to train.
       seeds: S different integers in [0, 2^32).
       lanes: L ≥ 2, seeds that one device trains at once; None takes the backend's default. For a
-        given L, seed k's result does not depend on the other seeds or on the devices.
+        given L, seed k's result does not depend on the other seeds.
       segments: calls that each group of lanes is divided into, for the sake of `report`.
       report: called after each of them.
 
@@ -71,6 +71,8 @@ def train_population(
     lanes = LANES.get(jax.default_backend(), LANES["cpu"]) if lanes is None else lanes
     if lanes < 2:  # XLA compiles a batch of one otherwise
         raise ConfigError(f"lanes must be at least 2; got {lanes}")
+    if segments < 1:
+        raise ConfigError(f"segments must be at least 1; got {segments}")
     if len(set(seeds)) != len(seeds) or not len(seeds):
         raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
     mesh = Mesh(np.array(jax.devices()), ("seed",), axis_types=(AxisType.Auto,))

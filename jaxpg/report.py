@@ -6,8 +6,7 @@ import numpy as np
 
 from jaxpg.config import Config
 from jaxpg.population import Population
-from jaxpg.results import SOLVED
-from jaxpg.stats import iqm, iqm_interval
+from jaxpg.stats import SOLVED, iqm, iqm_interval
 
 POINTS = 100  # points of a curve; updates are averaged into so many
 INK, ACCENT, MUTED = "#1f2933", "#0b6e99", "#7b8794"
@@ -22,12 +21,17 @@ def learning_curve(config: Config, population: Population, path: Path) -> None:
     from matplotlib.figure import Figure  # not pyplot: no global state, no window
 
     amount, returns = curve_points(config, population)
-    low, high = iqm_interval(returns)
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.plot(amount, returns.T, color=ACCENT, linewidth=0.5, alpha=min(0.4, 12 / len(returns)))
-    axes.fill_between(amount, low, high, color=ACCENT, alpha=0.35, linewidth=0)
-    axes.plot(amount, iqm(returns), color=ACCENT, linewidth=2)
+    known = np.isfinite(returns).all(axis=0)  # from where on every seed has finished an episode
+    if known.any():
+        low, high = iqm_interval(returns[:, known])
+        axes.fill_between(amount[known], low, high, color=ACCENT, alpha=0.35, linewidth=0)
+        axes.plot(amount[known], iqm(returns[:, known]), color=ACCENT, linewidth=2)
+    else:
+        note = "some seeds finished no episode: no IQM over all of them"
+        axes.annotate(note, (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED)
     if config.env in SOLVED:
         axes.axhline(SOLVED[config.env], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         label = f"solved: {SOLVED[config.env]:g}"
@@ -62,7 +66,8 @@ def curve_points(config: Config, population: Population) -> tuple[np.ndarray, np
     """Where the curve's points lie, and each seed's return there.
 
     Returns:
-      Environment steps or episodes per seed, [P]; returns [S, P].
+      Environment steps or episodes per seed, [P]; returns [S, P], NaN before a seed's first
+      episode has ended.
     """
     updates = config.num_updates
     edges = np.unique(np.linspace(0, updates, min(POINTS, updates) + 1).round().astype(int))
@@ -71,6 +76,5 @@ def curve_points(config: Config, population: Population) -> tuple[np.ndarray, np
     returns = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     for i in range(1, returns.shape[1]):
         returns[:, i] = np.where(np.isnan(returns[:, i]), returns[:, i - 1], returns[:, i])
-    known = ~np.isnan(returns).any(axis=0)  # from where on every seed has finished an episode
     steps = config.num_envs * (config.num_steps if config.collect == "steps" else 1)
-    return edges[1:][known] * steps, returns[:, known]
+    return edges[1:] * steps, returns

@@ -13,14 +13,8 @@ from safetensors.numpy import save as to_safetensors
 from jaxpg.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import Population
-from jaxpg.stats import iqm, iqm_interval
-
-SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
-    "CartPole-v1": 475.0,
-    "Acrobot-v1": -100.0,
-    "MountainCar-v0": -110.0,
-    "MountainCarContinuous-v0": 90.0,
-}
+from jaxpg.report import learning_curve
+from jaxpg.stats import SOLVED, iqm, iqm_interval
 
 
 def save(directory: Path, preset: str, config: Config, population: Population) -> dict[str, Any]:
@@ -29,8 +23,6 @@ def save(directory: Path, preset: str, config: Config, population: Population) -
     Returns:
       The summary.
     """
-    from jaxpg.report import learning_curve
-
     metrics = population.metrics
     arrays = {name: getattr(metrics, name) for name in metrics._fields}
     np.savez_compressed(
@@ -43,9 +35,9 @@ def save(directory: Path, preset: str, config: Config, population: Population) -
     weights = to_safetensors(to_torch(population.params), metadata)
     (directory / "params.safetensors").write_bytes(weights)
     summary = summarize(preset, config, population)
-    learning_curve(config, population, directory / "curve.png")
     text = json.dumps(summary, indent=2, allow_nan=False)
     (directory / "summary.json").write_text(text + "\n")
+    learning_curve(config, population, directory / "curve.png")
     return summary
 
 
@@ -53,7 +45,7 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
     """What summary.json says; every number a JSON number, or null where there is none."""
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
     finals = population.final_return
-    finished = finals[~np.isnan(finals)]
+    finished = finals[np.isfinite(finals)]
     solved = SOLVED.get(config.env)
     return {
         "preset": preset,
@@ -70,7 +62,9 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
         "solved_fraction": None
         if solved is None
         else float(np.mean(population.finite & (np.nan_to_num(finals, nan=-np.inf) >= solved))),
-        "seeds_without_episode": population.seeds[np.isnan(finals)].tolist(),
+        "seeds_without_episode": population.seeds[
+            population.metrics.episodes.sum(axis=1) == 0
+        ].tolist(),
         "diverged_seeds": population.seeds[~population.finite].tolist(),
         "config": dataclasses.asdict(config),
         "versions": versions(),

@@ -4,6 +4,12 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 2_000
+SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
+    "CartPole-v1": 475.0,
+    "Acrobot-v1": -100.0,
+    "MountainCar-v0": -110.0,
+    "MountainCarContinuous-v0": 90.0,
+}
 
 
 def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -35,7 +41,7 @@ def iqm_interval(x: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, n
         iqm,
         axis=0,
         n_resamples=RESAMPLES,
-        batch=100,
+        batch=max(1, min(100, 10**7 // x.size)),  # at most 80 MB of resamples at a time
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(0),  # the same data give the same interval

@@ -55,6 +55,7 @@ def test_train_writes_a_complete_directory(tmp_path):
         (["train", "--seeds", "5:5"], "--seeds must be"),
         (["train", "--seeds", "1,1"], "--seeds must be"),
         (["train", "--seeds", "4294967296,1"], "--seeds must be"),
+        (["train", "--seeds", "0:99999999999"], "--seeds must be"),
         (["train", "--num-envs", "0"], "num_envs must be an integer of at least 1; got 0"),
         (["train", "--total-steps", "10"], "total_steps must pay for at least one update of 1024"),
         (["train", "--estimator", "total_return"], "needs collect='episodes'"),

@@ -1,6 +1,9 @@
 """Many seeds at once: the invariance contract, padding, reports and bad input."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import jax
@@ -30,6 +33,26 @@ def test_a_seed_does_not_depend_on_its_neighbours(neighbours):
         strict=True,
     ):
         np.testing.assert_array_equal(together[4], single[0])
+
+
+def trained_on(devices: int) -> str:
+    """Seeds 5, 4 and 9 among four, on so many host devices; every bit of them, in hexadecimal."""
+    code = (
+        "import numpy as np, jax; from tests.test_population import TINY, train_population\n"
+        f"assert jax.device_count() == {devices}\n"
+        "population = train_population(TINY, [7, 5, 4, 9], lanes=2)\n"
+        "leaves = jax.tree.leaves((population.params, population.metrics))\n"
+        "print(np.concatenate([leaf[1:4].ravel() for leaf in leaves]).tobytes().hex())"
+    )
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_a_seed_does_not_depend_on_how_many_devices_there_are_beyond_one():
+    """One device alone runs a program of its own, whose last bits differ."""
+    assert trained_on(2) == trained_on(3)
 
 
 def test_it_agrees_with_train(neighbours):

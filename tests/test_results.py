@@ -49,7 +49,9 @@ def test_summary_numbers():
 
 
 def test_a_seed_without_an_episode_is_named_and_has_not_solved():
-    summary = results.summarize("vpg", CONFIG, population([500.0, np.nan, 500.0]))
+    some = population([500.0, np.nan, 500.0])
+    some.metrics.episodes[1] = 0
+    summary = results.summarize("vpg", CONFIG, some)
     assert summary["seeds_without_episode"] == [1]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
     assert summary["final_return"]["min"] == 500.0
@@ -69,13 +71,24 @@ def test_no_episode_at_all_is_null_not_nan():
 
 
 def test_curve_averages_over_episodes_and_carries_on():
-    """Updates in which no episode ended keep the last value; leading ones are left out."""
+    """Updates in which no episode ended keep the last value; before the first it is NaN."""
     some = population([1.0, 1.0])
     some.metrics.episodes[0, 0] = some.metrics.return_sum[0, 0] = 0
     some.metrics.episodes[1, 3] = some.metrics.return_sum[1, 3] = 0
     amount, returns = curve_points(CONFIG, some)
-    assert amount.tolist() == [40, 60, 80, 100, 120]
-    assert returns.tolist() == [[31, 32, 33, 34, 35], [31, 32, 32, 34, 35]]
+    assert amount.tolist() == [20, 40, 60, 80, 100, 120]
+    np.testing.assert_array_equal(returns, [[np.nan, 31, 32, 33, 34, 35], [30, 31, 32, 32, 34, 35]])
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_seeds_that_never_finish_an_episode_do_not_cost_the_others_their_results(tmp_path, silent):
+    some = population([1.0, 1.0])
+    some.metrics.episodes[:silent] = 0
+    some.metrics.return_sum[:silent] = 0
+    some.final_return[:silent] = np.nan
+    summary = results.save(tmp_path, "vpg", CONFIG, some)
+    assert summary["seeds_without_episode"] == [3, 1][:silent]
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_files_are_complete_and_load_without_pickle(tmp_path):

@@ -153,3 +153,18 @@ def test_an_update_of_one_step_and_one_environment_works():
     _, metrics = jax.jit(partial(train, config))(noise.key(0))
     assert_close(metrics.env_steps, [1, 1, 1], 0.0)
     assert np.all(np.isfinite(metrics.policy_loss))
+
+
+def test_the_twin_trains_whole_episodes_of_a_gymnasium_environment():
+    """Acrobot cut after 6 steps: a reward of -1 for each, so every return is -6."""
+    config = torch_ref.Config(
+        env="Acrobot-v1",
+        max_episode_steps=6,
+        collect="episodes",
+        num_envs=2,
+        total_episodes=4,
+        hidden_sizes=(4,),
+    )
+    state, metrics = torch_ref.train(config, torch_ref.key(0))
+    assert metrics.episodes.tolist() == [2, 2]
+    assert metrics.return_sum.tolist() == [-12.0, -12.0]

@@ -186,15 +186,13 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
         results = [env.step(native(a)) for env, a in zip(state.inner, action, strict=True)]
-        obs, reward, terminated, _, _ = zip(*results, strict=True)
-        return _advance(
-            state,
-            state.inner,
-            tensor(list(obs)),
-            torch.tensor(reward, dtype=dtype),
-            torch.tensor(terminated),
-            time_limit,
+        obs, reward, terminated, truncated, _ = zip(*results, strict=True)
+        rewards = torch.tensor(reward, dtype=dtype)
+        ends = torch.tensor(terminated)
+        state, rewards, ends, over = _advance(
+            state, state.inner, tensor(list(obs)), rewards, ends, time_limit
         )
+        return state, rewards, ends, over | (torch.tensor(truncated) & ~ends)
 
     def restart(state: EnvState, done: torch.Tensor, noise: np.ndarray) -> EnvState:
         obs = state.obs.clone()

@@ -230,7 +230,7 @@ def _descend(
     gradients = [param.grad for param in params if param.grad is not None]
     norm = global_norm(gradients)
     with torch.no_grad():
-        if config.max_grad_norm is not None and norm >= config.max_grad_norm:
+        if config.max_grad_norm is not None and not norm < config.max_grad_norm:
             for gradient in gradients:
                 gradient.copy_(gradient / norm * config.max_grad_norm)
         for group in optimizer.param_groups:

@@ -98,6 +98,8 @@ def _freeze(alive: torch.Tensor, state: Any, old: Any) -> Any:
     if isinstance(state, tuple):
         parts = (_freeze(alive, *pair) for pair in zip(state, old, strict=True))
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    if not isinstance(state, torch.Tensor):  # gymnasium's environments keep their own
+        return state
     return torch.where(_like(alive, state), state, old)
 
 

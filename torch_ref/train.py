@@ -48,6 +48,8 @@ def _train(options: Options) -> None:
     key = noise.key(options.seed)
     if options.out is not None and options.out.exists():
         raise ConfigError(f"--out must not exist; {options.out} does")
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        raise ConfigError(f"--out must be in a directory that exists; {options.out} is not")
     began, env_steps, shown = time.perf_counter(), 0, 0
     for state, metrics in updates(config, key):
         env_steps += int(metrics.env_steps)
