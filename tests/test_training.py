@@ -165,6 +165,6 @@ def test_the_twin_trains_whole_episodes_of_a_gymnasium_environment():
         total_episodes=4,
         hidden_sizes=(4,),
     )
-    state, metrics = torch_ref.train(config, torch_ref.key(0))
+    _, metrics = torch_ref.train(config, torch_ref.key(0))
     assert metrics.episodes.tolist() == [2, 2]
     assert metrics.return_sum.tolist() == [-12.0, -12.0]
