@@ -174,6 +174,31 @@ def leave_one_out(returns: jax.Array) -> jax.Array:
     return (jnp.sum(returns) - returns) / (returns.shape[0] - 1)
 
 
+def broadcast_baseline(returns: jax.Array, value: jax.Array, valid: jax.Array) -> jax.Array:
+    """The weight that a baseline of shape (T, 1) gives to returns of shape (T,).
+
+    Their difference is a (T, T) matrix, and the article's loss sums all of it:
+
+        Σ_i Σ_t -log π(a_t|s_t) (G_t - V(s_i)) = Σ_t -log π(a_t|s_t) Ψ_t
+        Ψ_t = T (G_t - Σ_i V(s_i) / T)
+
+    Args:
+      returns: G_t, float [T, N].
+      value: V(s_t), float [T, N].
+      valid: which steps belong to the episode, bool [T, N]; T in the formula is their number.
+
+    Returns:
+      Ψ_t, float [T, N].
+
+    Source: Pichka 2023, Policy Gradient Algorithm's Mathematics Explained with PyTorch
+    Implementation; its code, github.com/ebrahimpichka/vanilla-pg.
+    """
+    chex.assert_equal_shape([returns, value, valid])
+    length = jnp.sum(valid, axis=0, keepdims=True, dtype=returns.dtype)
+    total_value = jnp.sum(jnp.where(valid, value, 0.0), axis=0, keepdims=True)
+    return length * returns - total_value
+
+
 def discount_from_start(time: jax.Array, *, gamma: jax.Array) -> jax.Array:
     """γ^t, t counted from the episode's start: what turns a relative Ψ_t into an absolute one.
 

@@ -32,6 +32,8 @@ class Config:
     """Environment: any registered gymnax name (torch_ref: any gymnasium name)."""
     max_episode_steps: int | None = None
     """Time limit of an episode in steps, >= 1; None takes the environment's own."""
+    time_limit: Literal["truncates", "terminates"] = "truncates"
+    """What the time limit ends: our view of the episode, or (as the article has it) the task."""
 
     collect: Literal["steps", "episodes"] = "steps"
     """What an update is computed from: num_steps of num_envs auto-resetting environments, or
@@ -47,9 +49,10 @@ class Config:
 
     estimator: Literal["total_return", "reward_to_go", "td_error", "gae"] = "gae"
     """Psi, the weight of grad log pi(a|s)."""
-    baseline: Literal["none", "constant", "value"] = "value"
-    """What Psi is measured against: nothing, the average return of the other trajectories, or a
-    learned value function (the critic)."""
+    baseline: Literal["none", "constant", "value", "broadcast_value"] = "value"
+    """What Psi is measured against: nothing, the average return of the other trajectories, a
+    learned value function (the critic), or the article's critic, whose values of shape (T, 1)
+    are broadcast against returns of shape (T,)."""
     discounting: Literal["relative", "absolute"] = "relative"
     """Discount from the current step, gamma^(k-t), or from the episode's start, gamma^k."""
     gamma: float = _traced(0.99)
@@ -65,14 +68,16 @@ class Config:
 
     value_target: Literal["monte_carlo", "td0", "lambda_return"] = "lambda_return"
     """What the critic is fitted to."""
-    value_data: Literal["batch", "replay"] = "batch"
-    """Fit the critic on this update's batch, or on samples from a ring of past transitions."""
+    value_data: Literal["batch", "replay", "replay_successor"] = "batch"
+    """Fit the critic on this update's batch, or on samples from a ring of past transitions;
+    replay_successor, as the article has it, fits V(next_obs) to reward + gamma V(next_obs), at
+    the end of the task too."""
     value_steps: int = 4
     """Optimizer steps of the critic per update."""
     buffer_size: int = 5_000
-    """Transitions that the ring holds (value_data=replay only)."""
+    """Transitions that the ring holds (value_data=replay... only)."""
     batch_size: int = 512
-    """Transitions sampled without replacement per value step (value_data=replay only)."""
+    """Transitions sampled without replacement per value step (value_data=replay... only)."""
     vf_coef: float = _traced(0.5)
     """Weight of the value loss in the joint loss, >= 0 (networks=shared only)."""
 
@@ -84,6 +89,9 @@ class Config:
     """Nonlinearity after each hidden layer."""
     sigma: Literal["free", "state"] = "free"
     """Standard deviation of a continuous policy: a free parameter, or an output of the network."""
+    log_prob: Literal["exact", "clamped"] = "exact"
+    """Of a discrete action: log_softmax, or (as the article has it) the log of probabilities
+    clamped to [2^-23, 1 - 2^-23], whose gradient is 0 outside."""
 
     optimizer: Literal["sgd", "adam", "rmsprop"] = "adam"
     """Optimizer of every network, with torch's default constants."""
@@ -103,12 +111,12 @@ class Config:
     @property
     def critic(self) -> bool:
         """Whether a value function is learned."""
-        return self.baseline == "value"
+        return self.baseline in ("value", "broadcast_value")
 
     @property
     def replays(self) -> bool:
         """Whether the critic is fitted on a ring of past transitions."""
-        return self.critic and self.value_data == "replay"
+        return self.critic and self.value_data != "batch"
 
     @property
     def float_type(self) -> str:
@@ -127,6 +135,27 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TRACED = tuple(name for name, field in FIELDS.items() if "traced" in field.metadata)
 STATIC = tuple(name for name in FIELDS if name not in TRACED)
 
+_ARTICLE = Config(
+    collect="episodes",
+    num_envs=1,
+    total_episodes=4_000,
+    time_limit="terminates",
+    estimator="reward_to_go",
+    baseline="broadcast_value",
+    discounting="absolute",
+    reduction="trajectories",
+    log_prob="clamped",
+    value_target="td0",
+    value_data="replay_successor",
+    value_steps=1,
+    buffer_size=5_000,
+    batch_size=512,
+    optimizer="sgd",
+    learning_rate=3e-7,
+    value_learning_rate=1e-7,
+    lr_schedule="constant",
+    max_grad_norm=None,
+)
 PRESETS = {
     "vpg": Config(),
     "reinforce": Config(
@@ -146,11 +175,26 @@ PRESETS = {
         value_target="td0",
         learning_rate=3e-3,
     ),
+    "article": _ARTICLE,
+    "article-text": dataclasses.replace(
+        _ARTICLE, total_episodes=5_000, buffer_size=2_000, batch_size=256, learning_rate=2e-7
+    ),
+    "article-corrected": dataclasses.replace(
+        _ARTICLE,
+        baseline="value",
+        log_prob="exact",
+        value_data="replay",
+        learning_rate=1e-4,
+        value_learning_rate=1e-3,
+    ),
 }
 PRESET_NOTES = {
     "vpg": "REINFORCE with a learned value baseline and GAE",
     "reinforce": "Williams' REINFORCE: whole episodes, reward-to-go, no baseline",
     "actor-critic": "one-step actor-critic: the TD error of a learned value function",
+    "article": "the script of Pichka's article (2023), literally, with what it gets wrong",
+    "article-text": "the same with the numbers that the article's text prints",
+    "article-corrected": "what the article's text derives",
 }
 
 
@@ -268,7 +312,7 @@ def _meaningless(config: Config) -> str | None:
             "estimator='reward_to_go' with collect='steps' needs baseline='value': without a "
             f"critic the cut after num_steps biases it; got baseline={c.baseline!r}"
         )
-    if c.estimator in ("td_error", "gae") and not c.critic:
+    if c.estimator in ("td_error", "gae") and c.baseline != "value":
         return f"estimator={c.estimator!r} needs baseline='value'; got baseline={c.baseline!r}"
     if c.estimator == "total_return" and c.discounting == "relative":
         return (
@@ -280,18 +324,26 @@ def _meaningless(config: Config) -> str | None:
             "baseline='constant' is the average over the other trajectories, so it needs "
             f"collect='episodes' and num_envs >= 2; got {c.collect!r} and {c.num_envs}"
         )
+    if c.baseline == "broadcast_value":
+        given = (c.collect, c.estimator, c.discounting, c.reduction)
+        needed = ("episodes", "reward_to_go", "absolute", "trajectories")
+        if given != needed:
+            return (
+                "baseline='broadcast_value' is the article's loss, so it needs collect, estimator, "
+                f"discounting and reduction {', '.join(needed)}; got {', '.join(given)}"
+            )
     if c.networks == "shared" and not c.critic:
         return f"networks='shared' needs baseline='value'; got baseline={c.baseline!r}"
-    if c.networks == "shared" and (c.value_data == "replay" or c.value_steps > 1):
+    if c.networks == "shared" and (c.value_data != "batch" or c.value_steps > 1):
         return (
             "networks='shared' has one joint loss on one batch, so it needs value_data='batch' "
             f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
         )
     if c.replays and c.value_target != "td0":
         return (
-            "value_data='replay' holds single transitions, so it needs value_target='td0'; "
-            f"got {c.value_target!r}"
+            f"value_data={c.value_data!r} holds single transitions, so it needs "
+            f"value_target='td0'; got {c.value_target!r}"
         )
-    if c.value_data == "replay" and c.batch_size > c.buffer_size:
+    if c.value_data != "batch" and c.batch_size > c.buffer_size:
         return f"batch_size must be at most buffer_size; got {c.batch_size} of {c.buffer_size}"
     return None

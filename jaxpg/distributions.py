@@ -44,6 +44,29 @@ def categorical_entropy(logits: jax.Array) -> jax.Array:
     return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
+def clamped_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
+    """log of π(a) clamped to [ε, 1 - ε], ε = 2^-23, float [...].
+
+    Outside, the gradient is 0: an action that has become certain is never unlearned.
+
+    Source: torch.distributions.Categorical(probs) in float32.
+    """
+    chosen = jax.nn.one_hot(action, logits.shape[-1], dtype=bool)
+    return jnp.sum(jnp.where(chosen, _clamped_log(jax.nn.softmax(logits)), 0.0), axis=-1)
+
+
+def clamped_entropy(logits: jax.Array) -> jax.Array:
+    """-Σ π log(clamped π) in nats, float [...]."""
+    probs = jax.nn.softmax(logits)
+    return -jnp.sum(probs * _clamped_log(probs), axis=-1)
+
+
+def _clamped_log(probs: jax.Array) -> jax.Array:
+    low = 2.0**-23
+    clamped = jnp.where(probs < low, low, jnp.where(probs > 1.0 - low, 1.0 - low, probs))
+    return jnp.log(clamped)
+
+
 def gaussian_sample(outputs: jax.Array, uniform: jax.Array) -> jax.Array:
     """Inverse CDF of a diagonal Gaussian: a = μ + σ √2 erf⁻¹(2u - 1).
 
@@ -75,4 +98,5 @@ def gaussian_entropy(outputs: jax.Array) -> jax.Array:
 
 
 categorical = Distribution(categorical_sample, categorical_log_prob, categorical_entropy)
+clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy)
 gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy)

@@ -73,6 +73,16 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
     return Env(spec, reset, step, restart)
 
 
+def terminate_at_limit(env: Env) -> Env:
+    """The environment whose time limit ends the task, as a failure does."""
+
+    def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
+        state, reward, terminated, truncated = env.step(key, state, action)
+        return state, reward, jnp.logical_or(terminated, truncated), jnp.zeros_like(truncated)
+
+    return env._replace(step=step)
+
+
 def _gymnax(name: str) -> tuple[Any, Any]:
     import gymnax
 

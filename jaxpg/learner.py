@@ -74,7 +74,7 @@ def update(
     finished = (trajectory.episode_return.reshape(-1), done.reshape(-1))
     state = state._replace(
         env_state=env_state,
-        replay=_remember(state.replay, trajectory),
+        replay=_remember(algorithm, state.replay, trajectory),
         recent_returns=replay.insert(state.recent_returns, *finished),
     )
     advantage, target = estimate(config, algorithm, state.params, trajectory)
@@ -253,10 +253,9 @@ def _schedule(config: Config, update: jax.Array) -> jax.Array:
     return 1.0 - update.astype(config.float_type) / config.num_updates
 
 
-def _remember(ring: Any, trajectory: Trajectory) -> Any:
+def _remember(algorithm: Algorithm, ring: Any, trajectory: Trajectory) -> Any:
     if ring is None:
         return None
-    t = trajectory
-    rows = (t.obs, t.reward, t.next_obs, t.terminated)
+    rows = algorithm.remember(trajectory)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
-    return replay.insert(ring, flat, t.valid.reshape(-1))
+    return replay.insert(ring, flat, trajectory.valid.reshape(-1))

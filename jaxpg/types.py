@@ -51,7 +51,7 @@ class Noise(NamedTuple):
     reset: jax.Array  # float32 [R, N, reset_uniforms], or keys [R, N]
     action: jax.Array  # float32 [T, N], or [T, N, A] for a continuous action
     env: jax.Array  # keys [T, N]
-    replay: jax.Array | None  # uint32 [value_steps, M]
+    replay: jax.Array | None  # uint32 [value_steps, REPLAY_ROUNDS]
 
 
 class Trajectory(NamedTuple):
@@ -72,7 +72,8 @@ class Ring(NamedTuple):
     """The last M rows of a stream."""
 
     rows: Any  # leaves [M, ...]
-    inserted: jax.Array  # int32, rows ever inserted; row i lives at i mod M
+    next_slot: jax.Array  # int32, where the next row goes
+    filled: jax.Array  # int32, slots that hold a row
 
 
 class Networks(NamedTuple):
@@ -101,6 +102,7 @@ class Algorithm(NamedTuple):
     advantage: Callable[..., jax.Array]  # (trajectory, value, next_value, *, gamma, gae_lambda)
     value_target: Callable[..., jax.Array]  # the same arguments
     policy_loss: Callable[..., jax.Array]  # (log_prob, advantage, valid) -> scalar
+    remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
 
 
 class LearnerState(NamedTuple):

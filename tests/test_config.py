@@ -139,6 +139,18 @@ BAD_COMBINATIONS = [
         "value_data='replay' .* needs value_target='td0'; got 'lambda_return'",
     ),
     (
+        REPLAY | {"value_data": "replay_successor", "value_target": "monte_carlo"},
+        "value_data='replay_successor' .* needs value_target='td0'; got 'monte_carlo'",
+    ),
+    (
+        EPISODES | {"estimator": "td_error", "baseline": "broadcast_value"},
+        "estimator='td_error' needs baseline='value'; got baseline='broadcast_value'",
+    ),
+    (
+        REINFORCE | {"baseline": "broadcast_value", "discounting": "absolute"},
+        "baseline='broadcast_value' .* got episodes, reward_to_go, absolute, steps",
+    ),
+    (
         REPLAY | {"buffer_size": 100, "batch_size": 101},
         "batch_size must be at most buffer_size; got 101 of 100",
     ),
@@ -176,11 +188,13 @@ def test_number_of_accepted_combinations():
       episodes  value      those, and the total return (absolute only)              7 · 2 N = 14
       episodes  none       reward-to-go (2), total return (1)                       3 · 2 N =  6
       episodes  constant   the same, with N = 8 only                                3 · 1 N =  3
+      episodes  broadcast  reward-to-go, absolute, summed over time only            1 · 2 N =  2
     The fit of the critic, with 1 or 4 value steps:
-      separate  batch      3 targets · 2 = 6;   replay   TD(0) only · 2 = 2                    8
+      separate  batch      3 targets · 2 = 6;   two kinds of replay   TD(0) only · 2 = 4      10
       shared    batch      3 targets · 1                                                       3
-    With a critic (12 + 14) · (8 + 3) = 286. Without one, networks are separate and the other
-    fields of the fit play no part: (6 + 3) · 3 · 2 · 2 = 108. In all 394.
+    With a critic (12 + 14) · (10 + 3) = 338. Without one, networks are separate and the other
+    fields of the fit play no part: (6 + 3) · 3 · 3 · 2 = 162. Either with both reductions; the
+    article's critic 2 · (10 + 3) = 26 with one. In all 2 · 500 + 26 = 1026.
     """
     free = {
         name: get_args(CHOICES[name])
@@ -192,12 +206,13 @@ def test_number_of_accepted_combinations():
             "networks",
             "value_target",
             "value_data",
+            "reduction",
         )
     } | {"num_envs": (1, 8), "value_steps": (1, 4)}
     given = [dict(zip(free, values, strict=True)) for values in product(*free.values())]
     complaints = [complaint(fields) for fields in given]
-    assert len(complaints) == 2304
-    assert complaints.count(None) == 394
+    assert len(complaints) == 9216
+    assert complaints.count(None) == 1026
     for text in filter(None, complaints):
         assert any(name in text for name in free), f"names no field to change: {text}"
 
@@ -314,7 +329,8 @@ def test_float_type(arithmetic, float_type):
 
 
 @pytest.mark.parametrize(
-    ("baseline", "critic"), [("none", False), ("constant", False), ("value", True)]
+    ("baseline", "critic"),
+    [("none", False), ("constant", False), ("value", True), ("broadcast_value", True)],
 )
-def test_only_the_value_baseline_has_a_critic(baseline, critic):
+def test_only_a_value_baseline_has_a_critic(baseline, critic):
     assert Config(baseline=baseline).critic is critic

@@ -199,7 +199,7 @@ def test_shapes_of_the_noise():
     continuous = shapes("keys and replay", 20)
     assert continuous.reset.shape == (20, 3)
     assert continuous.action.shape == (20, 3, 2)
-    assert continuous.replay.shape == (5, 11)
+    assert continuous.replay.shape == (5, jaxpg.noise.REPLAY_ROUNDS)
 
 
 def test_every_key_of_a_run_is_used_once(monkeypatch):

@@ -168,6 +168,33 @@ def leave_one_out(returns: torch.Tensor) -> torch.Tensor:
     return (torch.sum(returns) - returns) / (returns.shape[0] - 1)
 
 
+def broadcast_baseline(
+    returns: torch.Tensor, value: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """The weight that a baseline of shape (T, 1) gives to returns of shape (T,).
+
+    Their difference is a (T, T) matrix, and the article's loss sums all of it:
+
+        Σ_i Σ_t -log π(a_t|s_t) (G_t - V(s_i)) = Σ_t -log π(a_t|s_t) Ψ_t
+        Ψ_t = T (G_t - Σ_i V(s_i) / T)
+
+    Args:
+      returns: G_t, float [T, N].
+      value: V(s_t), float [T, N].
+      valid: which steps belong to the episode, bool [T, N]; T in the formula is their number.
+
+    Returns:
+      Ψ_t, float [T, N].
+
+    Source: Pichka 2023, Policy Gradient Algorithm's Mathematics Explained with PyTorch
+    Implementation; its code, github.com/ebrahimpichka/vanilla-pg.
+    """
+    assert returns.shape == value.shape == valid.shape
+    length = torch.sum(valid, dim=0, keepdim=True, dtype=returns.dtype)
+    total_value = torch.sum(torch.where(valid, value, 0.0), dim=0, keepdim=True)
+    return length * returns - total_value
+
+
 def discount_from_start(time: torch.Tensor, *, gamma: torch.Tensor) -> torch.Tensor:
     """γ^t, t counted from the episode's start: what turns a relative Ψ_t into an absolute one.
 

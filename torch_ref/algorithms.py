@@ -6,8 +6,8 @@ import torch
 
 from torch_ref import advantages, distributions, env, losses, networks, rollout
 from torch_ref.arithmetic import grid_distribution, grid_env
-from torch_ref.config import Config
-from torch_ref.types import Algorithm, Trajectory
+from torch_ref.config import Config, ConfigError
+from torch_ref.types import Algorithm, Distribution, EnvSpec, Trajectory
 
 
 def build(config: Config) -> Algorithm:
@@ -22,7 +22,9 @@ def build(config: Config) -> Algorithm:
     env_ = env.make(
         config.env, float_type=config.float_type, max_episode_steps=config.max_episode_steps
     )
-    distribution = distributions.categorical if env_.spec.discrete else distributions.gaussian
+    if config.time_limit == "terminates":
+        env_ = env.terminate_at_limit(env_)
+    distribution = _distribution(config, env_.spec)
     on_grid = config.arithmetic == "float32_grid"
     return Algorithm(
         env=grid_env(env_) if on_grid else env_,
@@ -32,7 +34,16 @@ def build(config: Config) -> Algorithm:
         advantage=make_advantage(config),
         value_target=VALUE_TARGETS[config.value_target],
         policy_loss=POLICY_LOSSES[config.reduction],
+        remember=REMEMBER[config.value_data],
     )
+
+
+def _distribution(config: Config, spec: EnvSpec) -> Distribution:
+    if spec.discrete:
+        return DISTRIBUTIONS[config.log_prob]
+    if config.log_prob == "clamped":
+        raise ConfigError(f"log_prob='clamped' needs discrete actions; {config.env} has none")
+    return distributions.gaussian
 
 
 def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
@@ -52,14 +63,19 @@ def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         estimator = ESTIMATORS[config.estimator]
         weight = advantages.discount_from_start(trajectory.time, gamma=gamma)
+        baseline = value
         if config.estimator == "total_return":
-            value = weight * value  # R(τ) counts from the episode's start, and so must V
-        psi = estimator(trajectory, value, next_value, gamma, gae_lambda)
+            baseline = weight * value  # R(τ) counts from the episode's start, and so must V
+        if config.baseline == "broadcast_value":
+            baseline = torch.zeros_like(value)  # subtracted below
+        psi = estimator(trajectory, baseline, next_value, gamma, gae_lambda)
         if config.baseline == "constant":
             returns = monte_carlo(trajectory, value, next_value, gamma=gamma)[0]
             psi = psi - advantages.leave_one_out(returns)[None, :]
         if config.discounting == "absolute" and config.estimator != "total_return":
             psi = weight * psi
+        if config.baseline == "broadcast_value":
+            psi = advantages.broadcast_baseline(psi, value, trajectory.valid)
         return advantages.normalize(psi, trajectory.valid) if config.normalize_advantage else psi
 
     return advantage
@@ -103,6 +119,16 @@ def lambda_return(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> tor
     return gae(t, value, next_value, gamma, gae_lambda) + value
 
 
+def transitions(t: Trajectory) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(s, r, s', whether the task ended): V(s) is fitted to r + γ V(s')."""
+    return t.obs, t.reward, t.next_obs, t.terminated
+
+
+def successors(t: Trajectory) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(s', r, s', False): V(s') is fitted to r + γ V(s'), which drives it to r / (1 - γ)."""
+    return t.next_obs, t.reward, t.next_obs, torch.zeros_like(t.terminated)
+
+
 COLLECT = {"steps": rollout.collect_steps, "episodes": rollout.collect_episodes}
 ESTIMATORS = {
     "total_return": total_return,
@@ -115,3 +141,5 @@ POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
 }
+REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
+DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

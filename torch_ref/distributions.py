@@ -40,6 +40,29 @@ def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
     return -torch.sum(torch.exp(log_probs) * log_probs, dim=-1)
 
 
+def clamped_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """log of π(a) clamped to [ε, 1 - ε], ε = 2^-23, float [...].
+
+    Outside, the gradient is 0: an action that has become certain is never unlearned.
+
+    Source: torch.distributions.Categorical(probs) in float32.
+    """
+    log_probs = _clamped_log(torch.softmax(logits, dim=-1))
+    return torch.gather(log_probs, -1, action[..., None])[..., 0]
+
+
+def clamped_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """-Σ π log(clamped π) in nats, float [...]."""
+    probs = torch.softmax(logits, dim=-1)
+    return -torch.sum(probs * _clamped_log(probs), dim=-1)
+
+
+def _clamped_log(probs: torch.Tensor) -> torch.Tensor:
+    low = 2.0**-23
+    clamped = torch.where(probs < low, low, torch.where(probs > 1.0 - low, 1.0 - low, probs))
+    return torch.log(clamped)
+
+
 def gaussian_sample(outputs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Inverse CDF of a diagonal Gaussian: a = μ + σ √2 erf⁻¹(2u - 1).
 
@@ -71,4 +94,5 @@ def gaussian_entropy(outputs: torch.Tensor) -> torch.Tensor:
 
 
 categorical = Distribution(categorical_sample, categorical_log_prob, categorical_entropy)
+clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy)
 gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy)

@@ -50,6 +50,16 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
     return gymnasium_env(name, dtype, max_episode_steps)
 
 
+def terminate_at_limit(env: Env) -> Env:
+    """The environment whose time limit ends the task, as a failure does."""
+
+    def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
+        state, reward, terminated, truncated = env.step(key, state, action)
+        return state, reward, torch.logical_or(terminated, truncated), torch.zeros_like(truncated)
+
+    return env._replace(step=step)
+
+
 def cartpole(dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
     """CartPole-v1 with gymnax's dynamics; a reset consumes four uniforms.
 

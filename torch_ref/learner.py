@@ -70,7 +70,7 @@ def update(
     finished = ((trajectory.episode_return.reshape(-1),), done.reshape(-1))
     state = state._replace(
         env_state=env_state,
-        replay=_remember(state.replay, trajectory),
+        replay=_remember(algorithm, state.replay, trajectory),
         recent_returns=replay.insert(state.recent_returns, *finished),
     )
     advantage, target = estimate(config, algorithm, state.params, trajectory)
@@ -255,9 +255,8 @@ def _schedule(config: Config, update: int) -> torch.Tensor:
     return 1.0 - index / config.num_updates
 
 
-def _remember(ring: Any, trajectory: Trajectory) -> Any:
+def _remember(algorithm: Algorithm, ring: Any, trajectory: Trajectory) -> Any:
     if ring is None:
         return None
-    t = trajectory
-    rows = (t.obs, t.reward, t.next_obs, t.terminated)
-    return replay.insert(ring, tuple(x.flatten(0, 1) for x in rows), t.valid.flatten())
+    rows = algorithm.remember(trajectory)
+    return replay.insert(ring, tuple(x.flatten(0, 1) for x in rows), trajectory.valid.flatten())

@@ -19,6 +19,8 @@ import torch
 from torch_ref.config import Config, ConfigError
 from torch_ref.types import EnvSpec, Noise
 
+REPLAY_ROUNDS = 8  # words of random bits that a sample from the ring takes
+
 
 def key(seed: int) -> np.ndarray:
     """The random key of an integer seed.
@@ -84,7 +86,7 @@ def draw(key_run: np.ndarray, update: int, config: Config, spec: EnvSpec, num_st
     key_reset, key_action, key_env, key_replay = split(fold_in(key_run, update + 1), 4)
     steps = (num_steps, config.num_envs)
     blocks = -(-num_steps // spec.min_episode_steps)
-    replay_shape = (config.value_steps, config.buffer_size)
+    replay_shape = (config.value_steps, REPLAY_ROUNDS)
     action_shape = steps if spec.discrete else (*steps, spec.num_actions)
     return Noise(
         reset=_reset_noise(key_reset, (blocks, config.num_envs), spec),

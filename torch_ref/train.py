@@ -57,7 +57,7 @@ def _train(options: Options) -> None:
             shown = 20 * state.update // config.num_updates
             speed = env_steps / (time.perf_counter() - began)
             recent = state.recent_returns
-            score = f"{float(replay.mean(recent)):.1f}" if recent.inserted else "none yet"
+            score = f"{float(replay.mean(recent)):.1f}" if recent.filled else "none yet"
             print(
                 f"{state.update / config.num_updates:4.0%}  {env_steps:,} steps  "
                 f"{speed:,.0f} steps/s  return {score}",

@@ -48,7 +48,7 @@ class Noise(NamedTuple):
     reset: Any  # float32 [R, N, reset_uniforms], or keys [R, N, 2]
     action: torch.Tensor  # float32 [T, N], or [T, N, A] for a continuous action
     env: np.ndarray  # keys [T, N, 2]
-    replay: np.ndarray | None  # uint32 [value_steps, M]
+    replay: np.ndarray | None  # uint32 [value_steps, REPLAY_ROUNDS]
 
 
 class Trajectory(NamedTuple):
@@ -69,7 +69,8 @@ class Ring(NamedTuple):
     """The last M rows of a stream."""
 
     rows: Any  # leaves [M, ...]
-    inserted: int  # rows ever inserted; row i lives at i mod M
+    next_slot: int  # where the next row goes
+    filled: int  # slots that hold a row
 
 
 class Networks(NamedTuple):
@@ -98,6 +99,7 @@ class Algorithm(NamedTuple):
     advantage: Callable[..., torch.Tensor]  # (trajectory, value, next_value, *, gamma, gae_lambda)
     value_target: Callable[..., torch.Tensor]  # the same arguments
     policy_loss: Callable[..., torch.Tensor]  # (log_prob, advantage, valid) -> scalar
+    remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
 
 
 class LearnerState(NamedTuple):
