@@ -4,12 +4,11 @@ Both functions are pure; `act(params, obs, uniform)` and the noise decide everyt
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
+from jaxpg import lanes
 from jaxpg.types import Env, EnvState, Noise, Params, Trajectory
 
 
@@ -59,21 +58,22 @@ def collect_episodes(
     everywhere = jnp.ones(state.time.shape, bool)
     state = env.restart(state, everywhere, noise.reset[0])
 
-    def step(t: jax.Array, carry: tuple, inputs: tuple) -> tuple:
-        state, alive, trajectory = carry
-        params, noise = inputs
+    def alive_somewhere(carry: tuple) -> jax.Array:
+        return lanes.max_lane(jnp.any(carry[2]))
+
+    def step(carry: tuple) -> tuple:
+        t, state, alive, trajectory = carry
         next_state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
         row = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), row)
         trajectory = jax.tree.map(lambda rows, x: rows.at[t].set(x), trajectory, row)
         state = jax.tree.map(lambda x, old: jnp.where(_like(alive, x), x, old), next_state, state)
         done = jnp.logical_or(row.terminated, row.truncated)
-        return state, jnp.logical_and(alive, ~done), trajectory
+        return t + 1, state, jnp.logical_and(alive, ~done), trajectory
 
-    inputs = (params, noise)
     first = jax.eval_shape(lambda: _step(env, act, params, state, noise.action[0], noise.env[0]))
     empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first[1])
-    carry = (state, everywhere, empty)
-    state, _, trajectory = _while_any(lambda carry: carry[1], step, carry, inputs)
+    start = (jnp.int32(0), state, everywhere, empty)
+    _, state, _, trajectory = jax.lax.while_loop(alive_somewhere, step, start)
     return state, trajectory
 
 
@@ -100,36 +100,3 @@ def _step(
 def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
     """A mask [N] with trailing axes, to broadcast against x [N, ...]."""
     return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-
-
-def _while_any(active: Callable, step: Callable, carry: Any, inputs: Any) -> Any:
-    """carry = step(t, carry, inputs) for t = 0, 1, … while any(active(carry)).
-
-    Under vmap the loop has one predicate and one counter for all lanes. A plain while_loop would
-    select over its whole carry at every step: 80 times slower. A lane that is not active must be
-    left as it is by `step`.
-    """
-
-    @custom_vmap
-    def loop(carry: Any, inputs: Any) -> Any:
-        def body(counted: tuple) -> tuple:
-            t, carry = counted
-            return t + 1, step(t, carry, inputs)
-
-        start = (jnp.int32(0), carry)
-        return jax.lax.while_loop(lambda counted: jnp.any(active(counted[1])), body, start)[1]
-
-    @loop.def_vmap
-    def lanes(axis_size: int, in_batched: list, carry: Any, inputs: Any) -> tuple:
-        carry_batched, inputs_batched = in_batched
-        carry = jax.tree.map(
-            lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
-            carry,
-            carry_batched,
-        )
-        axes = jax.tree.map(lambda batched: 0 if batched else None, inputs_batched)
-        step_lanes = jax.vmap(step, in_axes=(None, 0, axes))
-        carry = _while_any(active, step_lanes, carry, inputs)
-        return carry, jax.tree.map(lambda _: True, carry)
-
-    return loop(carry, inputs)
