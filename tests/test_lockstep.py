@@ -373,6 +373,7 @@ END = 'print(\'{"seed": 3, "packages": ["numpy"]}\')'
         ("raise OSError('no more memory')", "ended with status 1:\n(.|\n)*OSError: no more memory"),
         ("import os; os._exit(9)", "ended with status 9; it said nothing"),
         (HEADER + "print('x' * 39)", "sent 40 of a record's 100 bytes and ended with status 0"),
+        (HEADER + "print('x' * 99)", "sent a record that cannot be read"),
         ("print('hello')", "sent b'hello\\\\n' where a record begins"),
         (END.replace("3", "4"), "sent seed 4 where seed 3 was due"),
         (END.replace("numpy", "torch"), "the jaxpg process has imported torch"),
@@ -400,11 +401,12 @@ def test_the_other_process_is_killed(stand_in, monkeypatch):
 
 def test_a_process_that_imports_the_other_framework_is_refused(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import chex")
-    environments = ({"PYTHONPATH": str(tmp_path)}, {"PYTHONPATH": str(tmp_path)})
-    with traced(JOBS, environments=environments) as (ours, theirs):
-        assert len(list(ours(3))) == 2
+    environments = ({}, {"PYTHONPATH": str(tmp_path)})
+    packages = ("torch_ref", "torch_ref")
+    with traced(JOBS, packages=packages, environments=environments) as (clean, mixed):
+        assert len(list(clean(3))) == 2
         with pytest.raises(TraceError, match="the torch_ref process has imported chex, jax"):
-            list(theirs(3))
+            list(mixed(3))
 
 
 def test_it_imports_no_framework():

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO, NamedTuple
@@ -217,7 +218,8 @@ def _run(side: _Side, seed: int) -> Iterator[Record]:
         line = stream.readline()
         try:
             header = json.loads(line)
-            sent, size, packages = header["seed"], header.get("bytes"), header.get("packages")
+            sent, packages = header["seed"], header.get("packages")
+            size = 0 if packages is not None else int(header["bytes"])
         except (ValueError, TypeError, KeyError):
             raise _failure(side, f"sent {line[:40]!r} where a record begins") from None
         if sent != seed:
@@ -229,8 +231,12 @@ def _run(side: _Side, seed: int) -> Iterator[Record]:
         payload = stream.read(size)
         if len(payload) < size:
             raise _failure(side, f"sent {len(payload)} of a record's {size} bytes")
-        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-            yield {name: arrays[name] for name in arrays.files}
+        try:
+            with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+                record = {name: arrays[name] for name in arrays.files}
+        except (ValueError, zipfile.BadZipFile) as problem:
+            raise _failure(side, f"sent a record that cannot be read ({problem})") from None
+        yield record
 
 
 def _failure(side: _Side, what: str) -> TraceError:
@@ -259,12 +265,12 @@ def _is_gradient(name: str) -> bool:
 
 def _is_rounded(name: str) -> bool:
     """Whether a tensor is on the grid, or counts."""
-    counters = ("metrics:env_steps", "metrics:episodes", "metrics:return_sum")
+    counters = ("metrics:env_steps", "metrics:episodes")
     return name in ROLLOUT or name in counters or name.startswith("params:")
 
 
 def _is_close(name: str) -> bool:
-    """Whether a tensor is compared to the tolerance; losses are not: their terms cancel."""
+    """Whether a tensor is compared to the tolerance; sums such as losses follow from the rest."""
     return name in ("advantage", "target") or _is_gradient(name)
 
 
