@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from benchmarks.record import RESULTS, commit, markdown, write
+from benchmarks.record import RESULTS, markdown, write
 from jaxpg.config import PRESETS, Config
 from jaxpg.proof.lockstep import lockstep
+from jaxpg.results import commit
 
 
 class Case(NamedTuple):

@@ -89,7 +89,7 @@ def roundings(
 def send(stream: BinaryIO, seed: int, record: Record) -> None:
     """Write one record: a line of JSON with the payload's length, and an npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **record)
+    np.savez(buffer, **record)
     payload = buffer.getvalue()
     stream.write(json.dumps({"seed": seed, "bytes": len(payload)}).encode() + b"\n" + payload)
     stream.flush()
@@ -106,6 +106,7 @@ def main(arguments: list[str]) -> None:
 def _do(
     stream: BinaryIO, config: Any, seeds: list, updates: int | None, explain: int | None
 ) -> None:
+    """One job: the records of each seed, and the names of the packages imported by then."""
     config = Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
     jax.config.update("jax_enable_x64", config.float_type == "float64")
     for seed in seeds:
@@ -120,7 +121,7 @@ def _do(
         stream.flush()
 
 
-@lru_cache
+@lru_cache(maxsize=8)
 def _program(config: Config, algorithm: Algorithm | None) -> tuple[Config, Callable, Callable]:
     """The config as arrays, and the compiled `init` and `update` that take them."""
     algorithm = algorithm or algorithms.build(config)

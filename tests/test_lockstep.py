@@ -319,6 +319,15 @@ def test_a_split_that_does_not_show_again_is_a_fault(x64_everywhere):
     assert "no rounding explains it" in str(result.split)
 
 
+def test_a_fault_in_a_real_run_is_named_by_its_cause(x64):
+    """γ off by 1e-7 moves the first advantages, and through them everything."""
+    twin = torch_ref.Config(**{**dataclasses.asdict(TINY), "gamma": TINY.gamma + 1e-7})
+    ours, theirs = jaxpg.trace.records(TINY, 0, 3), torch_ref.trace.records(twin, 0, 3)
+    result = compare_runs(ours, theirs, seed=0)
+    assert (result.verdict, result.updates) == ("fault", 0)
+    assert result.split.leaf.name == "advantage"
+
+
 @pytest.mark.parametrize("collect", ["steps", "episodes"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_all_roundings_of_an_update_are_seen_and_agree(collect, env, x64_everywhere):

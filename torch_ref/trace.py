@@ -83,7 +83,7 @@ def roundings(
 def send(stream: BinaryIO, seed: int, record: Record) -> None:
     """Write one record: a line of JSON with the payload's length, and an npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **record)
+    np.savez(buffer, **record)
     payload = buffer.getvalue()
     stream.write(json.dumps({"seed": seed, "bytes": len(payload)}).encode() + b"\n" + payload)
     stream.flush()
@@ -101,6 +101,7 @@ def main(arguments: list[str]) -> None:
 def _do(
     stream: BinaryIO, config: Any, seeds: list, updates: int | None, explain: int | None
 ) -> None:
+    """One job: the records of each seed, and the names of the packages imported by then."""
     config = Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
     for seed in seeds:
         if explain is None:
