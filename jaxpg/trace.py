@@ -89,7 +89,7 @@ def roundings(
 def send(stream: BinaryIO, seed: int, record: Record) -> None:
     """Write one record: a line of JSON with the payload's length, and an npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, **record)
+    np.savez(buffer, **record)  # type: ignore[arg-type]
     payload = buffer.getvalue()
     stream.write(json.dumps({"seed": seed, "bytes": len(payload)}).encode() + b"\n" + payload)
     stream.flush()
