@@ -1,29 +1,23 @@
 """Put the figures of benchmarks/results into README.md.
 
-    python -m benchmarks.readme [--check]
-
-With --check nothing is written, and the exit code is 1 if the README says something else.
+python -m benchmarks.readme
 """
 
 import json
 import re
-import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, markdown
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def main() -> None:
-    """Write the README, or check it."""
-    text = README.read_text()
-    current = render(text)
-    if "--check" in sys.argv[1:]:
-        sys.exit(text != current)
-    README.write_text(current)
+    """Write the README."""
+    README.write_text(render(README.read_text()))
 
 
 def render(text: str) -> str:
@@ -53,11 +47,33 @@ def _train(record: dict[str, Any]) -> str:
 
 
 def _parity(record: dict[str, Any]) -> str:
-    versions = record["versions"]
+    levels, faults, versions = record["levels"], record["faults"], record["versions"]
+    columns = ["level", "compared", "configurations × seeds", "worst relative error", "tolerance"]
+    rows = [
+        [
+            row["level"],
+            row["compares"],
+            f"{row['configurations']} × {row['seeds']}",
+            _number(row["error"]),
+            _number(row["tolerance"]),
+        ]
+        for row in levels
+    ]
+    assert record["passed"], "a certificate that fails is not for the README"
+    by_level = Counter(catch["level"] for catch in faults)
+    order = [row["level"] for row in levels if by_level[row["level"]]]
+    caught = ", ".join(f"{by_level[level]} by {level}" for level in order)
     return (
-        f"{record['table']}\n\n`{record['command']}`, commit {record['commit']}, "
-        f"jax {versions['jax']}, torch {record['torch']}, on a CPU."
+        f"{markdown(columns, rows)}\n\n"
+        f"{len(faults)} faults planted in the PyTorch side are all caught, by the first level that "
+        f"can: {caught}.\n\n"
+        f"`{record['command']}`, commit {record['commit']}, jax {versions['jax']}, torch "
+        f"{versions['torch']}, on a CPU."
     )
+
+
+def _number(error: float) -> str:
+    return f"{error:.0e}" if error else "0 (bits)"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What every benchmark records beside its numbers, and how it prints them."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ def write(name: str, content: dict[str, Any]) -> Path:
     """Write results/NAME-PLATFORM.json with the command, commit, versions and device."""
     import jax
 
-    from jaxpg.results import device, versions
+    from jaxpg.results import commit, device, versions
 
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
@@ -27,12 +26,6 @@ def write(name: str, content: dict[str, Any]) -> Path:
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     print(f"written to {path}", file=sys.stderr)
     return path
-
-
-def commit() -> str:
-    """The checkout's commit, with a + where files differ from it."""
-    arguments = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
-    return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:

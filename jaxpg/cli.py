@@ -4,12 +4,12 @@ import dataclasses
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
+from jaxpg.files import begin_directory
 
 USAGE = """\
 usage: jaxpg COMMAND [options]
@@ -20,13 +20,14 @@ commands:
   train [PRESET]   train many seeds in parallel and write their results
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
+  parity           hold everything against the PyTorch twin, and see planted faults caught
 
 examples:
   jaxpg train vpg --seeds 256 --out runs/cartpole
   jaxpg train reinforce --env Acrobot-v1 --learning-rate 3e-3 --seeds 32
   jaxpg train --help
 """
-COMMANDS = ("train", "presets", "oracle")
+COMMANDS = ("train", "presets", "oracle", "parity")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from jaxpg import oracle
 
             oracle.main(rest)
+        elif command == "parity":
+            _parity(rest)
         else:
             raise ConfigError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
     except ConfigError as error:
@@ -75,8 +78,7 @@ def _train(arguments: list[str]) -> None:
     config = validate(options.config)
     seeds = parse_seeds(options.seeds)
     out = Path(os.path.abspath(options.out or Path("runs") / name))
-    # Written aside and renamed: the directory is complete or not there.
-    partial = _make_partial(out)
+    partial = begin_directory(out, "--out")
     try:
         population = _run(config, seeds, options.lanes)
     except BaseException:
@@ -105,6 +107,16 @@ def _run(config: Config, seeds: list[int], lanes: int | None) -> Any:
 
     with progress(config, len(seeds)) as report:
         return train_population(config, seeds, lanes=lanes, report=report)
+
+
+def _parity(arguments: list[str]) -> None:
+    """float64 throughout, hence on the CPU."""
+    _prepare_jax()
+    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
+
+    from jaxpg.proof import command
+
+    command.main(arguments)
 
 
 def _parse_train(arguments: list[str]) -> tuple[str, Any]:
@@ -177,19 +189,6 @@ def _prepare_jax() -> None:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpg" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-
-
-def _make_partial(out: Path) -> Path:
-    """A directory beside `out`, to be renamed once it is complete."""
-    try:
-        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise ConfigError(f"--out must be a new or empty directory; {out} holds something")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        partial.chmod(0o755)  # mkdtemp's is for the owner alone
-        return partial
-    except OSError as error:
-        raise ConfigError(f"--out must be writable; {out} is not ({error.strerror})") from None
 
 
 def _closing(summary: dict[str, Any], out: Path) -> str:

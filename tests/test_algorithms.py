@@ -26,7 +26,6 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import synthetic
 import torch
 
 import jaxpg.types
@@ -34,6 +33,7 @@ import torch_ref
 import torch_ref.types
 from jaxpg import algorithms, learner, noise, training
 from jaxpg.config import Config, ConfigError
+from jaxpg.proof import synthetic
 from torch_ref import algorithms as torch_algorithms
 from torch_ref import noise as torch_noise
 from torch_ref.training import as_tensors

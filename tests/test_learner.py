@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import synthetic
 import torch
 from compare import assert_close
 
 from jaxpg import algorithms, learner, losses, noise, replay, training
 from jaxpg.config import Config
+from jaxpg.proof import synthetic
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -180,7 +180,7 @@ def test_replay_bootstraps_each_step_with_the_critic_of_that_step():
     rows = jax.tree.map(
         lambda x: x.reshape(-1, *x.shape[2:])[-30:], (t.obs, t.reward, t.next_obs, t.terminated)
     )  # of 60 rows the ring keeps the last 30; row 30 + i lies in slot i, since 30 divides 60
-    ring = replay.Ring(rows, jnp.int32(60))
+    ring = replay.Ring(rows, next_slot=jnp.int32(0), filled=jnp.int32(30))
     bits = noise.draw(state.key, 0, config, algorithm.env.spec, synthetic.T).replay
 
     def fit(bootstrap_with):

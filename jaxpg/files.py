@@ -1,0 +1,27 @@
+"""Directories that are complete or not there: written aside, then renamed."""
+
+import tempfile
+from pathlib import Path
+
+from jaxpg.config import ConfigError
+
+
+def begin_directory(out: Path, argument: str) -> Path:
+    """A directory beside `out`, to be renamed to it once it is complete.
+
+    Args:
+      out: what it will be; new, or an empty directory.
+      argument: what the user calls it.
+
+    Raises:
+      ConfigError: if `out` holds something or cannot be written.
+    """
+    try:
+        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+            raise ConfigError(f"{argument} must be a new or empty directory; {out} holds something")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        partial.chmod(0o755)  # mkdtemp's is for the owner alone
+        return partial
+    except OSError as error:
+        raise ConfigError(f"{argument} must be writable; {out} is not ({error.strerror})") from None

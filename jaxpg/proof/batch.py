@@ -1,0 +1,188 @@
+"""jaxpg and torch_ref on one shared batch: Ψ, losses, every gradient leaf, whole updates.
+
+The batch is synthetic and holds every event; the parameters are drawn in numpy and go to torch
+through `torch_ref.convert`. Names are torch's. Nothing here is compiled: that is the caller's part.
+"""
+
+import dataclasses
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+import torch_ref.algorithms
+import torch_ref.config
+import torch_ref.learner
+import torch_ref.training
+from jaxpg import algorithms, learner, losses, noise, training
+from jaxpg.config import Config, validate
+from jaxpg.proof import synthetic
+from jaxpg.types import Algorithm, Params, Trajectory
+from torch_ref import convert
+from torch_ref import noise as torch_noise
+
+CLIP = 0.02  # below the norm of every gradient on a synthetic batch, so that clipping is active
+
+
+class Side(NamedTuple):
+    """One package, ready to update."""
+
+    config: Any
+    algorithm: Any
+    state: Any
+    trajectory: Any
+
+
+def small(config: Config) -> Config:
+    """The config at the synthetic batch's size, with rates that show and a ring that wraps."""
+    return dataclasses.replace(
+        config,
+        num_envs=synthetic.N,
+        num_steps=synthetic.T,
+        max_episode_steps=synthetic.T,
+        total_steps=4 * synthetic.N * synthetic.T,
+        total_episodes=4 * synthetic.N,  # four updates, so that the schedule shows
+        buffer_size=20,  # fewer than a batch's valid rows
+        batch_size=16,
+        learning_rate=1e-2,
+        value_learning_rate=3e-2,
+        max_grad_norm=None if config.max_grad_norm is None else CLIP,
+    )
+
+
+@cache
+def parameters(config: Config, seed: int) -> Params:
+    """Shared parameters: normal draws, kernels over √fan_in, all else times 0.2; numpy float64."""
+    rng = np.random.default_rng([seed, 1])
+
+    def draw(leaf: Any) -> np.ndarray:
+        scale = leaf.shape[0] ** -0.5 if leaf.ndim == 2 else 0.2
+        return rng.normal(size=leaf.shape, scale=scale)
+
+    return jax.tree.map(draw, _shapes(config).params)
+
+
+def fields(config: Config, seed: int) -> dict[str, np.ndarray]:
+    """The shared batch."""
+    distribution = "categorical" if config.env == "CartPole-v1" else "gaussian"
+    return synthetic.arrays(config.collect, distribution, seed)
+
+
+def twin(config: Config) -> torch_ref.config.Config:
+    """The same config as torch_ref's."""
+    return torch_ref.config.Config(**dataclasses.asdict(config))
+
+
+def jax_side(config: Config, seed: int = 0) -> Side:
+    """jaxpg with the shared parameters, the shared batch, and all else in its state zero."""
+    traced = training.as_arrays(validate(config))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), _shapes(config))
+    params = jax.tree.map(lambda x: jnp.asarray(x, config.float_type), parameters(config, seed))
+    state = zeros._replace(params=params, key=noise.streams(noise.key(seed))[2])
+    trajectory = synthetic.for_jax(fields(config, seed), config.float_type)
+    return Side(traced, inject(algorithms.build(traced), trajectory), state, trajectory)
+
+
+def torch_side(config: Config, seed: int = 0) -> Side:
+    """The same of torch_ref."""
+    traced = torch_ref.training.as_tensors(torch_ref.config.validate(twin(config)))
+    trajectory = synthetic.for_torch(fields(config, seed), config.float_type)
+    algorithm = inject(torch_ref.algorithms.build(traced), trajectory)
+    state = torch_ref.learner.init(traced, torch_noise.key(seed), algorithm)
+    state.params.load_state_dict(convert.to_torch(parameters(config, seed)))
+    return Side(traced, algorithm, state, trajectory)
+
+
+def inject(algorithm: Any, trajectory: Any) -> Any:
+    """The algorithm with a `collect` that returns this trajectory; of either package."""
+    return algorithm._replace(collect=lambda env, act, params, state, noise: (state, trajectory))
+
+
+def gradients(
+    config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory
+) -> tuple[dict[str, jax.Array], Params]:
+    """Ψ, the value target and each objective by name; and the gradient of the objectives' sum."""
+    advantage, target = learner.estimate(config, algorithm, params, trajectory)
+
+    def total(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+        found = _objectives(config, algorithm, params, trajectory, advantage, target)
+        return jnp.sum(jnp.stack(list(found.values()))), found
+
+    gradient, found = jax.grad(total, has_aux=True)(params)
+    return {"advantage": advantage, "target": target, **found}, gradient
+
+
+def absolute_terms(
+    config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory
+) -> Params:
+    """Σ |term| over the samples whose terms make up each gradient entry: what rounding scales with.
+
+    A term is the Jacobian of one sample's network outputs, times the objective's slope in them.
+    """
+    networks, obs = algorithm.networks, trajectory.obs
+    inputs = (trajectory, *learner.estimate(config, algorithm, params, trajectory))
+
+    def outputs(params: Params, obs: jax.Array) -> dict[str, jax.Array]:
+        value = {"value": networks.value(params, obs)} if config.critic else {}
+        return {"policy": networks.policy(params, obs), **value}
+
+    def total(given: dict[str, jax.Array]) -> jax.Array:
+        heads: Any = {name: lambda params, obs, name=name: given[name] for name in given}
+        fixed = algorithm._replace(networks=networks._replace(**heads))
+        return jnp.sum(jnp.stack(list(_objectives(config, fixed, params, *inputs).values())))
+
+    def term(obs: jax.Array, slope: dict[str, jax.Array]) -> Params:
+        return jax.vjp(lambda params: outputs(params, obs), params)[1](slope)[0]
+
+    slopes = jax.grad(total)(outputs(params, obs))
+    samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, slopes))
+    return jax.tree.map(lambda x: jnp.sum(jnp.abs(x), axis=0), jax.vmap(term)(*samples))
+
+
+def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """As `gradients`, by torch's autograd; the gradient by torch's names."""
+    config, algorithm, state, trajectory = side
+    module, params = torch_ref.learner, state.params
+    advantage, target = module.estimate(config, algorithm, params, trajectory)
+    inputs = (config, algorithm, params, trajectory, advantage)
+    if config.networks == "shared":
+        found = {"joint_objective": module.joint_objective(*inputs, target)[0]}
+    else:
+        found = {"policy_objective": module.policy_objective(*inputs)[0]}
+        if config.critic:
+            value = algorithm.networks.value(params, trajectory.obs)
+            found["value_objective"] = module.value_loss(value, target, trajectory.valid)
+    torch.stack(list(found.values())).sum().backward()
+    gradient = {name: p.grad for name, p in params.named_parameters() if p.grad is not None}
+    return {"advantage": advantage, "target": target, **found}, gradient
+
+
+def _objectives(
+    config: Config,
+    algorithm: Algorithm,
+    params: Params,
+    trajectory: Trajectory,
+    advantage: jax.Array,
+    target: jax.Array,
+) -> dict[str, jax.Array]:
+    """What each optimizer minimises."""
+    inputs = (config, algorithm, params, trajectory, advantage)
+    if config.networks == "shared":
+        return {"joint_objective": learner.joint_objective(*inputs, target)[0]}
+    found = {"policy_objective": learner.policy_objective(*inputs)[0]}
+    if config.critic:
+        value = algorithm.networks.value(params, trajectory.obs)
+        found["value_objective"] = losses.value_loss(value, target, trajectory.valid)
+    return found
+
+
+@cache
+def _shapes(config: Config) -> Any:
+    """jaxpg's first state as shapes, without its key: nothing is compiled."""
+    traced = training.as_arrays(validate(config))
+    algorithm = algorithms.build(traced)
+    state: Any = jax.eval_shape(lambda: learner.init(traced, noise.key(0), algorithm))
+    return state._replace(key=None)

@@ -1,0 +1,90 @@
+"""`jaxpg parity record DIR`: golden files, to check a port to another framework without ours.
+
+One npz for each configuration, and a page that explains every array. Recorded twice on one machine
+they are the same bytes.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpg import __version__, trace
+from jaxpg.config import Config
+from jaxpg.files import begin_directory
+from jaxpg.names import to_torch
+from jaxpg.proof import batch, pairs
+from jaxpg.proof.levels import CASES
+
+SEED = 0
+PAGE = Path(__file__).with_name("golden.md")
+
+
+def record(
+    out: Path, cases: Mapping[str, Config] = CASES, report: Callable[[str], None] = lambda _: None
+) -> None:
+    """Write the golden files of some configs into a new directory.
+
+    Args:
+      out: new or empty; complete or not there.
+      cases: configs by label.
+      report: told which config is next.
+
+    Raises:
+      ConfigError: if `out` holds something or cannot be written.
+    """
+    partial = begin_directory(out.absolute(), "DIR")
+    try:
+        for label, config in cases.items():
+            report(f"recording {label}")
+            np.savez_compressed(
+                partial / f"{_slug(label)}.npz", allow_pickle=False, **arrays(config)
+            )
+        files = "\n".join(f"- `{_slug(label)}.npz`: {label}" for label in cases)
+        text = PAGE.read_text(encoding="utf-8")
+        text = text.replace("{files}", files).replace("{version}", __version__)
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def arrays(config: Config) -> dict[str, Any]:
+    """Everything that one file holds, by name; `golden.md` explains it."""
+    grid = dataclasses.replace(config, arithmetic="float32_grid")
+    small = dataclasses.replace(batch.small(config), arithmetic="float64")
+    with jax.enable_x64(True):
+        results = dict(pairs.our_gradients(small, SEED))
+        del results["scale"]
+        return {
+            "seed": np.int64(SEED),
+            "config": _json(grid),
+            **_prefixed("initial", pairs.our_parameters(grid, SEED)),
+            **_prefixed("noise_0", pairs.draws(grid, SEED, 0)),
+            **_prefixed("noise_1", pairs.draws(grid, SEED, 1)),
+            **_prefixed("run_0", next(trace.records(grid, SEED, 1))),
+            "batch_config": _json(small),
+            **_prefixed("batch", batch.fields(small, SEED)),
+            **_prefixed("params", to_torch(batch.parameters(small, SEED))),
+            **results,
+            **pairs.our_updates(small, SEED),
+        }
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _json(config: Config) -> np.ndarray:
+    return np.array(json.dumps(dataclasses.asdict(config)))
+
+
+def _slug(label: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", label.lower().replace("σ", "sigma"))

@@ -1,0 +1,347 @@
+"""The levels of the certificate: what both packages compute from one input, and how close it is.
+
+A level runs one config and seed on each side and judges the two results. The same levels catch the
+faults of `faults`. Whole runs of two separate processes are `lockstep`'s; here both packages share
+one process.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxpg import parity
+from jaxpg.config import PRESETS, Config
+from jaxpg.proof import batch, lockstep, pairs
+
+REINFORCE, CRITIC, VPG = PRESETS["reinforce"], PRESETS["actor-critic"], PRESETS["vpg"]
+CASES = {
+    **PRESETS,
+    "constant baseline": dataclasses.replace(REINFORCE, baseline="constant"),
+    "total return, SGD": dataclasses.replace(
+        REINFORCE,
+        estimator="total_return",
+        discounting="absolute",
+        gamma=0.99,
+        optimizer="sgd",
+        learning_rate=1e-4,
+    ),
+    "shared torso, RMSprop": dataclasses.replace(
+        CRITIC, networks="shared", value_steps=1, optimizer="rmsprop", ent_coef=0.01
+    ),
+    "replay, SGD": dataclasses.replace(
+        CRITIC,
+        value_data="replay",
+        value_steps=2,
+        optimizer="sgd",
+        learning_rate=0.1,
+        value_learning_rate=1e-4,
+    ),
+    "Gaussian, normalised": dataclasses.replace(
+        VPG, env="Pendulum-v1", normalize_advantage=True, activation="tanh"
+    ),
+    "Gaussian, σ of the state": dataclasses.replace(
+        REINFORCE, env="Pendulum-v1", sigma="state", baseline="value", num_envs=4
+    ),
+}
+"""Every preset, and what else covers each optimizer, collect, network and distribution."""
+OPTIMIZER_CASES = {
+    f"{optimizer}, {'clipped' if clip else 'not clipped'}": dataclasses.replace(
+        VPG, optimizer=optimizer, max_grad_norm=clip
+    )
+    for optimizer in ("sgd", "adam", "rmsprop")
+    for clip in (None, 0.5)
+}
+
+
+def _cases(*labels: str) -> dict[str, Config]:
+    return {label: CASES[label] for label in labels}
+
+
+NOISE_CASES = _cases("vpg", "reinforce", "article", "replay, SGD", "Gaussian, normalised")
+NETWORK_CASES = _cases(
+    *("vpg", "reinforce", "shared torso, RMSprop"),
+    *("Gaussian, normalised", "Gaussian, σ of the state"),
+)
+DISTRIBUTION_CASES = _cases("vpg", "article", "Gaussian, normalised")
+FREE_CASES = _cases(
+    *("vpg", "reinforce", "article-corrected", "shared torso, RMSprop"),
+    *("replay, SGD", "Gaussian, σ of the state"),
+)
+SGD_CASES = _cases("article-corrected", "total return, SGD", "replay, SGD")
+MAY_BE_ZERO = (  # on both sides
+    "*.log_std",  # at the start
+    "*value_loss",  # without a critic
+    "*value_grad_norm",
+    "terminated",  # in an update in which no episode ends so
+    "truncated",
+)
+
+
+class Outcome(NamedTuple):
+    """What one comparison found."""
+
+    passed: bool
+    error: float  # of the worst leaf, relative; inf where there is no such number
+    where: str  # that leaf, or the first that fails; in a run with its update
+
+
+# How two results are judged.
+
+
+def judge_tensors(tolerance: float, ours: dict[str, Any], theirs: dict[str, Any]) -> Outcome:
+    """Every leaf within the tolerance; bits of the same width. Names the first leaf that is not."""
+    ours = dict(ours)
+    scale = ours.pop("scale", None)
+    zeros = [name for name in ours if any(fnmatch(name, pattern) for pattern in MAY_BE_ZERO)]
+    try:
+        report = parity.compare(
+            ours,
+            theirs,
+            tolerance=tolerance,
+            scale=scale,
+            allow_zero=zeros,
+            same_dtype=not tolerance,
+        )
+    except ValueError as problem:
+        return Outcome(False, math.inf, str(problem))
+    failed = [leaf for leaf in report.leaves if leaf.reason]
+    leaf = failed[0] if failed else report.worst
+    assert leaf is not None
+    unfit = "" if math.isfinite(leaf.error) else f": {leaf.reason}"
+    return Outcome(report.ok, leaf.error, leaf.name + unfit)
+
+
+def judge_free_run(tolerance: float, ours: list, theirs: Iterable) -> Outcome:
+    """What was met and learned, within the tolerance at every update; flags and counts equal."""
+    worst = Outcome(True, 0.0, "")
+    for update, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        kept = [{name: x for name, x in side.items() if _was_met(name)} for side in (a, b)]
+        found = judge_tensors(tolerance, *kept)
+        found = found._replace(where=f"update {update}, {found.where}")
+        if not found.passed:
+            return found
+        worst = max(worst, found, key=lambda outcome: outcome.error)
+    return worst
+
+
+def _was_met(name: str) -> bool:
+    return name in lockstep.ROLLOUT or name.startswith("params:")
+
+
+def judge_lockstep(tolerance: float, ours: list, theirs: Iterable) -> Outcome:
+    """Bits at every update."""
+    return _lockstep_outcome(lockstep.compare_runs(ours, theirs, seed=0))
+
+
+def _lockstep_outcome(run: lockstep.Lockstep) -> Outcome:
+    if run.split is None:
+        return Outcome(True, 0.0, "")
+    leaf, step = run.split.leaf, run.split.step
+    place = [f"update {run.split.update}", *([] if step is None else [f"step {step}"])]
+    what = leaf.name or leaf.reason
+    return Outcome(False, leaf.error, f"{run.verdict} at {', '.join([*place, what])}")
+
+
+class Level(NamedTuple):
+    """Something that both packages compute from a config and a seed."""
+
+    name: str
+    compares: str
+    tolerance: float  # 0: equal to the bit
+    cases: Mapping[str, Config]  # by label
+    adapt: Callable[[Config], Config]  # how this level runs a config
+    pair: pairs.Pair
+    judge: Callable[[float, Any, Any], Outcome] = judge_tensors  # (tolerance, ours, theirs)
+
+
+class Row(NamedTuple):
+    """One level over many configurations."""
+
+    level: str
+    compares: str
+    configurations: int
+    seeds: int  # of each
+    worst: str  # configuration and leaf; empty where all is equal to the bit
+    error: float  # relative
+    tolerance: float
+    passed: bool
+    seconds: float
+
+
+def measure(
+    level: Level,
+    cases: Mapping[str, Config],
+    seeds: Sequence[int],
+    report: Callable[[str], None],
+) -> Row:
+    """Run a level on several configs and seeds.
+
+    Args:
+      cases: configs by label, at least one.
+      seeds: integers in [0, 2^32), at least one.
+      report: told what is about to be compared.
+    """
+    began, found = time.perf_counter(), []
+    for label, config in cases.items():
+        report(f"{level.name}: {label}")
+        for seed in seeds:
+            outcome = attempt(level, config, seed)
+            found.append(outcome._replace(where=f"{label}: {outcome.where}"))
+    return _row(level.name, level.compares, level.tolerance, cases, seeds, found, began)
+
+
+def measure_lockstep(cases: Mapping[str, Config], seeds: Sequence[int], updates: int) -> Row:
+    """Whole runs on the float32 grid in two processes, which share nothing but the seed.
+
+    Args:
+      cases, seeds: as in `measure`.
+      updates: at most this many of each run.
+    """
+    began, found, env_steps = time.perf_counter(), [], 0
+    jobs = [lockstep.Job(_on_grid(config), seeds, updates) for config in cases.values()]
+    try:
+        for label, runs in zip(cases, lockstep.locksteps(jobs), strict=True):
+            for run in runs:
+                env_steps += run.env_steps
+                outcome = _lockstep_outcome(run)
+                found.append(outcome._replace(where=f"{label}: {outcome.where}"))
+    except lockstep.TraceError as error:
+        found.append(Outcome(False, math.inf, str(error)))
+    compares = f"{updates} updates on the float32 grid, two processes, {env_steps:,} steps"
+    return _row("lockstep", compares, 0.0, cases, seeds, found, began)
+
+
+def attempt(level: Level, config: Config, seed: int) -> Outcome:
+    """Compare one config and seed; a torch side that raises is a difference."""
+    config = level.adapt(config)
+    with jax.enable_x64(config.float_type == "float64"):
+        ours = level.pair.ours(config, seed)
+    try:
+        return level.judge(level.tolerance, ours, level.pair.theirs(config, seed))
+    except Exception as error:
+        lines = str(error).splitlines() or ["no message"]
+        return Outcome(False, math.inf, f"{type(error).__name__}: {lines[0]}")
+
+
+def _row(
+    name: str,
+    compares: str,
+    tolerance: float,
+    cases: Mapping[str, Config],
+    seeds: Sequence[int],
+    found: list[Outcome],
+    began: float,
+) -> Row:
+    worst = max(found, key=lambda outcome: (not outcome.passed, outcome.error))
+    passed = all(outcome.passed for outcome in found)
+    seconds = round(time.perf_counter() - began, 1)
+    where = "" if passed and not worst.error else worst.where
+    return Row(
+        name, compares, len(cases), len(seeds), where, worst.error, tolerance, passed, seconds
+    )
+
+
+# How a level runs a config.
+
+
+def _as_is(config: Config) -> Config:
+    return config
+
+
+def _on_grid(config: Config) -> Config:
+    return dataclasses.replace(config, arithmetic="float32_grid")
+
+
+def _in_float64(config: Config) -> Config:
+    return dataclasses.replace(config, arithmetic="float64")
+
+
+def _in_float32(config: Config) -> Config:
+    return dataclasses.replace(config, arithmetic="float32")
+
+
+def _small_in_float64(config: Config) -> Config:
+    return _in_float64(batch.small(config))
+
+
+def _small_in_float32(config: Config) -> Config:
+    return _in_float32(batch.small(config))
+
+
+LEVELS = (
+    Level("noise", "every draw of an update", 0.0, NOISE_CASES, _as_is, pairs.NOISE),
+    Level("parameters", "every leaf at the start", 0.0, NETWORK_CASES, _as_is, pairs.PARAMETERS),
+    Level(
+        "distributions",
+        "actions, log π, entropy, their slopes; float64",
+        1e-12,
+        DISTRIBUTION_CASES,
+        _in_float64,
+        pairs.DISTRIBUTION,
+    ),
+    Level(
+        "optimizer",
+        "three steps on equal gradients, float64",
+        1e-12,
+        OPTIMIZER_CASES,
+        _in_float64,
+        pairs.STEPS,
+    ),
+    Level(
+        "gradients",
+        "Ψ, losses, every leaf; one batch, float64",
+        1e-12,
+        CASES,
+        _small_in_float64,
+        pairs.GRADIENTS,
+    ),
+    Level(
+        "gradients-float32",
+        "the same in float32, relative to the sum of absolute terms",
+        1e-5,
+        CASES,
+        _small_in_float32,
+        pairs.GRADIENTS,
+    ),
+    Level(
+        "updates",
+        "metrics, parameters after 2 updates; one batch, float64",
+        1e-12,
+        CASES,
+        _small_in_float64,
+        pairs.UPDATES,
+    ),
+    Level(
+        "free-run",
+        "5 updates from the seed alone, float64",
+        1e-11,
+        FREE_CASES,
+        _in_float64,
+        pairs.RUN,
+        judge_free_run,
+    ),
+    Level(
+        "free-run-float32",
+        "3 updates from the seed alone, SGD",
+        1e-5,
+        SGD_CASES,
+        _in_float32,
+        pairs.RUN,
+        judge_free_run,
+    ),
+    Level(
+        "lockstep",
+        "3 updates on the float32 grid",
+        0.0,
+        CASES,
+        _on_grid,
+        pairs.RUN,
+        judge_lockstep,
+    ),
+)
+"""In the order in which they are tried: where it is wrong, what comes first says it best."""
