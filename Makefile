@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 
-.PHONY: help train test test-slow lint smoke check figures clean
+.PHONY: help train test test-slow lint smoke check figures certificate clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make smoke       a tiny training run, end to end"
 	@echo "make check       lint, test and smoke: what CI runs"
 	@echo "make figures     measure again what the README reports"
+	@echo "make certificate whole runs of both packages, compared bit by bit: about an hour"
 	@echo "make clean       remove the environment and caches"
 
 train: $(VENV)/run.done
@@ -51,6 +52,9 @@ figures: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.readme
+
+certificate: $(VENV)/dev.done
+	$(BIN)/python -m benchmarks.certificate
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

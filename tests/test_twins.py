@@ -29,6 +29,7 @@ CORE = [
     "learner",
     "algorithms",
     "training",
+    "trace",
 ]
 TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
 

@@ -1,0 +1,175 @@
+"""Whole training runs of jaxpg and torch_ref, equal to the bit from one integer.
+
+    python -m benchmarks.certificate [--smoke]
+
+Each seed of each case below runs in two processes, one for each package; two seeds at a time. A
+seed takes minutes, so every result is written to benchmarks/results/certificate-cpu.json at once,
+and a second start skips what is there. Prints a table; exit code 1 unless every run is equal.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
+
+from benchmarks.record import RESULTS, markdown, write
+from jaxpg.config import PRESETS, Config
+from jaxpg.proof.lockstep import lockstep
+from jaxpg.results import commit
+
+
+class Case(NamedTuple):
+    """A config, and how much of it runs."""
+
+    config: Config
+    seeds: int
+    updates: int | None  # None: to the end of training
+
+
+def cases() -> dict[str, Case]:
+    """Every preset, and what no preset uses."""
+    presets = {name: Case(config, 3, 300) for name, config in PRESETS.items()}
+    vpg = dataclasses.replace(PRESETS["vpg"], total_steps=512_000)  # 500 updates
+    own = {
+        "vpg": Case(vpg, 20, None),
+        "shared torso, RMSprop, entropy": Case(
+            dataclasses.replace(
+                PRESETS["vpg"],
+                networks="shared",
+                value_steps=1,
+                optimizer="rmsprop",
+                learning_rate=1e-3,
+                ent_coef=0.01,
+            ),
+            3,
+            200,
+        ),
+        "replay, SGD": Case(
+            dataclasses.replace(
+                PRESETS["actor-critic"],
+                value_data="replay",
+                optimizer="sgd",
+                learning_rate=0.1,
+                value_learning_rate=1e-4,
+            ),
+            3,
+            200,
+        ),
+        "Gaussian, Pendulum": Case(dataclasses.replace(PRESETS["vpg"], env="Pendulum-v1"), 3, 200),
+    }
+    every = {**presets, **own}
+    return {
+        name: case._replace(config=dataclasses.replace(case.config, arithmetic="float32_grid"))
+        for name, case in every.items()
+    }
+
+
+def main() -> None:
+    """Run what is missing, write after each seed, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="one seed, for CI; writes nothing")
+    smoke = parser.parse_args().smoke
+    chosen = {"vpg": cases()["vpg"]._replace(seeds=1, updates=3)} if smoke else cases()
+    rows = [] if smoke else _written(chosen)
+    done = {(row["case"], row["seed"]) for row in rows}
+    missing = [
+        (name, seed)
+        for name, case in chosen.items()
+        for seed in range(case.seeds)
+        if (name, seed) not in done
+    ]
+    for row in _run(chosen, missing):
+        rows.append(row)
+        print(
+            f"{len(rows)}/{len(done) + len(missing)}  {row['case']}, seed {row['seed']}: "
+            f"{row['verdict']}, {row['env_steps']:,} steps, {row['seconds']} s",
+            file=sys.stderr,
+        )
+        if not smoke:
+            order = list(chosen)
+            rows.sort(key=lambda row: (order.index(row["case"]), row["seed"]))
+            write("certificate", _content(chosen, rows))
+    print(_table(chosen, rows))
+    sys.exit(any(row["verdict"] != "equal" for row in rows))
+
+
+def _run(chosen: dict[str, Case], missing: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    """One row for each (case, seed), as they end; two pairs of processes at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        for future in as_completed([pool.submit(_row, n, chosen[n], seed) for n, seed in missing]):
+            yield future.result()
+
+
+def _row(name: str, case: Case, seed: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    (result,) = lockstep(case.config, [seed], case.updates)
+    return {
+        "case": name,
+        **result._asdict(),
+        "split": None if result.split is None else str(result.split),
+        "seconds": round(time.perf_counter() - began),
+        "commit": commit(),
+    }
+
+
+def _written(chosen: dict[str, Case]) -> list[dict[str, Any]]:
+    """The rows of an earlier start whose case is still the same."""
+    path = RESULTS / "certificate-cpu.json"
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    same = {name for name, case in chosen.items() if record["cases"].get(name) == _as_json(case)}
+    return [row for row in record["rows"] if row["case"] in same]
+
+
+def _as_json(case: Case) -> dict[str, Any]:
+    fields = {"config": dataclasses.asdict(case.config), "updates": case.updates}
+    return json.loads(json.dumps(fields))
+
+
+def _content(chosen: dict[str, Case], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {
+        "torch": version("torch"),
+        "cases": {name: _as_json(case) for name, case in chosen.items()},
+        "table": _table(chosen, rows),
+        "rows": rows,
+    }
+
+
+def _table(chosen: dict[str, Case], rows: list[dict[str, Any]]) -> str:
+    """A line for each case; the hashes of its first seed."""
+    columns = ["run", "seeds", "updates", "environment steps", "verdict", "worst gradient error",
+               "SHA-256 of seed 0's actions", "… and parameters"]  # fmt: skip
+    lines = []
+    for name in chosen:
+        mine = [row for row in rows if row["case"] == name]
+        if not mine:
+            continue
+        verdicts = {v: sum(r["verdict"] == v for r in mine) for v in {r["verdict"] for r in mine}}
+        first = mine[0]["sha256"]
+        lines.append(
+            [
+                name,
+                str(len(mine)),
+                f"{sum(row['updates'] for row in mine):,}",
+                f"{sum(row['env_steps'] for row in mine):,}",
+                ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())),
+                f"{max(row['gradient'] for row in mine):.0e}",
+                *(_both(*first[tensors]) for tensors in ("actions", "params")),
+            ]
+        )
+    return markdown(columns, lines)
+
+
+def _both(ours: str, theirs: str) -> str:
+    return f"{ours[:12]} on both sides" if ours == theirs else f"{ours[:12]} and {theirs[:12]}"
+
+
+if __name__ == "__main__":
+    main()

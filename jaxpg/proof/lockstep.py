@@ -1,0 +1,370 @@
+"""Lockstep: the same run in both frameworks, compared bit by bit at every update.
+
+On the float32 grid, `python -m jaxpg.trace` and `python -m torch_ref.trace`, given one config and
+one integer seed, must produce the same bits. Each runs in its own process, proves that it has not
+imported the other's framework, and streams its records here. numpy only.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from jaxpg import parity
+from jaxpg.config import Config, validate
+
+Record = dict[str, np.ndarray]
+Pair = tuple[Iterable[Record], Iterable[Record]]  # jaxpg's and torch_ref's
+
+FOREIGN = {
+    "jaxpg": {"torch", "torch_ref"},
+    "torch_ref": {"jax", "jaxlib", "jaxpg", "flax", "optax", "gymnax", "chex"},
+}
+TOLERANCE = 1e-12  # of what is not rounded to the grid, relative to the leaf's largest norm so far
+ROLLOUT = (
+    "obs", "action", "reward", "next_obs", "terminated", "truncated", "valid", "time",
+    "episode_return",
+)  # fmt: skip
+HASHED = {"actions": "action", "obs": "obs", "returns": "episode_return", "params": "params:"}
+
+
+class Lockstep(NamedTuple):
+    """How one seed of one config compares in the two frameworks."""
+
+    seed: int
+    updates: int  # that both sides gave and that were compared
+    env_steps: int  # in them
+    verdict: str  # "equal", "straddle", "fault" or "incomparable"
+    split: parity.Split | None  # where the two part, or why the run proves nothing
+    gradient: float  # worst error of any gradient leaf at any update, as `compare_runs` defines it
+    sha256: dict[str, tuple[str, str]]  # of all actions, …: (jaxpg's, torch_ref's)
+
+
+class TraceError(RuntimeError):
+    """One of the two processes has failed, or what it sent cannot be believed."""
+
+
+class Job(NamedTuple):
+    """What a process traces."""
+
+    config: Config
+    seeds: Sequence[int]
+    updates: int | None = None  # of each seed, at most; None for the whole budget
+    explain: int | None = None  # an update whose roundings to trace instead
+
+
+def lockstep(
+    config: Config,
+    seeds: Sequence[int],
+    updates: int | None = None,
+    report: Callable[[Lockstep], None] | None = None,
+) -> list[Lockstep]:
+    """Run some seeds in both frameworks at once, in two processes, and compare them.
+
+    Args:
+      config: on the float32 grid (any other arithmetic parts sooner or later).
+      seeds: integers in [0, 2^32).
+      updates: of each seed, at most this many; None for the whole budget.
+      report: called with each seed's result as soon as it is known.
+
+    Raises:
+      ConfigError: if the config has no meaning.
+      TraceError: if a process fails, is cut short, or has imported the other's framework.
+    """
+    return next(iter(locksteps([Job(config, seeds, updates)], report)))
+
+
+def locksteps(
+    jobs: Sequence[Job], report: Callable[[Lockstep], None] | None = None
+) -> list[list[Lockstep]]:
+    """`lockstep` of several configs by the same two processes; starting them takes seconds."""
+    results: list[list[Lockstep]] = []
+    with traced(jobs) as (ours, theirs):
+        for job in jobs:
+            results.append([])
+            for seed in job.seeds:
+                runs = ours(seed), theirs(seed)
+                explain = partial(_roundings, job.config, seed)
+                result = compare_runs(*runs, seed=seed, explain=explain)
+                for run in runs:  # what follows a split, and the proof of what is imported
+                    for _ in run:
+                        pass
+                results[-1].append(result)
+                if report is not None:
+                    report(result)
+    return results
+
+
+def compare_runs(
+    ours: Iterable[Record],
+    theirs: Iterable[Record],
+    *,
+    seed: int,
+    explain: Callable[[int], Pair] | None = None,
+) -> Lockstep:
+    """Compare the records of two runs, up to the first difference.
+
+    The rollout, counters and parameters must be equal to the bit. Advantages, targets and gradients
+    are not rounded to the grid, and late in training they are what is left of terms that cancel (a
+    value of 100 against a target of 100), so each may differ by 1e-12 of the largest norm that it
+    has had in the run so far:
+
+        error_u = ||a_u - b_u|| / max_{v ≤ u} ||b_v||
+
+    Nothing is proven, and the verdict is "incomparable", if a run ends before the other or lacks a
+    tensor, at a NaN, if no episode ended, or if a gradient was zero at every update.
+
+    Args:
+      ours, theirs: from `jaxpg.trace.records` and `torch_ref.trace.records`.
+      seed: for the result.
+      explain: (update) -> both sides' roundings in that update. Where the runs part, they tell a
+        straddle from a fault; what they do not show to be a straddle is a fault.
+    """
+    hashes = {name: (hashlib.sha256(), hashlib.sha256()) for name in HASHED}
+    count = env_steps = episodes = 0
+    gradient, norms, split = 0.0, dict[str, float](), None
+    for a, b in itertools.zip_longest(ours, theirs):
+        if a is None or b is None:
+            split = _nothing(count, f"{'jaxpg' if a is None else 'torch_ref'} has ended first")
+            break
+        for side, record in enumerate((a, b)):
+            _hash(hashes, side, record)
+        split, error = _first_difference(a, b, norms)
+        if split is not None:
+            split = split._replace(update=count)
+            if split.verdict == "different" and explain is not None:
+                split = _judge(split, *explain(count))
+            break
+        gradient = max(gradient, error)
+        env_steps += int(a["metrics:env_steps"])
+        episodes += int(a["metrics:episodes"])
+        count += 1
+    if split is None:
+        split = _shows_nothing(count, episodes, norms)
+    verdict = "equal" if split is None else _VERDICTS.get(split.verdict, split.verdict)
+    sha256 = {name: (x.hexdigest(), y.hexdigest()) for name, (x, y) in hashes.items()}
+    return Lockstep(seed, count, env_steps, verdict, split, gradient, sha256)
+
+
+@contextlib.contextmanager
+def traced(
+    jobs: Sequence[Job],
+    *,
+    packages: tuple[str, str] = ("jaxpg", "torch_ref"),
+    environments: tuple[dict[str, str], dict[str, str]] = ({}, {}),
+) -> Iterator[tuple[Callable[[int], Iterator[Record]], ...]]:
+    """Two processes that trace the same jobs, side by side; both are gone afterwards.
+
+    Args:
+      jobs: done one after another.
+      packages: which package each process runs.
+      environments: variables to set for each.
+
+    Yields:
+      For each process a function of the seed, to be called in the jobs' order, that iterates
+      over its records.
+    """
+    listed = [{**job._asdict(), "config": dataclasses.asdict(validate(job.config))} for job in jobs]
+    text = json.dumps(listed, default=int)  # a seed may be numpy's
+    with contextlib.ExitStack() as stack:
+        sides = []
+        for package, variables in zip(packages, environments, strict=True):
+            command = [sys.executable, "-m", f"{package}.trace", text]
+            sides.append(stack.enter_context(_process(command, package, variables)))
+        yield tuple(partial(_run, side) for side in sides)
+
+
+class _Side(NamedTuple):
+    """A process that sends records."""
+
+    package: str
+    process: subprocess.Popen
+    stderr: BinaryIO
+
+
+@contextlib.contextmanager
+def _process(command: list[str], package: str, variables: dict[str, str]) -> Iterator[_Side]:
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ, **variables}
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL,
+            env=environment,
+        )  # fmt: skip
+        with process:
+            try:
+                yield _Side(package, process, stderr)
+            finally:
+                process.kill()
+
+
+def _run(side: _Side, seed: int) -> Iterator[Record]:
+    """The records of one seed, and then the proof that they come from one framework alone."""
+    stream = side.process.stdout
+    assert stream is not None
+    while True:
+        line = stream.readline()
+        try:
+            header = json.loads(line)
+            sent, packages = header["seed"], header.get("packages")
+            size = 0 if packages is not None else int(header["bytes"])
+        except (ValueError, TypeError, KeyError):
+            raise _failure(side, f"sent {line[:40]!r} where a record begins") from None
+        if sent != seed:
+            raise _failure(side, f"sent seed {sent} where seed {seed} was due")
+        if packages is not None:
+            if foreign := FOREIGN[side.package] & set(packages):
+                raise _failure(side, f"has imported {', '.join(sorted(foreign))}")
+            return
+        payload = stream.read(size)
+        if len(payload) < size:
+            raise _failure(side, f"sent {len(payload)} of a record's {size} bytes")
+        try:
+            with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+                record = {name: arrays[name] for name in arrays.files}
+        except (ValueError, zipfile.BadZipFile) as problem:
+            raise _failure(side, f"sent a record that cannot be read ({problem})") from None
+        yield record
+
+
+def _failure(side: _Side, what: str) -> TraceError:
+    """What went wrong and the end of what the process said about it."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        side.process.wait(timeout=1.0)
+    status = side.process.poll()
+    state = "still runs" if status is None else f"ended with status {status}"
+    side.stderr.seek(0)
+    last = side.stderr.read().decode(errors="replace").strip().splitlines()[-5:]
+    said = "; it said nothing" if not last else ":\n  " + "\n  ".join(last)
+    return TraceError(f"the {side.package} process {what} and {state}{said}")
+
+
+def _hash(hashes: dict[str, tuple], side: int, record: Record) -> None:
+    """Add to one side's running hashes; the sides may name their tensors in another order."""
+    for name, prefix in HASHED.items():
+        for tensor in sorted(record):
+            if tensor == prefix or (prefix.endswith(":") and tensor.startswith(prefix)):
+                hashes[name][side].update(np.ascontiguousarray(record[tensor]))
+
+
+def _is_gradient(name: str) -> bool:
+    return name.startswith("gradient:")
+
+
+def _is_rounded(name: str) -> bool:
+    """Whether a tensor is on the grid, or counts."""
+    counters = ("metrics:env_steps", "metrics:episodes")
+    return name in ROLLOUT or name in counters or name.startswith("params:")
+
+
+def _is_close(name: str) -> bool:
+    """Whether a tensor is compared to the tolerance; sums such as losses follow from the rest."""
+    return name in ("advantage", "target") or _is_gradient(name)
+
+
+def _first_difference(
+    a: Record, b: Record, norms: dict[str, float]
+) -> tuple[parity.Split | None, float]:
+    """Where two records differ, as if at update 0; and the worst error of a gradient.
+
+    `norms`, the largest so far of each tensor that is compared to the tolerance, are brought up to
+    date.
+    """
+    if missing := sorted(a.keys() ^ b.keys()):
+        side = "torch_ref" if missing[0] in a else "jaxpg"
+        return _nothing(0, f"{side} has no tensor {missing[0]!r}"), math.inf
+    rounded = [{name: x[name] for name in x if _is_rounded(name)} for x in (a, b)]
+    close = [{name: x[name] for name in x if _is_close(name)} for x in (a, b)]
+    for name, x in close[1].items():
+        norms[name] = max(norms.get(name, 0.0), float(np.linalg.norm(x)))
+    # A scale must be positive, and so must its square.
+    scale = {name: norm or 1e-150 for name, norm in norms.items()}
+    try:
+        split = parity.bisect(*([x] for x in rounded), steps=[x for x in ROLLOUT if x in a])
+        report = parity.compare(*close, tolerance=TOLERANCE, scale=scale, allow_zero=True)
+    except ValueError as problem:
+        return _nothing(0, str(problem)), math.inf
+    if split is None or split.leaf.name not in ROLLOUT:
+        failed = [leaf for leaf in report.leaves if leaf.reason]
+        if failed:  # the cause comes before the parameters that it moved
+            unfit = math.isinf(failed[0].difference)
+            verdict = "incomparable" if unfit else "fault"
+            split = parity.Split(0, None, failed[0], None, verdict)
+    if split is None:
+        split = _other_bits(*rounded)
+    return split, max((leaf.error for leaf in report.leaves if _is_gradient(leaf.name)), default=0)
+
+
+def _other_bits(a: Record, b: Record) -> parity.Split | None:
+    """The first tensor whose values are equal and whose bits are not."""
+    for name, x in a.items():
+        y = b[name]
+        if x.dtype != y.dtype or x.tobytes() != y.tobytes():
+            reason = f"equal values in other bits: -0.0, or {x.dtype} and {y.dtype}"
+            leaf = parity.Leaf(name, str(x.dtype), x.shape, reason)
+            return parity.Split(0, None, leaf, None, "fault")
+    return None
+
+
+def _shows_nothing(count: int, episodes: int, norms: dict[str, float]) -> parity.Split | None:
+    """Why two equal runs prove nothing, if so."""
+    gradients = list(filter(_is_gradient, norms))
+    still = [name for name in gradients if not norms[name]]
+    if not count:
+        return _nothing(count, "neither run has an update")
+    if not episodes:
+        return _nothing(count, "no episode ended, so the runs show too little")
+    if not gradients:
+        return _nothing(count, "there are no gradients")
+    if still:
+        return _nothing(count, f"{still[0]!r} is zero at every update")
+    return None
+
+
+def _nothing(update: int, reason: str) -> parity.Split:
+    return parity.Split(update, None, parity.Leaf("", "", (), reason), None, "incomparable")
+
+
+_VERDICTS = {"different": "fault"}  # nothing has shown it to be a straddle
+
+
+def _roundings(config: Config, seed: int, update: int) -> Pair:
+    """Both sides' roundings in one update."""
+    if config.arithmetic != "float32_grid":
+        return [], []
+    with traced([Job(config, [seed], explain=update)]) as (ours, theirs):
+        return list(ours(seed)), list(theirs(seed))
+
+
+def _judge(split: parity.Split, ours: Iterable[Record], theirs: Iterable[Record]) -> parity.Split:
+    """The split with the values before the first rounding that differs, and their verdict."""
+    first = _first_rounding(ours, theirs)
+    if first is None:
+        reason = f"{split.leaf.reason}, and no rounding explains it"
+        return split._replace(leaf=split.leaf._replace(reason=reason), verdict="fault")
+    in_rollout = not first.leaf.name.startswith("params:")
+    return first._replace(update=split.update, step=first.update if in_rollout else None)
+
+
+def _first_rounding(ours: Iterable[Record], theirs: Iterable[Record]) -> parity.Split | None:
+    """The first that differs, of those that both sides make (gymnax keeps a pendulum's torque)."""
+    for event, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        both = [name for name in a if name in b]
+        split = parity.bisect(
+            [{name: a[name] for name in both}], [{name: b[name] for name in both}]
+        )
+        if split is not None:
+            return split._replace(update=event)
+    return None

@@ -1,0 +1,217 @@
+"""A run as a stream of named numpy arrays, to be compared with the twin's update by update.
+
+`records` gives what every update met, estimated, descended and learned; `roundings` what one of
+them rounded, before and after. The module is a command too:
+
+    python -m torch_ref.trace '[{"config": {…}, "seeds": [0, 1], "updates": 25, "explain": null}]'
+
+writes them to standard output: for each record a line of JSON, {"seed": 0, "bytes": n}, and n bytes
+of npz; after each seed a line that names all packages that this process has imported. An update's
+index as "explain" asks for its roundings instead.
+"""
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, BinaryIO
+from unittest import mock
+
+import numpy as np
+import torch
+
+from torch_ref import algorithms, arithmetic, learner, noise
+from torch_ref.config import Config, validate
+from torch_ref.training import as_tensors
+from torch_ref.training import updates as run_updates
+from torch_ref.types import Algorithm, LearnerState
+
+Record = dict[str, np.ndarray]
+Sites = dict[str, list[tuple[Any, Any]]]  # where floats were rounded -> (before, after) each time
+
+
+def records(
+    config: Config, seed: int, updates: int | None = None, algorithm: Algorithm | None = None
+) -> Iterator[Record]:
+    """One record per update, in the order of computation.
+
+    The trajectory's fields [T, N, ...]; `advantage` and `target` [T, N]; `gradient:NAME`, as each
+    network's last optimizer step received it (so clipped); `params:NAME` after the update;
+    `metrics:NAME`.
+
+    Args:
+      config: its traced fields are numbers.
+      seed: an integer in [0, 2^32).
+      updates: at most this many; None for the whole budget.
+      algorithm: with parts of your own; None for what the config names.
+
+    Raises:
+      ConfigError: if the config has no meaning.
+    """
+    seen: dict[str, Any] = {}
+    algorithm = _watch(algorithm or algorithms.build(validate(config)), seen)
+    for state, metrics in islice(run_updates(config, noise.key(seed), algorithm), updates):
+        yield _record(state, {**seen, "metrics": metrics})
+
+
+def roundings(
+    config: Config, seed: int, update: int, algorithm: Algorithm | None = None
+) -> Iterator[Record]:
+    """Every rounding to the float32 grid in one update: {name, name:before_rounding}.
+
+    One record per environment step, then one per optimizer step (of the policy together with
+    the critic's first). The updates before it run as in `records`.
+
+    Args:
+      config: on the float32 grid.
+      seed, algorithm: as in `records`.
+      update: its index, from 0.
+    """
+    tensors = as_tensors(validate(config))
+    algorithm = algorithm or algorithms.build(config)
+    state = learner.init(tensors, noise.key(seed), algorithm)
+    for _ in range(update):
+        state, _ = learner.update(tensors, state, algorithm)
+    sites: Sites = {}
+    with _roundings_into(sites, algorithm, state) as watched:
+        learner.update(tensors, state, watched)
+    yield from _events(sites)
+
+
+def send(stream: BinaryIO, seed: int, record: Record) -> None:
+    """Write one record: a line of JSON with the payload's length, and an npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **record)  # type: ignore[arg-type]
+    payload = buffer.getvalue()
+    stream.write(json.dumps({"seed": seed, "bytes": len(payload)}).encode() + b"\n" + payload)
+    stream.flush()
+
+
+def main(arguments: list[str]) -> None:
+    """Do the jobs, given as JSON; standard output carries nothing but the stream."""
+    stream = sys.stdout.buffer
+    torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
+    with contextlib.redirect_stdout(sys.stderr):
+        for job in json.loads(arguments[0]):
+            _do(stream, **job)
+
+
+def _do(
+    stream: BinaryIO, config: Any, seeds: list, updates: int | None, explain: int | None
+) -> None:
+    """One job: the records of each seed, and the names of the packages imported by then."""
+    config = Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
+    for seed in seeds:
+        if explain is None:
+            run = records(config, seed, updates)
+        else:
+            run = roundings(config, seed, explain)
+        for record in run:
+            send(stream, seed, record)
+        packages = sorted({name.partition(".")[0] for name in sys.modules})
+        stream.write(json.dumps({"seed": seed, "packages": packages}).encode() + b"\n")
+        stream.flush()
+
+
+def _watch(algorithm: Algorithm, seen: dict[str, Any]) -> Algorithm:
+    """The same algorithm; `seen` holds what it computed last."""
+
+    def collect(*inputs: Any) -> tuple:
+        env_state, seen["trajectory"] = algorithm.collect(*inputs)
+        return env_state, seen["trajectory"]
+
+    def watch(name: str, part: Callable) -> Callable:
+        def watched(*inputs: Any, **coefficients: Any) -> torch.Tensor:
+            seen[name] = part(*inputs, **coefficients)
+            return seen[name]
+
+        return watched
+
+    return algorithm._replace(
+        collect=collect,
+        advantage=watch("advantage", algorithm.advantage),
+        value_target=watch("target", algorithm.value_target),
+    )
+
+
+def _record(state: LearnerState, seen: dict[str, Any]) -> Record:
+    named = dict(state.params.named_parameters())
+    gradients = {name: param.grad for name, param in named.items() if param.grad is not None}
+    trajectory = seen["trajectory"]
+    tensors = {
+        **trajectory._asdict(),
+        "advantage": seen["advantage"],
+        "target": seen["target"],
+        **{f"gradient:{name}": leaf for name, leaf in gradients.items()},
+        **{f"params:{name}": leaf for name, leaf in named.items()},
+        **{f"metrics:{name}": leaf for name, leaf in seen["metrics"]._asdict().items()},
+    }
+    return {name: _as_in_jax(leaf) for name, leaf in tensors.items()}
+
+
+def _as_in_jax(leaf: torch.Tensor) -> np.ndarray:
+    """A copy, of jax's dtype: torch counts and indexes with int64."""
+    array = leaf.detach().numpy().copy()
+    return array.astype(np.int32) if array.dtype == np.int64 else array
+
+
+@contextlib.contextmanager
+def _roundings_into(sites: Sites, algorithm: Algorithm, state: LearnerState) -> Iterator[Algorithm]:
+    """While the algorithm that this gives runs, `sites` fills with what is rounded where."""
+    original, scope = arithmetic.round_floats, [""]
+    params = {id(param): f"params:{name}" for name, param in state.params.named_parameters()}
+
+    def round_floats(tree: Any) -> Any:
+        site = scope[0] or params[id(tree)]
+        if site == "next_state" and isinstance(tree, torch.Tensor):
+            site = "reward"
+        with mock.patch.object(arithmetic, "round_floats", original):  # it calls itself
+            rounded = original(tree)
+        sites.setdefault(site, []).append((_leaves(site, tree), _leaves(site, rounded)))
+        return rounded
+
+    def within(name: str, part: Callable) -> Callable:
+        def scoped(*inputs: Any) -> Any:
+            scope[0] = name
+            result = part(*inputs)
+            scope[0] = ""
+            return result
+
+        return scoped
+
+    env, distribution = algorithm.env, algorithm.distribution
+    env = env._replace(step=within("next_state", env.step), restart=within("restart", env.restart))
+    distribution = distribution._replace(sample=within("action", distribution.sample))
+    with (
+        mock.patch.object(arithmetic, "round_floats", round_floats),
+        mock.patch.object(learner, "round_floats", round_floats),
+    ):
+        yield algorithm._replace(env=env, distribution=distribution)
+
+
+def _events(sites: Sites) -> Iterator[Record]:
+    """The n-th roundings of all sites of the rollout, n = 0, 1, …; then those of the networks."""
+    networks = [name for name in sites if name.startswith("params:")]
+    for group in ([name for name in sites if name not in networks], networks):
+        for n in range(max((len(sites[name]) for name in group), default=0)):
+            event: Record = {}
+            for name in group:
+                if n < len(sites[name]):
+                    before, after = sites[name][n]
+                    event |= after
+                    event |= {f"{leaf}:before_rounding": x for leaf, x in before.items()}
+            yield event
+
+
+def _leaves(site: str, tree: Any) -> Record:
+    """Copies of the float leaves by name."""
+    if isinstance(tree, tuple):
+        fields = zip(tree._fields, tree, strict=True)  # type: ignore[attr-defined]
+        return {k: v for name, x in fields for k, v in _leaves(f"{site}.{name}", x).items()}
+    return {site: tree.detach().numpy().copy()} if tree.is_floating_point() else {}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
