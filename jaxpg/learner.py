@@ -4,13 +4,14 @@ The package's only import of optax.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpg import noise, replay
+from jaxpg import lanes, noise, replay
 from jaxpg.arithmetic import round_floats
 from jaxpg.config import Config
 from jaxpg.losses import masked_mean, value_loss
@@ -23,6 +24,14 @@ OPTIMIZERS = {
     "rmsprop": optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
 }
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
+
+
+class Learned(NamedTuple):
+    """The part of a LearnerState that a fit reads and writes."""
+
+    params: Params
+    opt_state: dict[str, Any]
+    update: jax.Array
 
 
 def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
@@ -77,9 +86,7 @@ def update(
         replay=_remember(algorithm, state.replay, trajectory),
         recent_returns=replay.insert(state.recent_returns, *finished),
     )
-    advantage, target = estimate(config, algorithm, state.params, trajectory)
-    fit = _fit_shared if config.networks == "shared" else _fit_separate
-    state, losses = fit(config, algorithm, state, trajectory, advantage, target, draws.replay)
+    state, losses = _learn(config, algorithm, state, trajectory, draws.replay)
     metrics = Metrics(
         env_steps=jnp.sum(trajectory.valid, dtype=jnp.int32),
         episodes=jnp.sum(done, dtype=jnp.int32),
@@ -100,8 +107,9 @@ def estimate(
     """Ψ and the critic's target, constants, [T, N] each; V is 0 without a critic."""
     value = next_value = jnp.zeros_like(trajectory.reward)
     if config.critic:
-        value = algorithm.networks.value(params, trajectory.obs)
-        next_value = algorithm.networks.value(params, trajectory.next_obs)
+        network = _on_valid_rows(config, trajectory, algorithm.networks.value)
+        value = network(params, trajectory.obs)
+        next_value = network(params, trajectory.next_obs)
     inputs = (trajectory, value, next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
     return (
@@ -118,7 +126,8 @@ def policy_objective(
     advantage: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """policy_loss - ent_coef · entropy, and the two apart."""
-    outputs = algorithm.networks.policy(params, trajectory.obs)
+    network = _on_valid_rows(config, trajectory, algorithm.networks.policy)
+    outputs = network(params, trajectory.obs)
     log_prob = algorithm.distribution.log_prob(outputs, trajectory.action)
     loss = algorithm.policy_loss(log_prob, advantage, trajectory.valid)
     entropy = masked_mean(algorithm.distribution.entropy(outputs), trajectory.valid)
@@ -135,20 +144,44 @@ def joint_objective(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
     objective, parts = policy_objective(config, algorithm, params, trajectory, advantage)
-    value = algorithm.networks.value(params, trajectory.obs)
-    loss = value_loss(value, target, trajectory.valid)
+    network = _on_valid_rows(config, trajectory, algorithm.networks.value)
+    loss = value_loss(network(params, trajectory.obs), target, trajectory.valid)
     return objective + config.vf_coef * loss, {**parts, "value_loss": loss}
+
+
+def _learn(
+    config: Config,
+    algorithm: Algorithm,
+    state: LearnerState,
+    trajectory: Trajectory,
+    replay_bits: jax.Array | None,
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """Estimate, then step the optimizers; a seed at a time where that is faster."""
+    fit = _fit_shared if config.networks == "shared" else _fit_separate
+    samples = None
+    if state.replay is not None and replay_bits is not None:
+        draw = partial(replay.sample, state.replay, batch_size=config.batch_size)
+        samples = jax.vmap(draw)(replay_bits)
+
+    @lanes.one_by_one
+    def turn(config: Config, learned: Learned, trajectory: Trajectory, samples: Any) -> tuple:
+        advantage, target = estimate(config, algorithm, learned.params, trajectory)
+        return fit(config, algorithm, learned, trajectory, advantage, target, samples)
+
+    learned = Learned(state.params, state.opt_state, state.update)
+    learned, losses = turn(config, learned, trajectory, samples)
+    return state._replace(params=learned.params, opt_state=learned.opt_state), losses
 
 
 def _fit_separate(
     config: Config,
     algorithm: Algorithm,
-    state: LearnerState,
+    state: Learned,
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    replay_bits: jax.Array | None,
-) -> tuple[LearnerState, dict[str, jax.Array]]:
+    samples: Any,
+) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of the policy, then value_steps steps of the critic (if there is one)."""
     params, opt_state = state.params, state.opt_state
 
@@ -165,23 +198,25 @@ def _fit_separate(
     losses |= {"value_loss": zero, "value_grad_norm": zero}
     fitted = {"policy": policy}
     if config.critic:
-        batches = _value_batches(config, algorithm, state, trajectory, target)
+        batch = _value_batch(config, algorithm, trajectory, target)
+        network = algorithm.networks.value
+        if not config.replays:
+            network = _on_valid_rows(config, trajectory, network)
         rate = config.value_learning_rate * _schedule(config, state.update)
 
-        def step(carry: tuple, bits: jax.Array | None) -> tuple[tuple, dict[str, jax.Array]]:
+        def step(carry: tuple, sample: Any) -> tuple[tuple, dict[str, jax.Array]]:
             value_params, value_opt_state = carry
-            obs, goal, valid = batches(value_params, bits)
+            obs, goal, valid = batch(value_params, sample)
 
             def objective(value_params: Params) -> jax.Array:
-                value = algorithm.networks.value({"value": value_params}, obs)
-                return value_loss(value, goal, valid)
+                return value_loss(network({"value": value_params}, obs), goal, valid)
 
             loss, gradient = jax.value_and_grad(objective)(value_params)
             carry = _descend(config, rate, gradient, value_opt_state, value_params)
             return carry, {"value_loss": loss, "value_grad_norm": optax.tree.norm(gradient)}
 
         start = (params["value"], opt_state["value"])
-        fitted["value"], history = jax.lax.scan(step, start, replay_bits, config.value_steps)
+        fitted["value"], history = jax.lax.scan(step, start, samples, config.value_steps)
         losses |= {name: by_step[0] for name, by_step in history.items()}
     state = state._replace(
         params={name: group for name, (group, _) in fitted.items()},
@@ -193,12 +228,12 @@ def _fit_separate(
 def _fit_shared(
     config: Config,
     algorithm: Algorithm,
-    state: LearnerState,
+    state: Learned,
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    replay_bits: jax.Array | None,
-) -> tuple[LearnerState, dict[str, jax.Array]]:
+    samples: Any,
+) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of everything, on the joint loss."""
 
     def objective(params: Params) -> tuple:
@@ -212,26 +247,27 @@ def _fit_shared(
     return state._replace(params=params, opt_state={"shared": opt_state}), losses
 
 
-def _value_batches(
-    config: Config,
-    algorithm: Algorithm,
-    state: LearnerState,
-    trajectory: Trajectory,
-    target: jax.Array,
+def _value_batch(
+    config: Config, algorithm: Algorithm, trajectory: Trajectory, target: jax.Array
 ) -> Callable[..., tuple]:
-    """What a value step is fitted to: (value params, random bits) -> obs, target, valid."""
+    """What a value step is fitted to: (value params, sample) -> obs, target, valid."""
 
-    def from_batch(value_params: Params, bits: None) -> tuple:
+    def from_batch(value_params: Params, sample: None) -> tuple:
         return trajectory.obs, target, trajectory.valid
 
-    def from_replay(value_params: Params, bits: jax.Array) -> tuple:
-        assert state.replay is not None
-        rows, valid = replay.sample(state.replay, bits, config.batch_size)
-        obs, reward, next_obs, terminated = rows
+    def from_replay(value_params: Params, sample: tuple) -> tuple:
+        (obs, reward, next_obs, terminated), valid = sample
         next_value = algorithm.networks.value({"value": value_params}, next_obs)
         return obs, reward + config.gamma * jnp.where(terminated, 0.0, next_value), valid
 
     return from_replay if config.replays else from_batch
+
+
+def _on_valid_rows(config: Config, trajectory: Trajectory, network: Callable) -> Callable:
+    """The network without the padding after the longest episode; in `steps` there is none."""
+    if config.collect == "steps":
+        return network
+    return lanes.up_to_last(trajectory.valid, network)
 
 
 def _descend(

@@ -148,21 +148,10 @@ def _update(
         env_state, seen["trajectory"] = algorithm.collect(*inputs)
         return env_state, seen["trajectory"]
 
-    def watch(name: str, part: Callable) -> Callable:
-        def watched(*inputs: Any, **coefficients: Any) -> jax.Array:
-            seen[name] = part(*inputs, **coefficients)
-            return seen[name]
-
-        return watched
-
-    watched = algorithm._replace(
-        collect=collect,
-        advantage=watch("advantage", algorithm.advantage),
-        value_target=watch("target", algorithm.value_target),
-    )
     with _gradients_kept(config.optimizer):
-        state, metrics = learner.update(config, state, watched)
-    return state, {**seen, "metrics": metrics}
+        after, metrics = learner.update(config, state, algorithm._replace(collect=collect))
+    advantage, target = learner.estimate(config, algorithm, state.params, seen["trajectory"])
+    return after, {**seen, "advantage": advantage, "target": target, "metrics": metrics}
 
 
 @contextlib.contextmanager

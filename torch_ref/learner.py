@@ -73,9 +73,7 @@ def update(
         replay=_remember(algorithm, state.replay, trajectory),
         recent_returns=replay.insert(state.recent_returns, *finished),
     )
-    advantage, target = estimate(config, algorithm, state.params, trajectory)
-    fit = _fit_shared if config.networks == "shared" else _fit_separate
-    losses = fit(config, algorithm, state, trajectory, advantage, target, draws.replay)
+    losses = _learn(config, algorithm, state, trajectory, draws.replay)
     metrics = Metrics(
         env_steps=torch.sum(trajectory.valid),
         episodes=torch.sum(done),
@@ -138,6 +136,22 @@ def joint_objective(
     return objective + config.vf_coef * loss, {**parts, "value_loss": loss.detach()}
 
 
+def _learn(
+    config: Config,
+    algorithm: Algorithm,
+    state: LearnerState,
+    trajectory: Trajectory,
+    replay_bits: Any,
+) -> dict[str, torch.Tensor]:
+    """Estimate, then step the optimizers."""
+    fit = _fit_shared if config.networks == "shared" else _fit_separate
+    samples = None
+    if state.replay is not None:
+        samples = [replay.sample(state.replay, bits, config.batch_size) for bits in replay_bits]
+    advantage, target = estimate(config, algorithm, state.params, trajectory)
+    return fit(config, algorithm, state, trajectory, advantage, target, samples)
+
+
 def _fit_separate(
     config: Config,
     algorithm: Algorithm,
@@ -145,7 +159,7 @@ def _fit_separate(
     trajectory: Trajectory,
     advantage: torch.Tensor,
     target: torch.Tensor,
-    replay_bits: Any,
+    samples: Any,
 ) -> dict[str, torch.Tensor]:
     """One step of the policy, then value_steps steps of the critic (if there is one)."""
     params, opt_state = state.params, state.opt_state
@@ -157,11 +171,11 @@ def _fit_separate(
     zero = torch.zeros((), dtype=objective.dtype)
     losses |= {"value_loss": zero, "value_grad_norm": zero}
     if config.critic:
-        batches = _value_batches(config, algorithm, state, trajectory, target)
+        batch = _value_batch(config, algorithm, trajectory, target)
         rate = config.value_learning_rate * _schedule(config, state.update)
         history = []
-        for bits in [None] * config.value_steps if replay_bits is None else replay_bits:
-            obs, goal, valid = batches(params, bits)
+        for sample in [None] * config.value_steps if samples is None else samples:
+            obs, goal, valid = batch(params, sample)
             loss = value_loss(algorithm.networks.value(params, obs), goal, valid)
             norm = _descend(config, rate, loss, opt_state["value"], params["value"])
             history.append({"value_loss": loss.detach(), "value_grad_norm": norm})
@@ -176,7 +190,7 @@ def _fit_shared(
     trajectory: Trajectory,
     advantage: torch.Tensor,
     target: torch.Tensor,
-    replay_bits: Any,
+    samples: Any,
 ) -> dict[str, torch.Tensor]:
     """One step of everything, on the joint loss."""
     objective, losses = joint_objective(
@@ -190,23 +204,17 @@ def _fit_shared(
     return losses
 
 
-def _value_batches(
-    config: Config,
-    algorithm: Algorithm,
-    state: LearnerState,
-    trajectory: Trajectory,
-    target: torch.Tensor,
+def _value_batch(
+    config: Config, algorithm: Algorithm, trajectory: Trajectory, target: torch.Tensor
 ) -> Callable[..., tuple]:
-    """What a value step is fitted to: (params, random bits) -> obs, target, valid."""
+    """What a value step is fitted to: (params, sample) -> obs, target, valid."""
 
-    def from_batch(params: nn.ModuleDict, bits: None) -> tuple:
+    def from_batch(params: nn.ModuleDict, sample: None) -> tuple:
         return trajectory.obs, target, trajectory.valid
 
     @torch.no_grad()
-    def from_replay(params: nn.ModuleDict, bits: Any) -> tuple:
-        assert state.replay is not None
-        rows, valid = replay.sample(state.replay, bits, config.batch_size)
-        obs, reward, next_obs, terminated = rows
+    def from_replay(params: nn.ModuleDict, sample: tuple) -> tuple:
+        (obs, reward, next_obs, terminated), valid = sample
         next_value = algorithm.networks.value(params, next_obs)
         return obs, reward + config.gamma * torch.where(terminated, 0.0, next_value), valid
 

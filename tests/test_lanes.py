@@ -1,0 +1,121 @@
+"""What lanes of a vmap share: the same numbers as without, and no more work than is needed."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg import algorithms, lanes, learner, training
+from jaxpg.config import PRESETS
+from tests.compare import assert_close
+
+
+def test_max_lane_is_one_number_for_all_lanes_of_all_vmaps():
+    x = jnp.array([[3, 1, 2], [5, 4, 0]])
+    assert lanes.max_lane(x[0, 1]) == 1
+    assert jax.vmap(lanes.max_lane)(x[0]).tolist() == [3, 3, 3]
+    assert jax.vmap(jax.vmap(lanes.max_lane))(x).tolist() == [[5] * 3] * 2
+
+
+def test_a_loop_with_a_shared_count_does_not_select():
+    """Without it, vmap selects over the whole carry at each step."""
+
+    def run(limit, x, share):
+        def go(carry):
+            return share(carry[0] < limit)
+
+        return jax.lax.while_loop(go, lambda carry: (carry[0] + 1, carry[1] * 2.0), (0, x))[1]
+
+    limits, x = jnp.array([2, 5, 3]), jnp.ones((3, 7))
+    for share, selects in ((lanes.max_lane, False), (lambda alive: alive, True)):
+        program = jax.jit(jax.vmap(partial(run, share=share))).lower(limits, x).as_text()
+        assert ("stablehlo.select" in program) is selects
+    # Every lane goes on for as long as the longest.
+    assert jax.vmap(partial(run, share=lanes.max_lane))(limits, x)[:, 0].tolist() == [32.0] * 3
+
+
+def test_one_by_one_is_a_vmap():
+    def f(x, y):
+        return x @ y, {"sum": jnp.sum(x)}
+
+    x, y = jnp.arange(24.0).reshape(4, 2, 3), jnp.arange(3.0)
+    expected = jax.vmap(f, in_axes=(0, None))(x, y)
+    result = jax.jit(jax.vmap(lanes.one_by_one(f), in_axes=(0, None)))(x, y)
+    jax.tree.map(np.testing.assert_array_equal, result, expected)
+
+
+def network(params, rows):
+    return jnp.tanh(rows @ params["kernel"] + params["bias"])
+
+
+def masked(valid, params, rows):
+    """What `up_to_last` computes, without saving any work."""
+    last = jnp.max(jnp.where(valid, jnp.arange(1, len(valid) + 1)[:, None], 0))
+    blocks = -(-last // lanes.BLOCK) * lanes.BLOCK
+    inside = jnp.arange(len(valid))[:, None, None] < blocks
+    return jnp.where(inside, network(params, rows), 0.0)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 77])
+def test_up_to_last_is_the_network_and_its_gradient(length):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(length)
+        params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=(1, 1, 2))}
+        rows, weight = (jnp.asarray(rng.normal(size=(77, 2, size))) for size in (3, 2))
+        valid = jnp.arange(77)[:, None] < jnp.array([[length, 1]])
+
+        def loss(evaluate, params):
+            return jnp.sum(weight * evaluate(params, rows) ** 2)
+
+        fast = jax.jit(jax.value_and_grad(partial(loss, lanes.up_to_last(valid, network))))
+        plain = jax.value_and_grad(partial(loss, partial(masked, valid)))
+        result, expected = fast(params), plain(params)
+        assert_close(result[0], expected[0], 1e-12)
+        for name in params:
+            assert_close(result[1][name], expected[1][name], 1e-12, name)
+
+
+def test_up_to_last_costs_what_the_longest_lane_costs():
+    """The trip count is the lanes' largest: rows after it are not even looked at."""
+    rows = jnp.ones((2, 320, 1, 3)).at[:, 64:].set(jnp.nan)
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros((1, 1, 2))}
+    valid = jnp.arange(320)[None, :, None] < jnp.array([[[40]], [[60]]])
+
+    def total(valid, rows):
+        return lanes.up_to_last(valid, network)(params, rows)
+
+    outputs = jax.jit(jax.vmap(total))(valid, rows)
+    assert np.isfinite(outputs).all()
+    assert np.all(outputs[:, :64] != 0.0)
+    assert not np.any(outputs[:, 64:])
+
+
+@pytest.mark.parametrize("name", ["vpg", "reinforce", "article"])
+def test_an_update_by_turns_and_blocks_is_the_plain_one(name, monkeypatch):
+    """float64, three lanes, two updates."""
+    small = {"max_episode_steps": 70} if PRESETS[name].collect == "episodes" else {"num_steps": 20}
+    config = dataclasses.replace(PRESETS[name], arithmetic="float64", **small)
+    with jax.enable_x64(True):
+        fast = run(config)
+        monkeypatch.setattr(lanes, "one_by_one", lambda f: f)
+        monkeypatch.setattr(lanes, "up_to_last", lambda valid, network: network)
+        plain = run(config)
+        for mine, other in zip(*map(jax.tree.leaves, (fast, plain)), strict=True):
+            assert_close(mine, other, 1e-12)
+
+
+def run(config):
+    config, algorithm = training.as_arrays(config), algorithms.build(config)
+
+    @jax.jit
+    @jax.vmap
+    def two_updates(key):
+        state = learner.init(config, key, algorithm)
+        state, _ = learner.update(config, state, algorithm)
+        return learner.update(config, state, algorithm)[0].params
+
+    return two_updates(jaxpg.keys(range(3)))
