@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import torch_ref
-from jaxpg import learner, parity
+from jaxpg import lanes, learner, parity
 from jaxpg.config import Config, ConfigError, validate
 from jaxpg.names import to_torch
 from jaxpg.proof import batch, synthetic
@@ -178,8 +178,8 @@ def assert_updates_agree(config: Config, count: int = 2) -> None:
 
 
 @pytest.fixture(autouse=True)
-def scans_are_loops(monkeypatch):
-    """jax.lax.scan as a Python loop, which compiles nothing."""
+def nothing_is_compiled(monkeypatch):
+    """jax.lax.scan as a Python loop, and no loops over lanes (tests/test_lanes.py has those)."""
 
     def scan(step, carry, inputs=None, length=None, reverse=False):
         length = len(jax.tree.leaves(inputs)[0]) if length is None else length
@@ -189,6 +189,8 @@ def scans_are_loops(monkeypatch):
         return carry, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
 
     monkeypatch.setattr(jax.lax, "scan", scan)
+    monkeypatch.setattr(lanes, "one_by_one", lambda f: f)
+    monkeypatch.setattr(lanes, "up_to_last", lambda valid, network: network)
 
 
 USUALLY = {name: (value,) for name, value in USUAL.items()}
