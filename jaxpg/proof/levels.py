@@ -286,7 +286,7 @@ LEVELS = (
     ),
     Level(
         "optimizer",
-        "three steps on equal gradients, float64",
+        "the movement of three steps on equal gradients, float64",
         1e-12,
         OPTIMIZER_CASES,
         _in_float64,

@@ -228,7 +228,11 @@ def optimizer_inputs(seed: int) -> tuple[dict[str, np.ndarray], ...]:
 
 @cache
 def our_steps(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Parameters that start at 0, after each of three steps on given gradients."""
+    """What each of three steps on given gradients moves parameters by that start at 0.
+
+    Not where they are: steps of one size and opposite signs, as RMSprop's first two may be, leave
+    next to nothing, of which a rounding of the terms would be a large part.
+    """
     traced = training.as_arrays(config)
     given = jax.tree.map(jnp.asarray, optimizer_inputs(seed))
     params = jax.tree.map(jnp.zeros_like, given[0])
@@ -236,8 +240,10 @@ def our_steps(config: Config, seed: int) -> dict[str, np.ndarray]:
     rate: Any = traced.learning_rate
     results: dict[str, np.ndarray] = {}
     for step, gradient in enumerate(given):
-        params, state = learner._descend(traced, rate, gradient, state, params)
-        results |= _prefixed(f"step_{step}", _numpy(params))
+        before = params
+        params, state = learner._descend(traced, rate, gradient, state, before)
+        moved = jax.tree.map(jnp.subtract, params, before)
+        results |= _prefixed(f"step_{step}", _numpy(moved))
     return results
 
 
@@ -250,10 +256,11 @@ def their_steps(config: Config, seed: int) -> dict[str, torch.Tensor]:
     optimizer = torch_ref.learner.OPTIMIZERS[config.optimizer](module.parameters())
     results: dict[str, torch.Tensor] = {}
     for step, gradient in enumerate(given):
+        before = {name: param.detach().clone() for name, param in module.items()}
         objective = torch.stack([(module[k] * g).sum() for k, g in gradient.items()]).sum()
         torch_ref.learner._descend(traced, rate, objective, optimizer, module)
-        after = {name: param.detach().clone() for name, param in module.items()}
-        results |= _prefixed(f"step_{step}", after)
+        moved = {name: param.detach() - before[name] for name, param in module.items()}
+        results |= _prefixed(f"step_{step}", moved)
     return results
 
 
