@@ -32,6 +32,10 @@ from jaxpg.rollout import collect_episodes
 from jaxpg.training import as_arrays
 from jaxpg.types import Env, EnvSpec, EnvState, Networks, Noise, Params, Trajectory
 
+KINDS = {  # of V that a baseline may use
+    "value": ("exact V", "wrong V"),
+    "broadcast_value": ("broadcast exact V", "broadcast wrong V"),
+}
 TOLERANCE = 1e-12  # of ‖∇U‖: what the bias of an unbiased estimator may be
 MAX_BATCHES = 20_000  # K: where there are more, estimators that couple trajectories are left out
 ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
@@ -95,7 +99,7 @@ class Row(NamedTuple):
     problem: str
     parameters: str  # "random" or "trained"
     estimator: str
-    baseline: str  # "none", "constant", "exact V" or "wrong V"
+    baseline: str  # "none", "constant", or one of KINDS
     discounting: str
     gamma: float
     gae_lambda: float | None  # None where the estimator has none
@@ -285,7 +289,7 @@ def hold(
 ) -> Row:
     """One row: the estimator that config and baseline name, against the truth at its γ."""
     truth = truth or Truth.of(problem, params, float(config.gamma))
-    exact = (truth.value, truth.next_value) if baseline == "exact V" else ()
+    exact = (truth.value, truth.next_value) if baseline.endswith("exact V") else ()
     moments = expectation(problem, params, config, *exact)
     norm, length = np.linalg.norm(truth.gradient), np.linalg.norm(moments.mean)
     bias = np.linalg.norm(moments.mean - truth.gradient)
@@ -317,7 +321,7 @@ def cases(trajectories: int) -> Iterator[tuple[Config, str]]:
     """
     choices = itertools.product(
         ("total_return", "reward_to_go", "td_error", "gae"),
-        ("none", "constant", "value"),
+        ("none", "constant", "value", "broadcast_value"),
         ("relative", "absolute"),
         GAMMAS,
         ("trajectories", "steps"),
@@ -341,7 +345,7 @@ def cases(trajectories: int) -> Iterator[tuple[Config, str]]:
             except ConfigError:
                 continue
             if trajectories**count <= MAX_BATCHES:
-                kinds = ("exact V", "wrong V") if config.critic else (baseline,)
+                kinds = KINDS.get(baseline, (baseline,))
                 yield from ((config, kind) for kind in kinds)
 
 
@@ -357,6 +361,7 @@ def why_biased(config: Config, baseline: str) -> str:
     )
     reasons = {
         "bootstraps from a wrong V": bootstraps and baseline == "wrong V",
+        "sums a T × T matrix": config.baseline == "broadcast_value",
         "drops the factor γ^t": config.discounting == "relative" and config.gamma < 1.0,
         "a mean over steps is a ratio": config.reduction == "steps",
         "normalised by its own batch": config.normalize_advantage,
@@ -457,7 +462,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             panel.tick_params(axis="y", length=0)
             panel.spines[["top", "right", "left"]].set_visible(False)
         axes[0].axvspan(1e-4, 1e-3, color=ACCENT, alpha=0.08, linewidth=0)
-        axes[0].set_xlim(1e-4, 5)
+        axes[0].set_xlim(1e-4, 20)
         ticks = {3e-4: f"below {TOLERANCE:g}", 1e-2: "1 %", 1e-1: "10 %", 1.0: "100 %"}
         axes[0].set_xticks(list(ticks), list(ticks.values()))
         axes[0].set_xticks([], minor=True)

@@ -158,7 +158,7 @@ def test_unbiased_estimators_are_exact(rows):
     # total return 4 baselines, reward-to-go 2·4, TD 2·1, GAE(0.5) 2·1, GAE(1) 2·2 at γ = 1, and
     # 4, 4, 1, 1, 2 with absolute discounting at γ = 0.9; each at two sets of parameters.
     assert len(unbiased) == 2 * (20 + 12)
-    assert len(rows) == 2 * 192
+    assert len(rows) == 2 * 200
     assert max(row.relative_bias for row in unbiased) < oracle.TOLERANCE
 
 
