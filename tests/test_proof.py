@@ -6,13 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpg import parity
 from jaxpg.config import ConfigError
-from jaxpg.proof import command, faults, golden, levels
+from jaxpg.proof import batch, command, faults, golden, levels
 
 SEEN_IN_RUNS = {
     "euler_step_with_the_new_speed",
@@ -54,17 +57,31 @@ def test_a_level_names_the_first_leaf_that_differs():
     assert outcome.error == pytest.approx(1e-6, rel=1e-3)
 
 
-def test_a_side_that_raises_is_a_difference():
-    level = next(level for level in levels.LEVELS if level.name == "noise")
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_side_that_raises_is_a_difference(side):
+    level = next(level for level in levels.LEVELS if level.name == "optimizer")
 
     def broken(config, seed):
-        raise RuntimeError("no noise today")
+        raise RuntimeError("nothing today")
 
-    outcome = levels.attempt(
-        level._replace(pair=level.pair._replace(theirs=broken)), levels.CASES["vpg"], 0
-    )
+    spoiled = level._replace(pair=level.pair._replace(**{side: broken}))
+    outcome = levels.attempt(spoiled, levels.CASES["vpg"], 0)
     assert not outcome.passed
-    assert outcome.where == "RuntimeError: no noise today"
+    assert outcome.where == "RuntimeError: nothing today"
+
+
+@pytest.mark.parametrize("label", ["reinforce", "shared torso, RMSprop"])
+def test_the_terms_that_scale_float32_add_up_to_the_gradient(label, x64, monkeypatch):
+    """With and without padding; what is left out is the absolute value."""
+    config = dataclasses.replace(batch.small(levels.CASES[label]), arithmetic="float64")
+    side = batch.jax_side(config)
+    inputs = (side.state.params, side.trajectory)
+    gradient, terms = (
+        jax.jit(partial(function, side.config, side.algorithm))
+        for function in (lambda *x: batch.gradients(*x)[1], batch.absolute_terms)
+    )
+    monkeypatch.setattr(jnp, "abs", lambda x: x)
+    parity.assert_close(terms(*inputs), gradient(*inputs), tolerance=1e-13)
 
 
 # Faults.

@@ -123,6 +123,7 @@ def absolute_terms(
     A term is the Jacobian of one sample's network outputs, times the objective's slope in them.
     """
     networks, obs = algorithm.networks, trajectory.obs
+    every_row = dataclasses.replace(config, collect="steps")  # not in blocks up to the padding
     inputs = (trajectory, *learner.estimate(config, algorithm, params, trajectory))
 
     def outputs(params: Params, obs: jax.Array) -> dict[str, jax.Array]:
@@ -132,7 +133,7 @@ def absolute_terms(
     def total(given: dict[str, jax.Array]) -> jax.Array:
         heads: Any = {name: lambda params, obs, name=name: given[name] for name in given}
         fixed = algorithm._replace(networks=networks._replace(**heads))
-        return jnp.sum(jnp.stack(list(_objectives(config, fixed, params, *inputs).values())))
+        return jnp.sum(jnp.stack(list(_objectives(every_row, fixed, params, *inputs).values())))
 
     def term(obs: jax.Array, slope: dict[str, jax.Array]) -> Params:
         return jax.vjp(lambda params: outputs(params, obs), params)[1](slope)[0]

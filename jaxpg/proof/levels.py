@@ -217,11 +217,11 @@ def measure_lockstep(cases: Mapping[str, Config], seeds: Sequence[int], updates:
 
 
 def attempt(level: Level, config: Config, seed: int) -> Outcome:
-    """Compare one config and seed; a torch side that raises is a difference."""
+    """Compare one config and seed; a side that raises is a difference."""
     config = level.adapt(config)
-    with jax.enable_x64(config.float_type == "float64"):
-        ours = level.pair.ours(config, seed)
     try:
+        with jax.enable_x64(config.float_type == "float64"):
+            ours = level.pair.ours(config, seed)
         return level.judge(level.tolerance, ours, level.pair.theirs(config, seed))
     except Exception as error:
         lines = str(error).splitlines() or ["no message"]
