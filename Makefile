@@ -44,6 +44,7 @@ smoke: $(VENV)/dev.done
 	rm -rf $(VENV)/smoke
 	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
 	$(BIN)/jaxpg parity --smoke
+	$(BIN)/python -m benchmarks.article --smoke
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
 
 check: lint test smoke
@@ -51,6 +52,7 @@ check: lint test smoke
 figures: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json
+	$(BIN)/python -m benchmarks.article
 	$(BIN)/python -m benchmarks.readme
 
 certificate: $(VENV)/dev.done

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import RESULTS, markdown, write
+from benchmarks.record import RESULTS, fill, markdown, write
 from jaxpg.config import PRESETS, Config
 from jaxpg.stats import SOLVED
 
@@ -70,7 +69,7 @@ def main() -> None:
     print(_table(cells))
     draw_rates(cells, DOCS / "article-rates.png")
     draw_curves(cells, DOCS / "article-curves.png")
-    fill(PAGE, json.loads((RESULTS / "article-cpu.json").read_text()))
+    fill_page(PAGE, json.loads((RESULTS / "article-cpu.json").read_text()))
 
 
 def measure(config: Config, seeds: int, lanes: int) -> dict[str, Any]:
@@ -158,9 +157,8 @@ def draw_curves(cells: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def fill(page: Path, record: dict[str, Any]) -> None:
+def fill_page(page: Path, record: dict[str, Any]) -> None:
     """Put the table and its origin between the page's markers."""
-    text = page.read_text()
     versions, device = record["versions"], record["device"]
     cells = record["cells"]
     padded = [cell["useful_if_padded"] for cell in cells]
@@ -176,14 +174,7 @@ def fill(page: Path, record: dict[str, Any]) -> None:
         f"{record['lanes']} × {device['count']} seeds that run together), and {_range(gradient)} "
         "of the rows that gradients are computed on (each seed's own episode, in blocks of 32).",
     }
-    for name, part in parts.items():
-        text = re.sub(
-            f"<!-- {name}: begin -->.*<!-- {name}: end -->",
-            lambda _, name=name, part=part: f"<!-- {name}: begin -->\n{part}\n<!-- {name}: end -->",
-            text,
-            flags=re.S,
-        )
-    page.write_text(text)
+    page.write_text(fill(page.read_text(), parts))
 
 
 def _one_device_per_core() -> None:

@@ -4,13 +4,12 @@ python -m benchmarks.readme
 """
 
 import json
-import re
 import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, markdown
+from benchmarks.record import RESULTS, fill, markdown
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -22,13 +21,9 @@ def main() -> None:
 
 def render(text: str) -> str:
     """The README with each generated part made anew."""
-    for name, make in (("train", _train), ("parity", _parity)):
-        record = json.loads((RESULTS / f"{name}-cpu.json").read_text())
-        part = f"<!-- {name}: begin -->\n{make(record)}\n<!-- {name}: end -->"
-        text = re.sub(
-            f"<!-- {name}: begin -->.*<!-- {name}: end -->", lambda _: part, text, flags=re.S
-        )
-    return text
+    makers = {"train": _train, "parity": _parity, "certificate": _certificate}
+    records = {name: json.loads((RESULTS / f"{name}-cpu.json").read_text()) for name in makers}
+    return fill(text, {name: make(records[name]) for name, make in makers.items()})
 
 
 def _train(record: dict[str, Any]) -> str:
@@ -70,6 +65,24 @@ def _parity(record: dict[str, Any]) -> str:
         f"`{record['command']}`, commit {record['commit']}, jax {versions['jax']}, torch "
         f"{versions['torch']}, on a CPU."
     )
+
+
+def _certificate(record: dict[str, Any]) -> str:
+    rows, config = record["rows"], record["cases"]["vpg"]["config"]
+    assert all(row["verdict"] == "equal" for row in rows), "a certificate that fails"
+    whole = [row for row in rows if row["case"] == "vpg"]
+    rest = [row for row in rows if row["case"] != "vpg"]
+    text = (
+        f"Whole training runs stay equal too: {len(whole)} of {len(whole)} seeds of `vpg`, "
+        f"{config['total_steps']:,} steps each, in two processes of which neither imports the "
+        "other framework: every observation, action and return and, at each of "
+        f"{whole[0]['updates']} updates, every parameter, bit by bit; one SHA-256 on both sides"
+    )
+    if rest:
+        steps = sum(row["env_steps"] for row in rest)
+        text += f"; and {len(rest)} shorter runs of the other presets and variants, {steps:,} steps"
+    text += f" (`make certificate`, commit {record['commit']}, torch {record['torch']})."
+    return textwrap.fill(text, 100)
 
 
 def _number(error: float) -> str:

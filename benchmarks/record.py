@@ -28,7 +28,17 @@ def write(name: str, content: dict[str, Any]) -> Path:
     return path
 
 
+def fill(text: str, parts: dict[str, str]) -> str:
+    """The text with each named part put between its markers, which must be there."""
+    for name, part in parts.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        start, stop = text.index(begin) + len(begin), text.index(end)
+        text = f"{text[:start]}\n{part}\n{text[stop:]}"
+    return text
+
+
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

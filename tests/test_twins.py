@@ -41,6 +41,7 @@ TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg
 ONLY_IN_JAXPG = {
     "types": {"Params"},  # torch: an nn.ModuleDict
     "env": {"RESETS", "Reset"},  # how to place a gymnax environment
+    "learner": {"Learned"},  # torch changes its networks in place
     "training": {"as_arrays"},
 }
 ONLY_IN_TORCH = {
