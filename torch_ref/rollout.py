@@ -32,9 +32,8 @@ def collect_steps(
     for t in range(noise.action.shape[0]):
         state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
         done = torch.logical_or(row.terminated, row.truncated)
-        if done.any():
-            block = t // env.spec.min_episode_steps
-            state = env.restart(state, done, noise.reset[block])
+        block = t // env.spec.min_episode_steps
+        state = env.restart(state, done, noise.reset[block])
         rows.append(row)
     return state, _stack(rows)
 
