@@ -274,6 +274,5 @@ def _record(arguments: Sequence[str]) -> None:
 
     from jaxpg.proof import golden
 
-    with Console(stderr=True).status("recording") as status:
-        golden.record(directory, report=status.update)
+    golden.record(directory, report=Console(stderr=True).print)
     print(f"{directory}: {len(golden.CASES)} golden files, and README.md that explains them")
