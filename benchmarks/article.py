@@ -128,16 +128,18 @@ def draw_rates(cells: list[dict[str, Any]], path: Path) -> None:
                 scores = np.sort(cell[kind])
                 spread = np.linspace(-0.13, 0.13, len(scores))
                 jitter = np.random.default_rng(0).permutation(spread)
-                axes.plot(i + offset + jitter, scores, ".", ms=2, color=color, alpha=0.35, mew=0)
+                axes.plot(i + offset + jitter, scores, ".", ms=3, color=color, alpha=0.4, mew=0)
                 median = np.median(scores)
                 ends = (i + offset - 0.15, i + offset + 0.15)
                 axes.plot(ends, (median, median), color=color, lw=2.5, label=kind if not i else "")
         own = PRESETS[name].learning_rate
         labels = [f"{rate:g}" + ("\n(preset)" if rate == own else "") for rate in rates]
         axes.set_xticks(range(len(rates)), labels)
+        middle = (len(rates) - 1) / 2
+        axes.set_xlim(middle - 2, middle + 2)
         axes.set_xlabel("learning rate of the policy", color=INK)
-    panels[0].legend(title="100-episode average", frameon=False, loc="upper left")
-    figure.suptitle("Each point is a seed, each bar a median", color=INK, fontsize=11)
+    panels[0].legend(frameon=False, loc="upper right")
+    figure.suptitle("100-episode average: each point is a seed, each bar a median", color=INK, fontsize=11)
     figure.savefig(path)
 
 
@@ -150,7 +152,7 @@ def draw_curves(cells: list[dict[str, Any]], path: Path) -> None:
         episodes = cell["curve_episodes"]
         axes.fill_between(episodes, low, high, color=ACCENT, alpha=0.15, lw=0, label="5–95 %")
         axes.fill_between(episodes, quarter, upper, color=ACCENT, alpha=0.35, lw=0, label="25–75 %")
-        axes.plot(episodes, median, color=ACCENT, lw=2, label="median seed")
+        axes.plot(episodes, median, color=ACCENT, lw=2, label="median")
         axes.set_xlabel("episodes", color=INK)
     panels[0].legend(frameon=False, loc="upper left")
     figure.suptitle("At each preset's own learning rates", color=INK, fontsize=11)
@@ -223,7 +225,7 @@ def _panels() -> tuple[Any, Any]:
     figure = Figure(figsize=(12, 4.2), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(RATES), sharey=True)
     for axes, name in zip(panels, RATES, strict=True):
-        axes.set_title(f"`{name}`", loc="left", color=INK, fontsize=11)
+        axes.set_title(name, loc="left", color=INK, fontsize=11)
         axes.axhline(SOLVED_AT, color=MUTED, lw=1, ls=(0, (4, 3)))
         axes.set_ylim(0, 510)
         axes.grid(axis="y", color="#e4e7eb", lw=0.7)
