@@ -139,7 +139,9 @@ def draw_rates(cells: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlim(middle - 2, middle + 2)
         axes.set_xlabel("learning rate of the policy", color=INK)
     panels[0].legend(frameon=False, loc="upper right")
-    figure.suptitle("100-episode average: each point is a seed, each bar a median", color=INK, fontsize=11)
+    figure.suptitle(
+        "100-episode average: each point is a seed, each bar a median", color=INK, fontsize=11
+    )
     figure.savefig(path)
 
 
