@@ -150,7 +150,9 @@ def _update(
 
     with _gradients_kept(config.optimizer):
         after, metrics = learner.update(config, state, algorithm._replace(collect=collect))
-    advantage, target = learner.estimate(config, algorithm, state.params, seen["trajectory"])
+    estimates = learner.estimate(config, algorithm, state.params, seen["trajectory"])
+    valid = seen["trajectory"].valid  # what is estimated on padding means nothing
+    advantage, target = (jax.numpy.where(valid, x, 0.0) for x in estimates)
     return after, {**seen, "advantage": advantage, "target": target, "metrics": metrics}
 
 

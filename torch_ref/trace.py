@@ -142,8 +142,8 @@ def _record(state: LearnerState, seen: dict[str, Any]) -> Record:
     trajectory = seen["trajectory"]
     tensors = {
         **trajectory._asdict(),
-        "advantage": seen["advantage"],
-        "target": seen["target"],
+        "advantage": torch.where(trajectory.valid, seen["advantage"], 0.0),  # not on padding
+        "target": torch.where(trajectory.valid, seen["target"], 0.0),
         **{f"gradient:{name}": leaf for name, leaf in gradients.items()},
         **{f"params:{name}": leaf for name, leaf in named.items()},
         **{f"metrics:{name}": leaf for name, leaf in seen["metrics"]._asdict().items()},
