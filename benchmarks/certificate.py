@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.record import RESULTS, markdown, write
 from jaxpg.config import PRESETS, Config
+from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep
 from jaxpg.results import commit
 
@@ -31,37 +32,10 @@ class Case(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
-    """Every preset, and what no preset uses."""
-    presets = {name: Case(config, 3, 300) for name, config in PRESETS.items()}
+    """The configs of `jaxpg parity`, of which `vpg` to the end of training."""
     vpg = dataclasses.replace(PRESETS["vpg"], total_steps=512_000)  # 500 updates
-    own = {
-        "vpg": Case(vpg, 20, None),
-        "shared torso, RMSprop, entropy": Case(
-            dataclasses.replace(
-                PRESETS["vpg"],
-                networks="shared",
-                value_steps=1,
-                optimizer="rmsprop",
-                learning_rate=1e-3,
-                ent_coef=0.01,
-            ),
-            3,
-            200,
-        ),
-        "replay, SGD": Case(
-            dataclasses.replace(
-                PRESETS["actor-critic"],
-                value_data="replay",
-                optimizer="sgd",
-                learning_rate=0.1,
-                value_learning_rate=1e-4,
-            ),
-            3,
-            200,
-        ),
-        "Gaussian, Pendulum": Case(dataclasses.replace(PRESETS["vpg"], env="Pendulum-v1"), 3, 200),
-    }
-    every = {**presets, **own}
+    every = {name: Case(config, 3, 200) for name, config in CASES.items()}
+    every["vpg"] = Case(vpg, 20, None)
     return {
         name: case._replace(config=dataclasses.replace(case.config, arithmetic="float32_grid"))
         for name, case in every.items()
@@ -100,8 +74,12 @@ def main() -> None:
 def _run(chosen: dict[str, Case], missing: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
     """One row for each (case, seed), as they end; two pairs of processes at a time."""
     with ThreadPoolExecutor(2) as pool:
-        for future in as_completed([pool.submit(_row, n, chosen[n], seed) for n, seed in missing]):
-            yield future.result()
+        futures = [pool.submit(_row, name, chosen[name], seed) for name, seed in missing]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:  # where one fails, the rows of the rest would be lost
+            pool.shutdown(cancel_futures=True)
 
 
 def _row(name: str, case: Case, seed: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def max_steps(config: Config, spec: EnvSpec) -> int:
 def estimate(
     config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory
 ) -> tuple[jax.Array, jax.Array]:
-    """Ψ and the critic's target, constants, [T, N] each; V is 0 without a critic."""
+    """Ψ and the critic's target, constants, 0 on padding, [T, N] each; V is 0 without a critic."""
     value = next_value = jnp.zeros_like(trajectory.reward)
     if config.critic:
         network = _on_valid_rows(config, trajectory, algorithm.networks.value)
@@ -112,10 +112,10 @@ def estimate(
         next_value = network(params, trajectory.next_obs)
     inputs = (trajectory, value, next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
-    return (
-        algorithm.advantage(*inputs, **coefficients),
-        algorithm.value_target(*inputs, **coefficients),
-    )
+    advantage = algorithm.advantage(*inputs, **coefficients)
+    target = algorithm.value_target(*inputs, **coefficients)
+    valid = trajectory.valid
+    return jnp.where(valid, advantage, 0.0), jnp.where(valid, target, 0.0)
 
 
 def policy_objective(

@@ -150,9 +150,7 @@ def _update(
 
     with _gradients_kept(config.optimizer):
         after, metrics = learner.update(config, state, algorithm._replace(collect=collect))
-    estimates = learner.estimate(config, algorithm, state.params, seen["trajectory"])
-    valid = seen["trajectory"].valid  # what is estimated on padding means nothing
-    advantage, target = (jax.numpy.where(valid, x, 0.0) for x in estimates)
+    advantage, target = learner.estimate(config, algorithm, state.params, seen["trajectory"])
     return after, {**seen, "advantage": advantage, "target": target, "metrics": metrics}
 
 

@@ -92,17 +92,17 @@ def max_steps(config: Config, spec: EnvSpec) -> int:
 def estimate(
     config: Config, algorithm: Algorithm, params: nn.ModuleDict, trajectory: Trajectory
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ψ and the critic's target, constants, [T, N] each; V is 0 without a critic."""
+    """Ψ and the critic's target, constants, 0 on padding, [T, N] each; V is 0 without a critic."""
     value = next_value = torch.zeros_like(trajectory.reward)
     if config.critic:
         value = algorithm.networks.value(params, trajectory.obs)
         next_value = algorithm.networks.value(params, trajectory.next_obs)
     inputs = (trajectory, value, next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
-    return (
-        algorithm.advantage(*inputs, **coefficients),
-        algorithm.value_target(*inputs, **coefficients),
-    )
+    advantage = algorithm.advantage(*inputs, **coefficients)
+    target = algorithm.value_target(*inputs, **coefficients)
+    valid = trajectory.valid
+    return torch.where(valid, advantage, 0.0), torch.where(valid, target, 0.0)
 
 
 def policy_objective(

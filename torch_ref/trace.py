@@ -51,7 +51,8 @@ def records(
       ConfigError: if the config has no meaning.
     """
     seen: dict[str, Any] = {}
-    algorithm = _watch(algorithm or algorithms.build(validate(config)), seen)
+    algorithm = algorithm or algorithms.build(validate(config))
+    algorithm = _watch(as_tensors(config), algorithm, seen)
     for state, metrics in islice(run_updates(config, noise.key(seed), algorithm), updates):
         yield _record(state, {**seen, "metrics": metrics})
 
@@ -115,35 +116,25 @@ def _do(
         stream.flush()
 
 
-def _watch(algorithm: Algorithm, seen: dict[str, Any]) -> Algorithm:
-    """The same algorithm; `seen` holds what it computed last."""
+def _watch(config: Config, algorithm: Algorithm, seen: dict[str, Any]) -> Algorithm:
+    """The same algorithm; `seen` holds what it met last, and what that is estimated to be worth."""
 
-    def collect(*inputs: Any) -> tuple:
-        env_state, seen["trajectory"] = algorithm.collect(*inputs)
-        return env_state, seen["trajectory"]
+    def collect(env: Any, act: Callable, params: Any, state: Any, noise: Any) -> tuple:
+        env_state, trajectory = algorithm.collect(env, act, params, state, noise)
+        advantage, target = learner.estimate(config, algorithm, params, trajectory)
+        seen.update(trajectory=trajectory, advantage=advantage, target=target)
+        return env_state, trajectory
 
-    def watch(name: str, part: Callable) -> Callable:
-        def watched(*inputs: Any, **coefficients: Any) -> torch.Tensor:
-            seen[name] = part(*inputs, **coefficients)
-            return seen[name]
-
-        return watched
-
-    return algorithm._replace(
-        collect=collect,
-        advantage=watch("advantage", algorithm.advantage),
-        value_target=watch("target", algorithm.value_target),
-    )
+    return algorithm._replace(collect=collect)
 
 
 def _record(state: LearnerState, seen: dict[str, Any]) -> Record:
     named = dict(state.params.named_parameters())
     gradients = {name: param.grad for name, param in named.items() if param.grad is not None}
-    trajectory = seen["trajectory"]
     tensors = {
-        **trajectory._asdict(),
-        "advantage": torch.where(trajectory.valid, seen["advantage"], 0.0),  # not on padding
-        "target": torch.where(trajectory.valid, seen["target"], 0.0),
+        **seen["trajectory"]._asdict(),
+        "advantage": seen["advantage"],
+        "target": seen["target"],
         **{f"gradient:{name}": leaf for name, leaf in gradients.items()},
         **{f"params:{name}": leaf for name, leaf in named.items()},
         **{f"metrics:{name}": leaf for name, leaf in seen["metrics"]._asdict().items()},
