@@ -13,6 +13,7 @@ index as "explain" asks for its roundings instead.
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -97,10 +98,12 @@ def send(stream: BinaryIO, seed: int, record: Record) -> None:
 
 def main(arguments: list[str]) -> None:
     """Do the jobs, given as JSON; standard output carries nothing but the stream."""
-    stream = sys.stdout.buffer
-    with contextlib.redirect_stdout(sys.stderr):
-        for job in json.loads(arguments[0]):
-            _do(stream, **job)
+    # Not sys.stdout.buffer: under PYTHONUNBUFFERED its writes are cut short when the process is
+    # stopped and continued.
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for job in json.loads(arguments[0]):
+        _do(stream, **job)
 
 
 def _do(

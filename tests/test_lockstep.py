@@ -1,8 +1,11 @@
 """Lockstep: both packages in two processes, bit by bit; its verdicts, and what it refuses."""
 
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +80,35 @@ def test_two_processes_compute_the_same_bits(configs):
             assert 0 < run.gradient <= 1e-12
             assert all(ours == theirs for ours, theirs in run.sha256.values())
         assert len({run.sha256["params"] for run in runs}) == len(SEEDS)
+
+
+def test_processes_that_are_stopped_and_continued_lose_nothing(monkeypatch):
+    """PYTHONUNBUFFERED leaves no buffer that would complete a write which a signal cut short."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    config = dataclasses.replace(PRESETS["actor-critic"], arithmetic="float32_grid")
+    over = threading.Event()
+
+    def pester(pids):
+        while not over.wait(0.002):
+            for signal_ in (signal.SIGSTOP, signal.SIGCONT):
+                for pid in pids:
+                    os.kill(pid, signal_)
+
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
+    with traced([Job(config, [0], 10)]) as sides:
+        records = [side(0) for side in sides]
+        first = [next(run) for run in records]
+        thread = threading.Thread(target=pester, args=([side.pid for side in started],))
+        thread.start()
+        try:
+            rest = [list(run) for run in records]
+        finally:
+            over.set()
+            thread.join()
+    assert compare_runs([first[0], *rest[0]], [first[1], *rest[1]], seed=0).verdict == "equal"
 
 
 def test_the_clipping_above_is_active():
