@@ -4,7 +4,8 @@
 
 Each seed of each case below runs in two processes, one for each package; two seeds at a time. A
 seed takes minutes, so every result is written to benchmarks/results/certificate-cpu.json at once,
-and a second start skips what is there. Prints a table; exit code 1 unless every run is equal.
+and a second start skips what is there. Prints a table; exit code 1 unless every run is equal or
+parts at a straddle (docs/lockstep.md).
 """
 
 import argparse
@@ -34,7 +35,7 @@ class Case(NamedTuple):
 def cases() -> dict[str, Case]:
     """The configs of `jaxpg parity`, of which `vpg` to the end of training."""
     vpg = dataclasses.replace(PRESETS["vpg"], total_steps=512_000)  # 500 updates
-    every = {name: Case(config, 3, 200) for name, config in CASES.items()}
+    every = {name: Case(config, 1, 200) for name, config in CASES.items()}
     every["vpg"] = Case(vpg, 20, None)
     return {
         name: case._replace(config=dataclasses.replace(case.config, arithmetic="float32_grid"))
@@ -68,7 +69,7 @@ def main() -> None:
             rows.sort(key=lambda row: (order.index(row["case"]), row["seed"]))
             write("certificate", _content(chosen, rows))
     print(_table(chosen, rows))
-    sys.exit(any(row["verdict"] != "equal" for row in rows))
+    sys.exit(any(row["verdict"] not in ("equal", "straddle") for row in rows))
 
 
 def _run(chosen: dict[str, Case], missing: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
