@@ -24,9 +24,13 @@ def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     Returns:
       Actions, int32 [...].
     """
-    cdf = jnp.cumsum(jnp.exp(jax.nn.log_softmax(logits)), axis=-1)
-    reached = uniform.astype(logits.dtype)[..., None] >= cdf[..., :-1]
-    return jnp.sum(reached, axis=-1, dtype=jnp.int32)
+    probs = jnp.moveaxis(jax.nn.softmax(logits), -1, 0)
+    uniform = uniform.astype(logits.dtype)
+    action, cdf = jnp.zeros(uniform.shape, jnp.int32), jnp.zeros((), logits.dtype)
+    for prob in probs[:-1]:
+        cdf = cdf + prob
+        action = action + (uniform >= cdf)
+    return action
 
 
 def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:

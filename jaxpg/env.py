@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpg import lanes
 from jaxpg.config import ConfigError, nearest
 from jaxpg.types import Env, EnvSpec, EnvState
 
@@ -70,7 +71,7 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
 
         return jax.tree.map(choose, reset(noise), state)
 
-    return Env(spec, reset, step, restart)
+    return Env(spec, reset, lanes.row_by_row(step), lanes.row_by_row(restart))
 
 
 def terminate_at_limit(env: Env) -> Env:

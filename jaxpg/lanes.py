@@ -1,10 +1,11 @@
-"""What the lanes of a vmap share: one loop count for all, or a turn for each.
+"""How the lanes of a vmap are computed: as one batch, one by one, or with one loop count for all.
 
 Under vmap a loop whose length differs from lane to lane selects over its whole carry at every
-step, and a CPU's cache is too small for the activations of many seeds. Outside a vmap these
-functions do nothing.
+step, a CPU vectorises over the innermost axis alone, and its cache is too small for the activations
+of many seeds. What is computed stays the same.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 
-BLOCK = 32  # rows that `up_to_last` evaluates together
+BLOCK = 256  # rows that `in_blocks` evaluates together
 
 
 @custom_vmap
@@ -26,31 +27,56 @@ def _(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, 
     return max_lane(jnp.max(x, axis=0)), False
 
 
+def row_by_row(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f, which treats each row alike, on the rows of L lanes as one batch [L · N, ...].
+
+    Args:
+      f: arrays [N, ...] -> arrays [N, ...].
+    """
+    batch = custom_vmap(f)
+
+    @batch.def_vmap
+    def _(size: int, batched: list[Any], *inputs: Any) -> tuple[Any, Any]:
+        def flatten(x: jax.Array, has_lanes: bool) -> jax.Array:
+            x = x if has_lanes else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        outputs = row_by_row(f)(*jax.tree.map(flatten, inputs, tuple(batched)))
+        outputs = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), outputs)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    return batch
+
+
 def one_by_one(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, which on a CPU takes one lane at a time; it cannot be differentiated in reverse."""
     return sequential_vmap(f) if jax.default_backend() == "cpu" else f
 
 
-def up_to_last(valid: jax.Array, network: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The network on rows [T, N, ...], which does no work after the last valid one of any lane.
+def in_blocks(
+    network: Callable[..., jax.Array], valid: jax.Array | None = None
+) -> Callable[..., jax.Array]:
+    """The network on blocks of rows, one after the other, whose activations stay in the cache.
 
-    Its outputs there are 0, and so are their gradients. It is differentiable in the parameters
-    alone; a gradient computes the outputs a second time.
+    It does no work after the last valid row of any lane: outputs there are 0, and so are their
+    gradients. It is differentiable in the parameters alone; a gradient computes the outputs a
+    second time.
 
     Args:
-      valid: bool [T, N].
-      network: (params, rows [T, N, ...]) -> outputs [T, N, ...], row by row.
+      network: (params, rows [T, ..., D]) -> outputs [T, ...], row by row.
+      valid: bool [T, N]; None if all rows are.
     """
-    length = jnp.max(jnp.where(valid, jnp.arange(1, len(valid) + 1)[:, None], 0))
-    count = max_lane((length + BLOCK - 1) // BLOCK)
+    if valid is None and jax.default_backend() != "cpu":
+        return network
 
     @jax.custom_vjp
     def blocks(params: Any, rows: jax.Array) -> jax.Array:
-        padded = _pad(rows)
+        size, count = _blocks(rows, valid)
+        padded = _pad(rows, size)
         shape = jax.eval_shape(network, params, padded)
 
         def step(i: jax.Array, outputs: jax.Array) -> jax.Array:
-            return _put(outputs, i, network(params, _take(padded, i)))
+            return _put(outputs, i, network(params, _take(padded, i, size)))
 
         outputs = jax.lax.fori_loop(0, count, step, jnp.zeros(shape.shape, shape.dtype))
         return outputs[: len(rows)]
@@ -60,11 +86,12 @@ def up_to_last(valid: jax.Array, network: Callable[..., jax.Array]) -> Callable[
 
     def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
         params, rows = residuals
-        padded, cotangent = _pad(rows), _pad(cotangent)
+        size, count = _blocks(rows, valid)
+        padded, cotangent = _pad(rows, size), _pad(cotangent, size)
 
         def step(i: jax.Array, total: Any) -> Any:
-            _, pull = jax.vjp(lambda params: network(params, _take(padded, i)), params)
-            return jax.tree.map(jnp.add, total, pull(_take(cotangent, i))[0])
+            _, pull = jax.vjp(lambda params: network(params, _take(padded, i, size)), params)
+            return jax.tree.map(jnp.add, total, pull(_take(cotangent, i, size))[0])
 
         gradient = jax.lax.fori_loop(0, count, step, jax.tree.map(jnp.zeros_like, params))
         return gradient, jnp.zeros_like(rows)
@@ -73,14 +100,23 @@ def up_to_last(valid: jax.Array, network: Callable[..., jax.Array]) -> Callable[
     return blocks
 
 
-def _pad(rows: jax.Array) -> jax.Array:
+def _blocks(rows: jax.Array, valid: jax.Array | None) -> tuple[int, Any]:
+    """How many time steps a block has, and how many blocks there are."""
+    size = max(1, BLOCK // math.prod(rows.shape[1:-1]))
+    if valid is None:
+        return size, -(-len(rows) // size)
+    length = jnp.max(jnp.where(valid, jnp.arange(1, len(valid) + 1)[:, None], 0))
+    return size, max_lane((length + size - 1) // size)
+
+
+def _pad(rows: jax.Array, size: int) -> jax.Array:
     """Zeros after the last row, so that the blocks come out even."""
-    return jnp.pad(rows, [(0, -len(rows) % BLOCK)] + [(0, 0)] * (rows.ndim - 1))
+    return jnp.pad(rows, [(0, -len(rows) % size)] + [(0, 0)] * (rows.ndim - 1))
 
 
-def _take(rows: jax.Array, i: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(rows, i * BLOCK, BLOCK)
+def _take(rows: jax.Array, i: jax.Array, size: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(rows, i * size, size)
 
 
 def _put(rows: jax.Array, i: jax.Array, block: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(rows, block, i * BLOCK, 0)
+    return jax.lax.dynamic_update_slice_in_dim(rows, block, i * len(block), 0)

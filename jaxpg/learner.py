@@ -74,7 +74,8 @@ def update(
     draws = noise.draw(state.key, state.update, config, algorithm.env.spec, steps)
 
     def act(params: Params, obs: jax.Array, uniform: jax.Array) -> jax.Array:
-        return algorithm.distribution.sample(algorithm.networks.policy(params, obs), uniform)
+        outputs = algorithm.networks.policy(params, obs)
+        return lanes.row_by_row(algorithm.distribution.sample)(outputs, uniform)
 
     env_state, trajectory = algorithm.collect(
         algorithm.env, act, state.params, state.env_state, draws
@@ -265,9 +266,7 @@ def _value_batch(
 
 def _on_valid_rows(config: Config, trajectory: Trajectory, network: Callable) -> Callable:
     """The network without the padding after the longest episode; in `steps` there is none."""
-    if config.collect == "steps":
-        return network
-    return lanes.up_to_last(trajectory.valid, network)
+    return lanes.in_blocks(network, None if config.collect == "steps" else trajectory.valid)
 
 
 def _descend(

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpg import dense
 from jaxpg.config import Config
 from jaxpg.noise import split, uniform
 from jaxpg.types import EnvSpec, Networks, Params
@@ -32,9 +33,13 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, size in enumerate(self.hidden_sizes):
-            x = nn.Dense(size, name=f"hidden_{i}")(x)
+            x = _dense(size, f"hidden_{i}")(x)
             x = jax.nn.relu(x) if self.activation == "relu" else jnp.tanh(x)
-        return x if self.outputs is None else nn.Dense(self.outputs, name="output")(x)
+        return x if self.outputs is None else _dense(self.outputs, "output")(x)
+
+
+def _dense(size: int, name: str) -> nn.Dense:
+    return nn.Dense(size, name=name, dot_general=dense.dot_general)
 
 
 def make(config: Config, spec: EnvSpec) -> Networks:

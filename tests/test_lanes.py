@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxpg
-from jaxpg import algorithms, lanes, learner, training
+from jaxpg import algorithms, dense, lanes, learner, training
 from jaxpg.config import PRESETS
 from tests.compare import assert_close
 
@@ -53,25 +53,27 @@ def network(params, rows):
 
 
 def masked(valid, params, rows):
-    """What `up_to_last` computes, without saving any work."""
+    """What `in_blocks` computes, without saving any work."""
+    if valid is None:
+        return network(params, rows)
     last = jnp.max(jnp.where(valid, jnp.arange(1, len(valid) + 1)[:, None], 0))
-    blocks = -(-last // lanes.BLOCK) * lanes.BLOCK
-    inside = jnp.arange(len(valid))[:, None, None] < blocks
+    steps = lanes.BLOCK // rows.shape[1]
+    inside = jnp.arange(len(valid))[:, None, None] < -(-last // steps) * steps
     return jnp.where(inside, network(params, rows), 0.0)
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 77])
-def test_up_to_last_is_the_network_and_its_gradient(length):
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 77, None])
+def test_in_blocks_is_the_network_and_its_gradient(length):
     with jax.enable_x64(True):
         rng = np.random.default_rng(length)
         params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=(1, 1, 2))}
-        rows, weight = (jnp.asarray(rng.normal(size=(77, 2, size))) for size in (3, 2))
-        valid = jnp.arange(77)[:, None] < jnp.array([[length, 1]])
+        rows, weight = (jnp.asarray(rng.normal(size=(77, 8, size))) for size in (3, 2))
+        valid = length and jnp.arange(77)[:, None] < jnp.array([[length] + [1] * 7])
 
         def loss(evaluate, params):
             return jnp.sum(weight * evaluate(params, rows) ** 2)
 
-        fast = jax.jit(jax.value_and_grad(partial(loss, lanes.up_to_last(valid, network))))
+        fast = jax.jit(jax.value_and_grad(partial(loss, lanes.in_blocks(network, valid))))
         plain = jax.value_and_grad(partial(loss, partial(masked, valid)))
         result, expected = fast(params), plain(params)
         assert_close(result[0], expected[0], 1e-12)
@@ -79,14 +81,22 @@ def test_up_to_last_is_the_network_and_its_gradient(length):
             assert_close(result[1][name], expected[1][name], 1e-12, name)
 
 
-def test_up_to_last_costs_what_the_longest_lane_costs():
+def test_a_block_is_never_empty():
+    """More environments than rows in a block, and rows with no environment axis."""
+    for shape in ((3, lanes.BLOCK + 1, 3), (2 * lanes.BLOCK + 5, 3)):
+        rows = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape) / np.prod(shape)
+        params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros((1,) * (len(shape) - 1) + (2,))}
+        assert_close(lanes.in_blocks(network)(params, rows), network(params, rows), 1e-6)
+
+
+def test_in_blocks_costs_what_the_longest_lane_costs():
     """The trip count is the lanes' largest: rows after it are not even looked at."""
-    rows = jnp.ones((2, 320, 1, 3)).at[:, 64:].set(jnp.nan)
+    rows = jnp.ones((2, 320, 4, 3)).at[:, 64:].set(jnp.nan)
     params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros((1, 1, 2))}
     valid = jnp.arange(320)[None, :, None] < jnp.array([[[40]], [[60]]])
 
     def total(valid, rows):
-        return lanes.up_to_last(valid, network)(params, rows)
+        return lanes.in_blocks(network, valid)(params, rows)
 
     outputs = jax.jit(jax.vmap(total))(valid, rows)
     assert np.isfinite(outputs).all()
@@ -94,18 +104,38 @@ def test_up_to_last_costs_what_the_longest_lane_costs():
     assert not np.any(outputs[:, 64:])
 
 
+def test_row_by_row_is_a_vmap_over_one_batch():
+    seen = []
+
+    def f(x, y):
+        seen.append(x.shape)
+        return {"sum": x[:, 0] + y, "twice": 2.0 * x}
+
+    x, y = jnp.arange(48.0).reshape(2, 4, 3, 2), jnp.arange(3.0)
+    expected = {"sum": x[..., 0] + y[None, None], "twice": 2.0 * x}
+    over_lanes = jax.vmap(jax.vmap(lanes.row_by_row(f), in_axes=(0, None)), in_axes=(0, None))
+    jax.tree.map(np.testing.assert_array_equal, over_lanes(x, y), expected)
+    assert seen[-1] == (2 * 4 * 3, 2)
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
 @pytest.mark.parametrize("name", ["vpg", "reinforce", "article"])
-def test_an_update_by_turns_and_blocks_is_the_plain_one(name, monkeypatch):
-    """float64, three lanes, two updates."""
+def test_an_update_on_a_cpu_is_the_plain_one(name, arithmetic, monkeypatch):
+    """Three lanes, two updates; to the bit on the float32 grid."""
     small = {"max_episode_steps": 70} if PRESETS[name].collect == "episodes" else {"num_steps": 20}
-    config = dataclasses.replace(PRESETS[name], arithmetic="float64", **small)
+    config = dataclasses.replace(PRESETS[name], arithmetic=arithmetic, **small)
     with jax.enable_x64(True):
         fast = run(config)
         monkeypatch.setattr(lanes, "one_by_one", lambda f: f)
-        monkeypatch.setattr(lanes, "up_to_last", lambda valid, network: network)
+        monkeypatch.setattr(lanes, "in_blocks", lambda network, valid=None: network)
+        monkeypatch.setattr(lanes, "row_by_row", lambda f: f)
+        monkeypatch.setattr(dense, "dot_general", jax.lax.dot_general)
         plain = run(config)
         for mine, other in zip(*map(jax.tree.leaves, (fast, plain)), strict=True):
-            assert_close(mine, other, 1e-12)
+            if arithmetic == "float64":
+                assert_close(mine, other, 1e-12)
+            else:
+                np.testing.assert_array_equal(mine, other)
 
 
 def run(config):

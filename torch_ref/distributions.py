@@ -23,9 +23,13 @@ def categorical_sample(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Ten
     Returns:
       Actions, int64 [...] (torch indexes with nothing smaller).
     """
-    cdf = torch.cumsum(torch.exp(torch.log_softmax(logits, dim=-1)), dim=-1)
-    reached = uniform.to(logits.dtype)[..., None] >= cdf[..., :-1]
-    return torch.sum(reached, dim=-1)
+    probs = torch.moveaxis(torch.softmax(logits, dim=-1), -1, 0)
+    uniform = uniform.to(logits.dtype)
+    action, cdf = torch.zeros(uniform.shape, dtype=torch.int64), torch.zeros((), dtype=logits.dtype)
+    for prob in probs[:-1]:
+        cdf = cdf + prob
+        action = action + (uniform >= cdf)
+    return action
 
 
 def categorical_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
