@@ -1,0 +1,1 @@
+"""What jaxpg is measured against."""
