@@ -176,17 +176,13 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _prepare_jax() -> None:
-    """One CPU device per core, each with one thread, and compiled programs kept between runs.
+    """Single-threaded programs on a CPU, one at a time on each core; compiled ones are kept.
 
     Must come before jax starts its backend. What the environment says already stands.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    if "xla_force_host_platform_device_count" not in flags:
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpg" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
@@ -209,7 +205,12 @@ def _closing(summary: dict[str, Any], out: Path) -> str:
         )
     if summary["solved_fraction"] is not None:
         lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
-    if summary["diverged_seeds"]:
-        lines.append(f"diverged to non-finite parameters: seeds {summary['diverged_seeds']}")
+    diverged = summary["diverged"]
+    if diverged:
+        first = diverged[0]
+        lines.append(
+            f"{len(diverged)} diverged and were frozen at their last finite state, the first of "
+            f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
+        )
     lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
     return "\n".join(lines)

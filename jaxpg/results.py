@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
+from jaxpg.chunks import CAUSES
 from jaxpg.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import Population
@@ -30,6 +31,7 @@ def save(directory: Path, preset: str, config: Config, population: Population) -
         directory / "results.npz",
         seed=population.seeds,
         final_return=population.final_return,
+        frozen_at=population.frozen_at,
         **arrays,
     )
     metadata = {"seeds": json.dumps(population.seeds.tolist())}
@@ -48,6 +50,7 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
     finals = population.final_return
     finished = finals[np.isfinite(finals)]
     solved = SOLVED.get(config.env)
+    healthy = population.frozen_at < 0
     return {
         "preset": preset,
         "env": config.env,
@@ -62,11 +65,18 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
         # A seed that finished no episode, or diverged, has not solved its task.
         "solved_fraction": None
         if solved is None
-        else float(np.mean(population.finite & (np.nan_to_num(finals, nan=-np.inf) >= solved))),
+        else float(np.mean(healthy & (np.nan_to_num(finals, nan=-np.inf) >= solved))),
         "seeds_without_episode": population.seeds[
             population.metrics.episodes.sum(axis=1) == 0
         ].tolist(),
-        "diverged_seeds": population.seeds[~population.finite].tolist(),
+        "diverged": [
+            {
+                "seed": int(population.seeds[i]),
+                "update": int(population.frozen_at[i]),
+                "cause": CAUSES[population.cause[i]],
+            }
+            for i in np.flatnonzero(~healthy)
+        ],
         "config": dataclasses.asdict(config),
         "versions": versions(),
         "device": device(),
