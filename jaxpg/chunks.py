@@ -104,7 +104,7 @@ def lane_shapes(chunk: Chunk) -> Lane:
 
 def advance(
     program: Program, chunk: Chunk, updates: int, at: Snapshot | None
-) -> Iterator[Snapshot]:
+) -> Iterator[tuple[int, Snapshot]]:
     """Train a chunk until it has done so many updates; a snapshot after each segment.
 
     Args:
@@ -112,7 +112,7 @@ def advance(
       at: where to go on; None for the start.
 
     Yields:
-      Snapshots whose lanes are valid until the next one is asked for.
+      Updates done, and the snapshot; its lanes are valid until the next one is asked for.
     """
     config, keys = jax.device_put((chunk.config, chunk.keys), program.device)
     if at is None:
@@ -127,7 +127,7 @@ def advance(
         )
         history.append(jax.tree.map(lambda x: np.asarray(x)[:, :count], metrics))
         done += count
-        yield Snapshot(lanes, history, np.asarray(recent))
+        yield done, Snapshot(lanes, history, np.asarray(recent))
 
 
 def join_metrics(parts: Sequence[Metrics]) -> Metrics:
@@ -153,19 +153,24 @@ def work(
 
     def take_turns(program: Program) -> None:
         with jax.enable_x64(x64):
-            while not stop.is_set():
-                with lock:
-                    i = next(left, None)
-                if i is None:
-                    return
-                job(program, i)
+            try:
+                while not stop.is_set():
+                    with lock:
+                        i = next(left, None)
+                    if i is None:
+                        return
+                    job(program, i)
+            except BaseException:
+                stop.set()
+                raise
 
     with ThreadPoolExecutor(min(len(workers), len(jobs)) or 1) as pool:
         try:
             futures = [pool.submit(take_turns, program) for program in workers[: len(jobs)]]
             wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
+        except BaseException:
             stop.set()
+            raise
     for future in futures:
         future.result()
 

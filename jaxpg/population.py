@@ -92,7 +92,7 @@ def train_population(
     stop = threading.Event()
 
     def train_one(program: Program, i: int) -> None:
-        for snapshot in chunks.advance(program, groups[i], config.num_updates, None):
+        for _, snapshot in chunks.advance(program, groups[i], config.num_updates, None):
             tally.add(i, snapshot)
             if stop.is_set():
                 return

@@ -18,9 +18,20 @@ from jaxpg.population import Population
 from jaxpg.report import learning_curve
 from jaxpg.stats import SOLVED, iqm, iqm_interval
 
+FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")
 
-def save(directory: Path, preset: str, config: Config, population: Population) -> dict[str, Any]:
+
+def save(
+    directory: Path,
+    preset: str,
+    config: Config,
+    population: Population,
+    manifest: str | None = None,
+) -> dict[str, Any]:
     """Write summary.json, results.npz, params.safetensors and curve.png into a directory.
+
+    Args:
+      manifest: SHA-256 of the run's manifest.json, for the summary.
 
     Returns:
       The summary.
@@ -37,7 +48,7 @@ def save(directory: Path, preset: str, config: Config, population: Population) -
     metadata = {"seeds": json.dumps(population.seeds.tolist())}
     weights = to_safetensors(to_torch(population.params), metadata)
     (directory / "params.safetensors").write_bytes(weights)
-    summary = summarize(preset, config, population)
+    summary = {**summarize(preset, config, population), "manifest": manifest}
     text = json.dumps(summary, indent=2, allow_nan=False)
     (directory / "summary.json").write_text(text + "\n")
     learning_curve(config, population, directory / "curve.png")
@@ -81,6 +92,36 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
         "versions": versions(),
         "device": device(),
     }
+
+
+def closing(summary: dict[str, Any], out: Path) -> str:
+    """What a person is told at the end of a run."""
+    speed = summary["env_steps_per_second"] / 1e6
+    lines = [
+        f"{summary['seeds']} seeds, {summary['total_env_steps']:,} environment steps in "
+        f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
+        f"{summary['compile_seconds']:.0f} s)"
+    ]
+    spread = summary["final_return"]
+    if spread is None:
+        lines.append("no episode ended: there is no return to report")
+    else:
+        lines.append(
+            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
+            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
+            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
+        )
+    if summary["solved_fraction"] is not None:
+        lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
+    diverged = summary["diverged"]
+    if diverged:
+        first = diverged[0]
+        lines.append(
+            f"{len(diverged)} diverged and were frozen at their last finite state, the first of "
+            f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
+        )
+    lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
+    return "\n".join(lines)
 
 
 def versions() -> dict[str, str]:
