@@ -101,6 +101,7 @@ def _train(arguments: list[str]) -> None:
     name, options = _parse_train(arguments)
     config = validate(options.config)
     seeds = parse_seeds(options.seeds)
+    runs.check_stall(options.stall_seconds)
     out = options.out or Path("runs") / name
     _prepare(config)
     from jaxpg.runs import run
