@@ -5,9 +5,10 @@ their order, or on the number of devices; only, in the last bits, on the number 
 """
 
 import dataclasses
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 
 from jaxpg import chunks, noise
 from jaxpg.chunks import Chunk, Program, Snapshot
-from jaxpg.config import TRACED, Config, ConfigError, nearest, validate
+from jaxpg.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
 from jaxpg.training import as_arrays
 from jaxpg.types import Metrics, Params
 
@@ -50,6 +51,14 @@ class Progress(NamedTuple):
     fraction: float  # of all updates, in [0, 1]
     recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
     seconds: float  # since training began, compiling aside
+
+
+class GridPoint(NamedTuple):
+    """What became of one combination of static hyperparameters."""
+
+    config: Config
+    settings: Sequence[Setting]  # what `population.setting` is the index of
+    population: Population
 
 
 def train_population(
@@ -101,6 +110,44 @@ def train_population(
     chunks.work(programs, range(len(groups)), train_one, stop)
     ends = [finals[i] for i in range(len(groups))]
     return gather(groups, ends, seeds, len(settings), compile_seconds, tally.seconds())
+
+
+def train_grid(
+    config: Config, seeds: Sequence[int], grid: Mapping[str, Sequence[Any]], **options: Any
+) -> list[GridPoint]:
+    """Train every seed at every point of a grid of hyperparameters, traced and static ones.
+
+    The points that differ in traced fields alone are rows of one program; each combination of
+    static values is a program of its own, and they are trained one after another.
+
+    Args:
+      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]}.
+      options: of `train_population`.
+
+    Returns:
+      One entry for each combination of static values, in the order of the grid; its population
+      has the rows of all its settings.
+
+    Raises:
+      ConfigError: as `train_population` does; of every combination before the first is trained.
+    """
+    for name in grid:
+        if name not in FIELDS:
+            raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
+    # Whether gradients are clipped is static; to what, is traced.
+    static = [name for name in grid if name not in TRACED or None in grid[name]]
+    settings = list(_product({name: grid[name] for name in grid if name not in static}))
+    configs = [
+        dataclasses.replace(config, **values)
+        for values in _product({name: grid[name] for name in static})
+    ]
+    lanes = options.get("lanes") or default_lanes()
+    for point in configs:
+        make_chunks(point, seeds, settings, lanes)
+    return [
+        GridPoint(point, settings, train_population(point, seeds, settings=settings, **options))
+        for point in configs
+    ]
 
 
 def default_lanes() -> int:
@@ -208,6 +255,12 @@ def gather(
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
     )
+
+
+def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every choice of one value for each name; the last name varies fastest."""
+    for chosen in itertools.product(*values.values()):
+        yield dict(zip(values, chosen, strict=True))
 
 
 def _with_setting(config: Config, setting: Setting) -> Config:

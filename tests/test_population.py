@@ -14,7 +14,7 @@ import pytest
 
 from jaxpg import chunks, learner, noise, population
 from jaxpg.config import Config, ConfigError
-from jaxpg.population import Progress, train_population
+from jaxpg.population import Progress, train_grid, train_population
 from jaxpg.training import train
 
 TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 7, hidden_sizes=(6,), value_steps=2)
@@ -151,6 +151,29 @@ def test_settings_are_rows_of_one_program():
     for i, setting in enumerate(settings):
         alone = train_population(dataclasses.replace(TINY, **setting), [1], lanes=4)
         assert_equal(rows(swept, 2 * i + 1), rows(alone, 0))
+
+
+def test_a_grid_is_one_program_for_each_static_combination():
+    grid = {"gamma": [0.9, 0.99], "hidden_sizes": [(6,), (5,)]}
+    points = train_grid(CONSTANT, [3, 1], grid, lanes=4)
+    assert [point.config.hidden_sizes for point in points] == [(6,), (5,)]
+    assert [point.settings for point in points] == [[{"gamma": 0.9}, {"gamma": 0.99}]] * 2
+    alone = train_population(dataclasses.replace(CONSTANT, gamma=0.9), [1], lanes=4)
+    assert_equal(rows(points[0].population, 1), rows(alone, 0))
+    assert points[1].population.params["policy"]["hidden_0"]["kernel"].shape == (4, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"gama": [1]}, "did you mean 'gamma'"),
+        ({"gamma": []}, "at least one"),
+        ({"num_envs": [0]}, ""),
+    ],
+)
+def test_a_bad_grid_is_refused(grid, words):
+    with pytest.raises(ConfigError, match=words):
+        train_grid(TINY, [1], grid)
 
 
 @pytest.mark.parametrize(

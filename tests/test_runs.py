@@ -165,7 +165,8 @@ def test_a_replay_is_the_run(finished, tmp_path):
     said = replay.replay(finished, 4, None, tmp_path / "all")
     assert "7 could be compared with the run, and all are equal to the bit" in said
     report = json.loads((tmp_path / "all" / "replay.json").read_text())
-    assert report["updates_that_differ"] == []
+    assert report["differ_from_run"] == []
+    assert report["records_that_end_in_the_parameters_of_the_run"] == 7
     replay.replay(finished, 4, 5, tmp_path / "one")
     with (
         np.load(tmp_path / "all" / "update-000005.npz", allow_pickle=False) as one,

@@ -154,8 +154,8 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is not a checkpoint ({' '.join(str(error).split())})") from None
     names = _named(wanted)
-    shapes = {name: (x.shape, np.dtype(x.dtype)) for name, x in names.items()}
-    if whose != identity(chunk) or shapes != {
+    expected = {name: (x.shape, np.dtype(x.dtype)) for name, x in names.items()}
+    if whose != identity(chunk) or expected != {
         name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()
     }:
         raise RunError(f"{path} is a checkpoint of another run")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpg.config import validate
-from jaxpg.files import begin_directory
+from jaxpg.files import whole_directory
 from jaxpg.runs import RunError, checkpoints, durable, lock
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
@@ -76,19 +76,22 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
             twice = min(seed for seed in seeds if seeds.count(seed) > 1)
             raise RunError(f"the runs share seeds, such as {twice}")
         whole = first._replace(parts=tuple(part for run in runs for part in run.parts))
-        partial = begin_directory(out.absolute(), "--out")
         try:
-            (partial / checkpoints.FOLDER).mkdir()
-            before = 0
-            for directory, run in zip(directories, runs, strict=True):
-                for chain in checkpoints.listed(directory).values():
-                    for at in chain:
-                        name = checkpoints.name(before + at.chunk, at.update, at.sha256)
-                        content = at.path.read_bytes()
-                        durable.write(partial / checkpoints.FOLDER / name, content)
-                before += manifests.num_chunks(run)
-            manifests.write(partial, whole)
-            partial.rename(out.absolute())
+            with whole_directory(out.absolute(), "--out") as partial:
+                (partial / checkpoints.FOLDER).mkdir()
+                before = 0
+                for directory, run in zip(directories, runs, strict=True):
+                    _copy_checkpoints(directory, partial, before)
+                    before += manifests.num_chunks(run)
+                manifests.write(partial, whole)
         except OSError as error:
             raise RunError(f"{out} could not be written ({error.strerror})") from None
     return whole
+
+
+def _copy_checkpoints(directory: Path, out: Path, before: int) -> None:
+    """Of all chunks, whose indices are shifted by `before`; they are verified when they load."""
+    for chain in checkpoints.listed(directory).values():
+        for at in chain:
+            name = checkpoints.name(before + at.chunk, at.update, at.sha256)
+            durable.write(out / checkpoints.FOLDER / name, at.path.read_bytes())

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from jaxpg import algorithms, chunks, population, trace
-from jaxpg.chunks import Chunk, Lane
-from jaxpg.files import begin_directory
+from jaxpg.chunks import Chunk, Lane, Program, Snapshot
+from jaxpg.files import whole_directory
 from jaxpg.names import to_torch
 from jaxpg.runs import RunError, checkpoints
 from jaxpg.runs import manifest as manifests
@@ -48,25 +48,28 @@ def replay(directory: Path, seed: int, update: int | None, out: Path) -> str:
         raise RunError(f"--update must be in [0, {updates}); got {update}")
     wanted = range(updates) if update is None else range(update, update + 1)
     saved = _saved_metrics(directory, manifest, seed)
-    partial = begin_directory(out.absolute(), "--out")
-    same_step, differs = 0, []
-    for u, record, metrics, after in _records(manifest, seed, wanted):
-        np.savez(partial / f"update-{u:06d}.npz", **record)  # type: ignore[arg-type]
-        same_step += all(np.array_equal(record[f"params:{name}"], x) for name, x in after.items())
-        if saved is not None and u < saved.env_steps.shape[0]:
-            pairs = zip(metrics, saved, strict=True)
-            if not all(np.array_equal(ours, theirs[u], equal_nan=True) for ours, theirs in pairs):
-                differs.append(u)
     compared = 0 if saved is None else sum(u < saved.env_steps.shape[0] for u in wanted)
-    report = {
-        "seed": seed,
-        "updates": [wanted.start, wanted.stop],
-        "compared_with_the_run": compared,
-        "updates_that_differ": differs,
-        "updates_whose_record_ends_in_the_run_s_parameters": same_step,
-    }
-    (partial / "replay.json").write_text(json.dumps(report, indent=2) + "\n")
-    partial.rename(out.absolute())
+    try:
+        with whole_directory(out.absolute(), "--out") as partial:
+            same_end, differs = 0, []
+            for u, record, metrics, params in _records(manifest, seed, wanted):
+                with (partial / f"update-{u:06d}.npz").open("wb") as file:
+                    np.savez(file, **record)  # type: ignore[arg-type]
+                same_end += all(
+                    np.array_equal(record[f"params:{name}"], x) for name, x in params.items()
+                )
+                if u < compared + wanted.start and not _equal(metrics, saved, u):
+                    differs.append(u)
+            report = {
+                "seed": seed,
+                "updates": [wanted.start, wanted.stop],
+                "compared_with_run": compared,
+                "differ_from_run": differs,
+                "records_that_end_in_the_parameters_of_the_run": same_end,
+            }
+            (partial / "replay.json").write_text(json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{out} could not be written ({error.strerror})") from None
     verdict = f"update {differs[0]} differs from it" if differs else "all are equal to the bit"
     return (
         f"{out}: {len(wanted)} updates of seed {seed}; {compared} could be compared with the run"
@@ -82,26 +85,32 @@ def _records(
     algorithm = algorithms.build(manifest.config)
     program = chunks.compile_programs(chunk, manifest.segment)[0]
     watch = jax.jit(jax.vmap(lambda config, state: trace.watch(config, state, algorithm)))
-    done, before = 0, _start(program, chunk)
+    lanes, done = _start(program, chunk), 0
     for u in wanted:
-        if done < u:
-            for done, snapshot in chunks.advance(program, chunk, u, None):
-                if done == u:
-                    before = jax.tree.map(np.array, snapshot.lanes)
-        one = program._replace(length=1)
-        at = chunks.Snapshot(before, [], np.zeros(0))
-        _, snapshot = next(chunks.advance(one, chunk, 1, at))
-        after = jax.tree.map(np.array, snapshot.lanes)
-        key = jax.random.wrap_key_data(before.state.key, impl="threefry2x32")
-        seen = watch(chunk.config, before.state._replace(key=key))
+        if u > done:
+            lanes, _ = _advance(program, chunk, lanes, u - done)
+        after, metrics = _advance(program, chunk, lanes, 1)
+        key = jax.random.wrap_key_data(lanes.state.key, impl="threefry2x32")
+        seen = watch(chunk.config, lanes.state._replace(key=key))
         record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))
-        metrics = jax.tree.map(lambda x: x[0, 0], snapshot.history[0])
         params = jax.tree.map(lambda x: x[0], after.state.params)
-        yield u, record, metrics, to_torch(params)
-        done, before = u + 1, after
+        yield u, record, jax.tree.map(lambda x: x[0, 0], metrics), to_torch(params)
+        lanes, done = after, u + 1
 
 
-def _start(program: chunks.Program, chunk: Chunk) -> Lane:
+def _advance(program: Program, chunk: Chunk, lanes: Lane, count: int) -> tuple[Lane, Metrics]:
+    """The lanes after count ≥ 1 more updates, and the metrics of the last segment of them."""
+    *_, (_, reached) = chunks.advance(program, chunk, count, Snapshot(lanes, [], np.zeros(0)))
+    return jax.tree.map(np.array, reached.lanes), reached.history[-1]
+
+
+def _equal(metrics: Metrics, saved: Metrics, update: int) -> bool:
+    """Whether an update's metrics, scalars, are those of the run, leaves [u], to the bit."""
+    pairs = zip(metrics, saved, strict=True)
+    return all(np.array_equal(ours, theirs[update], equal_nan=True) for ours, theirs in pairs)
+
+
+def _start(program: Program, chunk: Chunk) -> Lane:
     lanes = program.start(*jax.device_put((chunk.config, chunk.keys), program.device))
     return jax.tree.map(np.array, lanes)
 
