@@ -168,7 +168,7 @@ def test_a_grid_is_one_program_for_each_static_combination():
     [
         ({"gama": [1]}, "did you mean 'gamma'"),
         ({"gamma": []}, "at least one"),
-        ({"num_envs": [0]}, ""),
+        ({"num_envs": [0]}, "num_envs must be"),
     ],
 )
 def test_a_bad_grid_is_refused(grid, words):
