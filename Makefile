@@ -12,13 +12,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 
-.PHONY: help train test test-slow lint smoke check figures certificate clean
+.PHONY: help train test test-slow torture lint smoke check figures certificate clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train       train 256 seeds of CartPole-v1 into $(OUT)"
 	@echo "make test        the test suite"
 	@echo "make test-slow   the tests that CI has no time for: every combination, whole runs"
+	@echo "make torture     training runs killed 200 times over, and the other faults: an hour"
 	@echo "make lint        formatting, lint and types"
 	@echo "make smoke       a tiny training run, end to end"
 	@echo "make check       lint, test and smoke: what CI runs"
@@ -34,6 +35,9 @@ test: $(VENV)/dev.done
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+torture: $(VENV)/dev.done
+	JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_runs.py
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .

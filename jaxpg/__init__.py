@@ -21,6 +21,7 @@ _HOME = {
     "keys": "noise",
     "train": "training",
     "train_population": "population",
+    "train_grid": "population",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -2,14 +2,15 @@
 
 import dataclasses
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
-from jaxpg.files import begin_directory
+from jaxpg.runs import RunError, manifest
+from jaxpg.runs import command as runs
+from jaxpg.runs.manifest import parse_seeds
 
 USAGE = """\
 usage: jaxpg COMMAND [options]
@@ -17,21 +18,40 @@ usage: jaxpg COMMAND [options]
 Policy gradients you can trust at ten thousand seeds.
 
 commands:
-  train [PRESET]   train many seeds in parallel and write their results
+  train [PRESET]   train many seeds in parallel into a run directory, or continue it
+  resume DIR       continue a run that was stopped or killed
+  status DIR       say what a run is and how far it has come
+  extend DIR       give a run a larger budget
+  merge DIR…       join runs of different seeds
+  replay DIR       one seed again, with its trajectories and gradients
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
   parity           hold everything against the PyTorch twin, and see planted faults caught
 
 examples:
   jaxpg train vpg --seeds 256 --out runs/cartpole
+  jaxpg resume runs/cartpole
   jaxpg train reinforce --env Acrobot-v1 --learning-rate 3e-3 --seeds 32
   jaxpg train --help
 """
-COMMANDS = ("train", "presets", "oracle", "parity")
+COMMANDS = (
+    "train",
+    "resume",
+    "status",
+    "extend",
+    "merge",
+    "replay",
+    "presets",
+    "oracle",
+    "parity",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exits with 0, or with 2 after one sentence on what was wrong."""
+    """Run the command; exits with 0, or with 2 after one sentence on what was wrong.
+
+    A run that was asked to stop exits with 75, one that hangs with 76.
+    """
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         if command in ("-h", "--help"):
@@ -44,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _presets(rest)
         elif command == "train":
             _train(rest)
+        elif command == "status":
+            runs.status(rest)
+        elif command in ("resume", "extend", "merge", "replay"):
+            getattr(runs, command)(rest, _prepare)
         elif command == "oracle":
             from jaxpg import oracle
 
@@ -52,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _parity(rest)
         else:
             raise ConfigError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
-    except ConfigError as error:
+    except (ConfigError, RunError) as error:
         print(f"jaxpg: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -77,36 +101,24 @@ def _train(arguments: list[str]) -> None:
     name, options = _parse_train(arguments)
     config = validate(options.config)
     seeds = parse_seeds(options.seeds)
-    out = Path(os.path.abspath(options.out or Path("runs") / name))
-    partial = begin_directory(out, "--out")
-    try:
-        population = _run(config, seeds, options.lanes)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    from jaxpg import results
+    runs.check_stall(options.stall_seconds)
+    out = options.out or Path("runs") / name
+    _prepare(config)
+    from jaxpg.runs import run
 
-    try:
-        summary = results.save(partial, name, config, population)
-        partial.rename(out)
-    except OSError as error:
-        raise ConfigError(
-            f"--out could not be written ({error}); what there is lies in {partial}"
-        ) from error
-    print(_closing(summary, options.out or out))
+    run.check_usable(out)
+    lanes = options.lanes
+    if lanes is None and (out / manifest.NAME).exists():
+        lanes = manifest.read(out).lanes
+    run.begin(out, run.plan(name, config, seeds, lanes))
+    runs.train(out, options.stall_seconds)
 
 
-def _run(config: Config, seeds: list[int], lanes: int | None) -> Any:
-    """Train, with progress on standard error; returns a Population."""
+def _prepare(config: Config) -> None:
+    """Set up jax for a config; must come before jax is imported."""
     _prepare_jax()
     if config.float_type == "float64":
         os.environ["JAX_ENABLE_X64"] = "1"
-
-    from jaxpg.population import train_population
-    from jaxpg.progress import progress
-
-    with progress(config, len(seeds)) as report:
-        return train_population(config, seeds, lanes=lanes, report=report)
 
 
 def _parity(arguments: list[str]) -> None:
@@ -132,9 +144,12 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
         seeds: str = "256"
         """How many (0, 1, …), a range FIRST:END, or a list 3,17,42; integers in [0, 2^32)."""
         out: Path | None = None
-        """Directory for the results, new or empty; runs/PRESET if not given."""
+        """Run directory: new, or empty, or of this very run, which is then continued; runs/PRESET
+        if not given."""
         lanes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-        """Seeds that a device trains at once, >= 2; part of what makes a run reproducible."""
+        """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
+        stall_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = runs.STALL_SECONDS
+        """End with code 76 if a segment takes longer."""
 
     options = tyro.cli(
         Train,
@@ -148,68 +163,13 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
     return name or "vpg", options
 
 
-def parse_seeds(text: str) -> list[int]:
-    """The seeds of '256', '1000:2000' or '3,17,42'.
-
-    Raises:
-      ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32).
-    """
-    seeds: Sequence[int]
-    try:
-        if "," in text:
-            seeds = [int(part) for part in text.split(",")]
-        elif ":" in text:
-            first, end = map(int, text.split(":"))
-            seeds = range(first, end)
-        else:
-            seeds = range(int(text))
-    except ValueError:
-        seeds = []
-    different = isinstance(seeds, range) or len(set(seeds)) == len(seeds)
-    extremes = (seeds[0], seeds[-1]) if isinstance(seeds, range) and seeds else seeds
-    if not seeds or not different or not all(0 <= seed < 2**32 for seed in extremes):
-        raise ConfigError(
-            "--seeds must be a count of at least 1, FIRST:END, or a list of different integers "
-            f"in [0, 2^32); got {text!r}"
-        )
-    return list(seeds)
-
-
 def _prepare_jax() -> None:
-    """One CPU device per core, each with one thread, and compiled programs kept between runs.
+    """Single-threaded programs on a CPU, one at a time on each core; compiled ones are kept.
 
     Must come before jax starts its backend. What the environment says already stands.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    if "xla_force_host_platform_device_count" not in flags:
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpg" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-
-
-def _closing(summary: dict[str, Any], out: Path) -> str:
-    speed = summary["env_steps_per_second"] / 1e6
-    lines = [
-        f"{summary['seeds']} seeds, {summary['total_env_steps']:,} environment steps in "
-        f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
-        f"{summary['compile_seconds']:.0f} s)"
-    ]
-    spread = summary["final_return"]
-    if spread is None:
-        lines.append("no episode ended: there is no return to report")
-    else:
-        lines.append(
-            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
-            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
-            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
-        )
-    if summary["solved_fraction"] is not None:
-        lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
-    if summary["diverged_seeds"]:
-        lines.append(f"diverged to non-finite parameters: seeds {summary['diverged_seeds']}")
-    lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
-    return "\n".join(lines)

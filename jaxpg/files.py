@@ -1,9 +1,27 @@
 """Directories that are complete or not there: written aside, then renamed."""
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxpg.config import ConfigError
+
+
+@contextmanager
+def whole_directory(out: Path, argument: str) -> Iterator[Path]:
+    """A directory to fill, which is `out` afterwards, or gone if filling it failed.
+
+    Args, Raises: as of `begin_directory`.
+    """
+    partial = begin_directory(out, argument)
+    try:
+        yield partial
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def begin_directory(out: Path, argument: str) -> Path:

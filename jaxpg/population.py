@@ -1,37 +1,44 @@
-"""Many seeds: the training loop in fixed lanes, over every device, in segments of updates.
+"""Many seeds, and many settings of the traced hyperparameters, in fixed lanes on every device.
 
-Seeds are trained L lanes at a time on each device, by one compiled program whose shape does not
-depend on the number of seeds; the last lanes are padded. So a seed's result does not depend on its
-neighbours: float reductions of another batch shape would round otherwise. It is the same on any
-number of devices from two; XLA compiles for one device alone otherwise, and its last bits differ.
+A row is one seed with one setting. What becomes of it does not depend on the rows beside it, on
+their order, or on the number of devices; only, in the last bits, on the number of lanes.
 """
 
+import dataclasses
+import itertools
+import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxpg import algorithms, learner, noise, replay
-from jaxpg.config import Config, ConfigError, validate
+from jaxpg import chunks, noise
+from jaxpg.chunks import Chunk, Program, Snapshot
+from jaxpg.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
 from jaxpg.training import as_arrays
-from jaxpg.types import LearnerState, Metrics, Params
+from jaxpg.types import Metrics, Params
 
-LANES = {"cpu": 8, "gpu": 256, "tpu": 256}  # seeds per device and call; measured on cpu only
+LANES = {
+    "cpu": 8,
+    "gpu": 256,
+    "tpu": 256,
+}  # rows that a worker trains at once; measured on cpu only
+
+Setting = Mapping[str, float]  # traced fields by name
 
 
 class Population(NamedTuple):
-    """What became of S seeds over U updates; numpy arrays."""
+    """What became of S rows over U updates; numpy arrays. Without settings a row is a seed."""
 
     seeds: np.ndarray  # uint32 [S]
+    setting: np.ndarray  # int32 [S], index in the settings
     params: Params  # leaves [S, ...]
-    metrics: Metrics  # leaves [S, U]
+    metrics: Metrics  # leaves [S, U]; of a frozen row 0 for what is counted, NaN for the rest
     final_return: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
-    finite: np.ndarray  # bool [S], whether all parameters are finite
+    frozen_at: np.ndarray  # int32 [S], the update that would have made the row non-finite, or -1
+    cause: np.ndarray  # int32 [S], index in CAUSES of what was not finite; 0 if not frozen
     lanes: int  # L; the result depends on it, in the last bits
     compile_seconds: float
     wall_seconds: float  # training, without compiling
@@ -40,132 +47,231 @@ class Population(NamedTuple):
 class Progress(NamedTuple):
     """How far a population is, after a segment."""
 
-    env_steps: int  # by all seeds
+    env_steps: int  # by all rows
     fraction: float  # of all updates, in [0, 1]
-    recent_return: np.ndarray  # mean return of the last 100 episodes, of every seed begun
+    recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
     seconds: float  # since training began, compiling aside
+
+
+class GridPoint(NamedTuple):
+    """What became of one combination of static hyperparameters."""
+
+    config: Config
+    settings: Sequence[Setting]  # what `population.setting` is the index of
+    population: Population
 
 
 def train_population(
     config: Config,
     seeds: Sequence[int],
     *,
+    settings: Sequence[Setting] = ({},),
     lanes: int | None = None,
     segments: int = 50,
     report: Callable[[Progress], None] | None = None,
 ) -> Population:
-    """Train every seed for the whole budget.
+    """Train every seed with every setting, for the whole budget.
+
+    A row whose loss, gradient norm or parameters stop being finite is frozen at its last finite
+    state; the others do not notice.
 
     Args:
       config: what to train.
-      seeds: S different integers in [0, 2^32).
-      lanes: L ≥ 2, seeds that one device trains at once; None takes the backend's default. For a
-        given L, seed k's result does not depend on the other seeds.
+      seeds: different integers in [0, 2^32).
+      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
+        them are trained by one program. Rows are ordered by setting, then as the seeds are.
+      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default. For a
+        given L a row's result does not depend on the others.
       segments: calls that each group of lanes is divided into, for the sake of `report`.
-      report: called after each of them.
+      report: called after each of them, from any thread, one at a time.
 
     Raises:
       ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range.
     """
-    config = as_arrays(validate(config))
-    lanes = LANES.get(jax.default_backend(), LANES["cpu"]) if lanes is None else lanes
-    if lanes < 2:  # XLA compiles a batch of one otherwise
-        raise ConfigError(f"lanes must be at least 2; got {lanes}")
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
+    lanes = default_lanes() if lanes is None else lanes
+    groups = make_chunks(config, seeds, settings, lanes)
+    length = -(-config.num_updates // min(segments, config.num_updates))
+    began = time.perf_counter()
+    programs = chunks.compile_programs(groups[0], length)
+    tally = Tally(groups, config.num_updates, report)
+    compile_seconds = tally.began - began
+    finals: dict[int, Snapshot] = {}
+    stop = threading.Event()
+
+    def train_one(program: Program, i: int) -> None:
+        for _, snapshot in chunks.advance(program, groups[i], config.num_updates, None):
+            tally.add(i, snapshot)
+            if stop.is_set():
+                return
+        finals[i] = jax.tree.map(np.asarray, snapshot)
+
+    chunks.work(programs, range(len(groups)), train_one, stop)
+    ends = [finals[i] for i in range(len(groups))]
+    return gather(groups, ends, seeds, len(settings), compile_seconds, tally.seconds())
+
+
+def train_grid(
+    config: Config, seeds: Sequence[int], grid: Mapping[str, Sequence[Any]], **options: Any
+) -> list[GridPoint]:
+    """Train every seed at every point of a grid of hyperparameters, traced and static ones.
+
+    The points that differ in traced fields alone are rows of one program; each combination of
+    static values is a program of its own, and they are trained one after another.
+
+    Args:
+      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]}.
+      options: of `train_population`.
+
+    Returns:
+      One entry for each combination of static values, in the order of the grid; its population
+      has the rows of all its settings.
+
+    Raises:
+      ConfigError: as `train_population` does; of every combination before the first is trained.
+    """
+    for name in grid:
+        if name not in FIELDS:
+            raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
+    # Whether gradients are clipped is static; to what, is traced.
+    static = [name for name in grid if name not in TRACED or None in grid[name]]
+    settings = list(_product({name: grid[name] for name in grid if name not in static}))
+    configs = [
+        dataclasses.replace(config, **values)
+        for values in _product({name: grid[name] for name in static})
+    ]
+    lanes = options.get("lanes") or default_lanes()
+    for point in configs:
+        make_chunks(point, seeds, settings, lanes)
+    return [
+        GridPoint(point, settings, train_population(point, seeds, settings=settings, **options))
+        for point in configs
+    ]
+
+
+def default_lanes() -> int:
+    """L where nobody has chosen it: the backend's."""
+    return LANES.get(jax.default_backend(), LANES["cpu"])
+
+
+def make_chunks(
+    config: Config, seeds: Sequence[int], settings: Sequence[Setting], lanes: int
+) -> list[Chunk]:
+    """The rows in groups of L, the last of them padded with its last row.
+
+    Raises:
+      ConfigError: as `train_population` does.
+    """
+    if lanes < 2:  # XLA compiles a batch of one otherwise
+        raise ConfigError(f"lanes must be at least 2; got {lanes}")
     if len(set(seeds)) != len(seeds) or not len(seeds):
         raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
-    mesh = Mesh(np.array(jax.devices()), ("seed",), axis_types=(AxisType.Auto,))
-    keys = noise.keys(seeds)
-    length = -(-config.num_updates // min(segments, config.num_updates))
-    start, advance, compile_seconds = _compile(config, mesh, lanes, length)
+    configs = [_with_setting(config, setting) for setting in settings]
+    keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
+    rows = len(configs) * len(seeds)
+    if not rows:
+        raise ConfigError("settings must be at least one; got none")
+    stacked = jax.tree.map(lambda *values: np.stack(values), *configs)
+    groups = []
+    for first in range(0, rows, lanes):
+        setting, seed = np.divmod(np.arange(first, first + lanes).clip(max=rows - 1), len(seeds))
+        at = jax.tree.map(lambda values: values[setting], stacked)
+        groups.append(Chunk(at, keys[seed], min(lanes, rows - first)))
+    return groups
 
-    began = time.perf_counter()
-    group_size = lanes * mesh.size
-    groups: list[tuple[Params, Metrics, np.ndarray]] = []
-    done_steps, done_updates = 0, 0
-    all_updates = len(seeds) * config.num_updates
-    for first in range(0, len(seeds), group_size):
-        index = np.arange(first, first + group_size).clip(max=len(seeds) - 1)  # pads with the last
-        real = min(group_size, len(seeds) - first)
-        state = start(config, keys[index])
-        history = []
-        for done in range(0, config.num_updates, length):
-            count = min(length, config.num_updates - done)
-            state, metrics, recent = advance(config, state, jnp.int32(count))
-            history.append(jax.tree.map(lambda x: np.asarray(x)[:real, :count], metrics))
-            done_steps += int(history[-1].env_steps.sum())
-            done_updates += real * count
-            if report is not None:
-                seconds = time.perf_counter() - began
-                returns = np.concatenate([*(group[2] for group in groups), recent[:real]])
-                report(Progress(done_steps, done_updates / all_updates, returns, seconds))
-        params = jax.tree.map(lambda x: np.asarray(x)[:real], state.params)
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *history)
-        groups.append((params, joined, np.asarray(recent)[:real]))
-    wall_seconds = time.perf_counter() - began
 
-    params, metrics, final_return = jax.tree.map(lambda *parts: np.concatenate(parts), *groups)
-    finite = [np.isfinite(x).reshape(len(seeds), -1).all(1) for x in jax.tree.leaves(params)]
+class Tally:
+    """How far all chunks are together; workers add to it."""
+
+    def __init__(
+        self,
+        groups: Sequence[Chunk],
+        num_updates: int,
+        report: Callable[[Progress], None] | None,
+        seconds: float = 0.0,
+    ):
+        """Begin the clock at so many seconds."""
+        self.began = time.perf_counter() - seconds
+        self._groups, self._report = groups, report
+        self._all_updates = num_updates * sum(group.real for group in groups)
+        self._lock = threading.Lock()
+        self._steps = [0] * len(groups)
+        self._updates = [0] * len(groups)
+        self._recent: dict[int, np.ndarray] = {}
+
+    def seconds(self) -> float:
+        """Since the clock began."""
+        return time.perf_counter() - self.began
+
+    def add(self, i: int, snapshot: Snapshot, silent: bool = False) -> None:
+        """Chunk i has come so far; report it, unless silent."""
+        real = self._groups[i].real
+        updates, steps = counts(snapshot, real)
+        with self._lock:
+            self._updates[i], self._steps[i] = real * updates, steps
+            self._recent[i] = snapshot.recent_return[:real]
+            if self._report is not None and not silent:
+                fraction = sum(self._updates) / self._all_updates
+                returns = np.concatenate(list(self._recent.values()))
+                self._report(Progress(sum(self._steps), fraction, returns, self.seconds()))
+
+
+def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
+    """Updates done, and environment steps taken by all lanes but the padding."""
+    updates = sum(part.env_steps.shape[1] for part in snapshot.history)
+    steps = sum(int(part.env_steps[:real].sum(dtype=np.int64)) for part in snapshot.history)
+    return updates, steps
+
+
+def gather(
+    groups: Sequence[Chunk],
+    finals: Sequence[Snapshot],
+    seeds: Sequence[int],
+    num_settings: int,
+    compile_seconds: float,
+    wall_seconds: float,
+) -> Population:
+    """The population whose chunks have come to these ends (snapshots of numpy arrays)."""
+    parts = []
+    for group, final in zip(groups, finals, strict=True):
+        lane, state = final.lanes, final.lanes.state
+        frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
+        metrics = chunks.join_metrics(final.history)
+        part = (state.params, metrics, final.recent_return, frozen_at, lane.cause)
+        parts.append(jax.tree.map(lambda x: x[: group.real], part))
+    params, metrics, final_return, frozen_at, cause = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *parts
+    )
     return Population(
-        seeds=np.array(seeds, np.uint32),
+        seeds=np.tile(np.array(seeds, np.uint32), num_settings),
+        setting=np.repeat(np.arange(num_settings, dtype=np.int32), len(seeds)),
         params=params,
         metrics=metrics,
         final_return=final_return,
-        finite=np.all(finite, axis=0),
-        lanes=lanes,
+        frozen_at=frozen_at,
+        cause=cause,
+        lanes=len(groups[0].keys),
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
     )
 
 
-def _compile(config: Config, mesh: Mesh, lanes: int, length: int) -> tuple[Any, Any, float]:
-    """The two programs, for lanes · devices seeds, and the seconds that it took.
+def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every choice of one value for each name; the last name varies fastest."""
+    for chosen in itertools.product(*values.values()):
+        yield dict(zip(values, chosen, strict=True))
 
-    Returns:
-      start: (config, keys) -> states.
-      advance: (config, states, count) -> states, Metrics [seeds, length], recent returns [seeds];
-        does count ≤ length updates.
-      seconds: spent on tracing and compiling.
-    """
-    began = time.perf_counter()
-    algorithm = algorithms.build(config)
-    per_seed, everywhere = PartitionSpec("seed"), PartitionSpec()
-    shard = partial(jax.shard_map, mesh=mesh, out_specs=per_seed, check_vma=False)
 
-    def start(config: Config, keys: jax.Array) -> LearnerState:
-        return jax.vmap(lambda key: learner.init(config, key, algorithm))(keys)
-
-    def advance(config: Config, states: LearnerState, count: jax.Array) -> tuple:
-        step = jax.vmap(lambda state: learner.update(config, state, algorithm))
-        row = jax.eval_shape(step, states)[1]
-        history = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), row)
-
-        def body(i: jax.Array, carry: tuple) -> tuple:
-            states, history = carry
-            states, metrics = step(states)
-            history = jax.tree.map(lambda rows, x: rows.at[i].set(x), history, metrics)
-            return states, history
-
-        # A traced count: a loop whose length is known would be compiled differently for length 1.
-        states, history = jax.lax.fori_loop(0, count, body, (states, history))
-        by_seed = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), history)
-        return states, by_seed, jax.vmap(replay.mean)(states.recent_returns)
-
-    jitted_start = jax.jit(shard(start, in_specs=(everywhere, per_seed)))
-    jitted_advance = jax.jit(
-        shard(advance, in_specs=(everywhere, per_seed, everywhere)), donate_argnums=1
-    )
-    sharding = NamedSharding(mesh, per_seed)
-    keys = jax.device_put(noise.keys(range(lanes * mesh.size)), sharding)
-    compiled_start = jitted_start.lower(config, keys).compile()
-    states = jax.eval_shape(jitted_start, config, keys)
-    states = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), states
-    )
-    compiled_advance = jitted_advance.lower(config, states, jnp.int32(0)).compile()
-
-    def begin(config: Config, keys: jax.Array) -> LearnerState:
-        return compiled_start(config, jax.device_put(keys, sharding))
-
-    return begin, compiled_advance, time.perf_counter() - began
+def _with_setting(config: Config, setting: Setting) -> Config:
+    """The config of one row, its traced fields numpy scalars of the working dtype."""
+    for name in setting:
+        if name not in TRACED:
+            raise ConfigError(f"{name!r} cannot be a setting{nearest(name, TRACED)}")
+    if "max_grad_norm" in setting and (setting["max_grad_norm"] is None) != (
+        config.max_grad_norm is None
+    ):
+        raise ConfigError("max_grad_norm: clipping and none are two programs: train them apart")
+    values: dict[str, Any] = dict(setting)
+    row = as_arrays(validate(dataclasses.replace(config, **values)))
+    return jax.tree.map(np.asarray, row)

@@ -11,15 +11,27 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
+from jaxpg.chunks import CAUSES
 from jaxpg.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import Population
 from jaxpg.report import learning_curve
 from jaxpg.stats import SOLVED, iqm, iqm_interval
 
+FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")
 
-def save(directory: Path, preset: str, config: Config, population: Population) -> dict[str, Any]:
+
+def save(
+    directory: Path,
+    preset: str,
+    config: Config,
+    population: Population,
+    manifest: str | None = None,
+) -> dict[str, Any]:
     """Write summary.json, results.npz, params.safetensors and curve.png into a directory.
+
+    Args:
+      manifest: SHA-256 of the run's manifest.json, for the summary.
 
     Returns:
       The summary.
@@ -30,12 +42,13 @@ def save(directory: Path, preset: str, config: Config, population: Population) -
         directory / "results.npz",
         seed=population.seeds,
         final_return=population.final_return,
+        frozen_at=population.frozen_at,
         **arrays,
     )
     metadata = {"seeds": json.dumps(population.seeds.tolist())}
     weights = to_safetensors(to_torch(population.params), metadata)
     (directory / "params.safetensors").write_bytes(weights)
-    summary = summarize(preset, config, population)
+    summary = {**summarize(preset, config, population), "manifest": manifest}
     text = json.dumps(summary, indent=2, allow_nan=False)
     (directory / "summary.json").write_text(text + "\n")
     learning_curve(config, population, directory / "curve.png")
@@ -48,6 +61,7 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
     finals = population.final_return
     finished = finals[np.isfinite(finals)]
     solved = SOLVED.get(config.env)
+    healthy = population.frozen_at < 0
     return {
         "preset": preset,
         "env": config.env,
@@ -62,15 +76,52 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
         # A seed that finished no episode, or diverged, has not solved its task.
         "solved_fraction": None
         if solved is None
-        else float(np.mean(population.finite & (np.nan_to_num(finals, nan=-np.inf) >= solved))),
+        else float(np.mean(healthy & (np.nan_to_num(finals, nan=-np.inf) >= solved))),
         "seeds_without_episode": population.seeds[
             population.metrics.episodes.sum(axis=1) == 0
         ].tolist(),
-        "diverged_seeds": population.seeds[~population.finite].tolist(),
+        "diverged": [
+            {
+                "seed": int(population.seeds[i]),
+                "update": int(population.frozen_at[i]),
+                "cause": CAUSES[population.cause[i]],
+            }
+            for i in np.flatnonzero(~healthy)
+        ],
         "config": dataclasses.asdict(config),
         "versions": versions(),
         "device": device(),
     }
+
+
+def closing(summary: dict[str, Any], out: Path) -> str:
+    """What a person is told at the end of a run."""
+    speed = summary["env_steps_per_second"] / 1e6
+    lines = [
+        f"{summary['seeds']} seeds, {summary['total_env_steps']:,} environment steps in "
+        f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
+        f"{summary['compile_seconds']:.0f} s)"
+    ]
+    spread = summary["final_return"]
+    if spread is None:
+        lines.append("no episode ended: there is no return to report")
+    else:
+        lines.append(
+            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
+            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
+            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
+        )
+    if summary["solved_fraction"] is not None:
+        lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
+    diverged = summary["diverged"]
+    if diverged:
+        first = diverged[0]
+        lines.append(
+            f"{len(diverged)} diverged and were frozen at their last finite state, the first of "
+            f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
+        )
+    lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
+    return "\n".join(lines)
 
 
 def versions() -> dict[str, str]:

@@ -59,7 +59,7 @@ def records(
     count = config.num_updates if updates is None else min(updates, config.num_updates)
     for _ in range(count):
         state, seen = update(arrays, state)
-        yield _record(config, state, seen)
+        yield record(config, state, seen)
 
 
 def roundings(
@@ -85,6 +85,38 @@ def roundings(
         jax.block_until_ready(jax.jit(partial(_update, algorithm=watched))(arrays, state))
         jax.effects_barrier()
     yield from _events(sites, config)
+
+
+def watch(
+    config: Config, state: LearnerState, algorithm: Algorithm
+) -> tuple[LearnerState, dict[str, Any]]:
+    """learner.update, and what it computed on the way; can be traced.
+
+    Returns:
+      The next state, each optimizer's part of it as (the last gradient it was given, its own
+      state), and the trajectory, advantage, target and metrics.
+    """
+    groups = {"shared": state.params} if config.networks == "shared" else state.params
+    kept = {
+        name: (jax.tree.map(jax.numpy.zeros_like, groups[name]), own)
+        for name, own in state.opt_state.items()
+    }
+    return _update(config, state._replace(opt_state=kept), algorithm)
+
+
+def record(config: Config, state: LearnerState, seen: dict[str, Any]) -> Record:
+    """What `records` gives, from what `watch` returned, as numpy arrays."""
+    gradient = {name: kept for name, (kept, _) in state.opt_state.items()}
+    gradient = gradient["shared"] if config.networks == "shared" else gradient
+    tensors = {
+        **seen["trajectory"]._asdict(),
+        "advantage": seen["advantage"],
+        "target": seen["target"],
+        **{f"gradient:{name}": leaf for name, leaf in to_torch(gradient).items()},
+        **{f"params:{name}": leaf for name, leaf in to_torch(state.params).items()},
+        **{f"metrics:{name}": leaf for name, leaf in seen["metrics"]._asdict().items()},
+    }
+    return {name: np.asarray(leaf) for name, leaf in tensors.items()}
 
 
 def send(stream: BinaryIO, seed: int, record: Record) -> None:
@@ -172,20 +204,6 @@ def _gradients_kept(optimizer: str) -> Iterator[None]:
     keeping = original._replace(init=init, update=update)
     with mock.patch.dict(learner.OPTIMIZERS, {optimizer: keeping}):
         yield
-
-
-def _record(config: Config, state: LearnerState, seen: dict[str, Any]) -> Record:
-    gradient = {name: kept for name, (kept, _) in state.opt_state.items()}
-    gradient = gradient["shared"] if config.networks == "shared" else gradient
-    tensors = {
-        **seen["trajectory"]._asdict(),
-        "advantage": seen["advantage"],
-        "target": seen["target"],
-        **{f"gradient:{name}": leaf for name, leaf in to_torch(gradient).items()},
-        **{f"params:{name}": leaf for name, leaf in to_torch(state.params).items()},
-        **{f"metrics:{name}": leaf for name, leaf in seen["metrics"]._asdict().items()},
-    }
-    return {name: np.asarray(leaf) for name, leaf in tensors.items()}
 
 
 @contextlib.contextmanager

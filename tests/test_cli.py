@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from jaxpg.cli import main, parse_seeds
+from jaxpg.cli import main
 from jaxpg.config import PRESETS, ConfigError
+from jaxpg.runs.manifest import parse_seeds
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

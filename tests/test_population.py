@@ -2,20 +2,35 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpg import noise
+from jaxpg import chunks, learner, noise, population
 from jaxpg.config import Config, ConfigError
-from jaxpg.population import Progress, train_population
+from jaxpg.population import Progress, train_grid, train_population
 from jaxpg.training import train
 
 TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 7, hidden_sizes=(6,), value_steps=2)
+CONSTANT = dataclasses.replace(TINY, lr_schedule="constant")
+EPISODES = Config(
+    collect="episodes",
+    num_envs=2,
+    total_episodes=8,
+    hidden_sizes=(6,),
+    value_target="td0",
+    value_data="replay",
+    buffer_size=64,
+    batch_size=16,
+    optimizer="sgd",
+    learning_rate=1e-3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +39,49 @@ def neighbours():
     return train_population(TINY, [2, 9, 4, 0, 5], lanes=2)
 
 
+def rows(population, index):
+    """Every leaf of the rows at these places."""
+    whole = (population.params, population.metrics, population.final_return)
+    return [leaf[index] for leaf in jax.tree.leaves(whole)]
+
+
+def assert_equal(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_seed_does_not_depend_on_its_neighbours(neighbours):
     """Alone, the other lane is padding; the result is the same to the bit."""
     alone = train_population(TINY, [5], lanes=2, segments=3)
-    for together, single in zip(
-        jax.tree.leaves((neighbours.params, neighbours.metrics, neighbours.final_return)),
-        jax.tree.leaves((alone.params, alone.metrics, alone.final_return)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(together[4], single[0])
+    assert_equal(rows(neighbours, 4), rows(alone, 0))
 
 
-def trained_on(devices: int) -> str:
-    """Seeds 5, 4 and 9 among four, on so many host devices; every bit of them, in hexadecimal."""
+@pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
+def test_a_seed_does_not_depend_on_its_position_among_64(config):
+    """In every lane of a group, and in the first and the last group."""
+    alone = train_population(config, [500], lanes=8)
+    for position in (0, 3, 7, 60, 63):
+        others = list(range(63))
+        together = train_population(
+            config, [*others[:position], 500, *others[position:]], lanes=8, segments=2
+        )
+        assert_equal(rows(together, position), rows(alone, 0))
+
+
+def trained_on(devices: int, spread: bool) -> str:
+    """Seeds 5, 4 and 9 among many, on so many host devices; every bit of them, hashed.
+
+    Spread: over all of them, as if they were accelerators; otherwise one thread per core on one.
+    """
     code = (
-        "import numpy as np, jax; from tests.test_population import TINY, train_population\n"
+        "import hashlib, jax\n"
+        "from jaxpg import chunks\n"
+        "from tests.test_population import TINY, rows, train_population\n"
         f"assert jax.device_count() == {devices}\n"
-        "population = train_population(TINY, [7, 5, 4, 9], lanes=2)\n"
-        "leaves = jax.tree.leaves((population.params, population.metrics))\n"
-        "print(np.concatenate([leaf[1:4].ravel() for leaf in leaves]).tobytes().hex())"
+        + ("chunks.devices = jax.local_devices\n" if spread else "")
+        + "population = train_population(TINY, [7, 5, 4, 9, *range(20, 44)], lanes=4)\n"
+        "leaves = rows(population, slice(1, 4))\n"
+        "print(hashlib.sha256(b''.join(leaf.tobytes() for leaf in leaves)).hexdigest())"
     )
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-c", code]
@@ -50,9 +89,106 @@ def trained_on(devices: int) -> str:
     return done.stdout.strip()
 
 
-def test_a_seed_does_not_depend_on_how_many_devices_there_are_beyond_one():
-    """One device alone runs a program of its own, whose last bits differ."""
-    assert trained_on(2) == trained_on(3)
+def test_a_seed_does_not_depend_on_how_many_devices_there_are():
+    assert trained_on(1, False) == trained_on(2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "spread"), [(2, False), (4, False), (4, True)])
+def test_nor_on_four(devices, spread):
+    assert trained_on(1, False) == trained_on(devices, spread)
+
+
+def test_no_program_has_a_collective():
+    """Chunks never wait for one another."""
+    config, text = TINY, []
+    groups = population.make_chunks(config, [1, 2, 3], [{}], 2)
+    for program in chunks.compile_programs(groups[0], 4):
+        text += [program.start.as_text(), program.advance.as_text()]
+    instruction = r" (all-[a-z]+|collective-[a-z]+|reduce-scatter|partition-id)[-a-z]*\("
+    assert not re.search(instruction, "".join(text))
+    assert re.search(r" while\(", "".join(text))  # the expression would find one
+
+
+def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(monkeypatch):
+    """A NaN in the reward of update 3 of one lane of four, the third of eight rows."""
+    clean = train_population(CONSTANT, range(8), lanes=4)
+    short = train_population(dataclasses.replace(CONSTANT, total_steps=72 * 3), range(8), lanes=4)
+    original = learner.update
+
+    def planted(config, state, algorithm):
+        def collect(*arguments):
+            env_state, trajectory = algorithm.collect(*arguments)
+            hit = jnp.logical_and(state.update == 3, jnp.all(state.key == target))
+            reward = jnp.where(hit, jnp.nan, trajectory.reward)
+            return env_state, trajectory._replace(reward=reward)
+
+        return original(config, state, algorithm._replace(collect=collect))
+
+    target = noise.streams(noise.key(2))[2]
+    monkeypatch.setattr(learner, "update", planted)
+    hurt = train_population(CONSTANT, range(8), lanes=4)
+    assert hurt.frozen_at.tolist() == [-1, -1, 3, -1, -1, -1, -1, -1]
+    assert chunks.CAUSES[hurt.cause[2]] == "policy_loss"
+    others = [0, 1, 3, 4, 5, 6, 7]
+    assert_equal(rows(hurt, others), rows(clean, others))
+    before = [leaf[2, :3] for leaf in jax.tree.leaves(clean.metrics)]
+    assert_equal([leaf[2, :3] for leaf in jax.tree.leaves(hurt.metrics)], before)
+    assert (hurt.metrics.env_steps[2, 3:] == 0).all()
+    assert np.isnan(hurt.metrics.policy_loss[2, 3:]).all()
+    assert_equal(
+        [leaf[2] for leaf in jax.tree.leaves(hurt.params)],
+        [leaf[2] for leaf in jax.tree.leaves(short.params)],
+    )
+
+
+def test_settings_are_rows_of_one_program():
+    """Each (setting, seed) equals the run of that setting alone."""
+    settings = [{"learning_rate": 1e-3}, {"gamma": 0.5, "gae_lambda": 0.0}, {}]
+    swept = train_population(TINY, [4, 1], settings=settings, lanes=4)
+    assert swept.seeds.tolist() == [4, 1] * 3
+    assert swept.setting.tolist() == [0, 0, 1, 1, 2, 2]
+    for i, setting in enumerate(settings):
+        alone = train_population(dataclasses.replace(TINY, **setting), [1], lanes=4)
+        assert_equal(rows(swept, 2 * i + 1), rows(alone, 0))
+
+
+def test_a_grid_is_one_program_for_each_static_combination():
+    grid = {"gamma": [0.9, 0.99], "hidden_sizes": [(6,), (5,)]}
+    points = train_grid(CONSTANT, [3, 1], grid, lanes=4)
+    assert [point.config.hidden_sizes for point in points] == [(6,), (5,)]
+    assert [point.settings for point in points] == [[{"gamma": 0.9}, {"gamma": 0.99}]] * 2
+    alone = train_population(dataclasses.replace(CONSTANT, gamma=0.9), [1], lanes=4)
+    assert_equal(rows(points[0].population, 1), rows(alone, 0))
+    assert points[1].population.params["policy"]["hidden_0"]["kernel"].shape == (4, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"gama": [1]}, "did you mean 'gamma'"),
+        ({"gamma": []}, "at least one"),
+        ({"num_envs": [0]}, "num_envs must be"),
+    ],
+)
+def test_a_bad_grid_is_refused(grid, words):
+    with pytest.raises(ConfigError, match=words):
+        train_grid(TINY, [1], grid)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ([], "at least one"),
+        ([{"gama": 0.9}], "did you mean 'gamma'"),
+        ([{"num_envs": 3}], "cannot be a setting"),
+        ([{"gamma": 1.5}], "gamma must be in"),
+        ([{"max_grad_norm": None}], "two programs"),
+    ],
+)
+def test_bad_settings_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        train_population(TINY, [1], settings=settings)
 
 
 def test_it_agrees_with_train(neighbours):
@@ -72,7 +208,7 @@ def test_shapes_and_bookkeeping(neighbours):
     assert neighbours.metrics.env_steps.shape == (5, 7)
     assert (neighbours.metrics.env_steps == 72).all()
     assert neighbours.params["policy"]["hidden_0"]["kernel"].shape == (5, 4, 6)
-    assert neighbours.finite.all()
+    assert (neighbours.frozen_at == -1).all()
     # Fewer than 100 episodes end in 7 updates, so final_return is the mean over all of them.
     episodes = neighbours.metrics.episodes.sum(axis=1)
     assert (episodes < 100).all()
@@ -86,7 +222,7 @@ def test_a_diverged_seed_is_marked():
     reckless = dataclasses.replace(
         TINY, optimizer="sgd", learning_rate=1e30, value_learning_rate=1e30, max_grad_norm=None
     )
-    assert not train_population(reckless, [1, 2], lanes=2).finite.any()
+    assert (train_population(reckless, [1, 2], lanes=2).frozen_at >= 0).all()
 
 
 def test_progress_is_reported_to_the_end():

@@ -17,7 +17,7 @@ from jaxpg.types import Metrics
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
 
 
-def population(final_return, finite=None) -> Population:
+def population(final_return, frozen_at=None) -> Population:
     """Three seeds and six updates, in each of which two episodes end with return 30 + update."""
     shape = (len(final_return), 6)
     fields = {name: np.zeros(shape, np.float32) for name in Metrics._fields}
@@ -27,10 +27,12 @@ def population(final_return, finite=None) -> Population:
     layer = {"kernel": np.zeros((shape[0], 4, 2), np.float32), "bias": np.zeros((shape[0], 2))}
     return Population(
         seeds=np.array([3, 1, 7][: shape[0]], np.uint32),
+        setting=np.zeros(shape[0], np.int32),
         params={"policy": {"output": layer}},
         metrics=Metrics(**fields),
         final_return=np.array(final_return, np.float32),
-        finite=np.array([True] * shape[0] if finite is None else finite),
+        frozen_at=np.array([-1] * shape[0] if frozen_at is None else frozen_at),
+        cause=np.array([0] * shape[0] if frozen_at is None else np.array(frozen_at) >= 0, np.int32),
         lanes=16,
         compile_seconds=1.0,
         wall_seconds=2.0,
@@ -58,9 +60,9 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
 
 
 def test_a_diverged_seed_is_named_and_has_not_solved():
-    diverged = population([500.0, 500.0, 500.0], finite=[True, True, False])
+    diverged = population([500.0, 500.0, 500.0], frozen_at=[-1, -1, 4])
     summary = results.summarize("vpg", CONFIG, diverged)
-    assert summary["diverged_seeds"] == [7]
+    assert summary["diverged"] == [{"seed": 7, "update": 4, "cause": "policy_loss"}]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
 
@@ -101,7 +103,7 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "curve.png",
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
-    assert set(arrays) == {"seed", "final_return", *Metrics._fields}
+    assert set(arrays) == {"seed", "final_return", "frozen_at", *Metrics._fields}
     np.testing.assert_array_equal(arrays["seed"], [3, 1, 7])
     weights = load_file(tmp_path / "params.safetensors")
     assert {name: tuple(x.shape) for name, x in weights.items()} == {

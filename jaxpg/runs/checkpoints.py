@@ -1,0 +1,182 @@
+"""Checkpoints: the whole state of one chunk of seeds after some of its updates, in one file.
+
+    checkpoints/CHUNK-UPDATE-SHA256.safetensors
+
+It holds the lanes (parameters, optimizer, environments, replay, key, update, cause of freezing),
+the metrics of all updates so far and the recent returns. The name carries the SHA-256 of the
+content, without which a flipped bit would load in silence; shapes and dtypes are known before
+anything is read. Loading executes nothing.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
+
+from jaxpg.chunks import Chunk, Lane, Snapshot, join_metrics
+from jaxpg.config import TRACED
+from jaxpg.runs import RunError, durable
+from jaxpg.types import Metrics
+
+FOLDER = "checkpoints"
+KEPT = 2  # of each chunk
+HEADER = 2**20  # bytes; no header is as large
+NAME = re.compile(r"(\d{6})-(\d{10})-([0-9a-f]{64})\.safetensors")
+
+
+class Checkpoint(NamedTuple):
+    """A file that says by its name whose it is."""
+
+    path: Path
+    chunk: int
+    update: int
+    sha256: str
+
+
+class Loaded(NamedTuple):
+    """A checkpoint's content."""
+
+    snapshot: Snapshot  # numpy
+    seconds: float  # that the run had taken until then
+
+
+def name(chunk: int, update: int, sha256: str) -> str:
+    """The file's name."""
+    return f"{chunk:06d}-{update:010d}-{sha256}.safetensors"
+
+
+def listed(directory: Path) -> dict[int, list[Checkpoint]]:
+    """The checkpoints of each chunk, the newest last, by their names alone.
+
+    Raises:
+      RunError: if the folder cannot be read.
+    """
+    found: dict[int, list[Checkpoint]] = {}
+    folder = directory / FOLDER
+    try:
+        paths = sorted(folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise RunError(f"{folder} cannot be read ({error.strerror})") from None
+    for path in paths:
+        match = NAME.fullmatch(path.name)
+        if match:
+            at = Checkpoint(path, int(match[1]), int(match[2]), match[3])
+            found.setdefault(at.chunk, []).append(at)
+    return found
+
+
+def identity(chunk: Chunk) -> str:
+    """A hash of what a chunk trains; of the budget only if the learning rate depends on it."""
+    config = chunk.config
+    fields = {
+        name: value.tolist() if name in TRACED and value is not None else value
+        for name, value in vars(config).items()
+        if config.lr_schedule != "constant" or name not in ("total_steps", "total_episodes")
+    }
+    text = json.dumps([fields, chunk.keys.tolist()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save(
+    directory: Path, index: int, chunk: Chunk, snapshot: Snapshot, seconds: float
+) -> Checkpoint:
+    """Write one, durably.
+
+    Raises:
+      RunError: if it could not be written, as on a full disk; nothing is lost.
+    """
+    metrics = join_metrics(snapshot.history)
+    whole = (snapshot.lanes, metrics, snapshot.recent_return)
+    leaves = {name: np.asarray(leaf) for name, leaf in _named(whole).items()}
+    metadata = {"identity": identity(chunk), "seconds": repr(seconds)}
+    content = to_safetensors(leaves, metadata)
+    sha256 = hashlib.sha256(content).hexdigest()
+    update = metrics.env_steps.shape[1]
+    path = directory / FOLDER / name(index, update, sha256)
+    try:
+        durable.write(path, content)
+    except OSError as error:
+        raise RunError(
+            f"{directory} cannot be written ({error.strerror}); everything reported so far is "
+            f"saved: make room, then jaxpg resume {directory}"
+        ) from error
+    return Checkpoint(path, index, update, sha256)
+
+
+def load(at: Checkpoint, chunk: Chunk, lanes: Lane, num_updates: int) -> Loaded:
+    """Read one and check it.
+
+    Args:
+      chunk: that it must be of.
+      lanes: its shapes and dtypes, from `chunks.lane_shapes`.
+      num_updates: the most that it may have done.
+
+    Raises:
+      RunError: if it is damaged, or of another run.
+    """
+    wanted = shapes(lanes, len(chunk.keys), at.update)
+    size = sum(_size(x) for x in _named(wanted).values())
+    try:
+        if at.update > num_updates or not size <= at.path.stat().st_size <= size + HEADER:
+            raise RunError(
+                f"{at.path} is damaged, or of another run: it has not the size it should"
+            )
+        content = at.path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{at.path} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != at.sha256:
+        raise RunError(f"{at.path} is damaged: its content has not the SHA-256 of its name")
+    return parse(content, at.path, chunk, wanted)
+
+
+def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
+    """The checkpoint that these bytes are.
+
+    Args:
+      wanted: the shapes and dtypes of (lanes, metrics, recent returns).
+
+    Raises:
+      RunError: if they are none, or of another run.
+    """
+    try:
+        leaves = from_safetensors(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        seconds = float(metadata["seconds"])
+        whose = metadata["identity"]
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{path} is not a checkpoint ({' '.join(str(error).split())})") from None
+    names = _named(wanted)
+    expected = {name: (x.shape, np.dtype(x.dtype)) for name, x in names.items()}
+    if whose != identity(chunk) or expected != {
+        name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()
+    }:
+        raise RunError(f"{path} is a checkpoint of another run")
+    structure = jax.tree.structure(wanted)
+    lanes, metrics, recent = jax.tree.unflatten(structure, [leaves[name] for name in names])
+    return Loaded(Snapshot(lanes, [metrics], recent), seconds)
+
+
+def shapes(lanes: Lane, num_lanes: int, update: int) -> Any:
+    """Of (lanes, metrics, recent returns) after so many updates."""
+    floats = lanes.state.recent_returns.rows.dtype
+    counted = ("env_steps", "episodes")
+    dtypes = [np.dtype("int32") if name in counted else floats for name in Metrics._fields]
+    metrics = Metrics._make(jax.ShapeDtypeStruct((num_lanes, update), dtype) for dtype in dtypes)
+    return lanes, metrics, jax.ShapeDtypeStruct((num_lanes,), floats)
+
+
+def _size(x: Any) -> int:
+    return int(np.prod(x.shape, dtype=np.int64)) * np.dtype(x.dtype).itemsize
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}

@@ -1,0 +1,97 @@
+"""Runs made from runs: a larger budget, or the seeds of several together."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jaxpg.config import validate
+from jaxpg.files import whole_directory
+from jaxpg.runs import RunError, checkpoints, durable, lock
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.manifest import Manifest
+
+
+def extend(directory: Path, total_steps: int | None, total_episodes: int | None) -> None:
+    """Give a run a larger budget; `train` then goes on from where it is.
+
+    Args:
+      total_steps, total_episodes: per seed, in all; the one that its config counts in.
+
+    Raises:
+      RunError: if the run counts in the other unit, its learning rate depends on the budget, or
+        the budget is smaller than it was.
+      ConfigError: if the budget has no meaning.
+    """
+    with lock.locked(directory):
+        manifest = manifests.read(directory)
+        config = manifest.config
+        unit = "total_steps" if config.collect == "steps" else "total_episodes"
+        budget = total_steps if config.collect == "steps" else total_episodes
+        if budget is None:
+            raise RunError(f"{directory} has collect={config.collect!r}, so it needs {unit}")
+        if config.lr_schedule != "constant":
+            raise RunError(
+                f"{directory} cannot be extended: with lr_schedule={config.lr_schedule!r} the "
+                "learning rate of every update depends on the budget; a run with "
+                "lr_schedule='constant' can"
+            )
+        changed: dict[str, Any] = {unit: budget}
+        longer = validate(dataclasses.replace(config, **changed))
+        if longer.num_updates < config.num_updates:
+            raise RunError(f"{directory} already has {unit}={getattr(config, unit)}; got {budget}")
+        try:
+            manifests.write(directory, manifest._replace(config=longer))
+        except OSError as error:
+            raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+
+
+def merge(directories: Sequence[Path], out: Path) -> Manifest:
+    """Make a new run of the seeds of several, with all that they have saved.
+
+    Args:
+      directories: runs of different seeds of one config with one number of lanes.
+      out: new or empty; complete or not there.
+
+    Raises:
+      RunError: if they differ in more than their seeds, share one, or are in use.
+      ConfigError: if `out` holds something.
+    """
+    with ExitStack() as held:
+        for directory in dict.fromkeys(path.resolve() for path in directories):
+            manifests.read(directory)  # so that nothing else gets a lock
+            held.enter_context(lock.locked(directory))
+        runs = [manifests.read(directory) for directory in directories]
+        first = runs[0]
+        for directory, run in zip(directories, runs, strict=True):
+            changed = manifests.differences(first, run._replace(parts=first.parts))
+            if changed:
+                raise RunError(
+                    f"{directory} and {directories[0]} differ in more than their seeds: "
+                    f"{'; '.join(changed)}"
+                )
+        seeds = [seed for run in runs for seed in run.seeds]
+        if len(set(seeds)) != len(seeds):
+            twice = min(seed for seed in seeds if seeds.count(seed) > 1)
+            raise RunError(f"the runs share seeds, such as {twice}")
+        whole = first._replace(parts=tuple(part for run in runs for part in run.parts))
+        try:
+            with whole_directory(out.absolute(), "--out") as partial:
+                (partial / checkpoints.FOLDER).mkdir()
+                before = 0
+                for directory, run in zip(directories, runs, strict=True):
+                    _copy_checkpoints(directory, partial, before)
+                    before += manifests.num_chunks(run)
+                manifests.write(partial, whole)
+        except OSError as error:
+            raise RunError(f"{out} could not be written ({error.strerror})") from None
+    return whole
+
+
+def _copy_checkpoints(directory: Path, out: Path, before: int) -> None:
+    """Of all chunks, whose indices are shifted by `before`; they are verified when they load."""
+    for chain in checkpoints.listed(directory).values():
+        for at in chain:
+            name = checkpoints.name(before + at.chunk, at.update, at.sha256)
+            durable.write(out / checkpoints.FOLDER / name, at.path.read_bytes())

@@ -1,0 +1,52 @@
+"""One process at a time in a run directory."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxpg.runs import RunError
+
+NAME = "lock"
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock.
+
+    The kernel holds it for the process and lets go when that ends, however it ends: there is no
+    stale lock. The file stays, and says who holds it or held it last.
+
+    Raises:
+      RunError: if another process holds it, or the directory cannot be written.
+    """
+    try:
+        file = (directory / NAME).open("a+")
+    except OSError as error:
+        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{directory} is in use by {_holder(directory)}") from None
+        except OSError as error:
+            raise RunError(f"{directory} cannot be locked ({error.strerror})") from None
+        try:
+            file.truncate(0)
+            file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
+            file.flush()
+        except OSError as error:
+            raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+        yield
+
+
+def _holder(directory: Path) -> str:
+    """Who holds the lock, as far as its file says so."""
+    try:
+        holder = json.loads((directory / NAME).read_text())
+        return f"process {holder['process']} on {holder['host']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "another process"

@@ -1,0 +1,175 @@
+"""manifest.json: what a run directory trains, and how that came about. Imports no jax."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxpg.config import FIELDS, Config, ConfigError, validate
+from jaxpg.runs import RunError, durable
+
+NAME = "manifest.json"
+SCHEMA = 1
+LARGEST = 16 * 2**20  # bytes; no manifest is as large
+
+
+class Manifest(NamedTuple):
+    """What decides every bit of the results, and `made`, which is for people."""
+
+    preset: str
+    config: Config
+    parts: tuple[str, ...]  # seeds, as in `parse_seeds`; each part fills lanes of its own
+    lanes: int  # L
+    segment: int  # updates per segment
+    made: dict[str, Any]  # versions, commit, device, command
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds, in order."""
+        return [seed for part in self.parts for seed in parse_seeds(part)]
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write manifest.json, whole or not at all."""
+    content = {
+        "schema": SCHEMA,
+        "preset": manifest.preset,
+        "seeds": list(manifest.parts),
+        "lanes": manifest.lanes,
+        "segment": manifest.segment,
+        "config": dataclasses.asdict(manifest.config),
+        "made": manifest.made,
+    }
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    durable.write(directory / NAME, text.encode())
+
+
+def read(directory: Path) -> Manifest:
+    """The directory's manifest.
+
+    Raises:
+      RunError: if there is none, or it is not one that this version writes.
+    """
+    return parse(_content(directory), directory / NAME)
+
+
+def digest(directory: Path) -> str:
+    """SHA-256 of manifest.json, by which the results say whose they are."""
+    return hashlib.sha256(_content(directory)).hexdigest()
+
+
+def parse(content: bytes, path: Path) -> Manifest:
+    """The manifest that these bytes are.
+
+    Raises:
+      RunError: if they are none; `path` is for the message.
+    """
+    try:
+        fields = json.loads(content)
+        if not isinstance(fields, dict) or "schema" not in fields:
+            raise RunError(f"{path} is not the manifest of a run")
+        if fields["schema"] != SCHEMA:
+            raise RunError(
+                f"{path} has schema {fields['schema']!r}, and this version of jaxpg reads {SCHEMA}"
+            )
+        parts = tuple(fields["seeds"])
+        manifest = Manifest(
+            preset=_typed(fields["preset"], str),
+            config=parse_config(fields["config"]),
+            parts=parts,
+            lanes=_typed(fields["lanes"], int),
+            segment=_typed(fields["segment"], int),
+            made=_typed(fields["made"], dict),
+        )
+        seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError("seeds must be different and at least one")
+        if manifest.lanes < 2 or manifest.segment < 1:
+            raise ValueError("lanes must be at least 2, and segment at least 1")
+    except KeyError as error:
+        raise RunError(f"{path} is damaged: it lacks {error}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    return manifest
+
+
+def num_chunks(manifest: Manifest) -> int:
+    """How many chunks of lanes the seeds fill."""
+    return sum(-(-len(parse_seeds(part)) // manifest.lanes) for part in manifest.parts)
+
+
+def parse_config(fields: Any) -> Config:
+    """The config that `dataclasses.asdict` made these fields from.
+
+    Raises:
+      ValueError, TypeError, OverflowError: if they are not those of a meaningful config.
+    """
+    unknown = sorted(_typed(fields, dict).keys() ^ FIELDS.keys())
+    if unknown:
+        raise ValueError(f"config should have exactly the fields of Config; see {unknown[0]!r}")
+    hidden_sizes = tuple(_typed(fields["hidden_sizes"], list))
+    return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
+
+
+def differences(old: Manifest, new: Manifest) -> list[str]:
+    """What of all that decides the results is not the same, one 'name: old -> new' each."""
+    pairs = {
+        "seeds": (",".join(old.parts), ",".join(new.parts)),
+        "lanes": (old.lanes, new.lanes),
+        **{name: (getattr(old.config, name), getattr(new.config, name)) for name in FIELDS},
+    }
+    return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of '256', '1000:2000' or '3,17,42'.
+
+    Raises:
+      ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32).
+    """
+    seeds: Sequence[int]
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",")]
+        elif ":" in text:
+            first, end = map(int, text.split(":"))
+            seeds = range(first, end)
+        else:
+            seeds = range(int(text))
+    except ValueError:
+        seeds = []
+    different = isinstance(seeds, range) or len(set(seeds)) == len(seeds)
+    extremes = (seeds[0], seeds[-1]) if isinstance(seeds, range) and seeds else seeds
+    if not seeds or not different or not all(0 <= seed < 2**32 for seed in extremes):
+        raise ConfigError(
+            "--seeds must be a count of at least 1, FIRST:END, or a list of different integers "
+            f"in [0, 2^32); got {text!r}"
+        )
+    return list(seeds)
+
+
+def format_seeds(seeds: Sequence[int]) -> str:
+    """What `parse_seeds` reads as these seeds, as short as it can be said."""
+    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}:{seeds[0] + len(seeds)}"
+    return ",".join(map(str, seeds))
+
+
+def _content(directory: Path) -> bytes:
+    path = directory / NAME
+    try:
+        if path.stat().st_size > LARGEST:
+            raise RunError(f"{path} is not the manifest of a run")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RunError(f"{directory} is not a run: it has no {NAME}") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _typed(value: Any, wanted: type) -> Any:
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise TypeError(f"expected {wanted.__name__}, got {value!r:.60}")
+    return value

@@ -1,0 +1,343 @@
+"""Train into a run directory: begin or go on, commit segment by segment, finish.
+
+A commit is made at the first end of a segment at which the work since the last one has taken
+SAVE_RATIO times as long as a commit takes, and at the end of a chunk. So saving costs at most
+1 / SAVE_RATIO of the time (plus a chunk's last commit), however slow the disk, and a kill costs at
+most a segment and SAVE_RATIO commits' time of work. Progress is reported after the commit only.
+"""
+
+import json
+import shlex
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpg import algorithms, chunks, population, results
+from jaxpg.chunks import Chunk, Lane, Program
+from jaxpg.config import Config
+from jaxpg.population import Progress, Tally
+from jaxpg.runs import RunError, Stopped, checkpoints, durable
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.checkpoints import Checkpoint
+from jaxpg.runs.lock import NAME as LOCK
+from jaxpg.runs.lock import locked
+from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.watch import Watchdog, stop_on_signals
+from jaxpg.stats import iqm
+
+SAVE_RATIO = 50
+SEGMENTS = 50  # of a chunk at least, where it has so many updates
+LONGEST_SEGMENT = 100  # updates; a signal is answered within one segment
+LOG = "progress.jsonl"
+
+
+class Chain(NamedTuple):
+    """The good checkpoints of a chunk, the newest last."""
+
+    kept: list[Checkpoint]
+
+    @property
+    def update(self) -> int:
+        """Updates that are safe."""
+        return self.kept[-1].update if self.kept else 0
+
+
+def plan(preset: str, config: Config, seeds: list[int], lanes: int | None) -> Manifest:
+    """The manifest of a new run.
+
+    Raises:
+      ConfigError: if the config, the seeds or the lanes have no meaning; nothing is written.
+    """
+    algorithms.build(config)
+    lanes = population.default_lanes() if lanes is None else lanes
+    population.make_chunks(config, seeds[:1], [{}], lanes)
+    return Manifest(
+        preset=preset,
+        config=config,
+        parts=(manifests.format_seeds(seeds),),
+        lanes=lanes,
+        segment=min(-(-config.num_updates // SEGMENTS), LONGEST_SEGMENT),
+        made={
+            "versions": results.versions(),
+            "commit": results.commit(),
+            "device": results.device(),
+            "command": shlex.join(sys.argv),
+        },
+    )
+
+
+def begin(directory: Path, manifest: Manifest) -> None:
+    """Make the directory this run, or find that it already is.
+
+    Raises:
+      RunError: if it is another run (the sentence says what differs), or holds something else.
+    """
+    check_usable(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory):
+            if (directory / manifests.NAME).exists():
+                changed = manifests.differences(manifests.read(directory), manifest)
+                if changed:
+                    raise RunError(
+                        f"{directory} is a run of something else ({'; '.join(changed)}): "
+                        "take another --out, or the same options"
+                    )
+            else:
+                manifests.write(directory, manifest)
+    except OSError as error:
+        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+
+
+def check_usable(directory: Path) -> None:
+    """Raise RunError unless the directory is a run, or new, or empty."""
+    try:
+        if not directory.exists() and not directory.is_symlink():
+            return
+        names = {path.name for path in directory.iterdir()}
+    except OSError as error:
+        raise RunError(f"{directory} cannot be a run directory ({error.strerror})") from None
+    foreign = {name for name in names if name != LOCK and not name.startswith(durable.TEMPORARY)}
+    if foreign and manifests.NAME not in foreign:
+        raise RunError(
+            f"{directory} must be a run, or new or empty; it holds {sorted(foreign)[0]} and no "
+            f"{manifests.NAME}"
+        )
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the results of this very manifest are there."""
+    if not all((directory / name).exists() for name in results.FILES):
+        return False
+    try:
+        summary = json.loads((directory / "summary.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{directory / 'summary.json'} cannot be read ({error})") from None
+    return isinstance(summary, dict) and summary.get("manifest") == manifests.digest(directory)
+
+
+def train(
+    directory: Path,
+    *,
+    report: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
+    stall_seconds: float,
+) -> dict[str, Any]:
+    """Train what the directory's manifest says, from where it was, and write the results.
+
+    Args:
+      report: called after each commit, from any thread, one at a time.
+      note: called with a sentence for a person, as about a damaged checkpoint.
+      stall_seconds: the process ends with EXIT_STALLED if a segment takes longer.
+
+    Returns:
+      The summary.
+
+    Raises:
+      RunError: if the directory is in use, damaged or cannot be written.
+      Stopped: after SIGTERM or SIGINT, once everything is saved.
+    """
+    stop = threading.Event()
+    with locked(directory), stop_on_signals(stop):
+        _clean(directory)
+        manifest = manifests.read(directory)
+        _compare_machines(manifest, note)
+        groups = make_chunks(manifest)
+        shapes = chunks.lane_shapes(groups[0])
+        tally = Tally(groups, manifest.config.num_updates, _log(directory, report))
+        chains = _restore(directory, manifest, groups, shapes, tally, note)
+        compile_seconds = 0.0
+        if any(chain.update < manifest.config.num_updates for chain in chains):
+            began = time.perf_counter()
+            programs = chunks.compile_programs(groups[0], manifest.segment)
+            compile_seconds = time.perf_counter() - began
+            tally.began += compile_seconds
+            job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
+            with job as train_chunk:
+                chunks.work(programs, range(len(groups)), train_chunk, stop)
+        if any(chain.update < manifest.config.num_updates for chain in chains):
+            raise Stopped
+        return _finish(directory, manifest, groups, shapes, chains, compile_seconds)
+
+
+def make_chunks(manifest: Manifest) -> list[Chunk]:
+    """The chunks of a run, by index."""
+    parts = [manifests.parse_seeds(part) for part in manifest.parts]
+    return [
+        chunk
+        for seeds in parts
+        for chunk in population.make_chunks(manifest.config, seeds, [{}], manifest.lanes)
+    ]
+
+
+def _restore(
+    directory: Path,
+    manifest: Manifest,
+    groups: list[Chunk],
+    shapes: Lane,
+    tally: Tally,
+    note: Callable[[str], None],
+) -> list[Chain]:
+    """The good checkpoints of every chunk; damaged ones are removed, with a note."""
+    found = checkpoints.listed(directory)
+    chains, seconds = [], 0.0
+    for i, chunk in enumerate(groups):
+        kept = found.get(i, [])
+        while kept:
+            try:
+                loaded = checkpoints.load(kept[-1], chunk, shapes, manifest.config.num_updates)
+            except RunError as problem:
+                bad = kept.pop()
+                note(f"{problem}; going on from update {kept[-1].update if kept else 0}")
+                _remove(bad.path)
+                continue
+            tally.add(i, loaded.snapshot, silent=True)
+            seconds = max(seconds, loaded.seconds)
+            break
+        chains.append(Chain(kept))
+    tally.began = time.perf_counter() - seconds
+    return chains
+
+
+@contextmanager
+def _job(
+    directory: Path,
+    manifest: Manifest,
+    groups: list[Chunk],
+    shapes: Lane,
+    chains: list[Chain],
+    tally: Tally,
+    stop: threading.Event,
+    stall_seconds: float,
+) -> Iterator[Callable[[Program, int], None]]:
+    """What a worker does with a chunk: train it from its newest checkpoint on, and commit."""
+    updates = manifest.config.num_updates
+    commit_seconds = 0.0  # what the last commit of any worker took
+
+    def train_chunk(program: Program, i: int) -> None:
+        nonlocal commit_seconds
+        chunk, kept, worker = groups[i], chains[i].kept, threading.get_ident()
+        watchdog.beat(worker)
+        at = checkpoints.load(kept[-1], chunk, shapes, updates).snapshot if kept else None
+        committed = time.perf_counter()
+        for done, snapshot in chunks.advance(program, chunk, updates, at):
+            watchdog.beat(worker)
+            waited = time.perf_counter() - committed
+            if done == updates or stop.is_set() or waited >= SAVE_RATIO * commit_seconds:
+                began = time.perf_counter()
+                kept.append(checkpoints.save(directory, i, chunk, snapshot, tally.seconds()))
+                for old in kept[: -checkpoints.KEPT]:
+                    _remove(old.path)
+                del kept[: -checkpoints.KEPT]
+                tally.add(i, snapshot)
+                committed = time.perf_counter()
+                commit_seconds = committed - began
+                watchdog.beat(worker)
+            if stop.is_set():
+                break
+        watchdog.rest(worker)
+
+    with Watchdog(stall_seconds) as watchdog:
+        yield train_chunk
+
+
+def _finish(
+    directory: Path,
+    manifest: Manifest,
+    groups: list[Chunk],
+    shapes: Lane,
+    chains: list[Chain],
+    compile_seconds: float,
+) -> dict[str, Any]:
+    """Write the results of finished chunks; the summary, which says that they are there, last."""
+    updates = manifest.config.num_updates
+    ends = [
+        checkpoints.load(chain.kept[-1], chunk, shapes, updates)
+        for chain, chunk in zip(chains, groups, strict=True)
+    ]
+    seconds = max(end.seconds for end in ends)
+    whole = population.gather(
+        groups, [end.snapshot for end in ends], manifest.seeds, 1, compile_seconds, seconds
+    )
+    aside = directory / f"{durable.TEMPORARY}results"
+    digest = manifests.digest(directory)
+    try:
+        aside.mkdir()
+        summary = results.save(aside, manifest.preset, manifest.config, whole, digest)
+        for name in results.FILES:
+            durable.sync(aside / name)
+            (aside / name).replace(directory / name)
+        aside.rmdir()
+        durable.sync(directory)
+    except OSError as error:
+        raise RunError(
+            f"{directory} cannot be written ({error.strerror}); training is finished and saved: "
+            f"make room, then jaxpg resume {directory} writes the results"
+        ) from error
+    return summary
+
+
+def _log(directory: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """A reporter that appends each report to progress.jsonl, then passes it on."""
+
+    def write(at: Progress) -> None:
+        known = at.recent_return[np.isfinite(at.recent_return)]
+        line = {
+            "fraction": at.fraction,
+            "env_steps": at.env_steps,
+            "seconds": round(at.seconds, 3),
+            "seeds_begun": len(at.recent_return),
+            "iqm_return": float(iqm(known)) if len(known) else None,
+        }
+        try:
+            with (directory / LOG).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{directory / LOG} cannot be written ({error.strerror}); everything reported so "
+                f"far is saved: make room, then jaxpg resume {directory}"
+            ) from error
+        if report is not None:
+            report(at)
+
+    return write
+
+
+def _clean(directory: Path) -> None:
+    """Make the folder of checkpoints; remove what a killed process was still writing."""
+    folder = directory / checkpoints.FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in [*directory.iterdir(), *folder.iterdir()]:
+            if path.name.startswith(durable.TEMPORARY):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be removed ({error.strerror})") from None
+
+
+def _compare_machines(manifest: Manifest, note: Callable[[str], None]) -> None:
+    """Note what may change the last bits since the run was begun."""
+    now = {"versions": results.versions(), "device": results.device()}
+    changed = [
+        f"{name} {old.get(name)} -> {new[name]}"
+        for old, new in ((manifest.made.get(kind), now[kind]) for kind in now)
+        if isinstance(old, dict)
+        for name in new
+        if name != "count" and old.get(name) != new[name]
+    ]
+    if changed:
+        note(f"since the run was begun: {', '.join(changed)}; its last bits may depend on that")
