@@ -21,7 +21,7 @@ from jaxpg.training import as_arrays
 from jaxpg.types import Metrics, Params
 
 LANES = {
-    "cpu": 8,
+    "cpu": 16,
     "gpu": 256,
     "tpu": 256,
 }  # rows that a worker trains at once; measured on cpu only
