@@ -49,12 +49,14 @@ smoke: $(VENV)/dev.done
 	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
 	$(BIN)/jaxpg parity --smoke
 	$(BIN)/python -m benchmarks.article --smoke
+	$(BIN)/python -m benchmarks.throughput --smoke
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
 
 check: lint test smoke
 
 figures: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json
 	$(BIN)/python -m benchmarks.article
 	$(BIN)/python -m benchmarks.readme

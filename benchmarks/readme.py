@@ -1,29 +1,34 @@
-"""Put the figures of benchmarks/results into README.md.
+"""Put the figures of benchmarks/results into README.md and docs/performance.md.
 
 python -m benchmarks.readme
 """
 
 import json
+import statistics
 import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks import throughput
 from benchmarks.record import RESULTS, fill, markdown
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Write the README."""
-    README.write_text(render(README.read_text()))
+    """Write each page."""
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(render(page, path.read_text()))
 
 
-def render(text: str) -> str:
-    """The README with each generated part made anew."""
-    makers = {"train": _train, "parity": _parity, "certificate": _certificate}
-    records = {name: json.loads((RESULTS / f"{name}-cpu.json").read_text()) for name in makers}
-    return fill(text, {name: make(records[name]) for name, make in makers.items()})
+def render(page: str, text: str) -> str:
+    """A page with each generated part made anew."""
+    parts = {}
+    for name, make in PAGES[page].items():
+        parts[name] = make(json.loads((RESULTS / f"{name}-cpu.json").read_text()))
+    return fill(text, parts)
 
 
 def _train(record: dict[str, Any]) -> str:
@@ -94,9 +99,46 @@ def _certificate(record: dict[str, Any]) -> str:
     return textwrap.fill(text, 100)
 
 
+def _speed(record: dict[str, Any]) -> str:
+    speeds = {
+        (row["contender"], row["seeds"]): statistics.median(throughput.speeds(row))
+        for row in record["rows"]
+    }
+    few, many = (speeds["jaxpg", seeds] / speeds["textbook", seeds] for seeds in (64, 1024))
+    text = (
+        f"`vpg`, with its four value steps an update, trains on "
+        f"{speeds['jaxpg', 64] / 1e6:.1f} million environment steps a second with 64 seeds and "
+        f"{speeds['jaxpg', 1024] / 1e6:.1f} million with 1,024 on {record['device']['count']} CPU "
+        f"cores: {few:.1f} and {many:.1f} times the textbook's `jit(vmap(train))` of the same "
+        f"algorithm, {speeds['jaxpg', 64] / speeds['torch_ref', 1]:,.0f} times `torch_ref` "
+        f"(`{record['command']}`, commit {record['commit']}, medians of "
+        f"{len(record['rows'][0]['repetitions'])}): [docs/performance.md](docs/performance.md)."
+    )
+    return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
+
+
+def _table(record: dict[str, Any]) -> str:
+    versions = record["versions"]
+    return (
+        f"{record['table']}\n\n`{record['command']}`, commit {record['commit']}, jax "
+        f"{versions['jax']}, {record['device']['count']} cores; medians of "
+        f"{len(record['rows'][0]['repetitions'])}."
+    )
+
+
 def _number(error: float) -> str:
     return f"{error:.0e}" if error else "0 (bits)"
 
+
+PAGES = {
+    "README.md": {
+        "train": _train,
+        "throughput": _speed,
+        "parity": _parity,
+        "certificate": _certificate,
+    },
+    "docs/performance.md": {"throughput": _table},
+}
 
 if __name__ == "__main__":
     main()

@@ -78,7 +78,7 @@ def main() -> None:
 def _compare(smoke: bool, repetitions: int) -> dict[str, Any]:
     """Check, then time every case in turn; the first round is the cold one."""
     cases = SMOKE if smoke else CASES
-    learned = _learned(4, 20) if smoke else _learned(64, VPG.num_updates)
+    learned = _learned(*SMOKE[0][1:]) if smoke else _learned(64, VPG.num_updates)
     rounds: list[list[dict[str, Any]]] = []
     for i in range(1 if smoke else repetitions + 1):
         print(f"round {i}" if i else "round 0, which fills the caches", file=sys.stderr)
@@ -119,14 +119,14 @@ def flop_per_step(config: Config) -> int:
 
 def table(content: dict[str, Any]) -> str:
     """A line for each case: median, range, and how it compares."""
-    speeds = [_speeds(row) for row in content["rows"]]
+    measured = [speeds(row) for row in content["rows"]]
     textbook = {
         row["seeds"]: statistics.median(speed)
-        for row, speed in zip(content["rows"], speeds, strict=True)
+        for row, speed in zip(content["rows"], measured, strict=True)
         if row["contender"] == "textbook"
     }
     lines = []
-    for row, speed in zip(content["rows"], speeds, strict=True):
+    for row, speed in zip(content["rows"], measured, strict=True):
         median = statistics.median(speed)
         ratio = median / textbook[row["seeds"]] if row["seeds"] in textbook else None
         limit = median * content["flop_per_step"] / content["limit_flop_per_second"]
@@ -147,6 +147,12 @@ def table(content: dict[str, Any]) -> str:
     return markdown(columns, lines)
 
 
+def speeds(row: dict[str, Any]) -> list[float]:
+    """Steps per second of each repetition."""
+    steps = row["seeds"] * row["updates"] * STEPS_PER_UPDATE
+    return [steps / repetition["wall_seconds"] for repetition in row["repetitions"]]
+
+
 def draw(content: dict[str, Any], path: Path) -> None:
     """Medians and ranges as bars on a logarithmic axis."""
     from matplotlib.figure import Figure
@@ -154,7 +160,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.add_subplot()
     for i, row in enumerate(reversed(content["rows"])):
-        speed = _speeds(row)
+        speed = speeds(row)
         median = statistics.median(speed)
         colour = "#1f6fb4" if row["contender"] == "jaxpg" else "#9aa5b1"
         axes.barh(i, median, color=colour)
@@ -170,12 +176,6 @@ def draw(content: dict[str, Any], path: Path) -> None:
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
-
-
-def _speeds(row: dict[str, Any]) -> list[float]:
-    """Steps per second of each repetition."""
-    steps = row["seeds"] * row["updates"] * STEPS_PER_UPDATE
-    return [steps / repetition["wall_seconds"] for repetition in row["repetitions"]]
 
 
 def _learned(seeds: int, updates: int) -> dict[str, Any]:

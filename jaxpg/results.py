@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from jaxpg.chunks import CAUSES
+from jaxpg.chunks import cpu_count
 from jaxpg.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import Population
@@ -131,11 +132,12 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """What the numbers were computed on."""
+    """What the numbers were computed on, and how many devices, or cores of a CPU, there were."""
     import jax
 
     first = jax.devices()[0]
-    return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}
+    count = cpu_count() if first.platform == "cpu" else jax.device_count()
+    return {"platform": first.platform, "kind": first.device_kind, "count": count}
 
 
 def commit() -> str | None:

@@ -1,12 +1,15 @@
-"""The README's Python runs, and its figures are those of the committed results."""
+"""The README's Python runs, and the pages' figures are those of the committed results."""
 
 import re
+
+import pytest
 
 from benchmarks import readme
 
 
 def test_python_blocks_run(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", readme.README.read_text(), flags=re.S)
+    text = (readme.ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 1
     namespace: dict = {}
     exec(blocks[0], namespace)
@@ -16,6 +19,7 @@ def test_python_blocks_run(capsys):
     assert namespace["by_rate"].return_sum.shape == (3, 20)
 
 
-def test_figures_are_those_of_the_results():
-    text = readme.README.read_text()
-    assert readme.render(text) == text
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_figures_are_those_of_the_results(page):
+    text = (readme.ROOT / page).read_text()
+    assert readme.render(page, text) == text
