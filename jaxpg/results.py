@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from jaxpg.chunks import CAUSES
-from jaxpg.chunks import cpu_count
+from jaxpg.chunks import CAUSES, cpu_count
 from jaxpg.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import Population
