@@ -42,6 +42,12 @@ def test_train_writes_a_complete_directory(tmp_path):
     assert arrays["return_sum"].shape == (3, 5)
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in out.parent.iterdir()] == ["run"]  # nothing half-written
+    again = run("train", "vpg", *options, "--num-envs", "4", "--out", str(out))
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    other = run("train", "vpg", *options, "--num-envs", "5", "--out", str(out))
+    assert other.returncode == 2
+    assert "num_envs: 4 -> 5" in other.stderr
 
 
 @pytest.mark.parametrize(
@@ -86,11 +92,14 @@ def test_a_typo_in_an_option_gets_a_suggestion(capsys):
 
 def test_a_directory_with_anything_in_it_is_left_alone(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
-    for out in (tmp_path, tmp_path / "notes.txt"):
+    for out, words in (
+        (tmp_path, "new or empty"),
+        (tmp_path / "notes.txt", "cannot be a run directory"),
+    ):
         with pytest.raises(SystemExit) as exit_:
             main(["train", "--out", str(out)])
         assert exit_.value.code == 2
-        assert "new or empty" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -43,6 +43,7 @@ ONLY_IN_JAXPG = {
     "env": {"RESETS", "Reset"},  # how to place a gymnax environment
     "learner": {"Learned"},  # torch changes its networks in place
     "training": {"as_arrays"},
+    "trace": {"watch", "record"},  # for replays of a run
 }
 ONLY_IN_TORCH = {
     # gymnax has these
