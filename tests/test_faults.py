@@ -142,11 +142,10 @@ def _line_with(process: subprocess.Popen, word: str) -> str:
 
 
 def test_a_file_size_limit_is_one_sentence_and_loses_nothing(uninterrupted, tmp_path):
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
-
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    code, errors = finish(start(tmp_path / "run", preexec_fn=limit, env=environment))
+    process = start(tmp_path / "run", env=environment)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
+    code, errors = finish(process)
     assert code == 2
     assert "cannot be written (File too large)" in errors.splitlines()[-1]
     code, errors = finish(start(tmp_path / "run"))
