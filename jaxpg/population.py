@@ -20,11 +20,7 @@ from jaxpg.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
 from jaxpg.training import as_arrays
 from jaxpg.types import Metrics, Params
 
-LANES = {
-    "cpu": 16,
-    "gpu": 256,
-    "tpu": 256,
-}  # rows that a worker trains at once; measured on cpu only
+LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # rows that a worker trains at once; measured on cpu
 
 Setting = Mapping[str, float]  # traced fields by name
 
