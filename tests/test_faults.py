@@ -23,7 +23,7 @@ from jaxpg.runs import RunError, checkpoints, durable, run
 from jaxpg.runs.lock import locked
 from tests.test_runs import SEEDS, TINY, arrays, assert_same_results, begun, train
 
-KILLS = int(os.environ.get("JAXPG_KILLS", "4"))
+KILLS = int(os.environ.get("JAXPG_KILLS", "2"))
 OPTIONS = [
     *("--seeds", "6", "--lanes", "2", "--num-envs", "3", "--num-steps", "24"),
     *("--total-steps", "14400", "--hidden-sizes", "6"),
