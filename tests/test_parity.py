@@ -216,7 +216,7 @@ def test_optimizer_clipping_and_network(choices):
     assert_updates_agree(config_of(choices, arithmetic="float64"), count=3)
 
 
-@pytest.mark.parametrize("float_type", ["float64", "float32"])
+@pytest.mark.parametrize("float_type", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("choices", THIRD, ids=name_of)
 def test_every_pair_of_choices(choices, float_type):
     config = config_of(choices, arithmetic=float_type)

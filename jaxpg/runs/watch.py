@@ -18,12 +18,12 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process at once."""
 
     def ask(number: int, frame: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            os._exit(EXIT_INTERRUPTED)
         if not stop.is_set():
+            stop.set()  # first: who reads the sentence may answer it at once
             name = signal.Signals(number).name
             os.write(2, f"jaxpg: {name}: finishing this segment, then saving\n".encode())
-        stop.set()
+        elif number == signal.SIGINT:
+            os._exit(EXIT_INTERRUPTED)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
