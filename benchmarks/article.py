@@ -80,6 +80,7 @@ def measure(config: Config, seeds: int, lanes: int) -> dict[str, Any]:
       seeds: how many, from 0.
       lanes: seeds that are trained at once.
     """
+    from jaxpg.lanes import STEPS
     from jaxpg.population import train_population
 
     began = time.perf_counter()
@@ -109,7 +110,7 @@ def measure(config: Config, seeds: int, lanes: int) -> dict[str, Any]:
         "env_steps": int(length.sum(dtype=np.int64)),
         "useful_if_padded": float(length.mean() / 500),
         "useful_rollout": float(length.sum() / longest.sum()),
-        "useful_gradient": float(length.sum() / (-(-length // 32) * 32).sum()),
+        "useful_gradient": float(length.sum() / (-(-length // STEPS) * STEPS).sum()),
         "diverged": int((population.frozen_at >= 0).sum()),
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -160,6 +161,8 @@ def draw_curves(cells: list[dict[str, Any]], path: Path) -> None:
 
 def fill_page(page: Path, record: dict[str, Any]) -> None:
     """Put the table and its origin between the page's markers."""
+    from jaxpg.lanes import STEPS
+
     versions, device = record["versions"], record["device"]
     cells = record["cells"]
     padded = [cell["useful_if_padded"] for cell in cells]
@@ -172,8 +175,8 @@ def fill_page(page: Path, record: dict[str, Any]) -> None:
         f"{sum(cell['seconds'] for cell in cells) / 60:.0f} minutes.",
         "padding": f"Padded to 500 steps, {_range(padded)} of the work would be useful. As it is, "
         f"{_range(rollout)} of the rollout's steps are (it ends with the longest episode of the "
-        f"{record['lanes']} × {device['count']} seeds that run together), and {_range(gradient)} "
-        "of the rows that gradients are computed on (each seed's own episode, in blocks of 32).",
+        f"seeds that run together), and {_range(gradient)} of the rows that gradients are computed "
+        f"on (each seed's own episode, in blocks of {STEPS}).",
     }
     page.write_text(fill(page.read_text(), parts))
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 
-BLOCK = 256  # rows that `in_blocks` evaluates together
+BLOCK = 256  # rows that `in_blocks` evaluates together, at most
+STEPS = 32  # and time steps, where rows after the last valid one are skipped
 
 
 @custom_vmap
@@ -105,6 +106,7 @@ def _blocks(rows: jax.Array, valid: jax.Array | None) -> tuple[int, Any]:
     size = max(1, BLOCK // math.prod(rows.shape[1:-1]))
     if valid is None:
         return size, -(-len(rows) // size)
+    size = min(size, STEPS)
     length = jnp.max(jnp.where(valid, jnp.arange(1, len(valid) + 1)[:, None], 0))
     return size, max_lane((length + size - 1) // size)
 

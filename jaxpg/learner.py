@@ -265,7 +265,7 @@ def _value_batch(
 
 
 def _on_valid_rows(config: Config, trajectory: Trajectory, network: Callable) -> Callable:
-    """The network without the padding after the longest episode; in `steps` there is none."""
+    """The network in blocks, none of them after the longest episode; in `steps` all rows count."""
     return lanes.in_blocks(network, None if config.collect == "steps" else trajectory.valid)
 
 

@@ -57,7 +57,7 @@ def masked(valid, params, rows):
     if valid is None:
         return network(params, rows)
     last = jnp.max(jnp.where(valid, jnp.arange(1, len(valid) + 1)[:, None], 0))
-    steps = lanes.BLOCK // rows.shape[1]
+    steps = min(lanes.BLOCK // rows.shape[1], lanes.STEPS)
     inside = jnp.arange(len(valid))[:, None, None] < -(-last // steps) * steps
     return jnp.where(inside, network(params, rows), 0.0)
 
