@@ -62,7 +62,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
 def test_a_diverged_seed_is_named_and_has_not_solved():
     diverged = population([500.0, 500.0, 500.0], frozen_at=[-1, -1, 4])
     summary = results.summarize("vpg", CONFIG, diverged)
-    assert summary["diverged"] == [{"seed": 7, "update": 4, "cause": "policy_loss"}]
+    assert summary["diverged"] == [{"seed": 7, "setting": 0, "update": 4, "cause": "policy_loss"}]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
 
@@ -103,7 +103,7 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "curve.png",
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
-    assert set(arrays) == {"seed", "final_return", "frozen_at", *Metrics._fields}
+    assert set(arrays) == {"seed", "setting", "final_return", "frozen_at", *Metrics._fields}
     np.testing.assert_array_equal(arrays["seed"], [3, 1, 7])
     weights = load_file(tmp_path / "params.safetensors")
     assert {name: tuple(x.shape) for name, x in weights.items()} == {
