@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 
-.PHONY: help train test test-slow torture lint smoke check figures certificate clean
+.PHONY: help train test test-slow torture lint docs smoke check figures certificate clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,8 +21,9 @@ help:
 	@echo "make test-slow   the tests that CI has no time for: every combination, whole runs"
 	@echo "make torture     training runs killed 200 times over, and the other faults: an hour"
 	@echo "make lint        formatting, lint and types"
+	@echo "make docs        the documentation, into docs/_build/html; a warning is an error"
 	@echo "make smoke       a tiny training run, end to end"
-	@echo "make check       lint, test and smoke: what CI runs"
+	@echo "make check       lint, docs, test and smoke: what CI runs"
 	@echo "make figures     measure again what the README reports"
 	@echo "make certificate whole runs of both packages, compared bit by bit: about an hour"
 	@echo "make clean       remove the environment and caches"
@@ -44,6 +45,9 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/dev.done
+	$(BIN)/sphinx-build -q -W -n --keep-going -d docs/_build/doctrees docs docs/_build/html
+
 smoke: $(VENV)/dev.done
 	rm -rf $(VENV)/smoke
 	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
@@ -52,7 +56,7 @@ smoke: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.throughput --smoke
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
 
-check: lint test smoke
+check: lint docs test smoke
 
 figures: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.train

@@ -1,0 +1,268 @@
+"""The documentation is true: its code runs, its links and commands exist, its scripts do their job.
+
+`make docs` builds the site, where any warning is an error.
+"""
+
+import inspect
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+
+import jax
+import pytest
+import yaml
+
+import jaxpg
+from jaxpg import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path
+    for path in [ROOT / "README.md", *DOCS.glob("**/*.md")]
+    if "_build" not in path.relative_to(ROOT).parts
+)
+SUPERVISE = DOCS / "scaling" / "supervise.sh"
+
+
+@pytest.fixture
+def a_readers_jax():
+    """The page runs without our strictness, and what it sets is undone."""
+    before = jax.config.read("jax_enable_x64")
+    with jax.numpy_rank_promotion("allow"):
+        yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def run_code(blocks, name):
+    """Run blocks in order in one namespace; what they print."""
+    printed, namespace = io.StringIO(), {"__name__": "page"}
+    for code in blocks:
+        with redirect_stdout(printed):
+            exec(compile(code, name, "exec"), namespace)
+    return printed.getvalue(), namespace
+
+
+def fences(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.S | re.M)
+
+
+def test_the_mathematics_holds(a_readers_jax):
+    page = DOCS / "mathematics.md"
+    blocks = fences(page, "python")
+    assert len(blocks) == 6
+    printed, _ = run_code(blocks, str(page))
+    assert printed == "".join(fences(page, "text"))
+
+
+def test_the_first_run(tmp_path, monkeypatch, capsys, a_readers_jax):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # the command adds to it
+    small = ["--seeds", "4", "--lanes", "2", "--num-envs", "2", "--num-steps", "64"]
+    cli.main(["train", "vpg", *small, "--total-steps", "512", "--out", "runs/first"])
+    capsys.readouterr()
+    page = DOCS / "start.md"
+    read_results, train = fences(page, "python")
+    printed, _ = run_code([read_results], str(page))
+    assert re.fullmatch(r"mean return while learning: \d+; of seed 3: \d+\n", printed)
+    printed, _ = run_code([train], str(page))
+    assert printed == "(8, 20)\n(8, 64, 2)\n"
+
+
+def test_the_notebook_runs(monkeypatch, a_readers_jax):
+    """Its code cells, in order, in one process, on a fifth of the steps that a reader takes."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    cells = json.loads((DOCS / "quickstart.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) == 4
+    assert "total_steps=61_440" in code[0]
+    code[0] = code[0].replace("61_440", "12_288")
+    printed, namespace = run_code(code, "quickstart.ipynb")
+    assert printed.splitlines()[0].startswith("98,304 environment steps")
+    assert namespace["scores"].shape == (4, 8)
+    assert (namespace["scores"] > 8).all()
+    # The last cell draws nothing at random: it prints here what the file shows.
+    shown = "".join(cells[-2]["outputs"][0]["text"])
+    assert shown.count("exact") == 2
+    assert printed.endswith(shown)
+
+
+def test_the_notebook_shows_what_it_prints():
+    cells = json.loads((DOCS / "quickstart.ipynb").read_text())["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert "print(" in "".join(cell["source"])
+            assert any(output["output_type"] == "stream" for output in cell["outputs"])
+            pictures = [o for o in cell["outputs"] if "image/png" in o.get("data", {})]
+            assert len(pictures) == ("alt" in cell["metadata"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_name_that_is_linked_exists(page):
+    for target in re.findall(r"\(#(jaxpg[\w.]*)\)", page.read_text()):
+        module, names = target, []
+        while not _is_module(module):
+            module, _, name = module.rpartition(".")
+            names.insert(0, name)
+        assert names, target
+        thing = import_module(module)
+        for name in names:
+            thing = getattr(thing, name)
+        assert inspect.getdoc(thing), f"{target} has no docstring"
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    documented = set(re.findall(r"automodule:: (jaxpg[\w.]*)", pages))
+    for module in documented:
+        assert import_module(module).__doc__, f"{module} has no docstring"
+    index = (DOCS / "api" / "index.md").read_text()
+    for name in set(jaxpg.__all__) - {"__version__"}:
+        thing = getattr(jaxpg, name)
+        assert inspect.getdoc(thing), f"jaxpg.{name} has no docstring"
+        assert thing.__module__ in documented, name
+        assert f"[`{name}`](#{thing.__module__}.{name})" in index
+
+
+def command_lines():
+    """Every `jaxpg …` in a fence, script or manifest of the documentation, as arguments."""
+    for page in [*PAGES, *sorted((DOCS / "scaling").iterdir())]:
+        text = page.read_text()
+        if page.suffix == ".md":
+            text = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.S | re.M))
+        text = re.sub(r"\\\n\s*|\n\s+(?=--)", " ", text)  # lines that go on
+        for line in re.findall(r"(?<![\w./-])jaxpg (?=[a-z]+ )(?!:)(.*)", text):
+            line = re.split(r"\s#|[>;&]|\"$", line)[0].replace("…", "")
+            try:
+                words = shlex.split(line)
+            except ValueError:  # a quote that was opened before the command
+                words = shlex.split(line.replace('"', ""))
+            if words[0] in cli.COMMANDS:
+                yield pytest.param(words, id=f"{page.name}: {line.strip()}")
+
+
+@pytest.mark.parametrize("words", list(command_lines()))
+def test_every_command_has_the_options_that_are_shown(words, capsys):
+    command, *rest = words
+    options = [word.split("=")[0] for word in rest if word.startswith("--")]
+    known = help_of(command, capsys)
+    for option in options:
+        assert re.search(rf"{option}(?![\w-])", known), option
+
+
+def help_of(command, capsys):
+    if command not in _HELP:
+        try:
+            cli.main([command, "--help"])
+        except SystemExit as ended:
+            assert ended.code == 0  # noqa: PT017  (some exit, some return)
+        _HELP[command] = capsys.readouterr().out
+    return _HELP[command]
+
+
+_HELP: dict[str, str] = {}
+
+
+def test_the_commands_of_the_pages_are_found():
+    shown = [parameter.values[0] for parameter in command_lines()]
+    assert len(shown) > 20
+    assert any("--process-id" in words for words in shown)
+    assert any(words[0] == "merge" for words in shown)
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends", "runs"),
+    [([0], 0, 1), ([75, 76, 0], 0, 3), ([2], 2, 1), ([137, 134, 2], 2, 3), ([75] * 9, 75, 4)],
+)
+def test_supervise_starts_again_what_asks_for_it(codes, ends, runs, tmp_path):
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/bash\necho . >> runs\nread -r -a codes < codes\nn=$(wc -l < runs)\n"
+        'exit "${codes[$((n - 1))]}"\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "codes").write_text(" ".join(map(str, codes)) + "\n")
+    environment = {**os.environ, "RESTART_SECONDS": "0", "MAX_RESTARTS": "3"}
+    done = subprocess.run([SUPERVISE, program], cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == ends
+    assert len((tmp_path / "runs").read_text().splitlines()) == runs
+
+
+def test_supervise_passes_a_stop_on(tmp_path):
+    """TERM reaches the program, which saves and exits with 75, and is not started again."""
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/bash\ntrap 'echo saved; exit 75' TERM\necho begun\nwhile true; do sleep 0.1; done\n"
+    )
+    program.chmod(0o755)
+    with subprocess.Popen([SUPERVISE, program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.terminate()
+        rest, _ = process.communicate(timeout=60)
+    assert (rest, process.returncode) == ("saved\n", 75)
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True), (76, True)])
+def test_the_slurm_job_is_queued_again_when_it_was_stopped(code, requeued, tmp_path):
+    for name, body in {"srun": f'echo "$@" > srun.log\nexit {code}', "scontrol": "echo $@"}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SLURM_JOB_ID": "17", "SCRATCH": "/scratch"}
+    script = DOCS / "scaling" / "slurm.sh"
+    done = subprocess.run(
+        ["bash", "-u", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ("requeue 17\n" if requeued else "")
+    assert "--distributed" in (tmp_path / "srun.log").read_text()
+
+
+def test_the_kubernetes_job_is_complete():
+    service, job = yaml.safe_load_all((DOCS / "scaling" / "kubernetes.yaml").read_text())
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy asks for
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
+    [container] = pod["containers"]
+    [script] = container["args"]
+    subprocess.run(["bash", "-n", "-c", script], check=True)
+    assert f"--num-processes {spec['completions']}" in script
+    assert spec["completions"] == spec["parallelism"]
+    name = f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert f"--coordinator {name}:" in script
+    assert container["name"] == spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"]
+
+
+def test_the_workflow_does_what_ci_does():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # YAML's `on`
+    commands = []
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            assert ("run" in step) != ("uses" in step)
+            commands += [step["run"]] if "run" in step else []
+            if step.get("uses", "").startswith("actions/setup-python"):
+                assert step["with"]["python-version"] == "3.11"
+                paths = step["with"]["cache-dependency-path"].split()
+                assert all((ROOT / path).exists() for path in paths)
+    assert commands == [".ci/run", "make docs"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "\ndocs:" in (ROOT / "Makefile").read_text()
+
+
+def _is_module(name):
+    try:
+        import_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
