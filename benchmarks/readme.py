@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import throughput
 from benchmarks.record import RESULTS, fill, markdown
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +100,7 @@ def _certificate(record: dict[str, Any]) -> str:
 
 def _speed(record: dict[str, Any]) -> str:
     speeds = {
-        (row["contender"], row["seeds"]): statistics.median(throughput.speeds(row))
+        (row["what"], row["options"]["seeds"]): statistics.median(row["steps_per_second"])
         for row in record["rows"]
     }
     few, many = (speeds["jaxpg", seeds] / speeds["textbook", seeds] for seeds in (64, 1024))

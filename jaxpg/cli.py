@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
+from jaxpg.memory import DoesNotFit
 from jaxpg.runs import RunError, manifest
 from jaxpg.runs import command as runs
 from jaxpg.runs.manifest import parse_seeds
@@ -107,11 +108,20 @@ def _train(arguments: list[str]) -> None:
     from jaxpg.runs import run
 
     run.check_usable(out)
-    lanes = options.lanes
-    if lanes is None and (out / manifest.NAME).exists():
+    lanes, is_new = options.lanes, not (out / manifest.NAME).exists()
+    if lanes is None and not is_new:
         lanes = manifest.read(out).lanes
     run.begin(out, run.plan(name, config, seeds, lanes))
-    runs.train(out, options.stall_seconds)
+    try:
+        runs.train(out, options.stall_seconds)
+    except DoesNotFit as problem:
+        if is_new:
+            run.withdraw(out)
+        if lanes is not None or problem.lanes is None:
+            raise
+        print(f"jaxpg: {problem}, and is taken", file=sys.stderr)
+        run.begin(out, run.plan(name, config, seeds, problem.lanes))
+        runs.train(out, options.stall_seconds)
 
 
 def _prepare(config: Config) -> None:

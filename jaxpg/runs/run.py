@@ -96,6 +96,16 @@ def begin(directory: Path, manifest: Manifest) -> None:
         raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
+def withdraw(directory: Path) -> None:
+    """Undo `begin`, of a run that has trained nothing."""
+    try:
+        with locked(directory):
+            (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
+            (directory / manifests.NAME).unlink()
+    except OSError as error:
+        raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
+
+
 def check_usable(directory: Path) -> None:
     """Raise RunError unless the directory is a run, or new, or empty."""
     try:
@@ -143,6 +153,7 @@ def train(
     Raises:
       RunError: if the directory is in use, damaged or cannot be written.
       Stopped: after SIGTERM or SIGINT, once everything is saved.
+      DoesNotFit: if there is not enough memory; nothing is trained.
     """
     stop = threading.Event()
     with locked(directory), stop_on_signals(stop):
@@ -158,6 +169,7 @@ def train(
             began = time.perf_counter()
             programs = chunks.compile_programs(groups[0], manifest.segment)
             compile_seconds = time.perf_counter() - began
+            note(population.check_memory(programs, shapes, groups, manifest.config.num_updates))
             tally.began += compile_seconds
             job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
             with job as train_chunk:
