@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.measure import on_every_core, seconds
+from benchmarks.measure import rate_of_all_cores, seconds
 
 REPEATS = 20
 
@@ -29,7 +29,7 @@ def memory(megabytes: int = 64, minimum_seconds: float = 1.0, loops: int = 16) -
         return jax.lax.fori_loop(0, loops, lambda i, x: x + 1.0, x)
 
     compiled = add.lower(x).compile()
-    return {"rate": 2 * loops * x.nbytes * on_every_core(lambda core: compiled(x), minimum_seconds)}
+    return {"rate": rate_of_all_cores(lambda: compiled(x), 2 * loops * x.nbytes, minimum_seconds)}
 
 
 def threefry(count: int = 2**18, minimum_seconds: float = 1.0) -> dict[str, Any]:
@@ -39,4 +39,4 @@ def threefry(count: int = 2**18, minimum_seconds: float = 1.0) -> dict[str, Any]
 
     key = jax.random.key(0, impl="threefry2x32")
     draw = jax.jit(lambda key: jax.random.bits(key, (count,), jnp.uint32)).lower(key).compile()
-    return {"rate": count * on_every_core(lambda core: draw(key), minimum_seconds)}
+    return {"rate": rate_of_all_cores(lambda: draw(key), count, minimum_seconds)}

@@ -122,30 +122,22 @@ def seconds(work: Callable[[], Any], repeats: int = 1) -> list[float]:
     return taken
 
 
-def on_every_core(work: Callable[[int], Any], minimum_seconds: float) -> float:
-    """Calls a second, of all cores together, each calling again and again; arrays waited for.
+def rate_of_all_cores(call: Callable[[], Any], worth: float, minimum_seconds: float) -> float:
+    """What all cores (or devices) get done a second, each calling again and again.
 
     Args:
-      work: given the number of its core.
+      call: its arrays are waited for.
+      worth: how much a call gets done.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     import jax
 
-    from jaxpg.chunks import cpu_count, devices
+    from jaxpg.bench import on_every_core
 
-    workers = cpu_count() if devices()[0].platform == "cpu" else 1
-    end = time.perf_counter() + minimum_seconds
+    def work(_: int) -> float:
+        jax.block_until_ready(call())
+        return worth
 
-    def turn(core: int) -> tuple[int, float]:
-        calls, began = 0, time.perf_counter()
-        while time.perf_counter() < end or not calls:
-            jax.block_until_ready(work(core))
-            calls += 1
-        return calls, time.perf_counter() - began
-
-    with ThreadPoolExecutor(workers) as pool:
-        return sum(calls / taken for calls, taken in pool.map(turn, range(workers)))
+    return on_every_core(work, minimum_seconds)
 
 
 def figure(width: float = 8, height: float = 3.4, columns: int = 1) -> tuple[Any, list[Any]]:

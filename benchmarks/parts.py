@@ -17,6 +17,7 @@ NAMES = {
 class Part(NamedTuple):
     """One part, lowered and not yet compiled."""
 
+    function: Any  # jitted
     lowered: Any
     arguments: tuple  # that it can be called with
     env_steps: int  # that a call is about, of all lanes
@@ -29,8 +30,8 @@ def speed(name: str, seconds: float) -> dict[str, float]:
 
     part = make(name, VPG, population.default_lanes())
     compiled = part.lowered.compile()
-    calls = measure.on_every_core(lambda core: compiled(*part.arguments), seconds)
-    return {"rate": calls * part.env_steps}
+    rate = measure.rate_of_all_cores(lambda: compiled(*part.arguments), part.env_steps, seconds)
+    return {"rate": rate}
 
 
 def make(name: str, config: Config, lanes: int) -> Part:
@@ -88,5 +89,6 @@ def make(name: str, config: Config, lanes: int) -> Part:
     state, collected = begin(traced, jnp.asarray(chunk.keys))
     arguments = (traced, state, collected) if name == "learning" else (traced, state)
     parts = {"noise": draw, "rollout": rollout, "learning": learning, "update": update}
-    lowered = jax.jit(jax.vmap(parts[name])).lower(*arguments)
-    return Part(lowered, arguments, int(collected[1].valid.sum()))
+    function = jax.jit(jax.vmap(parts[name]))
+    lowered = function.lower(*arguments)
+    return Part(function, lowered, arguments, int(collected[1].valid.sum()))

@@ -1,6 +1,7 @@
 """The `jaxpg` command. Imports jax only once a command needs it."""
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ commands:
   extend DIR       give a run a larger budget
   merge DIR…       join runs of different seeds
   replay DIR       one seed again, with its trajectories and gradients
+  bench [PRESET]   how fast a config trains here, with how many lanes, in how much memory
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
   parity           hold everything against the PyTorch twin, and see planted faults caught
@@ -42,6 +44,7 @@ COMMANDS = (
     "extend",
     "merge",
     "replay",
+    "bench",
     "presets",
     "oracle",
     "parity",
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _presets(rest)
         elif command == "train":
             _train(rest)
+        elif command == "bench":
+            _bench(rest)
         elif command == "status":
             runs.status(rest)
         elif command in ("resume", "extend", "merge", "replay"):
@@ -124,6 +129,47 @@ def _train(arguments: list[str]) -> None:
         runs.train(out, options.stall_seconds)
 
 
+def _bench(arguments: list[str]) -> None:
+    """What `jaxpg train` would take here; writes nothing but --json."""
+    import json
+
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Bench:
+        config: tyro.conf.OmitArgPrefixes[Config]
+        lanes: tuple[int, ...] = ()
+        """Numbers of lanes to try, >= 2 each; a few that fit the backend if not given."""
+        rounds: int = 3
+        """Measurements of each, by turns; >= 1."""
+        seconds: float = 2.0
+        """That a measurement takes at least."""
+        json: Path | None = None
+        """File for all that was measured."""
+
+    purpose = "Measure how fast a config trains on this machine."
+    _, options = _parse("bench", Bench, purpose, arguments)
+    config = validate(options.config)
+    if options.rounds < 1 or not 0 < options.seconds < math.inf:
+        raise ConfigError(
+            "--rounds must be at least 1, and --seconds finite and greater than 0; got "
+            f"{options.rounds} and {options.seconds:g}"
+        )
+    if options.json is not None and not options.json.resolve().parent.is_dir():
+        raise ConfigError(f"--json must be a file in a folder that exists; got {options.json}")
+    _prepare(config)
+    from jaxpg import bench
+
+    def note(sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
+    lanes = options.lanes or bench.lanes_to_try()
+    measured = bench.measure(config, lanes, options.rounds, options.seconds, note)
+    print(bench.table(measured))
+    if options.json is not None:
+        options.json.write_text(json.dumps(measured, indent=2, allow_nan=False) + "\n")
+
+
 def _prepare(config: Config) -> None:
     """Set up jax for a config; must come before jax is imported."""
     _prepare_jax()
@@ -145,9 +191,6 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
     """The preset's name, and an object with config, seeds, out and lanes."""
     import tyro
 
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    base = preset(name or "vpg")
-
     @dataclasses.dataclass(frozen=True)
     class Train:
         config: tyro.conf.OmitArgPrefixes[Config]
@@ -161,13 +204,22 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
         stall_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = runs.STALL_SECONDS
         """End with code 76 if a segment takes longer."""
 
+    return _parse("train", Train, "Train many seeds in parallel.", arguments)
+
+
+def _parse(command: str, form: Any, purpose: str, arguments: list[str]) -> tuple[str, Any]:
+    """The preset's name, and a `form` (a dataclass with a config) of the other arguments."""
+    import tyro
+
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    base = preset(name or "vpg")
     options = tyro.cli(
-        Train,
-        prog=f"jaxpg train {name or '[PRESET]'}",
-        description=f"Train many seeds in parallel. Presets: {', '.join(PRESETS)} (default: vpg). "
+        form,
+        prog=f"jaxpg {command} {name or '[PRESET]'}",
+        description=f"{purpose} Presets: {', '.join(PRESETS)} (default: vpg). "
         f"The defaults below are those of {name or 'vpg'}.",
         args=arguments[1:] if name else arguments,
-        default=Train(config=base),
+        default=form(config=base),
         config=(tyro.conf.AvoidSubcommands,),
     )
     return name or "vpg", options

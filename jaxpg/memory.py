@@ -15,7 +15,6 @@ from jaxpg.config import ConfigError
 
 SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes of a checkpoint
 METRICS_COPIES = 3  # of all: as loaded, joined along updates, and along seeds
-PARAMS_COPIES = 3  # of all: joined along seeds, by torch's names, and as the bytes of a file
 WRITING = 90 * 2**20  # bytes that statistics and picture take, and the results' libraries
 LINE = 20_000  # and what they take for a seed; both measured (benchmarks/scaling.py)
 CGROUPS = Path("/sys/fs/cgroup")
@@ -39,7 +38,9 @@ class DoesNotFit(ConfigError):
         self.lanes = lanes
 
 
-def predict(programs: Sequence[Any], lane: Any, num_chunks: int, updates: int, cores: int) -> Need:
+def predict(
+    programs: Sequence[Any], lane: Any, num_chunks: int, updates: int, cores: int, writes: bool
+) -> Need:
     """What training will take.
 
     Args:
@@ -48,19 +49,21 @@ def predict(programs: Sequence[Any], lane: Any, num_chunks: int, updates: int, c
       num_chunks: that will be trained.
       updates: of each.
       cores: of this machine, each of which trains a chunk if it is a CPU.
+      writes: whether the results become files and a picture.
     """
     from jaxpg.types import Metrics
 
     recent = lane.state.recent_returns.rows
     num_lanes, float_bytes = recent.shape[0], recent.dtype.itemsize
-    device = max(map(_of_program, (programs[0].start, programs[0].advance)))
+    device = max(map(of_program, (programs[0].start, programs[0].advance)))
     on_cpu = programs[0].device.platform == "cpu"
     workers = min(len(programs) * (cores if on_cpu else 1), num_chunks)
     state, params = _bytes(lane), _bytes(lane.state.params)
     history = num_lanes * updates * len(Metrics._fields) * float_bytes
     training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))
-    a_chunk = state + METRICS_COPIES * history + PARAMS_COPIES * params + num_lanes * LINE
-    results = WRITING + num_chunks * a_chunk
+    results = num_chunks * (state + METRICS_COPIES * history + params)
+    if writes:
+        results += WRITING + num_chunks * (2 * params + num_lanes * LINE)
     host = resident() + max(training, results)
     return Need(0 if on_cpu else device, training, results, host)
 
@@ -109,6 +112,13 @@ def fitting_lanes(lanes: int, need: int, room: int) -> int | None:
 def size(number: float) -> str:
     """Bytes for a person."""
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
+def of_program(compiled: Any) -> int:
+    """What a compiled function holds while it runs; what it is given and gives back too."""
+    used = compiled.memory_analysis()
+    whole = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
+    return whole - used.alias_size_in_bytes
 
 
 def available() -> int | None:
@@ -171,13 +181,6 @@ def _too_many_lanes(need: int, room: int, lanes: int, what: str) -> DoesNotFit:
         f"{advice}",
         fewer,
     )
-
-
-def _of_program(compiled: Any) -> int:
-    """What a compiled function holds while it runs; what it is given and gives back too."""
-    used = compiled.memory_analysis()
-    whole = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
-    return whole - used.alias_size_in_bytes
 
 
 def _bytes(tree: Any) -> int:

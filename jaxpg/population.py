@@ -93,7 +93,8 @@ def train_population(
     began = time.perf_counter()
     programs = chunks.compile_programs(groups[0], length)
     try:
-        check_memory(programs, chunks.lane_shapes(groups[0]), groups, config.num_updates)
+        shapes = chunks.lane_shapes(groups[0])
+        check_memory(programs, shapes, groups, config.num_updates, writes=False)
     except memory.DoesNotFit as problem:
         if lanes is not None or problem.lanes is None:
             raise
@@ -187,14 +188,17 @@ def make_chunks(
 
 
 def check_memory(
-    programs: Sequence[Program], shapes: Lane, groups: Sequence[Chunk], updates: int
+    programs: Sequence[Program], shapes: Lane, groups: Sequence[Chunk], updates: int, writes: bool
 ) -> str:
     """What training these chunks takes at its peak, and what there is, in a line.
+
+    Args:
+      writes: whether the results become files.
 
     Raises:
       DoesNotFit: if it is more than there is.
     """
-    need = memory.predict(programs, shapes, len(groups), updates, chunks.cpu_count())
+    need = memory.predict(programs, shapes, len(groups), updates, chunks.cpu_count(), writes)
     return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 

@@ -169,7 +169,8 @@ def train(
             began = time.perf_counter()
             programs = chunks.compile_programs(groups[0], manifest.segment)
             compile_seconds = time.perf_counter() - began
-            note(population.check_memory(programs, shapes, groups, manifest.config.num_updates))
+            updates = manifest.config.num_updates
+            note(population.check_memory(programs, shapes, groups, updates, writes=True))
             tally.began += compile_seconds
             job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
             with job as train_chunk:
