@@ -110,6 +110,20 @@ def start_as_jaxpg() -> None:
     _prepare_jax()
 
 
+def predictions() -> list[Any]:
+    """Where every `jaxpg.memory.Need` will be put that is predicted in this process."""
+    from jaxpg import memory
+
+    found, predict = [], memory.predict
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        found.append(predict(*arguments, **options))
+        return found[-1]
+
+    memory.predict = remember
+    return found
+
+
 def seconds(work: Callable[[], Any], repeats: int = 1) -> list[float]:
     """What each call takes, until its arrays are there."""
     import jax

@@ -103,7 +103,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
 def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     """One size, in this process alone, whose memory is measured."""
     measure.start_as_jaxpg()
-    from jaxpg import chunks, memory
+    from jaxpg import chunks
     from jaxpg import population as populations
 
     seeds = size if name == "seeds" else 64
@@ -113,14 +113,7 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     an_update = config.num_envs * config.num_steps
     updates = max(LENGTH, min(VPG.num_updates, steps // (an_update * seeds)) // LENGTH * LENGTH)
     config = dataclasses.replace(config, total_steps=updates * an_update)
-    predicted: list[memory.Need] = []
-    predict = memory.predict
-
-    def remember(*arguments: Any) -> memory.Need:
-        predicted.append(predict(*arguments))
-        return predicted[-1]
-
-    memory.predict = remember
+    predicted = measure.predictions()
     made = populations.train_population(config, range(seeds), segments=updates // LENGTH)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
