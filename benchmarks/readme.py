@@ -1,4 +1,4 @@
-"""Put the figures of benchmarks/results into README.md and docs/performance.md.
+"""Put the figures of benchmarks/results into README.md, benchmarks/README.md and docs.
 
 python -m benchmarks.readme
 """
@@ -26,7 +26,11 @@ def render(page: str, text: str) -> str:
     """A page with each generated part made anew."""
     parts = {}
     for name, make in PAGES[page].items():
-        parts[name] = make(json.loads((RESULTS / f"{name}-cpu.json").read_text()))
+        path = RESULTS / f"{name}-cpu.json"
+        if path.exists():
+            parts[name] = make(json.loads(path.read_text()))
+        else:
+            parts[name] = f"Not measured yet: `python -m benchmarks.{name}`."
     return fill(text, parts)
 
 
@@ -116,12 +120,13 @@ def _speed(record: dict[str, Any]) -> str:
     return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
 
 
-def _table(record: dict[str, Any]) -> str:
-    versions = record["versions"]
+def plain(record: dict[str, Any]) -> str:
+    """A record's table, and where it comes from."""
+    repeated = len(record["rows"][0]["repetitions"]) if record["rows"] else 1
+    medians = f"medians of {repeated}" if repeated > 1 else "one measurement"
     return (
         f"{record['table']}\n\n`{record['command']}`, commit {record['commit']}, jax "
-        f"{versions['jax']}, {record['device']['count']} cores; medians of "
-        f"{len(record['rows'][0]['repetitions'])}."
+        f"{record['versions']['jax']}, {record['device']['count']} cores; {medians}."
     )
 
 
@@ -136,7 +141,10 @@ PAGES = {
         "parity": _parity,
         "certificate": _certificate,
     },
-    "docs/performance.md": {"throughput": _table},
+    "docs/performance.md": {"throughput": plain, "gpu": plain},
+    "benchmarks/README.md": dict.fromkeys(
+        ("throughput", "scaling", "roofline", "time_to_solve", "compile", "memory", "gpu"), plain
+    ),
 }
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ def compare(smoke: bool, rounds: int) -> dict[str, Any]:
         for name in (("noise",) if smoke else parts.NAMES)
     ]
     learned = check_equal(4, 3) if smoke else check_equal(64, VPG.num_updates)
-    rows = measure.by_turns("throughput", cases, rounds, cold=not smoke)
-    for row in rows:
-        row["steps_per_second"] = [_speed(row, one) for one in row["repetitions"]]
+    rows = with_speeds(measure.by_turns("throughput", cases, rounds, cold=not smoke))
     content = {
         "config": dataclasses.asdict(VPG),
         "flop_per_step": flop_per_step(VPG),
@@ -73,6 +71,26 @@ def flop_per_step(config: Config) -> int:
 
     policy = forward(actions) + gradient(actions)
     return policy + 2 * forward(1) + config.value_steps * gradient(1)
+
+
+def with_speeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with the steps a second of its repetitions."""
+    return [
+        {**row, "steps_per_second": [_speed(row, one) for one in row["repetitions"]]}
+        for row in rows
+    ]
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """How many times as fast as the textbook's loop jaxpg is, by the number of seeds."""
+    speeds = {
+        (row["what"], row["options"]["seeds"]): median(row["steps_per_second"]) for row in rows
+    }
+    return {
+        seeds: speed / speeds["textbook", seeds]
+        for (what, seeds), speed in speeds.items()
+        if what == "jaxpg" and ("textbook", seeds) in speeds
+    }
 
 
 def table(content: dict[str, Any]) -> str:
