@@ -8,7 +8,6 @@ timed is training alone; memory is the process's peak, with all results gathered
 """
 
 import dataclasses
-import resource
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -103,7 +102,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
 def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     """One size, in this process alone, whose memory is measured."""
     measure.start_as_jaxpg()
-    from jaxpg import chunks
+    from jaxpg import chunks, memory
     from jaxpg import population as populations
 
     seeds = size if name == "seeds" else 64
@@ -115,7 +114,6 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     config = dataclasses.replace(config, total_steps=updates * an_update)
     predicted = measure.predictions()
     made = populations.train_population(config, range(seeds), segments=updates // LENGTH)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "updates": updates,
         "env_steps": int(made.metrics.env_steps.sum(dtype="int64")),
@@ -123,7 +121,7 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
         "workers": chunks.cpu_count(),
         "wall_seconds": made.wall_seconds,
         "compile_seconds": made.compile_seconds,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": memory.peak(),
         "predicted_bytes": predicted[-1].host,
     }
 

@@ -7,6 +7,8 @@ this imports no jax.
 
 import math
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +17,8 @@ from jaxpg.config import ConfigError
 
 SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes of a checkpoint
 METRICS_COPIES = 3  # of all: as loaded, joined along updates, and along seeds
-WRITING = 90 * 2**20  # bytes that statistics and picture take, and the results' libraries
-LINE = 20_000  # and what they take for a seed; both measured (benchmarks/scaling.py)
+WRITING = 60 * 2**20  # bytes that statistics and picture take, and their libraries
+LINE = 15_000  # and what they take for a seed; both above what benchmarks/memory.py measured
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -64,7 +66,7 @@ def predict(
     results = num_chunks * (state + METRICS_COPIES * history + params)
     if writes:
         results += WRITING + num_chunks * (2 * params + num_lanes * LINE)
-    host = resident() + max(training, results)
+    host = max(peak(), resident() + max(training, results))  # compiling may have taken more
     return Need(0 if on_cpu else device, training, results, host)
 
 
@@ -138,6 +140,12 @@ def available() -> int | None:
             names = "memory.limit_in_bytes", "memory.usage_in_bytes"
             rooms += _rooms(CGROUPS / "memory", path, *names)
     return min(rooms)
+
+
+def peak() -> int:
+    """The most bytes of this process that were in memory at once until now."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def resident() -> int:

@@ -27,7 +27,7 @@ def test_bench_measures_a_config(tmp_path, capsys):
         assert row["program_bytes"] > 0
     assert measured["config"]["num_envs"] == 2
     assert measured["textbook"] is None
-    assert "it has collect='steps' alone, as the preset vpg has it; got 'episodes'" in shown
+    assert "it has max_episode_steps=None alone, as the preset vpg has it; got 4" in shown
     assert "fastest: --lanes" in shown
 
 
