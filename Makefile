@@ -56,6 +56,7 @@ smoke: $(VENV)/dev.done
 check: lint test smoke
 
 figures: $(VENV)/dev.done
+	$(PIP) install -c constraints.txt -e ".[dev,bench]"
 	$(BIN)/python -m benchmarks.train
 	for name in $(MEASURED); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json

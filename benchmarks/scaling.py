@@ -67,7 +67,7 @@ def table(content: dict[str, Any]) -> str:
         )
     columns = ["varied", "to", "updates", "training", "steps/s", "a step", "peak memory",
                "as predicted"]  # fmt: skip
-    return markdown(columns, lines)
+    return f"{markdown(columns, lines)}\n\n{_where_it_ends(content['rows'])}"
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
@@ -82,11 +82,16 @@ def draw(content: dict[str, Any], path: Path) -> None:
         mine = [(_size(row["options"]), _speed(row))
                 for row in rows if row["options"]["name"] == name]  # fmt: skip
         mine += [(ours[name], _speed(row)) for row in base if name != "seeds"]
-        one.plot(*zip(*sorted(mine), strict=True), "o-", color=measure.BLUE) if mine else None
-        one.set(xscale="log", xlabel=label, ylim=(0, None))
-    axes[0].set_ylabel("environment steps trained on\nin a second")
-    for one in axes[:4]:
+        if mine:
+            one.plot(*zip(*sorted(mine), strict=True), "o-", color=measure.BLUE)
+            ticks = [size for size, _ in sorted(mine)]
+            every = 1 if len(ticks) <= 5 else 4
+            one.set_xscale("log")
+            one.set_xticks(ticks[::every], [f"{size:,}" for size in ticks[::every]])
+            one.set_xticks([], minor=True)
+        one.set(xlabel=label, ylim=(0, 1.1 * max(map(_speed, rows))))
         one.yaxis.set_major_formatter(lambda value, _: short(value))
+    axes[0].set_ylabel("environment steps trained on\nin a second")
     seeds = [row for row in rows if row["options"]["name"] == "seeds"]
     for key, style in (("peak_bytes", "o-"), ("predicted_bytes", "--")):
         memory = [max(one[key] for one in row["repetitions"]) / 2**30 for row in seeds]
@@ -94,7 +99,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
         colour = measure.BLUE if key == "peak_bytes" else measure.INK
         axes[4].plot([row["options"]["size"] for row in seeds], memory, style, color=colour,
                      label=label)  # fmt: skip
-    axes[4].set(xscale="log", xlabel="seeds", ylabel="peak memory (GiB)", ylim=(0, None))
+    axes[4].set(xscale="log", xlabel="seeds", ylabel="peak memory (GiB)")
+    axes[4].set_ylim(0, 1.1 * axes[4].get_ylim()[1])
     axes[4].legend(frameon=False)
     figure.savefig(path)
 
@@ -124,6 +130,21 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
         "peak_bytes": memory.peak(),
         "predicted_bytes": predicted[-1].host,
     }
+
+
+def _where_it_ends(rows: list[dict[str, Any]]) -> str:
+    """From how many seeds on there is nothing to be gained from more."""
+    speeds = {row["options"]["size"]: _speed(row) for row in rows
+              if row["options"]["name"] == "seeds"}  # fmt: skip
+    best = max(speeds.values())
+    enough = min(size for size, speed in speeds.items() if speed >= 0.9 * best)
+    one = rows[0]["repetitions"][0]
+    return (
+        f"From {enough:,} seeds on it is within a tenth of its best, {short(best)} steps/s: "
+        f"{one['lanes']} lanes on each of {one['workers']} workers are full with "
+        f"{one['lanes'] * one['workers']} seeds, and what is not full is padding. The largest size "
+        f"has {speeds[max(speeds)] / best:.0%} of the best."
+    )
 
 
 def _size(options: dict[str, Any]) -> int:
