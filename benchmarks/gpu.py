@@ -26,6 +26,7 @@ from benchmarks import measure, parts
 from benchmarks.contenders import VPG
 from benchmarks.measure import Case, short
 from benchmarks.record import markdown
+from benchmarks.throughput import flop_per_step
 
 LANES = (256, 1024, 4096, 16_384)
 COUNTED = (64, 128)  # lanes compiled here; what depends on the lanes is linear in them
@@ -102,9 +103,12 @@ def table(content: dict[str, Any]) -> str:
     few, more = content["counted"]
     per_lane = (more["bytes"] - few["bytes"]) / (more["lanes"] - few["lanes"])
     per_step = per_lane / (VPG.num_envs * VPG.num_steps)
+    most = content["assumed"]["flop_per_second"] / flop_per_step(VPG)
     return (
         f"{markdown(columns, lines)}\n\n{few['kernels']:,.0f} kernels an update; "
-        f"{per_step:,.0f} bytes between kernels for a step that is trained on. StableHLO for CUDA: "
+        f"{per_step:,.0f} bytes between kernels for a step that is trained on. A kernel that kept "
+        f"everything on the chip would be left with the multiply-adds: {short(most)} steps/s. "
+        f"StableHLO for CUDA: "
         f"{content['cuda']['operations']:,} operations. Compiling it here: "
         f"{content['cuda']['compile']}."
     )
@@ -122,6 +126,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
         axes.plot(row["options"]["lanes"], speed, "o", color=measure.BLUE,
                   label=None if i else "measured")  # fmt: skip
     axes.axhline(1e9, color=measure.GREY, linewidth=1)
+    axes.annotate("goal", (lanes[0], 1e9), (0, 4), textcoords="offset points", color=measure.GREY)
+    axes.margins(y=0.15)
     axes.set(xscale="log", yscale="log", xlabel="lanes", ylabel="environment steps/s")
     axes.legend(frameon=False)
     figure.savefig(path)

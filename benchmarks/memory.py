@@ -16,7 +16,7 @@ from benchmarks.contenders import VPG
 from benchmarks.measure import Case
 from benchmarks.record import markdown
 
-SIZES = ((64, 100), (4096, 16), (16_384, 4))  # seeds, updates
+SIZES = ((64, 100), (1024, 50), (4096, 16))  # seeds, updates
 LANES, SMALL = 64, {"num_envs": 1, "num_steps": 1, "value_steps": 1}
 
 
