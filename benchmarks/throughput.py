@@ -40,7 +40,7 @@ def compare(smoke: bool, rounds: int) -> dict[str, Any]:
         Case("part", {"name": name, "seconds": seconds})
         for name in (("noise",) if smoke else parts.NAMES)
     ]
-    learned = check_equal(4, 3) if smoke else check_equal(64, VPG.num_updates)
+    learned = check_equal(4, 3) if smoke else check_equal(16, VPG.num_updates)
     rows = with_speeds(measure.by_turns("throughput", cases, rounds, cold=not smoke))
     content = {
         "config": dataclasses.asdict(VPG),
