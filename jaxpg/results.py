@@ -1,6 +1,7 @@
 """The files that a training run leaves behind."""
 
 import dataclasses
+import hashlib
 import json
 import platform
 import subprocess
@@ -41,14 +42,20 @@ def save(
     np.savez_compressed(
         directory / "results.npz",
         seed=population.seeds,
+        setting=population.setting,
         final_return=population.final_return,
         frozen_at=population.frozen_at,
+        cause=population.cause,
         **arrays,
     )
     metadata = {"seeds": json.dumps(population.seeds.tolist())}
     weights = to_safetensors(to_torch(population.params), metadata)
     (directory / "params.safetensors").write_bytes(weights)
-    summary = {**summarize(preset, config, population), "manifest": manifest}
+    sha256 = {
+        name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        for name in ("results.npz", "params.safetensors")
+    }
+    summary = {**summarize(preset, config, population), "manifest": manifest, "sha256": sha256}
     text = json.dumps(summary, indent=2, allow_nan=False)
     (directory / "summary.json").write_text(text + "\n")
     learning_curve(config, population, directory / "curve.png")
