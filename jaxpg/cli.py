@@ -23,6 +23,9 @@ commands:
   status DIR       say what a run is and how far it has come
   extend DIR       give a run a larger budget
   merge DIR…       join runs of different seeds
+  report DIR       a run on one page: report.html, and its figures as PNG and SVG
+  compare DIR DIR… runs side by side, with intervals
+  sweep [PRESET]   train a grid of hyperparameters, or continue it
   replay DIR       one seed again, with its trajectories and gradients
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
@@ -40,6 +43,9 @@ COMMANDS = (
     "status",
     "extend",
     "merge",
+    "report",
+    "compare",
+    "sweep",
     "replay",
     "presets",
     "oracle",
@@ -68,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             runs.status(rest)
         elif command in ("resume", "extend", "merge", "replay"):
             getattr(runs, command)(rest, _prepare)
+        elif command == "report":
+            from jaxpg import report
+
+            report.main(rest)
         elif command == "oracle":
             from jaxpg import oracle
 
@@ -111,7 +121,7 @@ def _train(arguments: list[str]) -> None:
     if lanes is None and (out / manifest.NAME).exists():
         lanes = manifest.read(out).lanes
     run.begin(out, run.plan(name, config, seeds, lanes))
-    runs.train(out, options.stall_seconds)
+    runs.train(out, options.stall_seconds, options.report)
 
 
 def _prepare(config: Config) -> None:
@@ -150,6 +160,8 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
         """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
         stall_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = runs.STALL_SECONDS
         """End with code 76 if a segment takes longer."""
+        report: bool = True
+        """Write report.html at the end."""
 
     options = tyro.cli(
         Train,

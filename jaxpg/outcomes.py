@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxpg.config import Config
-from jaxpg.stats import SOLVED, Estimate, Survival, kaplan_meier, proportion
+from jaxpg.stats import SOLVED, Survival, kaplan_meier
 
 if TYPE_CHECKING:
     from jaxpg.population import Population
@@ -56,7 +56,7 @@ def outcomes(config: Config, population: "Population", target: float | None = No
     diverged = population.frozen_at >= 0
     if target is None:
         return Outcomes(final, diverged, None)
-    trailing = trailing_return(population.metrics.episodes, population.metrics.return_sum)
+    trailing = trailing_return(*_returns(population))
     update = np.arange(trailing.shape[1])
     trailing[diverged[:, None] & (update >= population.frozen_at[:, None])] = np.nan
     reached = trailing >= target
@@ -68,9 +68,9 @@ def outcomes(config: Config, population: "Population", target: float | None = No
         target=target,
         lost_below=lost_below,
         solved=~diverged & (np.nan_to_num(final, nan=-np.inf) >= target),
-        ever=ever,
+        ever=np.asarray(ever),
         time=(first + 1.0) * per_update(config),
-        collapsed=ever & lost.any(axis=1),
+        collapsed=np.logical_and(ever, lost.any(axis=1)),
     )
     return Outcomes(final, diverged, solving)
 
@@ -101,7 +101,7 @@ def untrained_return(population: "Population") -> float:
 
     0 if no episode ended at all.
     """
-    episodes, returns = population.metrics.episodes, population.metrics.return_sum
+    episodes, returns = _returns(population)
     rows = np.flatnonzero((episodes > 0).any(axis=1))
     first = (rows, np.argmax(episodes > 0, axis=1)[rows])
     return float(returns[first].sum(dtype=np.float64) / max(1, episodes[first].sum()))
@@ -121,8 +121,7 @@ def time_to_solve(solving: Solving) -> Survival:
     return kaplan_meier(solving.time, solving.ever)
 
 
-def collapse(solving: Solving) -> Estimate | None:
-    """Of the seeds that ever solved the task, the share that lost it again; None if none did."""
-    if not solving.ever.any():
-        return None
-    return proportion(int(solving.collapsed.sum()), int(solving.ever.sum()))
+def _returns(population: "Population") -> tuple[np.ndarray, np.ndarray]:
+    """How many episodes ended in each update, and the sum of their returns; [S, U] each."""
+    metrics = population.metrics
+    return np.asarray(metrics.episodes), np.asarray(metrics.return_sum)

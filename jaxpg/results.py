@@ -14,9 +14,9 @@ from safetensors.numpy import save as to_safetensors
 
 from jaxpg.chunks import CAUSES, cpu_count
 from jaxpg.config import Config
+from jaxpg.figures import learning_curve
 from jaxpg.names import to_torch
 from jaxpg.population import Population
-from jaxpg.report import learning_curve
 from jaxpg.stats import SOLVED, iqm, iqm_interval
 
 FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")

@@ -274,19 +274,20 @@ def kaplan_meier(
     return Survival(curve.quantiles, curve.probabilities, low, high)
 
 
-def median_time(curve: Survival) -> tuple[float | None, float | None, float | None]:
-    """When it has happened to half of the seeds, and the interval; None: not within the data.
+def median_time(curve: Survival) -> Estimate:
+    """When it has happened to half of the seeds: the first time with a share of at most ½.
 
-    The first time at which the share is at most ½; the ends are those of the band's two edges.
+    The ends of the interval are those times for the band's two edges. What is not reached within
+    the data is infinite.
 
     Source: Brookmeyer and Crowley 1982, Biometrics 38:29-41.
     """
 
-    def first(share: np.ndarray) -> float | None:
+    def first(share: np.ndarray) -> float:
         reached = np.flatnonzero(share <= 0.5)
-        return float(curve.time[reached[0]]) if len(reached) else None
+        return float(curve.time[reached[0]]) if len(reached) else math.inf
 
-    return first(curve.share), first(curve.low), first(curve.high)
+    return Estimate(first(curve.share), first(curve.low), first(curve.high))
 
 
 def _bootstrap(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxpg.config import Config
+from jaxpg.digest import digest
 from jaxpg.outcomes import (
-    collapse,
     outcomes,
     time_to_solve,
     trailing_return,
@@ -82,7 +82,7 @@ def test_solved_then_lost():
     assert some.solving.time.tolist() == [40, 40, 40, 80, 80]
     assert some.solving.collapsed.tolist() == [False, True, False, False, False]
     assert some.solving.solved.tolist() == [True, True, False, False, True]
-    assert collapse(some.solving).value == 1 / 4
+    assert digest([some])["collapse"].value == 1 / 4
     curve = time_to_solve(some.solving)
     assert curve.time.tolist() == [40, 80]
     np.testing.assert_allclose(curve.share, [2 / 5, 1 / 5])
@@ -127,8 +127,9 @@ def test_what_counts_as_solved_can_be_given_and_is_needed():
     assert outcomes(CONFIG, population(returns), 25.0).solving.ever.tolist() == [True, False]
     pendulum = Config(env="Pendulum-v1")
     assert outcomes(pendulum, population(returns)).solving is None
-    never = outcomes(CONFIG, population(returns)).solving
-    assert collapse(never) is None
+    never = digest([outcomes(CONFIG, population(returns))])
+    assert never["collapse"] is None
+    assert never["time_to_solve"].value == np.inf
 
 
 def test_the_line_for_lost_is_never_above_the_target():

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from jaxpg import results
 from jaxpg.config import Config
+from jaxpg.figures import curve_points
 from jaxpg.names import to_torch
 from jaxpg.population import Population
-from jaxpg.report import curve_points
 from jaxpg.types import Metrics
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)

@@ -23,11 +23,11 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """
     parser = _parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
     manifest = manifests.read(options.dir)
     prepare(manifest.config)
-    train(options.dir, options.stall_seconds)
+    train(options.dir, options.stall_seconds, options.report)
 
 
 def status(arguments: Sequence[str]) -> None:
@@ -50,13 +50,13 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--total-steps", type=int, metavar="N", help="per seed, in all")
     budget.add_argument("--total-episodes", type=int, metavar="N", help="per seed, in all")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
     prepare(manifests.read(options.dir).config)
     from jaxpg.runs import edit
 
     edit.extend(options.dir, options.total_steps, options.total_episodes)
-    train(options.dir, options.stall_seconds)
+    train(options.dir, options.stall_seconds, options.report)
 
 
 def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -68,13 +68,13 @@ def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     )
     parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, help="new or empty")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
     prepare(manifests.read(options.dirs[0]).config)
     from jaxpg.runs import edit
 
     edit.merge(options.dirs, options.out)
-    train(options.out, options.stall_seconds)
+    train(options.out, options.stall_seconds, options.report)
 
 
 def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -98,8 +98,12 @@ def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     print(replays.replay(options.dir, options.seed, options.update, out))
 
 
-def train(directory: Path, stall_seconds: float = STALL_SECONDS) -> None:
-    """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped."""
+def train(directory: Path, stall_seconds: float = STALL_SECONDS, with_report: bool = True) -> None:
+    """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
+
+    Args:
+      with_report: write report.html too, unless it is that of these results already.
+    """
     from jaxpg.progress import progress
     from jaxpg.results import closing
     from jaxpg.runs import run
@@ -108,14 +112,26 @@ def train(directory: Path, stall_seconds: float = STALL_SECONDS) -> None:
     manifest = manifests.read(directory)
     if run.is_finished(directory):
         print(f"{directory} is finished: {describe(directory)}")
+        if with_report:
+            _report(directory, again=False)
         return
     try:
-        with progress(manifest.config, len(manifest.seeds)) as report:
-            summary = run.train(directory, report=report, note=_note, stall_seconds=stall_seconds)
+        with progress(manifest.config, len(manifest.seeds)) as shown:
+            summary = run.train(directory, report=shown, note=_note, stall_seconds=stall_seconds)
     except Stopped:
         print(f"jaxpg: stopped and saved; continue with: jaxpg resume {directory}", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     print(closing(summary, directory))
+    if with_report:
+        _report(directory, again=True)
+
+
+def _report(directory: Path, again: bool) -> None:
+    """Write the report, and say where it is."""
+    from jaxpg import report
+
+    if again or not (directory / report.NAME).exists():
+        print(f"report: {report.make(directory)}")
 
 
 def check_stall(seconds: float) -> None:
@@ -155,7 +171,13 @@ def _parser(name: str, description: str, example: str) -> argparse.ArgumentParse
     )
 
 
-def _add_stall(parser: argparse.ArgumentParser) -> None:
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help="do not write report.html at the end",
+    )
     parser.add_argument(
         "--stall-seconds",
         type=float,
