@@ -276,6 +276,7 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
             if one is not None
             for kind in [MEASURES[name].kind]
         ],
+        scored=len(some.scores) > 0,
         unsolvable=some.solving is None,
         seeds=[_seed(view, int(row), rank) for rank, row in _listed(order)],
         diverged=[
