@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,10 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             runs.status(rest)
         elif command in ("resume", "extend", "merge", "replay"):
             getattr(runs, command)(rest, _prepare)
-        elif command == "report":
-            from jaxpg import report
-
-            report.main(rest)
+        elif command in ("report", "compare"):
+            import_module(f"jaxpg.{command}").main(rest)
         elif command == "oracle":
             from jaxpg import oracle
 

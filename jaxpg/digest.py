@@ -95,7 +95,9 @@ def write(number: float, kind: str) -> str:
 
 
 def write_interval(found: Estimate, kind: str) -> str:
-    """Its interval for people."""
+    """Its interval for people; empty if all of it is beyond the budget."""
+    if math.isinf(found.low):
+        return ""
     return f"{write(found.low, kind)} to {write(found.high, kind)}"
 
 

@@ -75,6 +75,20 @@ def outcomes(config: Config, population: "Population", target: float | None = No
     return Outcomes(final, diverged, solving)
 
 
+def select(population: "Population", rows: np.ndarray) -> "Population":
+    """These rows of a population, as those of one setting. Parameters are not carried along."""
+    metrics = population.metrics
+    return population._replace(
+        seeds=population.seeds[rows],
+        setting=population.setting[rows],
+        params={},
+        metrics=metrics._replace(**{name: x[rows] for name, x in metrics._asdict().items()}),
+        final_return=population.final_return[rows],
+        frozen_at=population.frozen_at[rows],
+        cause=population.cause[rows],
+    )
+
+
 def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:
     """Mean return of the last whole updates that hold at least 100 episodes.
 
