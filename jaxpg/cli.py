@@ -110,17 +110,19 @@ def _train(arguments: list[str]) -> None:
     name, options = _parse_train(arguments)
     config = validate(options.config)
     seeds = parse_seeds(options.seeds)
-    runs.check_stall(options.stall_seconds)
+    launch = runs.check_launch(options.launch)
     out = options.out or Path("runs") / name
     _prepare(config)
+    whose = runs.join(launch)
     from jaxpg.runs import run
 
     run.check_usable(out)
+    runs.wait_for_first(out, launch, whose)
     lanes = options.lanes
     if lanes is None and (out / manifest.NAME).exists():
         lanes = manifest.read(out).lanes
-    run.begin(out, run.plan(name, config, seeds, lanes))
-    runs.train(out, options.stall_seconds, options.report)
+    (run.check_same if whose.process else run.begin)(out, run.plan(name, config, seeds, lanes))
+    runs.train(out, launch, whose)
 
 
 def _prepare(config: Config) -> None:
@@ -157,10 +159,9 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
         if not given."""
         lanes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
         """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
-        stall_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = runs.STALL_SECONDS
-        """End with code 76 if a segment takes longer."""
-        report: bool = True
-        """Write report.html at the end."""
+        launch: tyro.conf.OmitArgPrefixes[runs.Launch] = dataclasses.field(
+            default_factory=runs.Launch
+        )
 
     options = tyro.cli(
         Train,

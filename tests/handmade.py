@@ -76,7 +76,9 @@ def run(
     given = {"num_envs": 2, "num_steps": 10, "total_steps": 20 * updates, "hidden_sizes": (3,)}
     config = Config(**{**given, **fields})
     directory.mkdir()
-    manifest = Manifest(preset, config, (f"0:{len(returns)}",), 2, 1, made or {"commit": "abc123"})
+    manifest = Manifest(
+        preset, config, (f"0:{len(returns)}",), 2, 1, ({},), made or {"commit": "abc123"}
+    )
     manifests.write(directory, manifest)
     whole = population(config, returns, frozen_at)
     results.save(directory, preset, config, whole, manifests.digest(directory))

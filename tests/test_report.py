@@ -264,7 +264,7 @@ def test_the_seeds_that_are_drawn_have_the_best_and_the_worst():
 
 
 def manifest(name: str, config: Config, parts: tuple[str, ...] = ("0:4",)) -> Manifest:
-    return Manifest(name, config, parts, 16, 1, {})
+    return Manifest(name, config, parts, 16, 1, ({},), {})
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -297,12 +297,12 @@ def test_the_commands_of_a_merged_run_merge():
 
 def test_a_finished_run_gets_its_report_once_and_only_if_wanted(tmp_path, capsys):
     directory = handmade.run(tmp_path / "run", RISING[:2])
-    runs.train(directory, with_report=False)
+    runs.train(directory, runs.Launch(report=False))
     assert not (directory / report.NAME).exists()
-    runs.train(directory)
+    runs.train(directory, runs.Launch())
     assert f"report: {directory / report.NAME}" in capsys.readouterr().out
     (directory / report.NAME).write_text("kept")
-    runs.train(directory)
+    runs.train(directory, runs.Launch())
     assert (directory / report.NAME).read_text() == "kept"
 
 

@@ -62,7 +62,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
 def test_a_diverged_seed_is_named_and_has_not_solved():
     diverged = population([500.0, 500.0, 500.0], frozen_at=[-1, -1, 4])
     summary = results.summarize("vpg", CONFIG, diverged)
-    assert summary["diverged"] == [{"seed": 7, "update": 4, "cause": "policy_loss"}]
+    assert summary["diverged"] == [{"seed": 7, "setting": 0, "update": 4, "cause": "policy_loss"}]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
 
