@@ -19,6 +19,7 @@ from jaxpg.figures import FAINT, Drawn, Picture
 from jaxpg.loading import Run, load
 from jaxpg.outcomes import Outcomes, outcomes, per_update
 from jaxpg.runs import RunError, durable
+from jaxpg.runs import manifest as manifests
 from jaxpg.stats import Estimate, iqm
 
 NAME = "report.html"
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def make(directory: Path, target: float | None = None) -> Path:
-    """Write a run's report and figures; those of before are replaced.
+    """Write the report and figures of a run or a sweep; those of before are replaced.
 
     Args:
       target: return that counts as solved; None takes the environment's own, if it has one.
@@ -72,6 +73,10 @@ def make(directory: Path, target: float | None = None) -> Path:
     Raises:
       RunError: if the run is not finished or damaged, or the directory cannot be written.
     """
+    from jaxpg import sweep, sweep_report
+
+    if sweep.is_sweep(directory) or len(manifests.read(directory).settings) > 1:
+        return sweep_report.make(sweep_report.load_sweep(directory, target))
     run = load(directory)
     some = outcomes(run.config, run.population, target)
     view = View(run, some, *figures.curve_points(run.config, run.population))

@@ -155,11 +155,14 @@ def wait_for_first(directory: Path, launch: Launch, whose: share.Share) -> None:
     share.wait_for_first(directory, whose, launch.peer_seconds, run.is_finished)
 
 
-def train(directory: Path, launch: Launch, whose: share.Share = share.ALONE) -> None:
+def train(
+    directory: Path, launch: Launch, whose: share.Share = share.ALONE, again: str | None = None
+) -> None:
     """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
 
     Args:
       whose: share of the run this process trains.
+      again: what continues it, for people; `jaxpg resume DIR` if not given.
     """
     from jaxpg.progress import progress
     from jaxpg.results import closing
@@ -182,7 +185,8 @@ def train(directory: Path, launch: Launch, whose: share.Share = share.ALONE) -> 
                 peer_seconds=launch.peer_seconds,
             )
     except Stopped:
-        print(f"jaxpg: stopped and saved; continue with: jaxpg resume {directory}", file=sys.stderr)
+        again = again or f"jaxpg resume {directory}"
+        print(f"jaxpg: stopped and saved; continue with: {again}", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     if summary is None:
         print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
