@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,9 @@ commands:
   status DIR       say what a run is and how far it has come
   extend DIR       give a run a larger budget
   merge DIR…       join runs of different seeds
+  report DIR       a run on one page: report.html, and its figures as PNG and SVG
+  compare DIR DIR… runs side by side, with intervals
+  sweep [PRESET]   train a grid of hyperparameters, or continue it
   replay DIR       one seed again, with its trajectories and gradients
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
@@ -40,6 +44,9 @@ COMMANDS = (
     "status",
     "extend",
     "merge",
+    "report",
+    "compare",
+    "sweep",
     "replay",
     "presets",
     "oracle",
@@ -64,10 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _presets(rest)
         elif command == "train":
             _train(rest)
+        elif command == "sweep":
+            _sweep(rest)
         elif command == "status":
             runs.status(rest)
         elif command in ("resume", "extend", "merge", "replay"):
             getattr(runs, command)(rest, _prepare)
+        elif command in ("report", "compare"):
+            import_module(f"jaxpg.{command}").main(rest)
         elif command == "oracle":
             from jaxpg import oracle
 
@@ -133,12 +144,34 @@ def _parity(arguments: list[str]) -> None:
     command.main(arguments)
 
 
-def _parse_train(arguments: list[str]) -> tuple[str, Any]:
-    """The preset's name, and an object with config, seeds, out and lanes."""
-    import tyro
+def _sweep(arguments: list[str]) -> None:
+    from jaxpg import sweep
 
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    base = preset(name or "vpg")
+    name, options = _parse_sweep(arguments)
+    plan = sweep.plan(name, options)
+    _prepare(plan.config)
+    sweep.main(plan, options.launch, options.out or Path("runs") / f"{name}-sweep")
+
+
+def _parse_train(arguments: list[str]) -> tuple[str, Any]:
+    """The preset's name, and an object with config, seeds, out, lanes and launch."""
+    return _parse("train", "Train many seeds in parallel.", _train_options(), arguments)
+
+
+def _parse_sweep(arguments: list[str]) -> tuple[str, Any]:
+    """The same with a grid."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Sweep(_train_options()):  # type: ignore[misc]
+        grid: tuple[str, ...] = ()
+        """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
+        hidden_sizes=32,64x64 max_grad_norm=0.5,none; every combination is trained."""
+
+    return _parse("sweep", "Train a grid of hyperparameters, or continue it.", Sweep, arguments)
+
+
+def _train_options() -> Any:
+    import tyro
 
     @dataclasses.dataclass(frozen=True)
     class Train:
@@ -146,24 +179,33 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
         seeds: str = "256"
         """How many (0, 1, …), a range FIRST:END, or a list 3,17,42; integers in [0, 2^32)."""
         out: Path | None = None
-        """Run directory: new, or empty, or of this very run, which is then continued; runs/PRESET
-        if not given."""
+        """Directory: new, or empty, or of this very run, which is then continued; runs/PRESET (of a
+        sweep runs/PRESET-sweep) if not given."""
         lanes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
         """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
         launch: tyro.conf.OmitArgPrefixes[runs.Launch] = dataclasses.field(
             default_factory=runs.Launch
         )
 
-    options = tyro.cli(
-        Train,
-        prog=f"jaxpg train {name or '[PRESET]'}",
-        description=f"Train many seeds in parallel. Presets: {', '.join(PRESETS)} (default: vpg). "
+    return Train
+
+
+def _parse(command: str, says: str, options: Any, arguments: list[str]) -> tuple[str, Any]:
+    """The preset's name, and the options as a dataclass."""
+    import tyro
+
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    base = preset(name or "vpg")
+    parsed = tyro.cli(
+        options,
+        prog=f"jaxpg {command} {name or '[PRESET]'}",
+        description=f"{says} Presets: {', '.join(PRESETS)} (default: vpg). "
         f"The defaults below are those of {name or 'vpg'}.",
         args=arguments[1:] if name else arguments,
-        default=Train(config=base),
+        default=options(config=base),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return name or "vpg", options
+    return name or "vpg", parsed
 
 
 def _prepare_jax() -> None:

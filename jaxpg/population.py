@@ -5,10 +5,9 @@ their order, or on the number of devices; only, in the last bits, on the number 
 """
 
 import dataclasses
-import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +15,8 @@ import numpy as np
 
 from jaxpg import chunks, noise
 from jaxpg.chunks import Chunk, Program, Snapshot
-from jaxpg.config import FIELDS, TRACED, Config, ConfigError, nearest
-from jaxpg.settings import Setting, with_setting
+from jaxpg.config import Config, ConfigError
+from jaxpg.settings import Setting, expand, with_setting
 from jaxpg.training import as_arrays
 from jaxpg.types import Metrics, Params
 
@@ -127,16 +126,8 @@ def train_grid(
     Raises:
       ConfigError: as `train_population` does; of every combination before the first is trained.
     """
-    for name in grid:
-        if name not in FIELDS:
-            raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
-    # Whether gradients are clipped is static; to what, is traced.
-    static = [name for name in grid if name not in TRACED or None in grid[name]]
-    settings = list(_product({name: grid[name] for name in grid if name not in static}))
-    configs = [
-        dataclasses.replace(config, **values)
-        for values in _product({name: grid[name] for name in static})
-    ]
+    programs, settings = expand(config, grid)
+    configs = [dataclasses.replace(config, **values) for values in programs]
     lanes = options.get("lanes") or default_lanes()
     for point in configs:
         make_chunks(point, seeds, settings, lanes)
@@ -268,9 +259,3 @@ def gather(
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
     )
-
-
-def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every choice of one value for each name; the last name varies fastest."""
-    for chosen in itertools.product(*values.values()):
-        yield dict(zip(values, chosen, strict=True))

@@ -33,6 +33,8 @@ class Launch:
     """Which this one is, from 0; with --coordinator."""
     peer_seconds: float = share.PEER_SECONDS
     """Stop and save, with code 75, if another process shows no sign of life for so long."""
+    report: bool = True
+    """Write report.html at the end."""
 
 
 def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -43,7 +45,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """
     parser = _parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
-    _add_stall(parser)
+    _add_training(parser)
     parser.add_argument("--distributed", action="store_true", help="share it with other processes")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
     parser.add_argument("--num-processes", type=int, metavar="N", help="with --coordinator")
@@ -84,9 +86,9 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--total-steps", type=int, metavar="N", help="per seed, in all")
     budget.add_argument("--total-episodes", type=int, metavar="N", help="per seed, in all")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
-    launch = check_launch(Launch(options.stall_seconds))
+    launch = check_launch(Launch(options.stall_seconds, report=options.report))
     prepare(manifests.read(options.dir).config)
     from jaxpg.runs import edit
 
@@ -103,9 +105,9 @@ def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     )
     parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, help="new or empty")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
-    launch = check_launch(Launch(options.stall_seconds))
+    launch = check_launch(Launch(options.stall_seconds, report=options.report))
     prepare(manifests.read(options.dirs[0]).config)
     from jaxpg.runs import edit
 
@@ -153,11 +155,14 @@ def wait_for_first(directory: Path, launch: Launch, whose: share.Share) -> None:
     share.wait_for_first(directory, whose, launch.peer_seconds, run.is_finished)
 
 
-def train(directory: Path, launch: Launch, whose: share.Share = share.ALONE) -> None:
+def train(
+    directory: Path, launch: Launch, whose: share.Share = share.ALONE, again: str | None = None
+) -> None:
     """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
 
     Args:
       whose: share of the run this process trains.
+      again: what continues it, for people; `jaxpg resume DIR` if not given.
     """
     from jaxpg.progress import progress
     from jaxpg.results import closing
@@ -166,24 +171,37 @@ def train(directory: Path, launch: Launch, whose: share.Share = share.ALONE) -> 
     manifest = manifests.read(directory)
     if run.is_finished(directory):
         print(f"{directory} is finished: {describe(directory)}")
+        if launch.report and not whose.process:
+            _report(directory, again=False)
         return
     try:
-        with progress(_title(manifest, whose)) as report:
+        with progress(_title(manifest, whose)) as shown:
             summary = run.train(
                 directory,
-                report=report,
+                report=shown,
                 note=_note,
                 stall_seconds=launch.stall_seconds,
                 share=whose,
                 peer_seconds=launch.peer_seconds,
             )
     except Stopped:
-        print(f"jaxpg: stopped and saved; continue with: jaxpg resume {directory}", file=sys.stderr)
+        again = again or f"jaxpg resume {directory}"
+        print(f"jaxpg: stopped and saved; continue with: {again}", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     if summary is None:
         print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
     else:
         print(closing(summary, directory))
+        if launch.report:
+            _report(directory, again=True)
+
+
+def _report(directory: Path, again: bool) -> None:
+    """Write the report, and say where it is."""
+    from jaxpg import report
+
+    if again or not (directory / report.NAME).exists():
+        print(f"report: {report.make(directory)}")
 
 
 def check_launch(launch: Launch) -> Launch:
@@ -251,7 +269,13 @@ def _parser(name: str, description: str, example: str) -> argparse.ArgumentParse
     )
 
 
-def _add_stall(parser: argparse.ArgumentParser) -> None:
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help="do not write report.html at the end",
+    )
     parser.add_argument(
         "--stall-seconds",
         type=float,
