@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,9 @@ commands:
   status DIR       say what a run is and how far it has come
   extend DIR       give a run a larger budget
   merge DIR…       join runs of different seeds
+  report DIR       a run on one page: report.html, and its figures as PNG and SVG
+  compare DIR DIR… runs side by side, with intervals
+  sweep [PRESET]   train a grid of hyperparameters, or continue it
   replay DIR       one seed again, with its trajectories and gradients
   bench [PRESET]   how fast a config trains here, with how many lanes, in how much memory
   presets          list the presets and what they set
@@ -43,6 +47,9 @@ COMMANDS = (
     "status",
     "extend",
     "merge",
+    "report",
+    "compare",
+    "sweep",
     "replay",
     "bench",
     "presets",
@@ -70,10 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _train(rest)
         elif command == "bench":
             _bench(rest)
+        elif command == "sweep":
+            _sweep(rest)
         elif command == "status":
             runs.status(rest)
         elif command in ("resume", "extend", "merge", "replay"):
             getattr(runs, command)(rest, _prepare)
+        elif command in ("report", "compare"):
+            import_module(f"jaxpg.{command}").main(rest)
         elif command == "oracle":
             from jaxpg import oracle
 
@@ -107,26 +118,30 @@ def _train(arguments: list[str]) -> None:
     name, options = _parse_train(arguments)
     config = validate(options.config)
     seeds = parse_seeds(options.seeds)
-    runs.check_stall(options.stall_seconds)
+    launch = runs.check_launch(options.launch)
     out = options.out or Path("runs") / name
     _prepare(config)
+    whose = runs.join(launch)
     from jaxpg.runs import run
 
     run.check_usable(out)
+    runs.wait_for_first(out, launch, whose)
     lanes, is_new = options.lanes, not (out / manifest.NAME).exists()
     if lanes is None and not is_new:
         lanes = manifest.read(out).lanes
-    run.begin(out, run.plan(name, config, seeds, lanes))
+    (run.check_same if whose.process else run.begin)(out, run.plan(name, config, seeds, lanes))
     try:
-        runs.train(out, options.stall_seconds)
+        runs.train(out, launch, whose)
     except DoesNotFit as problem:
+        if whose.processes > 1:
+            raise  # the others have begun it too
         if is_new:
             run.withdraw(out)
         if lanes is not None or problem.lanes is None:
             raise
         print(f"jaxpg: {problem}, and is taken", file=sys.stderr)
         run.begin(out, run.plan(name, config, seeds, problem.lanes))
-        runs.train(out, options.stall_seconds)
+        runs.train(out, launch, whose)
 
 
 def _bench(arguments: list[str]) -> None:
@@ -147,8 +162,8 @@ def _bench(arguments: list[str]) -> None:
         json: Path | None = None
         """File for all that was measured."""
 
-    purpose = "Measure how fast a config trains on this machine."
-    _, options = _parse("bench", Bench, purpose, arguments)
+    says = "Measure how fast a config trains on this machine."
+    _, options = _parse("bench", says, Bench, arguments)
     config = validate(options.config)
     if options.rounds < 1 or not 0 < options.seconds < math.inf:
         raise ConfigError(
@@ -187,8 +202,33 @@ def _parity(arguments: list[str]) -> None:
     command.main(arguments)
 
 
+def _sweep(arguments: list[str]) -> None:
+    from jaxpg import sweep
+
+    name, options = _parse_sweep(arguments)
+    plan = sweep.plan(name, options)
+    _prepare(plan.config)
+    sweep.main(plan, options.launch, options.out or Path("runs") / f"{name}-sweep")
+
+
 def _parse_train(arguments: list[str]) -> tuple[str, Any]:
-    """The preset's name, and an object with config, seeds, out and lanes."""
+    """The preset's name, and an object with config, seeds, out, lanes and launch."""
+    return _parse("train", "Train many seeds in parallel.", _train_options(), arguments)
+
+
+def _parse_sweep(arguments: list[str]) -> tuple[str, Any]:
+    """The same with a grid."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Sweep(_train_options()):  # type: ignore[misc]
+        grid: tuple[str, ...] = ()
+        """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
+        hidden_sizes=32,64x64 max_grad_norm=0.5,none; every combination is trained."""
+
+    return _parse("sweep", "Train a grid of hyperparameters, or continue it.", Sweep, arguments)
+
+
+def _train_options() -> Any:
     import tyro
 
     @dataclasses.dataclass(frozen=True)
@@ -197,32 +237,33 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
         seeds: str = "256"
         """How many (0, 1, …), a range FIRST:END, or a list 3,17,42; integers in [0, 2^32)."""
         out: Path | None = None
-        """Run directory: new, or empty, or of this very run, which is then continued; runs/PRESET
-        if not given."""
+        """Directory: new, or empty, or of this very run, which is then continued; runs/PRESET (of a
+        sweep runs/PRESET-sweep) if not given."""
         lanes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
         """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
-        stall_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = runs.STALL_SECONDS
-        """End with code 76 if a segment takes longer."""
+        launch: tyro.conf.OmitArgPrefixes[runs.Launch] = dataclasses.field(
+            default_factory=runs.Launch
+        )
 
-    return _parse("train", Train, "Train many seeds in parallel.", arguments)
+    return Train
 
 
-def _parse(command: str, form: Any, purpose: str, arguments: list[str]) -> tuple[str, Any]:
-    """The preset's name, and a `form` (a dataclass with a config) of the other arguments."""
+def _parse(command: str, says: str, options: Any, arguments: list[str]) -> tuple[str, Any]:
+    """The preset's name, and the options as a dataclass."""
     import tyro
 
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     base = preset(name or "vpg")
-    options = tyro.cli(
-        form,
+    parsed = tyro.cli(
+        options,
         prog=f"jaxpg {command} {name or '[PRESET]'}",
-        description=f"{purpose} Presets: {', '.join(PRESETS)} (default: vpg). "
+        description=f"{says} Presets: {', '.join(PRESETS)} (default: vpg). "
         f"The defaults below are those of {name or 'vpg'}.",
         args=arguments[1:] if name else arguments,
-        default=form(config=base),
+        default=options(config=base),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return name or "vpg", options
+    return name or "vpg", parsed
 
 
 def _prepare_jax() -> None:

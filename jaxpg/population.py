@@ -5,10 +5,9 @@ their order, or on the number of devices; only, in the last bits, on the number 
 """
 
 import dataclasses
-import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +15,12 @@ import numpy as np
 
 from jaxpg import chunks, memory, noise
 from jaxpg.chunks import Chunk, Lane, Program, Snapshot
-from jaxpg.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
+from jaxpg.config import Config, ConfigError
+from jaxpg.settings import Setting, expand, with_setting
 from jaxpg.training import as_arrays
 from jaxpg.types import Metrics, Params
 
 LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # rows that a worker trains at once; measured on cpu
-
-Setting = Mapping[str, float]  # traced fields by name
 
 
 class Population(NamedTuple):
@@ -101,7 +99,7 @@ def train_population(
         return train_population(
             config, seeds, settings=settings, lanes=problem.lanes, segments=segments, report=report
         )
-    tally = Tally(groups, config.num_updates, report)
+    tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}
     stop = threading.Event()
@@ -115,7 +113,8 @@ def train_population(
 
     chunks.work(programs, range(len(groups)), train_one, stop)
     ends = [finals[i] for i in range(len(groups))]
-    return gather(groups, ends, seeds, len(settings), compile_seconds, tally.seconds())
+    order = rows(seeds, len(settings))
+    return gather(groups, ends, order, compile_seconds, tally.seconds())
 
 
 def train_grid(
@@ -137,16 +136,8 @@ def train_grid(
     Raises:
       ConfigError: as `train_population` does; of every combination before the first is trained.
     """
-    for name in grid:
-        if name not in FIELDS:
-            raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
-    # Whether gradients are clipped is static; to what, is traced.
-    static = [name for name in grid if name not in TRACED or None in grid[name]]
-    settings = list(_product({name: grid[name] for name in grid if name not in static}))
-    configs = [
-        dataclasses.replace(config, **values)
-        for values in _product({name: grid[name] for name in static})
-    ]
+    programs, settings = expand(config, grid)
+    configs = [dataclasses.replace(config, **values) for values in programs]
     lanes = options.get("lanes") or default_lanes()
     for point in configs:
         make_chunks(point, seeds, settings, lanes)
@@ -173,17 +164,19 @@ def make_chunks(
         raise ConfigError(f"lanes must be at least 2; got {lanes}")
     if len(set(seeds)) != len(seeds) or not len(seeds):
         raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
-    configs = [_with_setting(config, setting) for setting in settings]
-    keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
-    rows = len(configs) * len(seeds)
-    if not rows:
+    if not settings:
         raise ConfigError("settings must be at least one; got none")
+    configs = [
+        jax.tree.map(np.asarray, as_arrays(with_setting(config, setting))) for setting in settings
+    ]
+    keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
+    count = len(configs) * len(seeds)
     stacked = jax.tree.map(lambda *values: np.stack(values), *configs)
     groups = []
-    for first in range(0, rows, lanes):
-        setting, seed = np.divmod(np.arange(first, first + lanes).clip(max=rows - 1), len(seeds))
+    for first in range(0, count, lanes):
+        setting, seed = np.divmod(np.arange(first, first + lanes).clip(max=count - 1), len(seeds))
         at = jax.tree.map(lambda values: values[setting], stacked)
-        groups.append(Chunk(at, keys[seed], min(lanes, rows - first)))
+        groups.append(Chunk(at, keys[seed], min(lanes, count - first)))
     return groups
 
 
@@ -202,23 +195,35 @@ def check_memory(
     return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 
+def rows(seeds: Sequence[int], num_settings: int) -> tuple[np.ndarray, np.ndarray]:
+    """The seed, uint32 [S], and the index of the setting, int32 [S], of each row, in order."""
+    return (
+        np.tile(np.array(seeds, np.uint32), num_settings),
+        np.repeat(np.arange(num_settings, dtype=np.int32), len(seeds)),
+    )
+
+
 class Tally:
-    """How far all chunks are together; workers add to it."""
+    """How far some chunks are together; workers add to it."""
 
     def __init__(
         self,
-        groups: Sequence[Chunk],
+        rows: Mapping[int, int],
         num_updates: int,
         report: Callable[[Progress], None] | None,
         seconds: float = 0.0,
     ):
-        """Begin the clock at so many seconds."""
+        """Begin the clock at so many seconds.
+
+        Args:
+          rows: how many each chunk has, by its index.
+        """
         self.began = time.perf_counter() - seconds
-        self._groups, self._report = groups, report
-        self._all_updates = num_updates * sum(group.real for group in groups)
+        self._rows, self._report = rows, report
+        self._all_updates = num_updates * sum(rows.values())
         self._lock = threading.Lock()
-        self._steps = [0] * len(groups)
-        self._updates = [0] * len(groups)
+        self._steps = dict.fromkeys(rows, 0)
+        self._updates = dict.fromkeys(rows, 0)
         self._recent: dict[int, np.ndarray] = {}
 
     def seconds(self) -> float:
@@ -227,15 +232,15 @@ class Tally:
 
     def add(self, i: int, snapshot: Snapshot, silent: bool = False) -> None:
         """Chunk i has come so far; report it, unless silent."""
-        real = self._groups[i].real
+        real = self._rows[i]
         updates, steps = counts(snapshot, real)
         with self._lock:
             self._updates[i], self._steps[i] = real * updates, steps
             self._recent[i] = snapshot.recent_return[:real]
             if self._report is not None and not silent:
-                fraction = sum(self._updates) / self._all_updates
+                fraction = sum(self._updates.values()) / self._all_updates
                 returns = np.concatenate(list(self._recent.values()))
-                self._report(Progress(sum(self._steps), fraction, returns, self.seconds()))
+                self._report(Progress(sum(self._steps.values()), fraction, returns, self.seconds()))
 
 
 def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
@@ -248,12 +253,15 @@ def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
 def gather(
     groups: Sequence[Chunk],
     finals: Sequence[Snapshot],
-    seeds: Sequence[int],
-    num_settings: int,
+    order: tuple[np.ndarray, np.ndarray],
     compile_seconds: float,
     wall_seconds: float,
 ) -> Population:
-    """The population whose chunks have come to these ends (snapshots of numpy arrays)."""
+    """The population whose chunks have come to these ends (snapshots of numpy arrays).
+
+    Args:
+      order: the seed and the setting of each row, as of `rows`.
+    """
     parts = []
     for group, final in zip(groups, finals, strict=True):
         lane, state = final.lanes, final.lanes.state
@@ -265,8 +273,8 @@ def gather(
         lambda *leaves: np.concatenate(leaves), *parts
     )
     return Population(
-        seeds=np.tile(np.array(seeds, np.uint32), num_settings),
-        setting=np.repeat(np.arange(num_settings, dtype=np.int32), len(seeds)),
+        seeds=order[0],
+        setting=order[1],
         params=params,
         metrics=metrics,
         final_return=final_return,
@@ -276,23 +284,3 @@ def gather(
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
     )
-
-
-def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every choice of one value for each name; the last name varies fastest."""
-    for chosen in itertools.product(*values.values()):
-        yield dict(zip(values, chosen, strict=True))
-
-
-def _with_setting(config: Config, setting: Setting) -> Config:
-    """The config of one row, its traced fields numpy scalars of the working dtype."""
-    for name in setting:
-        if name not in TRACED:
-            raise ConfigError(f"{name!r} cannot be a setting{nearest(name, TRACED)}")
-    if "max_grad_norm" in setting and (setting["max_grad_norm"] is None) != (
-        config.max_grad_norm is None
-    ):
-        raise ConfigError("max_grad_norm: clipping and none are two programs: train them apart")
-    values: dict[str, Any] = dict(setting)
-    row = as_arrays(validate(dataclasses.replace(config, **values)))
-    return jax.tree.map(np.asarray, row)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from jaxpg.config import Config
 from jaxpg.population import Progress
 from jaxpg.stats import iqm
 
@@ -14,10 +13,8 @@ LINES = 20  # lines that a whole run prints where there is no terminal
 
 
 @contextmanager
-def progress(config: Config, num_seeds: int) -> Iterator[Callable[[Progress], None]]:
+def progress(title: str) -> Iterator[Callable[[Progress], None]]:
     """A reporter for `train_population`, shown on standard error."""
-    seeds = f"{num_seeds} seeds" if num_seeds > 1 else "1 seed"
-    title = f"{config.env}, {seeds}"
     with (_bar if sys.stderr.isatty() else _lines)(title) as report:
         yield report
 

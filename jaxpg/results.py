@@ -1,9 +1,11 @@
 """The files that a training run leaves behind."""
 
 import dataclasses
+import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from safetensors.numpy import save as to_safetensors
 
 from jaxpg.chunks import CAUSES, cpu_count
 from jaxpg.config import Config
+from jaxpg.figures import learning_curve
 from jaxpg.names import to_torch
 from jaxpg.population import Population
-from jaxpg.report import learning_curve
+from jaxpg.settings import Setting
 from jaxpg.stats import SOLVED, iqm, iqm_interval
 
 FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")
@@ -27,11 +30,13 @@ def save(
     config: Config,
     population: Population,
     manifest: str | None = None,
+    settings: Sequence[Setting] = ({},),
 ) -> dict[str, Any]:
     """Write summary.json, results.npz, params.safetensors and curve.png into a directory.
 
     Args:
       manifest: SHA-256 of the run's manifest.json, for the summary.
+      settings: what `population.setting` is the index of.
 
     Returns:
       The summary.
@@ -41,52 +46,63 @@ def save(
     np.savez_compressed(
         directory / "results.npz",
         seed=population.seeds,
+        setting=population.setting,
         final_return=population.final_return,
         frozen_at=population.frozen_at,
+        cause=population.cause,
         **arrays,
     )
-    metadata = {"seeds": json.dumps(population.seeds.tolist())}
+    metadata = {
+        "seeds": json.dumps(population.seeds.tolist()),
+        "setting": json.dumps(population.setting.tolist()),
+    }
     weights = to_safetensors(to_torch(population.params), metadata)
     (directory / "params.safetensors").write_bytes(weights)
-    summary = {**summarize(preset, config, population), "manifest": manifest}
+    sha256 = {
+        name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        for name in ("results.npz", "params.safetensors")
+    }
+    summary = {
+        **summarize(preset, config, population, settings),
+        "manifest": manifest,
+        "sha256": sha256,
+    }
     text = json.dumps(summary, indent=2, allow_nan=False)
     (directory / "summary.json").write_text(text + "\n")
     learning_curve(config, population, directory / "curve.png")
     return summary
 
 
-def summarize(preset: str, config: Config, population: Population) -> dict[str, Any]:
+def summarize(
+    preset: str, config: Config, population: Population, settings: Sequence[Setting] = ({},)
+) -> dict[str, Any]:
     """What summary.json says; every number a JSON number, or null where there is none."""
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
-    finals = population.final_return
-    finished = finals[np.isfinite(finals)]
-    solved = SOLVED.get(config.env)
-    healthy = population.frozen_at < 0
+    frozen = np.flatnonzero(population.frozen_at >= 0)
+    silent = population.metrics.episodes.sum(axis=1) == 0
     return {
         "preset": preset,
         "env": config.env,
-        "seeds": len(population.seeds),
+        "seeds": len(population.seeds) // len(settings),
         "lanes": population.lanes,
         "total_env_steps": total_env_steps,
         "wall_seconds": round(population.wall_seconds, 3),
         "compile_seconds": round(population.compile_seconds, 3),
         "env_steps_per_second": round(total_env_steps / population.wall_seconds),
-        "final_return": _spread(finished) if len(finished) else None,
-        "solved_at": solved,
-        # A seed that finished no episode, or diverged, has not solved its task.
-        "solved_fraction": None
-        if solved is None
-        else float(np.mean(healthy & (np.nan_to_num(finals, nan=-np.inf) >= solved))),
-        "seeds_without_episode": population.seeds[
-            population.metrics.episodes.sum(axis=1) == 0
-        ].tolist(),
+        **_outcome(config, population, slice(None)),
+        "settings": [
+            {"setting": dict(setting), **_outcome(config, population, population.setting == i)}
+            for i, setting in enumerate(settings)
+        ],
+        "seeds_without_episode": population.seeds[silent].tolist(),
         "diverged": [
             {
                 "seed": int(population.seeds[i]),
+                "setting": int(population.setting[i]),
                 "update": int(population.frozen_at[i]),
                 "cause": CAUSES[population.cause[i]],
             }
-            for i in np.flatnonzero(~healthy)
+            for i in frozen
         ],
         "config": dataclasses.asdict(config),
         "versions": versions(),
@@ -97,8 +113,11 @@ def summarize(preset: str, config: Config, population: Population) -> dict[str, 
 def closing(summary: dict[str, Any], out: Path) -> str:
     """What a person is told at the end of a run."""
     speed = summary["env_steps_per_second"] / 1e6
+    times = (
+        f" with {len(summary['settings'])} settings each" if len(summary["settings"]) > 1 else ""
+    )
     lines = [
-        f"{summary['seeds']} seeds, {summary['total_env_steps']:,} environment steps in "
+        f"{summary['seeds']} seeds{times}, {summary['total_env_steps']:,} environment steps in "
         f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
         f"{summary['compile_seconds']:.0f} s)"
     ]
@@ -147,6 +166,22 @@ def commit() -> str | None:
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
+    """Of these rows: the spread of their final returns, and how many solve the task."""
+    finals = population.final_return[rows]
+    finished = finals[np.isfinite(finals)]
+    solved = SOLVED.get(config.env)
+    # A row that finished no episode, or diverged, has not solved its task.
+    reached = (population.frozen_at[rows] < 0) & (
+        np.nan_to_num(finals, nan=-np.inf) >= (solved or 0)
+    )
+    return {
+        "final_return": _spread(finished) if len(finished) else None,
+        "solved_at": solved,
+        "solved_fraction": None if solved is None else float(np.mean(reached)),
+    }
 
 
 def _spread(x: np.ndarray) -> dict[str, float]:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from jaxpg import results
 from jaxpg.config import Config
+from jaxpg.figures import curve_points
 from jaxpg.names import to_torch
 from jaxpg.population import Population
-from jaxpg.report import curve_points
 from jaxpg.types import Metrics
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
@@ -62,7 +62,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
 def test_a_diverged_seed_is_named_and_has_not_solved():
     diverged = population([500.0, 500.0, 500.0], frozen_at=[-1, -1, 4])
     summary = results.summarize("vpg", CONFIG, diverged)
-    assert summary["diverged"] == [{"seed": 7, "update": 4, "cause": "policy_loss"}]
+    assert summary["diverged"] == [{"seed": 7, "setting": 0, "update": 4, "cause": "policy_loss"}]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
 
@@ -103,7 +103,8 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "curve.png",
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
-    assert set(arrays) == {"seed", "final_return", "frozen_at", *Metrics._fields}
+    own = {"seed", "setting", "final_return", "frozen_at", "cause"}
+    assert set(arrays) == {*own, *Metrics._fields}
     np.testing.assert_array_equal(arrays["seed"], [3, 1, 7])
     weights = load_file(tmp_path / "params.safetensors")
     assert {name: tuple(x.shape) for name, x in weights.items()} == {

@@ -125,6 +125,36 @@ def test_a_frozen_seed_stays_frozen_across_a_stop(tmp_path):
     assert_same_results(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_every_seed_with_every_setting(tmp_path):
+    """Stopped, merged and replayed: the rows are those of train_population in memory."""
+    settings = [{}, {"gamma": 0.9}, {"gamma": 0.5, "learning_rate": 0.1}]
+    whole = train_population(TINY, SEEDS, settings=settings, lanes=2)
+    for name, seeds in (("a", SEEDS[:2]), ("b", SEEDS[2:])):
+        run.begin(tmp_path / name, run.plan("vpg", TINY, seeds, 2, settings))
+    with pytest.raises(Stopped):
+        train(tmp_path / "b", report=stop_after(3))
+    edit.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    summary = train(tmp_path / "both")
+    saved = arrays(tmp_path / "both")
+    assert saved["setting"].tolist() == [*[0] * 2, *[1] * 2, *[2] * 2, *[0] * 3, *[1] * 3, *[2] * 3]
+    for row, (seed, setting) in enumerate(zip(saved["seed"], saved["setting"], strict=True)):
+        at = np.flatnonzero((whole.seeds == seed) & (whole.setting == setting))[0]
+        np.testing.assert_array_equal(saved["value_loss"][row], whole.metrics.value_loss[at])
+        for leaf_name, x in to_torch(whole.params).items():
+            np.testing.assert_array_equal(saved[leaf_name][row], x[at])
+    assert [entry["setting"] for entry in summary["settings"]] == settings
+    finals = whole.final_return[whole.setting == 2]
+    assert summary["settings"][2]["final_return"]["max"] == pytest.approx(finals.max(), abs=1e-4)
+    replay.replay(tmp_path / "both", 4, 2, 5, tmp_path / "again")
+    report = json.loads((tmp_path / "again" / "replay.json").read_text())
+    assert report["compared_with_run"] == 1
+    assert not report["differ_from_run"]
+    with pytest.raises(RunError, match=r"--setting must be in \[0, 3\); got 3"):
+        replay.replay(tmp_path / "both", 4, 3, None, tmp_path / "none")
+    with pytest.raises(RunError, match="settings"):
+        run.begin(tmp_path / "a", run.plan("vpg", TINY, SEEDS[:2], 2, settings[:2]))
+
+
 def test_extended_equals_the_longer_run(finished, tmp_path):
     short = begun(tmp_path / "run", dataclasses.replace(TINY, total_steps=72 * 4))
     train(short)
@@ -162,12 +192,12 @@ def test_merged_runs_are_one_run(finished, tmp_path):
 
 
 def test_a_replay_is_the_run(finished, tmp_path):
-    said = replay.replay(finished, 4, None, tmp_path / "all")
+    said = replay.replay(finished, 4, 0, None, tmp_path / "all")
     assert "7 could be compared with the run, and all are equal to the bit" in said
     report = json.loads((tmp_path / "all" / "replay.json").read_text())
     assert report["differ_from_run"] == []
     assert report["records_that_end_in_the_parameters_of_the_run"] == 7
-    replay.replay(finished, 4, 5, tmp_path / "one")
+    replay.replay(finished, 4, 0, 5, tmp_path / "one")
     with (
         np.load(tmp_path / "all" / "update-000005.npz", allow_pickle=False) as one,
         np.load(tmp_path / "one" / "update-000005.npz", allow_pickle=False) as other,
@@ -178,9 +208,9 @@ def test_a_replay_is_the_run(finished, tmp_path):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
     with pytest.raises(RunError, match="no seed 3"):
-        replay.replay(finished, 3, None, tmp_path / "none")
+        replay.replay(finished, 3, 0, None, tmp_path / "none")
     with pytest.raises(RunError, match=r"--update must be in \[0, 7\)"):
-        replay.replay(finished, 4, 7, tmp_path / "none")
+        replay.replay(finished, 4, 0, 7, tmp_path / "none")
 
 
 def test_another_config_is_refused_with_what_changed(finished):
@@ -318,11 +348,12 @@ def test_missing_results_are_written_again(finished, tmp_path):
 GOOD = json.loads(
     json.dumps(
         {
-            "schema": 1,
+            "schema": 2,
             "preset": "vpg",
             "seeds": ["0:4"],
             "lanes": 2,
             "segment": 3,
+            "settings": [{}, {"gamma": 0.9}],
             "config": dataclasses.asdict(TINY),
             "made": {},
         }

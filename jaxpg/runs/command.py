@@ -1,6 +1,7 @@
 """The commands that work on run directories. Imports jax only once one of them computes."""
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -8,11 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from jaxpg.config import ConfigError
-from jaxpg.runs import Stopped
+from jaxpg.runs import Stopped, share
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.watch import EXIT_STOPPED
 
 STALL_SECONDS = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How a run is trained; none of it changes a bit of the results."""
+
+    stall_seconds: float = STALL_SECONDS
+    """End with code 76 if a segment takes longer."""
+    distributed: bool = False
+    """Share the run with the other processes that are started so, each on its own machine or not;
+    Slurm, Kubernetes, MPI and TPU pods are detected. All must see --out."""
+    coordinator: str | None = None
+    """HOST:PORT of the first process, where no cluster is detected; with --distributed."""
+    num_processes: int | None = None
+    """How many there are; with --coordinator."""
+    process_id: int | None = None
+    """Which this one is, from 0; with --coordinator."""
+    peer_seconds: float = share.PEER_SECONDS
+    """Stop and save, with code 75, if another process shows no sign of life for so long."""
+    report: bool = True
+    """Write report.html at the end."""
 
 
 def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -23,11 +45,25 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """
     parser = _parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
-    _add_stall(parser)
-    options = parser.parse_args(arguments)
-    manifest = manifests.read(options.dir)
-    prepare(manifest.config)
-    train(options.dir, options.stall_seconds)
+    _add_training(parser)
+    parser.add_argument("--distributed", action="store_true", help="share it with other processes")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
+    parser.add_argument("--num-processes", type=int, metavar="N", help="with --coordinator")
+    parser.add_argument("--process-id", type=int, metavar="I", help="with --coordinator")
+    parser.add_argument(
+        "--peer-seconds",
+        type=float,
+        default=share.PEER_SECONDS,
+        metavar="S",
+        help="stop if another process is silent for so long (default: %(default)g)",
+    )
+    fields = vars(parser.parse_args(arguments))
+    directory = fields.pop("dir")
+    launch = check_launch(Launch(**fields))
+    prepare(manifests.read(directory).config)
+    whose = join(launch)
+    wait_for_first(directory, launch, whose)
+    train(directory, launch, whose)
 
 
 def status(arguments: Sequence[str]) -> None:
@@ -50,13 +86,14 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--total-steps", type=int, metavar="N", help="per seed, in all")
     budget.add_argument("--total-episodes", type=int, metavar="N", help="per seed, in all")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
+    launch = check_launch(Launch(options.stall_seconds, report=options.report))
     prepare(manifests.read(options.dir).config)
     from jaxpg.runs import edit
 
     edit.extend(options.dir, options.total_steps, options.total_episodes)
-    train(options.dir, options.stall_seconds)
+    train(options.dir, launch)
 
 
 def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -68,13 +105,14 @@ def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     )
     parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, help="new or empty")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
+    launch = check_launch(Launch(options.stall_seconds, report=options.report))
     prepare(manifests.read(options.dirs[0]).config)
     from jaxpg.runs import edit
 
     edit.merge(options.dirs, options.out)
-    train(options.out, options.stall_seconds)
+    train(options.out, launch)
 
 
 def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -86,6 +124,9 @@ def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     )
     parser.add_argument("dir", type=Path)
     parser.add_argument("--seed", type=int, required=True, help="one of the run's")
+    parser.add_argument(
+        "--setting", type=int, default=0, metavar="K", help="of a sweep: which setting, from 0"
+    )
     parser.add_argument("--update", type=int, metavar="U", help="only this one, from 0; all if not")
     parser.add_argument("--out", type=Path, help="new or empty; DIR-seed-SEED if not given")
     options = parser.parse_args(arguments)
@@ -94,34 +135,96 @@ def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     from jaxpg.runs import replay as replays
 
     name = options.dir.resolve().name + f"-seed-{options.seed}"
+    if options.setting:
+        name += f"-setting-{options.setting}"
     out = options.out or options.dir.resolve().with_name(name)
-    print(replays.replay(options.dir, options.seed, options.update, out))
+    print(replays.replay(options.dir, options.seed, options.setting, options.update, out))
 
 
-def train(directory: Path, stall_seconds: float = STALL_SECONDS) -> None:
-    """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped."""
+def join(launch: Launch) -> share.Share:
+    """Which of the processes this is; must come before anything else uses jax."""
+    if not launch.distributed:
+        return share.ALONE
+    return share.join(launch.coordinator, launch.num_processes, launch.process_id)
+
+
+def wait_for_first(directory: Path, launch: Launch, whose: share.Share) -> None:
+    """If this is not the first process, wait until that works in the directory, or has finished."""
+    from jaxpg.runs import run
+
+    share.wait_for_first(directory, whose, launch.peer_seconds, run.is_finished)
+
+
+def train(
+    directory: Path, launch: Launch, whose: share.Share = share.ALONE, again: str | None = None
+) -> None:
+    """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
+
+    Args:
+      whose: share of the run this process trains.
+      again: what continues it, for people; `jaxpg resume DIR` if not given.
+    """
     from jaxpg.progress import progress
     from jaxpg.results import closing
     from jaxpg.runs import run
 
-    check_stall(stall_seconds)
     manifest = manifests.read(directory)
     if run.is_finished(directory):
         print(f"{directory} is finished: {describe(directory)}")
+        if launch.report and not whose.process:
+            _report(directory, again=False)
         return
     try:
-        with progress(manifest.config, len(manifest.seeds)) as report:
-            summary = run.train(directory, report=report, note=_note, stall_seconds=stall_seconds)
+        with progress(_title(manifest, whose)) as shown:
+            summary = run.train(
+                directory,
+                report=shown,
+                note=_note,
+                stall_seconds=launch.stall_seconds,
+                share=whose,
+                peer_seconds=launch.peer_seconds,
+            )
     except Stopped:
-        print(f"jaxpg: stopped and saved; continue with: jaxpg resume {directory}", file=sys.stderr)
+        again = again or f"jaxpg resume {directory}"
+        print(f"jaxpg: stopped and saved; continue with: {again}", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
-    print(closing(summary, directory))
+    if summary is None:
+        print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
+    else:
+        print(closing(summary, directory))
+        if launch.report:
+            _report(directory, again=True)
 
 
-def check_stall(seconds: float) -> None:
-    """Raise ConfigError unless the watchdog can wait so long."""
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"--stall-seconds must be finite and greater than 0; got {seconds:g}")
+def _report(directory: Path, again: bool) -> None:
+    """Write the report, and say where it is."""
+    from jaxpg import report
+
+    if again or not (directory / report.NAME).exists():
+        print(f"report: {report.make(directory)}")
+
+
+def check_launch(launch: Launch) -> Launch:
+    """Raise ConfigError unless the options have a meaning together."""
+    for name in ("stall_seconds", "peer_seconds"):
+        seconds = getattr(launch, name)
+        if not 0 < seconds < math.inf:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} must be finite and greater than 0; got {seconds:g}")
+    count, index = launch.num_processes, launch.process_id
+    if not launch.distributed and (launch.coordinator, count, index) != (None, None, None):
+        raise ConfigError(
+            "--coordinator, --num-processes and --process-id need --distributed, which is missing"
+        )
+    if count is not None and count < 1:
+        raise ConfigError(f"--num-processes must be at least 1; got {count}")
+    if index is not None and not 0 <= index < (math.inf if count is None else count):
+        raise ConfigError(f"--process-id must be in [0, --num-processes); got {index}")
+    if launch.coordinator is not None:
+        host, _, port = launch.coordinator.rpartition(":")
+        if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+            raise ConfigError(f"--coordinator must be HOST:PORT; got {launch.coordinator!r}")
+    return launch
 
 
 def describe(directory: Path) -> str:
@@ -135,11 +238,22 @@ def describe(directory: Path) -> str:
     share = sum(done) / (total * updates)
     ended = sum(update == updates for update in done)
     state = "finished" if run.is_finished(directory) else "not finished"
+    times = f", {len(manifest.settings)} settings each" if len(manifest.settings) > 1 else ""
     return (
-        f"{manifest.preset} on {config.env}, seeds {','.join(manifest.parts)}: {state}\n"
+        f"{manifest.preset} on {config.env}, seeds {','.join(manifest.parts)}{times}: {state}\n"
         f"{share:.1%} of the updates are saved: {ended} of {total} chunks of {manifest.lanes} "
         f"lanes are done, {len(done) - ended} are begun"
     )
+
+
+def _title(manifest: manifests.Manifest, whose: share.Share) -> str:
+    rows, settings = len(manifest.seeds), len(manifest.settings)
+    title = f"{manifest.config.env}, {rows} seed{'s' * (rows > 1)}"
+    if settings > 1:
+        title += f" × {settings} settings"
+    if whose.processes > 1:
+        title += f", process {whose.process} of {whose.processes}"
+    return title
 
 
 def _note(sentence: str) -> None:
@@ -155,7 +269,13 @@ def _parser(name: str, description: str, example: str) -> argparse.ArgumentParse
     )
 
 
-def _add_stall(parser: argparse.ArgumentParser) -> None:
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help="do not write report.html at the end",
+    )
     parser.add_argument(
         "--stall-seconds",
         type=float,

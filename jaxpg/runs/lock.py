@@ -14,8 +14,8 @@ NAME = "lock"
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock.
+def locked(directory: Path, process: int = 0) -> Iterator[None]:
+    """Hold the directory's lock, or that of one of several processes that share a run.
 
     The kernel holds it for the process and lets go when that ends, however it ends: there is no
     stale lock. The file stays, and says who holds it or held it last.
@@ -23,15 +23,16 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
       RunError: if another process holds it, or the directory cannot be written.
     """
+    path = directory / (f"{NAME}-{process}" if process else NAME)
     try:
-        file = (directory / NAME).open("a+")
+        file = path.open("a+")
     except OSError as error:
         raise RunError(f"{directory} cannot be written ({error.strerror})") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{directory} is in use by {_holder(directory)}") from None
+            raise RunError(f"{directory} is in use by {_holder(path)}") from None
         except OSError as error:
             raise RunError(f"{directory} cannot be locked ({error.strerror})") from None
         try:
@@ -43,10 +44,10 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _holder(directory: Path) -> str:
+def _holder(path: Path) -> str:
     """Who holds the lock, as far as its file says so."""
     try:
-        holder = json.loads((directory / NAME).read_text())
+        holder = json.loads(path.read_text())
         return f"process {holder['process']} on {holder['host']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "another process"

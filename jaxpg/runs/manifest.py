@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from jaxpg.config import FIELDS, Config, ConfigError, validate
 from jaxpg.runs import RunError, durable
+from jaxpg.settings import with_setting
 
 NAME = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
 
 
@@ -23,6 +24,7 @@ class Manifest(NamedTuple):
     parts: tuple[str, ...]  # seeds, as in `parse_seeds`; each part fills lanes of its own
     lanes: int  # L
     segment: int  # updates per segment
+    settings: tuple[dict[str, Any], ...]  # of traced fields; every seed is trained with each
     made: dict[str, Any]  # versions, commit, device, command
 
     @property
@@ -39,6 +41,7 @@ def write(directory: Path, manifest: Manifest) -> None:
         "seeds": list(manifest.parts),
         "lanes": manifest.lanes,
         "segment": manifest.segment,
+        "settings": list(manifest.settings),
         "config": dataclasses.asdict(manifest.config),
         "made": manifest.made,
     }
@@ -81,6 +84,7 @@ def parse(content: bytes, path: Path) -> Manifest:
             parts=parts,
             lanes=_typed(fields["lanes"], int),
             segment=_typed(fields["segment"], int),
+            settings=tuple(_typed(fields["settings"], list)),
             made=_typed(fields["made"], dict),
         )
         seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
@@ -88,6 +92,10 @@ def parse(content: bytes, path: Path) -> Manifest:
             raise ValueError("seeds must be different and at least one")
         if manifest.lanes < 2 or manifest.segment < 1:
             raise ValueError("lanes must be at least 2, and segment at least 1")
+        if not manifest.settings:
+            raise ValueError("settings must be at least one")
+        for setting in manifest.settings:
+            with_setting(manifest.config, _typed(setting, dict))
     except KeyError as error:
         raise RunError(f"{path} is damaged: it lacks {error}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -96,8 +104,9 @@ def parse(content: bytes, path: Path) -> Manifest:
 
 
 def num_chunks(manifest: Manifest) -> int:
-    """How many chunks of lanes the seeds fill."""
-    return sum(-(-len(parse_seeds(part)) // manifest.lanes) for part in manifest.parts)
+    """How many chunks of lanes the rows fill."""
+    rows = [len(parse_seeds(part)) * len(manifest.settings) for part in manifest.parts]
+    return sum(-(-count // manifest.lanes) for count in rows)
 
 
 def parse_config(fields: Any) -> Config:
@@ -118,6 +127,7 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
     pairs = {
         "seeds": (",".join(old.parts), ",".join(new.parts)),
         "lanes": (old.lanes, new.lanes),
+        "settings": (old.settings, new.settings),
         **{name: (getattr(old.config, name), getattr(new.config, name)) for name in FIELDS},
     }
     return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]

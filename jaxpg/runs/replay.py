@@ -20,16 +20,17 @@ from jaxpg.names import to_torch
 from jaxpg.runs import RunError, checkpoints
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.run import make_chunks
+from jaxpg.runs.run import make_chunks, rows
 from jaxpg.types import Metrics
 
 
-def replay(directory: Path, seed: int, update: int | None, out: Path) -> str:
+def replay(directory: Path, seed: int, setting: int, update: int | None, out: Path) -> str:
     """Write one npz per update, and replay.json, which says how well they agree with the run.
 
     Args:
       directory: a run, finished or not.
       seed: one of its seeds.
+      setting: index of one of its settings.
       update: the only one to write, from 0; None for all.
       out: new or empty; complete or not there.
 
@@ -37,22 +38,27 @@ def replay(directory: Path, seed: int, update: int | None, out: Path) -> str:
       A sentence on what was found.
 
     Raises:
-      RunError: if the run has no such seed or update.
+      RunError: if the run has no such seed, setting or update.
       ConfigError: if `out` holds something.
     """
     manifest = manifests.read(directory)
     updates = manifest.config.num_updates
     if seed not in manifest.seeds:
         raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")
+    if not 0 <= setting < len(manifest.settings):
+        raise RunError(f"--setting must be in [0, {len(manifest.settings)}); got {setting}")
     if update is not None and not 0 <= update < updates:
         raise RunError(f"--update must be in [0, {updates}); got {update}")
     wanted = range(updates) if update is None else range(update, update + 1)
-    saved = _saved_metrics(directory, manifest, seed)
+    saved = _saved_metrics(directory, manifest, seed, setting)
+    lane = population.make_chunks(
+        manifest.config, [seed], [manifest.settings[setting]], manifest.lanes
+    )[0]
     compared = 0 if saved is None else sum(u < saved.env_steps.shape[0] for u in wanted)
     try:
         with whole_directory(out.absolute(), "--out") as partial:
             same_end, differs = 0, []
-            for u, record, metrics, params in _records(manifest, seed, wanted):
+            for u, record, metrics, params in _records(manifest, lane, wanted):
                 with (partial / f"update-{u:06d}.npz").open("wb") as file:
                     np.savez(file, **record)  # type: ignore[arg-type]
                 same_end += all(
@@ -62,6 +68,7 @@ def replay(directory: Path, seed: int, update: int | None, out: Path) -> str:
                     differs.append(u)
             report = {
                 "seed": seed,
+                "setting": manifest.settings[setting],
                 "updates": [wanted.start, wanted.stop],
                 "compared_with_run": compared,
                 "differ_from_run": differs,
@@ -78,10 +85,10 @@ def replay(directory: Path, seed: int, update: int | None, out: Path) -> str:
 
 
 def _records(
-    manifest: Manifest, seed: int, wanted: range
+    manifest: Manifest, chunk: Chunk, wanted: range
 ) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray]]]:
-    """(update, record, the run's metrics, the run's parameters after it) of each wanted update."""
-    chunk = population.make_chunks(manifest.config, [seed], [{}], manifest.lanes)[0]
+    """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
+    run's parameters after it)."""
     algorithm = algorithms.build(manifest.config)
     program = chunks.compile_programs(chunk, manifest.segment)[0]
     watch = jax.jit(jax.vmap(lambda config, state: trace.watch(config, state, algorithm)))
@@ -115,17 +122,14 @@ def _start(program: Program, chunk: Chunk) -> Lane:
     return jax.tree.map(np.array, lanes)
 
 
-def _saved_metrics(directory: Path, manifest: Manifest, seed: int) -> Any:
-    """The run's metrics of this seed, leaves [u], or None if there are none."""
+def _saved_metrics(directory: Path, manifest: Manifest, seed: int, setting: int) -> Any:
+    """The run's metrics of this seed with this setting, leaves [u], or None if there are none."""
     groups = make_chunks(manifest)
-    key = population.make_chunks(manifest.config, [seed], [{}], manifest.lanes)[0].keys[0]
-    places = (
-        (i, lane)
-        for i, chunk in enumerate(groups)
-        for lane in range(chunk.real)
-        if (chunk.keys[lane] == key).all()
-    )
-    i, lane = next(places)
+    seeds, settings = rows(manifest)
+    row = np.flatnonzero((seeds == seed) & (settings == setting))[0]
+    first = np.cumsum([0] + [chunk.real for chunk in groups])
+    i = np.searchsorted(first, row, side="right") - 1
+    lane = row - first[i]
     shapes = chunks.lane_shapes(groups[i])
     for at in reversed(checkpoints.listed(directory).get(i, [])):
         try:

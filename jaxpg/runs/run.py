@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,10 @@ from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.share import ALONE, PEER_SECONDS, Peers, Share
+from jaxpg.runs.share import FOLDER as PROCESSES
 from jaxpg.runs.watch import Watchdog, stop_on_signals
+from jaxpg.settings import Setting
 from jaxpg.stats import iqm
 
 SAVE_RATIO = 50
@@ -49,21 +52,29 @@ class Chain(NamedTuple):
         return self.kept[-1].update if self.kept else 0
 
 
-def plan(preset: str, config: Config, seeds: list[int], lanes: int | None) -> Manifest:
+def plan(
+    preset: str,
+    config: Config,
+    seeds: list[int],
+    lanes: int | None,
+    settings: Sequence[Setting] = ({},),
+) -> Manifest:
     """The manifest of a new run.
 
     Raises:
-      ConfigError: if the config, the seeds or the lanes have no meaning; nothing is written.
+      ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
+        written.
     """
     algorithms.build(config)
     lanes = population.default_lanes() if lanes is None else lanes
-    population.make_chunks(config, seeds[:1], [{}], lanes)
+    population.make_chunks(config, seeds[:1], settings, lanes)
     return Manifest(
         preset=preset,
         config=config,
         parts=(manifests.format_seeds(seeds),),
         lanes=lanes,
         segment=min(-(-config.num_updates // SEGMENTS), LONGEST_SEGMENT),
+        settings=tuple(map(dict, settings)),
         made={
             "versions": results.versions(),
             "commit": results.commit(),
@@ -84,12 +95,7 @@ def begin(directory: Path, manifest: Manifest) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):
             if (directory / manifests.NAME).exists():
-                changed = manifests.differences(manifests.read(directory), manifest)
-                if changed:
-                    raise RunError(
-                        f"{directory} is a run of something else ({'; '.join(changed)}): "
-                        "take another --out, or the same options"
-                    )
+                check_same(directory, manifest)
             else:
                 manifests.write(directory, manifest)
     except OSError as error:
@@ -101,9 +107,20 @@ def withdraw(directory: Path) -> None:
     try:
         with locked(directory):
             (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
+            shutil.rmtree(directory / PROCESSES, ignore_errors=True)
             (directory / manifests.NAME).unlink()
     except OSError as error:
         raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
+
+
+def check_same(directory: Path, manifest: Manifest) -> None:
+    """Raise RunError, with what differs, unless the directory's manifest is this one."""
+    changed = manifests.differences(manifests.read(directory), manifest)
+    if changed:
+        raise RunError(
+            f"{directory} is a run of something else ({'; '.join(changed)}): take another --out, "
+            "or the same options"
+        )
 
 
 def check_usable(directory: Path) -> None:
@@ -139,45 +156,66 @@ def train(
     report: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] = lambda sentence: None,
     stall_seconds: float,
-) -> dict[str, Any]:
+    share: Share = ALONE,
+    peer_seconds: float = PEER_SECONDS,
+) -> dict[str, Any] | None:
     """Train what the directory's manifest says, from where it was, and write the results.
+
+    Where several processes share the run, the first writes the results once all have trained
+    their chunks, and the others wait for that.
 
     Args:
       report: called after each commit, from any thread, one at a time.
       note: called with a sentence for a person, as about a damaged checkpoint.
       stall_seconds: the process ends with EXIT_STALLED if a segment takes longer.
+      share: which of the processes that train this run this is.
+      peer_seconds: of silence, after which another process is given up.
 
     Returns:
-      The summary.
+      The summary; None where another process has written it.
 
     Raises:
       RunError: if the directory is in use, damaged or cannot be written.
-      Stopped: after SIGTERM or SIGINT, once everything is saved.
+      Stopped: after SIGTERM or SIGINT, here or in another process, or after the death of one; once
+        everything is saved.
       DoesNotFit: if there is not enough memory; nothing is trained.
     """
     stop = threading.Event()
-    with locked(directory), stop_on_signals(stop):
-        _clean(directory)
-        manifest = manifests.read(directory)
-        _compare_machines(manifest, note)
-        groups = make_chunks(manifest)
-        shapes = chunks.lane_shapes(groups[0])
-        tally = Tally(groups, manifest.config.num_updates, _log(directory, report))
-        chains = _restore(directory, manifest, groups, shapes, tally, note)
-        compile_seconds = 0.0
-        if any(chain.update < manifest.config.num_updates for chain in chains):
-            began = time.perf_counter()
-            programs = chunks.compile_programs(groups[0], manifest.segment)
-            compile_seconds = time.perf_counter() - began
-            updates = manifest.config.num_updates
-            note(population.check_memory(programs, shapes, groups, updates, writes=True))
-            tally.began += compile_seconds
-            job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
-            with job as train_chunk:
-                chunks.work(programs, range(len(groups)), train_chunk, stop)
-        if any(chain.update < manifest.config.num_updates for chain in chains):
-            raise Stopped
-        return _finish(directory, manifest, groups, shapes, chains, compile_seconds)
+    first = share.process == 0
+    with locked(directory, share.process), stop_on_signals(stop):
+        if first:
+            _clean(directory)
+        with Peers(directory, share, stop, note, peer_seconds) as peers:
+            manifest = manifests.read(directory)
+            _compare_machines(manifest, note)
+            groups = make_chunks(manifest)
+            shapes = chunks.lane_shapes(groups[0])
+            mine = {i: groups[i].real for i in share.mine(len(groups))}
+            log = _log(directory / (LOG if first else f"{share.process}-{LOG}"), report)
+            tally = Tally(mine, manifest.config.num_updates, log)
+            chains = _restore(directory, manifest, groups, shapes, tally, mine, note)
+            compile_seconds = 0.0
+            if not _trained(manifest, chains):
+                began = time.perf_counter()
+                programs = chunks.compile_programs(groups[0], manifest.segment)
+                compile_seconds = time.perf_counter() - began
+                here = groups if first else [groups[i] for i in mine]
+                updates = manifest.config.num_updates
+                note(population.check_memory(programs, shapes, here, updates, writes=first))
+                tally.began += compile_seconds
+                job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
+                with job as train_chunk:
+                    chunks.work(programs, list(mine), train_chunk, stop)
+            if not _trained(manifest, chains):
+                raise Stopped
+            peers.say("trained")
+            if not all(peers.wait(i, "trained" if first else "finished") for i in peers.awaited()):
+                raise Stopped
+            summary = (
+                _finish(directory, manifest, groups, shapes, compile_seconds) if first else None
+            )
+            peers.say("finished")
+            return summary
 
 
 def make_chunks(manifest: Manifest) -> list[Chunk]:
@@ -186,8 +224,20 @@ def make_chunks(manifest: Manifest) -> list[Chunk]:
     return [
         chunk
         for seeds in parts
-        for chunk in population.make_chunks(manifest.config, seeds, [{}], manifest.lanes)
+        for chunk in population.make_chunks(
+            manifest.config, seeds, manifest.settings, manifest.lanes
+        )
     ]
+
+
+def rows(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """The seed and the index of the setting of each row of the results, [S] each."""
+    parts = [
+        population.rows(manifests.parse_seeds(part), len(manifest.settings))
+        for part in manifest.parts
+    ]
+    seeds, setting = zip(*parts, strict=True)
+    return np.concatenate(seeds), np.concatenate(setting)
 
 
 def _restore(
@@ -196,16 +246,17 @@ def _restore(
     groups: list[Chunk],
     shapes: Lane,
     tally: Tally,
+    mine: Iterable[int],
     note: Callable[[str], None],
-) -> list[Chain]:
-    """The good checkpoints of every chunk; damaged ones are removed, with a note."""
+) -> dict[int, Chain]:
+    """The good checkpoints of each of these chunks; damaged ones are removed, with a note."""
     found = checkpoints.listed(directory)
-    chains, seconds = [], 0.0
-    for i, chunk in enumerate(groups):
+    chains, seconds = {}, 0.0
+    for i in mine:
         kept = found.get(i, [])
         while kept:
             try:
-                loaded = checkpoints.load(kept[-1], chunk, shapes, manifest.config.num_updates)
+                loaded = checkpoints.load(kept[-1], groups[i], shapes, manifest.config.num_updates)
             except RunError as problem:
                 bad = kept.pop()
                 note(f"{problem}; going on from update {kept[-1].update if kept else 0}")
@@ -214,9 +265,13 @@ def _restore(
             tally.add(i, loaded.snapshot, silent=True)
             seconds = max(seconds, loaded.seconds)
             break
-        chains.append(Chain(kept))
+        chains[i] = Chain(kept)
     tally.began = time.perf_counter() - seconds
     return chains
+
+
+def _trained(manifest: Manifest, chains: dict[int, Chain]) -> bool:
+    return all(chain.update == manifest.config.num_updates for chain in chains.values())
 
 
 @contextmanager
@@ -225,7 +280,7 @@ def _job(
     manifest: Manifest,
     groups: list[Chunk],
     shapes: Lane,
-    chains: list[Chain],
+    chains: dict[int, Chain],
     tally: Tally,
     stop: threading.Event,
     stall_seconds: float,
@@ -266,24 +321,31 @@ def _finish(
     manifest: Manifest,
     groups: list[Chunk],
     shapes: Lane,
-    chains: list[Chain],
     compile_seconds: float,
 ) -> dict[str, Any]:
     """Write the results of finished chunks; the summary, which says that they are there, last."""
     updates = manifest.config.num_updates
+    found = checkpoints.listed(directory)
+    missing = [i for i in range(len(groups)) if i not in found or found[i][-1].update < updates]
+    if missing:
+        raise RunError(
+            f"{directory / checkpoints.FOLDER} lacks the end of chunk {missing[0]}, which another "
+            "process has trained: the directory must be on a file system that all processes share"
+        )
     ends = [
-        checkpoints.load(chain.kept[-1], chunk, shapes, updates)
-        for chain, chunk in zip(chains, groups, strict=True)
+        checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(groups)
     ]
     seconds = max(end.seconds for end in ends)
     whole = population.gather(
-        groups, [end.snapshot for end in ends], manifest.seeds, 1, compile_seconds, seconds
+        groups, [end.snapshot for end in ends], rows(manifest), compile_seconds, seconds
     )
     aside = directory / f"{durable.TEMPORARY}results"
     digest = manifests.digest(directory)
     try:
         aside.mkdir()
-        summary = results.save(aside, manifest.preset, manifest.config, whole, digest)
+        summary = results.save(
+            aside, manifest.preset, manifest.config, whole, digest, manifest.settings
+        )
         for name in results.FILES:
             durable.sync(aside / name)
             (aside / name).replace(directory / name)
@@ -297,8 +359,8 @@ def _finish(
     return summary
 
 
-def _log(directory: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
-    """A reporter that appends each report to progress.jsonl, then passes it on."""
+def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """A reporter that appends each report to a file, then passes it on."""
 
     def write(at: Progress) -> None:
         known = at.recent_return[np.isfinite(at.recent_return)]
@@ -310,12 +372,12 @@ def _log(directory: Path, report: Callable[[Progress], None] | None) -> Callable
             "iqm_return": float(iqm(known)) if len(known) else None,
         }
         try:
-            with (directory / LOG).open("a") as file:
+            with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise RunError(
-                f"{directory / LOG} cannot be written ({error.strerror}); everything reported so "
-                f"far is saved: make room, then jaxpg resume {directory}"
+                f"{path} cannot be written ({error.strerror}); everything reported so far is "
+                f"saved: make room, then jaxpg resume {path.parent}"
             ) from error
         if report is not None:
             report(at)
@@ -324,10 +386,12 @@ def _log(directory: Path, report: Callable[[Progress], None] | None) -> Callable
 
 
 def _clean(directory: Path) -> None:
-    """Make the folder of checkpoints; remove what a killed process was still writing."""
+    """Make the folder of checkpoints; remove what killed processes were writing or have said."""
     folder = directory / checkpoints.FOLDER
     try:
         folder.mkdir(exist_ok=True)
+        if (directory / PROCESSES).exists():
+            shutil.rmtree(directory / PROCESSES)
         for path in [*directory.iterdir(), *folder.iterdir()]:
             if path.name.startswith(durable.TEMPORARY):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
