@@ -56,7 +56,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
                       color=measure.BLUE)  # fmt: skip
             text = f"{row['options']['seeds']:,} × {row['options']['updates']:,}"
             place = one["peak_bytes"] / 2**30, one["predicted_bytes"] / 2**30
-            axes.annotate(text, place, (8, -4), textcoords="offset points", fontsize=8)
+            axes.annotate(text, place, (-8, -3), textcoords="offset points", ha="right", fontsize=8)
     largest = 1.1 * max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot([0, largest], [0, largest], color=measure.GREY, linewidth=1)
     axes.set(xlim=(0, largest), ylim=(0, largest), aspect="equal")
