@@ -26,7 +26,7 @@ class Actor:
     sampled: Callable[..., jax.Array]  # (params, observation, key) -> action
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Policy:
     """One seed's policy: parameters and the pure function that acts by them."""
 
@@ -53,7 +53,8 @@ class Policy:
 
         Returns:
           Actions as the environment takes them: int32 [...], or [..., *action_shape] clipped to
-          its bounds. A JAX array for a JAX array, numpy for anything else.
+          its bounds. A JAX array for a JAX array (or a traced key), numpy for
+          anything else.
 
         Raises:
           ValueError: if the observation has not the environment's shape.
@@ -67,7 +68,8 @@ class Policy:
             action = self.actor.greedy(self.params, observation)
         else:
             action = self.actor.sampled(self.params, observation, key)
-        return action if isinstance(observation, jax.Array) else np.asarray(action)
+        traced = isinstance(action, jax.core.Tracer)
+        return action if traced or isinstance(observation, jax.Array) else np.asarray(action)
 
 
 @lru_cache(maxsize=16)

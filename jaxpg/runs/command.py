@@ -21,7 +21,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     Args:
       prepare: sets up jax for a config; called before jax is imported.
     """
-    parser = _parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
+    parser = command_parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
     _add_stall(parser)
     options = parser.parse_args(arguments)
@@ -32,7 +32,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def status(arguments: Sequence[str]) -> None:
     """jaxpg status: say what is in a run directory; reads nothing but names and JSON."""
-    parser = _parser("status", "Say what a run is and how far it has come.", "runs/cartpole")
+    parser = command_parser("status", "Say what a run is and how far it has come.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
     options = parser.parse_args(arguments)
     print(describe(options.dir))
@@ -40,7 +40,7 @@ def status(arguments: Sequence[str]) -> None:
 
 def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg extend: a larger budget for a run; equal to the run that had it from the start."""
-    parser = _parser(
+    parser = command_parser(
         "extend",
         "Give a run a larger budget and train on. Equal, to the bit, to a run that had it from the "
         "start; so the learning rate must be constant.",
@@ -61,7 +61,7 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg merge: runs of different seeds of one config as one run."""
-    parser = _parser(
+    parser = command_parser(
         "merge",
         "Join runs of different seeds of one config into a new run, finished or not.",
         "runs/a runs/b --out runs/both",
@@ -79,7 +79,7 @@ def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg replay: one seed of a run again, alone, with its trajectories and gradients."""
-    parser = _parser(
+    parser = command_parser(
         "replay",
         "Train one seed of a run again, alone, and write what each update met and descended.",
         "runs/cartpole --seed 17 --update 40",
@@ -146,7 +146,7 @@ def _note(sentence: str) -> None:
     print(f"jaxpg: {sentence}", file=sys.stderr, flush=True)
 
 
-def _parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"jaxpg {name}",
         description=description,
