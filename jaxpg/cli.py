@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from jaxpg import policy_commands
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
 from jaxpg.runs import RunError, manifest
 from jaxpg.runs import command as runs
@@ -24,6 +25,9 @@ commands:
   extend DIR       give a run a larger budget
   merge DIR…       join runs of different seeds
   replay DIR       one seed again, with its trajectories and gradients
+  evaluate DIR     fresh episodes of trained policies, in gymnax and in gymnasium
+  render DIR       a moving picture of trained policies
+  export DIR       a policy for PyTorch, ONNX, StableHLO or safetensors
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
   parity           hold everything against the PyTorch twin, and see planted faults caught
@@ -41,6 +45,9 @@ COMMANDS = (
     "extend",
     "merge",
     "replay",
+    "evaluate",
+    "render",
+    "export",
     "presets",
     "oracle",
     "parity",
@@ -68,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             runs.status(rest)
         elif command in ("resume", "extend", "merge", "replay"):
             getattr(runs, command)(rest, _prepare)
+        elif command in ("evaluate", "render", "export"):
+            getattr(policy_commands, command)(rest, _prepare)
         elif command == "oracle":
             from jaxpg import oracle
 

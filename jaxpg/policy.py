@@ -22,6 +22,7 @@ class Actor:
     spec: EnvSpec
     interface: env.Interface
     outputs: Callable[..., jax.Array]  # (params, obs [..., D]) -> [..., K]
+    most_probable: Callable[..., jax.Array]  # (outputs) -> action, before decoding
     greedy: Callable[..., jax.Array]  # (params, observation [..., *obs_shape]) -> action
     sampled: Callable[..., jax.Array]  # (params, observation, key) -> action
 
@@ -95,7 +96,7 @@ def actor(config: Config) -> Actor:
 
         return jax.jit(act)
 
-    def greedy(outputs: jax.Array) -> jax.Array:
+    def most_probable(outputs: jax.Array) -> jax.Array:
         if spec.discrete:
             return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
         return outputs[..., : spec.num_actions]
@@ -105,4 +106,6 @@ def actor(config: Config) -> Actor:
         uniform = noise.uniform(key, (len(outputs), *per_action))
         return algorithm.distribution.sample(outputs, uniform)
 
-    return Actor(spec, interface, outputs, on_batch(greedy), on_batch(sampled))
+    return Actor(
+        spec, interface, outputs, most_probable, on_batch(most_probable), on_batch(sampled)
+    )

@@ -1,0 +1,225 @@
+"""The commands that take trained policies away. They import jax only once they compute."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxpg.config import ConfigError, nearest
+from jaxpg.files import whole_file
+from jaxpg.runs import RunError
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.command import command_parser
+
+if TYPE_CHECKING:
+    from jaxpg.evaluate import Evaluation
+    from jaxpg.loading import Run
+
+RANKS = ("best", "worst", "median")
+
+
+def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
+    """jaxpg evaluate: fresh episodes of trained policies, greedy and sampled.
+
+    Args:
+      prepare: sets up jax for a config; called before jax is imported.
+    """
+    parser = command_parser(
+        "evaluate",
+        "Let trained policies act in fresh episodes, greedily and sampled: in gymnax, and in "
+        "gymnasium's own environment of the same name, to see that they transfer.",
+        "runs/cartpole --episodes 100 --json evaluation.json",
+    )
+    parser.add_argument("dir", type=Path)
+    parser.add_argument(
+        "--episodes", type=int, default=100, metavar="N", help="of each seed (default: %(default)s)"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seed", metavar="SEED", help="one: a number, best, worst or median")
+    which.add_argument(
+        "--seeds",
+        default="all",
+        help="all (the default), a range FIRST:END, or a list 3,17,42",
+    )
+    parser.add_argument(
+        "--gymnasium-seeds",
+        default="some",
+        metavar="N",
+        help="how many of them in gymnasium, which is slow: a number, 0 to leave it out, or all; "
+        "if not given, as many as take less than a minute",
+    )
+    add_setting(parser)
+    parser.add_argument(
+        "--evaluation-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the episodes' own randomness (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    options = parser.parse_args(arguments)
+    if options.episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1; got {options.episodes}")
+    run = load(options.dir, prepare)
+    from jaxpg import evaluate as evaluation
+
+    seeds = chosen_seeds(run, options.seed, options.seeds, options.setting)
+    count, why = _gymnasium_seeds(run, options.gymnasium_seeds, len(seeds), options.episodes)
+    found: list[Evaluation] = []
+    for simulator, some in (
+        (evaluation.in_gymnax, seeds),
+        (evaluation.in_gymnasium, seeds[:count]),
+    ):
+        for mode in evaluation.MODES if some else ():
+            say(f"{simulator.__name__[3:]}, {mode}: {_count(len(some))} …")
+            settings = {"setting": options.setting, "key": options.evaluation_seed}
+            found.append(simulator(run, some, options.episodes, mode, **settings))
+    results = [evaluation.summarize(each, run.config.env) for each in found]
+    _print_table(run, results, options.episodes)
+    if count:
+        print(_transfer(results, count))
+    if why:
+        print(why)
+    if options.json:
+        content = {
+            "run": str(options.dir),
+            "manifest": run.summary["manifest"],
+            "env": run.config.env,
+            "setting": options.setting,
+            "evaluation_seed": options.evaluation_seed,
+            "results": results,
+        }
+        with whole_file(options.json, "--json") as path:
+            path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        print(options.json)
+
+
+def load(directory: Path, prepare: Callable[[Any], None]) -> "Run":
+    """The run, with jax set up for it."""
+    prepare(manifests.read(directory).config)
+    from jaxpg.loading import load
+
+    return load(directory)
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """--setting, for runs of several."""
+    parser.add_argument(
+        "--setting", type=int, default=0, metavar="K", help="of a sweep, from 0 (default: 0)"
+    )
+
+
+def one_seed(run: "Run", text: str, setting: int) -> int:
+    """The seed that a command line names: a number, best, worst or median.
+
+    Raises:
+      RunError: if the run has none.
+    """
+    row = run.row(int(text) if text.isdecimal() else text, setting)
+    return int(run.population.seeds[row])
+
+
+def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> list[int]:
+    """What --seed or --seeds names.
+
+    Raises:
+      RunError: if the run has not all of them, or no such setting.
+    """
+    run.row(run.seeds[0], setting)
+    if seed is not None:
+        return [one_seed(run, seed, setting)]
+    if seeds == "all":
+        return run.seeds
+    if not any(character in seeds for character in ":,"):
+        hint = nearest(seeds, ("all",)) if not seeds.isdecimal() else "; one seed is --seed"
+        raise ConfigError(f"--seeds must be all, FIRST:END or a list; got {seeds!r}{hint}")
+    wanted = manifests.parse_seeds(seeds)
+    unknown = sorted(set(wanted) - set(run.seeds))
+    if unknown:
+        parts = ",".join(run.manifest.parts)
+        raise RunError(f"{run.directory} has no seed {unknown[0]}; its seeds are {parts}")
+    return wanted
+
+
+def say(sentence: str) -> None:
+    """Progress, on standard error."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _gymnasium_seeds(run: "Run", text: str, available: int, episodes: int) -> tuple[int, str]:
+    """How many seeds to evaluate in gymnasium, and a sentence if they are not all."""
+    from jaxpg.evaluate import default_gymnasium_seeds, gymnasium_maker
+
+    if text == "all":
+        gymnasium_maker(run.config)
+        return available, ""
+    if text != "some":
+        if not text.isdecimal():
+            raise ConfigError(f"--gymnasium-seeds must be a number or all; got {text!r}")
+        if int(text):
+            gymnasium_maker(run.config)
+        return min(int(text), available), ""
+    try:
+        gymnasium_maker(run.config)
+    except ConfigError as error:
+        return 0, f"in gymnax alone: {error}"
+    count = default_gymnasium_seeds(run.config, episodes)
+    if count >= available:
+        return available, ""
+    return count, (
+        f"gymnasium takes a step at a time, so there it was the first {_count(count)} of "
+        f"{available}; --gymnasium-seeds all takes them all"
+    )
+
+
+def _transfer(results: list[dict[str, Any]], count: int) -> str:
+    """What the seeds that were in both simulators did in each."""
+    means = [
+        f"{row['mode']} {sum(row['mean_return'][:count]) / count:.1f} in {row['simulator']}"
+        for mode in ("greedy", "sampled")
+        for row in results
+        if row["mode"] == mode
+    ]
+    return f"the same {_count(count)} in both simulators, mean return: {', '.join(means)}"
+
+
+def _count(seeds: int) -> str:
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def _print_table(run: "Run", results: list[dict[str, Any]], episodes: int) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    over = results[0]["interval_over"]
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("simulator")
+    table.add_column("policy")
+    table.add_column("seeds", justify="right")
+    table.add_column(f"IQM return [95 % over {over}]", justify="right")
+    table.add_column("worst seed", justify="right")
+    table.add_column("worst episode", justify="right")
+    if results[0]["solved_at"] is not None:
+        table.add_column(f"seeds ≥ {results[0]['solved_at']:g}", justify="right")
+    table.add_column("steps", justify="right")
+    table.add_column("seconds", justify="right")
+    for row in results:
+        cells = [
+            row["simulator"],
+            row["mode"],
+            str(len(row["seeds"])),
+            f"{row['iqm']:.1f} [{row['ci95_low']:.1f}, {row['ci95_high']:.1f}]",
+            f"{row['worst_seed_return']:.1f} (seed {row['worst_seed']})",
+            f"{row['worst_episode']:.1f}",
+        ]
+        if row["solved_at"] is not None:
+            cells.append(f"{row['solved_fraction']:.1%}")
+        table.add_row(*cells, f"{row['steps']:,}", f"{row['seconds']:.1f}")
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console = Console(width=140)
+    print(f"{run.manifest.preset} on {run.config.env}, {episodes} fresh episodes of each seed")
+    console.print(table)
