@@ -61,7 +61,7 @@ def in_gymnax(
             rows = np.arange(i, i + lanes).clip(max=len(seeds) - 1)
             indices = np.arange(j, j + width).clip(max=episodes - 1)
             keys = _episode_keys(key, np.asarray(seeds)[rows], indices)
-            total, length = play(_params(run, [seeds[row] for row in rows], setting), keys)
+            total, length = play(stacked_params(run, [seeds[row] for row in rows], setting), keys)
             returns[np.ix_(rows, indices)], lengths[np.ix_(rows, indices)] = total, length
     seconds = time.perf_counter() - began
     return Evaluation("gymnax", mode, list(seeds), returns, lengths, seconds)
@@ -82,7 +82,7 @@ def in_gymnasium(
     make, obs_shape = gymnasium_maker(run.config), actor(run.config).interface.obs_shape
     began = time.perf_counter()
     choose = _chooser(run.config, mode)
-    params = _params(run, seeds, setting)
+    params = stacked_params(run, seeds, setting)
     envs = [make() for _ in range(len(seeds) * episodes)]
     starts = np.random.SeedSequence(key).generate_state(2)
     obs = np.zeros((len(envs), *obs_shape), np.float32)
@@ -112,6 +112,24 @@ def in_gymnasium(
     return Evaluation(
         "gymnasium", mode, list(seeds), returns.reshape(shape), lengths.reshape(shape), seconds
     )
+
+
+def record(
+    config: Config, params: Params, seeds: Sequence[int], episodes: int, mode: str, *, key: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """What policies meet in the episodes of `in_gymnax`, step by step.
+
+    Args:
+      params: leaves [S, ...].
+      seeds: S, which decide the episodes together with `key`.
+
+    Returns:
+      Observations [T + 1, S, E, D], where T is the time limit and an episode that is over keeps
+      its last one, and the episodes' lengths [S, E].
+    """
+    keys = _episode_keys(key, np.asarray(seeds), np.arange(episodes))
+    obs, lengths = _recorder(config, mode)(params, keys)
+    return np.asarray(obs), np.asarray(lengths)
 
 
 def default_gymnasium_seeds(config: Config, episodes: int) -> int:
@@ -153,41 +171,76 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
 @lru_cache(maxsize=16)
 def _player(config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """(params [S, ...], keys [S, E]) -> returns and lengths [S, E], of whole episodes."""
+    start, step = _episodes(config, mode)
+
+    def play(params: Params, keys: jax.Array) -> tuple:
+        def alive_somewhere(carry: tuple) -> jax.Array:
+            return jnp.any(carry[2])
+
+        def body(carry: tuple) -> tuple:
+            t, state, alive = carry
+            return t + 1, *step(params, keys, t, state, alive)
+
+        _, end, _ = jax.lax.while_loop(alive_somewhere, body, (jnp.int32(0), *start(keys)))
+        return end.episode_return.reshape(keys.shape), end.time.reshape(keys.shape)
+
+    return jax.jit(play)
+
+
+@lru_cache(maxsize=16)
+def _recorder(config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """(params [S, ...], keys [S, E]) -> obs [T + 1, S, E, D], lengths [S, E].
+
+    T is the environment's time limit; after an episode's end its last observation is repeated.
+    """
+    start, step = _episodes(config, mode)
+
+    def record(params: Params, keys: jax.Array) -> tuple:
+        def body(carry: tuple, t: jax.Array) -> tuple[tuple, jax.Array]:
+            state, alive = step(params, keys, t, *carry)
+            return (state, alive), state.obs
+
+        first, alive = start(keys)
+        times = jnp.arange(actor(config).spec.time_limit)
+        final, later = jax.lax.scan(body, (first, alive), times)
+        obs = jnp.concatenate([first.obs[None], later])
+        return obs.reshape(len(obs), *keys.shape, -1), final[0].time.reshape(keys.shape)
+
+    return jax.jit(record)
+
+
+def _episodes(config: Config, mode: str) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+    """How the episodes of S seeds begin and go on; rows [S · E].
+
+    Returns:
+      keys [S, E] -> state, alive; and (params, keys, step's number, state, alive) -> state, alive,
+      where a row that is over keeps its state.
+    """
     algorithm = algorithms.build(config)
     env, spec = algorithm.env, algorithm.env.spec
     choose = _chooser(config, mode, raw=True)
 
-    def reset(keys: jax.Array) -> EnvState:
-        if not spec.reset_uniforms:
-            return env.reset(keys)
-        return env.reset(jax.vmap(lambda key: noise.uniform(key, (spec.reset_uniforms,)))(keys))
+    def start(keys: jax.Array) -> tuple:
+        draws = jax.vmap(lambda key: noise.fold_in(key, 0))(keys.reshape(-1))
+        if spec.reset_uniforms:
+            draws = jax.vmap(lambda key: noise.uniform(key, (spec.reset_uniforms,)))(draws)
+        return env.reset(draws), jnp.ones(keys.size, bool)
 
-    def play(params: Params, keys: jax.Array) -> tuple:
-        shape, flat = keys.shape, keys.reshape(-1)
+    def step(params: Params, keys: jax.Array, t: jax.Array, state: EnvState, alive: Any) -> tuple:
+        def step_key(key: jax.Array) -> jax.Array:
+            return noise.fold_in(noise.fold_in(key, 2), t)
 
-        def alive_somewhere(carry: tuple) -> jax.Array:
-            return jnp.any(carry[2])
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(alive.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-        def step(carry: tuple) -> tuple:
-            t, state, alive = carry
-            action = choose(params, state.obs.reshape(*shape, -1), keys, t)
-            step_keys = jax.vmap(lambda key: noise.fold_in(noise.fold_in(key, 2), t))(flat)
-            action = action.reshape(-1, *action.shape[2:])
-            following, _, terminated, truncated = env.step(step_keys, state, action)
+        action = choose(params, state.obs.reshape(*keys.shape, -1), keys, t)
+        action = action.reshape(-1, *action.shape[2:])
+        step_keys = jax.vmap(step_key)(keys.reshape(-1))
+        following, _, terminated, truncated = env.step(step_keys, state, action)
+        done = jnp.logical_or(terminated, truncated)
+        return jax.tree.map(keep, following, state), jnp.logical_and(alive, ~done)
 
-            def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-                return jnp.where(alive.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-            state = jax.tree.map(keep, following, state)
-            done = jnp.logical_or(terminated, truncated)
-            return t + 1, state, jnp.logical_and(alive, ~done)
-
-        start = reset(jax.vmap(lambda key: noise.fold_in(key, 0))(flat))
-        everywhere = jnp.ones(len(flat), bool)
-        _, end, _ = jax.lax.while_loop(alive_somewhere, step, (jnp.int32(0), start, everywhere))
-        return end.episode_return.reshape(shape), end.time.reshape(shape)
-
-    return jax.jit(play)
+    return start, step
 
 
 @lru_cache(maxsize=16)
@@ -229,7 +282,8 @@ def _episode_keys(key: int, seeds: np.ndarray, episodes: np.ndarray) -> jax.Arra
     return fold(by_seed, indices)
 
 
-def _params(run: Run, seeds: Sequence[int], setting: int) -> Params:
+def stacked_params(run: Run, seeds: Sequence[int], setting: int = 0) -> Params:
+    """The parameters of some seeds, leaves [S, ...]."""
     rows = np.array([run.row(seed, setting) for seed in seeds])
     return jax.tree.map(lambda leaf: leaf[rows], run.population.params)
 

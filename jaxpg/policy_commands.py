@@ -62,6 +62,7 @@ def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     options = parser.parse_args(arguments)
     if options.episodes < 1:
         raise ConfigError(f"--episodes must be at least 1; got {options.episodes}")
+    check_seed("--evaluation-seed", options.evaluation_seed)
     run = load(options.dir, prepare)
     from jaxpg import evaluate as evaluation
 
@@ -94,6 +95,76 @@ def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         with whole_file(options.json, "--json") as path:
             path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         print(options.json)
+
+
+def render(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
+    """jaxpg render: a moving picture of trained policies in CartPole."""
+    parser = command_parser(
+        "render",
+        "Draw an episode of a trained policy in CartPole-v1, or of many at once, as a GIF (or, "
+        "where ffmpeg is installed, an mp4).",
+        "runs/cartpole --seed best --before --out balancing.gif",
+    )
+    parser.add_argument("dir", type=Path)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--seed", default="best", help="a number, best, worst or median (default: best)"
+    )
+    which.add_argument(
+        "--sheet", type=int, metavar="N", help="the first N seeds at once; a GIF of at most 3 MB"
+    )
+    parser.add_argument(
+        "--before",
+        action="store_true",
+        help="show what the same seed was before training: beside it, or in a sheet first",
+    )
+    parser.add_argument(
+        "--greedy", action="store_true", help="do not sample actions, take the best"
+    )
+    add_setting(parser)
+    parser.add_argument(
+        "--episode-seed", type=int, default=0, metavar="N", help="another episode (default: 0)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=".gif or .mp4; in DIR if not given"
+    )
+    options = parser.parse_args(arguments)
+    check_seed("--episode-seed", options.episode_seed)
+    if options.out and options.out.suffix not in (".gif", ".mp4"):
+        raise ConfigError(f"--out must end in .gif or .mp4; got {options.out}")
+    run = load(options.dir, prepare)
+    from jaxpg import render as pictures
+
+    pictures.check(run.config)
+    choice: dict[str, Any] = {
+        "mode": "greedy" if options.greedy else "sampled",
+        "before": options.before,
+        "setting": options.setting,
+        "key": options.episode_seed,
+    }
+    run.row(run.seeds[0], options.setting)
+    before = "-before" if options.before else ""
+    if options.out and options.out.suffix == ".mp4":
+        pictures.ffmpeg()
+    if options.sheet is not None:
+        if not 1 <= options.sheet <= len(run.seeds):
+            raise ConfigError(
+                f"--sheet must be in [1, {len(run.seeds)}], the run's seeds; got {options.sheet}"
+            )
+        out = options.out or options.dir / f"sheet-{options.sheet}{before}.gif"
+        seeds = run.seeds[: options.sheet]
+        if out.suffix == ".gif":
+            content = pictures.small_sheet(run, seeds, **choice)
+        else:
+            content = pictures.to_mp4(pictures.sheet(run, seeds, **choice))
+    else:
+        seed = one_seed(run, options.seed, options.setting)
+        out = options.out or options.dir / f"seed-{seed}{before}.gif"
+        to_file = pictures.to_gif if out.suffix == ".gif" else pictures.to_mp4
+        content = to_file(pictures.one(run, seed, **choice))
+    with whole_file(out, "--out") as path:
+        path.write_bytes(content)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 def load(directory: Path, prepare: Callable[[Any], None]) -> "Run":
@@ -141,6 +212,12 @@ def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> list
         parts = ",".join(run.manifest.parts)
         raise RunError(f"{run.directory} has no seed {unknown[0]}; its seeds are {parts}")
     return wanted
+
+
+def check_seed(argument: str, seed: int) -> None:
+    """Raise ConfigError unless it is in [0, 2^32)."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"{argument} must be an integer in [0, 2^32); got {seed}")
 
 
 def say(sentence: str) -> None:
