@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxpg.evaluate import Evaluation
     from jaxpg.loading import Run
 
-RANKS = ("best", "worst", "median")
+EXPORTS = ("torch", "onnx", "stablehlo", "safetensors")
 
 
 def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -165,6 +165,38 @@ def render(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     with whole_file(out, "--out") as path:
         path.write_bytes(content)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def export(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
+    """jaxpg export: a trained policy as a file for another runtime."""
+    parser = command_parser(
+        "export",
+        "Write the trained policy of one seed as a file for another runtime, and print the lines "
+        "that load it there.",
+        "runs/cartpole --seed best --to onnx",
+    )
+    parser.add_argument("dir", type=Path)
+    parser.add_argument(
+        "--seed", default="best", help="a number, best, worst or median (default: best)"
+    )
+    parser.add_argument("--to", required=True, help=f"one of {', '.join(EXPORTS)}")
+    add_setting(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="DIR/seed-SEED.SUFFIX if not given"
+    )
+    options = parser.parse_args(arguments)
+    if options.to not in EXPORTS:
+        raise ConfigError(f"--to is {options.to!r}{nearest(options.to, EXPORTS)}")
+    run = load(options.dir, prepare)
+    from jaxpg import export as exports
+
+    seed = one_seed(run, options.seed, options.setting)
+    out = options.out or options.dir / f"seed-{seed}{exports.SUFFIXES[options.to]}"
+    content = exports.export(run, seed, options.to, setting=options.setting)
+    with whole_file(out, "--out") as path:
+        path.write_bytes(content)
+    print(f"{out}: seed {seed} of {run.manifest.preset} on {run.config.env}. To load it:\n")
+    print(exports.how_to_load(run, options.to, str(out)))
 
 
 def load(directory: Path, prepare: Callable[[Any], None]) -> "Run":
