@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxpg import policy_commands
+from jaxpg import policy_commands, track
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
 from jaxpg.runs import RunError, manifest
 from jaxpg.runs import command as runs
@@ -112,6 +112,8 @@ def _train(arguments: list[str]) -> None:
     seeds = parse_seeds(options.seeds)
     runs.check_stall(options.stall_seconds)
     out = options.out or Path("runs") / name
+    if options.track is not None:
+        track.check(options.track)
     _prepare(config)
     from jaxpg.runs import run
 
@@ -120,6 +122,7 @@ def _train(arguments: list[str]) -> None:
     if lanes is None and (out / manifest.NAME).exists():
         lanes = manifest.read(out).lanes
     run.begin(out, run.plan(name, config, seeds, lanes))
+    track.choose(out, options.track)
     runs.train(out, options.stall_seconds)
 
 
@@ -159,6 +162,9 @@ def _parse_train(arguments: list[str]) -> tuple[str, Any]:
         """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
         stall_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = runs.STALL_SECONDS
         """End with code 76 if a segment takes longer."""
+        track: Annotated[str | None, tyro.conf.arg(metavar="TRACKER")] = None
+        """tensorboard (files in OUT/tensorboard), wandb or none; a run that is continued keeps
+        its own if not given. progress.jsonl is written always."""
 
     options = tyro.cli(
         Train,

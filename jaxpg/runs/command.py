@@ -5,12 +5,15 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpg.config import ConfigError
 from jaxpg.runs import Stopped
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.watch import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from jaxpg.population import Progress
 
 STALL_SECONDS = 600.0
 
@@ -100,6 +103,7 @@ def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def train(directory: Path, stall_seconds: float = STALL_SECONDS) -> None:
     """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped."""
+    from jaxpg import track
     from jaxpg.progress import progress
     from jaxpg.results import closing
     from jaxpg.runs import run
@@ -107,14 +111,24 @@ def train(directory: Path, stall_seconds: float = STALL_SECONDS) -> None:
     check_stall(stall_seconds)
     manifest = manifests.read(directory)
     if run.is_finished(directory):
+        track.log_results(directory)
         print(f"{directory} is finished: {describe(directory)}")
         return
     try:
-        with progress(manifest.config, len(manifest.seeds)) as report:
+        with (
+            track.tracking(directory) as tell,
+            progress(manifest.config, len(manifest.seeds)) as show,
+        ):
+
+            def report(at: "Progress") -> None:
+                tell(at)
+                show(at)
+
             summary = run.train(directory, report=report, note=_note, stall_seconds=stall_seconds)
     except Stopped:
         print(f"jaxpg: stopped and saved; continue with: jaxpg resume {directory}", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
+    track.log_results(directory)
     print(closing(summary, directory))
 
 
