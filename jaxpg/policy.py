@@ -12,7 +12,7 @@ import numpy as np
 from jaxpg import algorithms, env, noise
 from jaxpg.config import Config, validate
 from jaxpg.training import as_arrays
-from jaxpg.types import EnvSpec, Params
+from jaxpg.types import Algorithm, EnvSpec, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,13 +35,17 @@ class Policy:
     actor: Actor
 
     @classmethod
-    def of(cls, config: Config, params: Params) -> "Policy":
+    def of(cls, config: Config, params: Params, algorithm: Algorithm | None = None) -> "Policy":
         """The policy that a config's networks and these parameters are.
+
+        Args:
+          params: of one seed, as in a LearnerState.
+          algorithm: with networks of your own; None for `jaxpg.build(config)`.
 
         Raises:
           ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
         """
-        return cls(params, actor(config))
+        return cls(params, actor(config, algorithm))
 
     def act(self, observation: Any, key: jax.Array | None = None) -> Any:
         """Choose an action for each observation.
@@ -74,16 +78,16 @@ class Policy:
 
 
 @lru_cache(maxsize=16)
-def actor(config: Config) -> Actor:
-    """How the policies of a config act.
+def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
+    """How the policies of a config, or of an algorithm made from it, act.
 
     Raises:
       ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
     """
     as_arrays(validate(config))
-    algorithm = algorithms.build(config)
+    algorithm = algorithm or algorithms.build(config)
     spec, interface = algorithm.env.spec, env.interface(config.env, config.float_type)
-    outputs = algorithm.networks.policy
+    outputs, sample = algorithm.networks.policy, algorithm.distribution.sample
 
     def on_batch(choose: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def act(params: Params, observation: Any, *key: jax.Array) -> jax.Array:
@@ -104,7 +108,7 @@ def actor(config: Config) -> Actor:
     def sampled(outputs: jax.Array, key: jax.Array) -> jax.Array:
         per_action = () if spec.discrete else (spec.num_actions,)
         uniform = noise.uniform(key, (len(outputs), *per_action))
-        return algorithm.distribution.sample(outputs, uniform)
+        return sample(outputs, uniform)
 
     return Actor(
         spec, interface, outputs, most_probable, on_batch(most_probable), on_batch(sampled)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpg import chunks, noise
-from jaxpg.chunks import Chunk, Program, Snapshot
+from jaxpg import algorithms, chunks, noise
+from jaxpg.chunks import Build, Chunk, Program, Snapshot
 from jaxpg.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
 from jaxpg.training import as_arrays
 from jaxpg.types import Metrics, Params
@@ -65,6 +65,7 @@ def train_population(
     lanes: int | None = None,
     segments: int = 50,
     report: Callable[[Progress], None] | None = None,
+    build: Build = algorithms.build,
 ) -> Population:
     """Train every seed with every setting, for the whole budget.
 
@@ -80,6 +81,8 @@ def train_population(
         given L a row's result does not depend on the others.
       segments: calls that each group of lanes is divided into, for the sake of `report`.
       report: called after each of them, from any thread, one at a time.
+      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
+        meets the config's static fields as they are and the traced ones as arrays over the lanes.
 
     Raises:
       ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range.
@@ -90,7 +93,7 @@ def train_population(
     groups = make_chunks(config, seeds, settings, lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
-    programs = chunks.compile_programs(groups[0], length)
+    programs = chunks.compile_programs(groups[0], length, build)
     tally = Tally(groups, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}
