@@ -285,13 +285,14 @@ def _gymnasium_seeds(run: "Run", text: str, available: int, episodes: int) -> tu
 
 def _transfer(results: list[dict[str, Any]], count: int) -> str:
     """What the seeds that were in both simulators did in each."""
-    means = [
-        f"{row['mode']} {sum(row['mean_return'][:count]) / count:.1f} in {row['simulator']}"
+    means = {
+        (row["mode"], row["simulator"]): sum(row["mean_return"][:count]) / count for row in results
+    }
+    parts = [
+        f"{mode} {means[mode, 'gymnax']:.1f} and {means[mode, 'gymnasium']:.1f}"
         for mode in ("greedy", "sampled")
-        for row in results
-        if row["mode"] == mode
     ]
-    return f"the same {_count(count)} in both simulators, mean return: {', '.join(means)}"
+    return f"the same {_count(count)} in gymnax and in gymnasium, mean return: {', '.join(parts)}"
 
 
 def _count(seeds: int) -> str:

@@ -96,7 +96,7 @@ def test_the_command_prints_a_table_and_writes_json(trained, tmp_path, capsys):
     options = ["--episodes", "3", "--seeds", "9,0", "--gymnasium-seeds", "1"]
     main(["evaluate", str(trained), *options, "--json", str(out)])
     shown = capsys.readouterr().out
-    assert "the same 1 seed in both simulators" in shown
+    assert "the same 1 seed in gymnax and in gymnasium, mean return: greedy" in shown
     content = json.loads(out.read_text())
     rows = [(row["simulator"], row["mode"], row["seeds"]) for row in content["results"]]
     assert rows == [

@@ -31,7 +31,7 @@ def test_the_page_is_true():
             assert printed.getvalue() == code, f"line {line}"
             printed, checked = io.StringIO(), checked + 1
     assert not printed.getvalue()
-    assert checked == 3
+    assert checked == 2
 
 
 def test_a_population_is_trained_by_the_algorithm_that_build_makes():
