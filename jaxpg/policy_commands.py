@@ -119,7 +119,7 @@ def render(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         help="show what the same seed was before training: beside it, or in a sheet first",
     )
     parser.add_argument(
-        "--greedy", action="store_true", help="do not sample actions, take the best"
+        "--greedy", action="store_true", help="take the most probable action instead of sampling"
     )
     add_setting(parser)
     parser.add_argument(
