@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
+from jaxpg import policy_commands, track
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
 from jaxpg.memory import DoesNotFit
 from jaxpg.runs import RunError, manifest
@@ -31,6 +32,9 @@ commands:
   sweep [PRESET]   train a grid of hyperparameters, or continue it
   replay DIR       one seed again, with its trajectories and gradients
   bench [PRESET]   how fast a config trains here, with how many lanes, in how much memory
+  evaluate DIR     fresh episodes of trained policies, in gymnax and in gymnasium
+  render DIR       a moving picture of trained policies
+  export DIR       a policy for PyTorch, ONNX, StableHLO or safetensors
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
   parity           hold everything against the PyTorch twin, and see planted faults caught
@@ -52,6 +56,9 @@ COMMANDS = (
     "sweep",
     "replay",
     "bench",
+    "evaluate",
+    "render",
+    "export",
     "presets",
     "oracle",
     "parity",
@@ -85,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             getattr(runs, command)(rest, _prepare)
         elif command in ("report", "compare"):
             import_module(f"jaxpg.{command}").main(rest)
+        elif command in ("evaluate", "render", "export"):
+            getattr(policy_commands, command)(rest, _prepare)
         elif command == "oracle":
             from jaxpg import oracle
 
@@ -120,6 +129,8 @@ def _train(arguments: list[str]) -> None:
     seeds = parse_seeds(options.seeds)
     launch = runs.check_launch(options.launch)
     out = options.out or Path("runs") / name
+    if options.track is not None:
+        track.check(options.track)
     _prepare(config)
     whose = runs.join(launch)
     from jaxpg.runs import run
@@ -130,6 +141,8 @@ def _train(arguments: list[str]) -> None:
     if lanes is None and not is_new:
         lanes = manifest.read(out).lanes
     (run.check_same if whose.process else run.begin)(out, run.plan(name, config, seeds, lanes))
+    if not whose.process:
+        track.choose(out, options.track)
     try:
         runs.train(out, launch, whose)
     except DoesNotFit as problem:
@@ -141,6 +154,7 @@ def _train(arguments: list[str]) -> None:
             raise
         print(f"jaxpg: {problem}, and is taken", file=sys.stderr)
         run.begin(out, run.plan(name, config, seeds, problem.lanes))
+        track.choose(out, options.track)
         runs.train(out, launch, whose)
 
 
@@ -244,6 +258,9 @@ def _train_options() -> Any:
         launch: tyro.conf.OmitArgPrefixes[runs.Launch] = dataclasses.field(
             default_factory=runs.Launch
         )
+        track: Annotated[str | None, tyro.conf.arg(metavar="TRACKER")] = None
+        """tensorboard (files in OUT/tensorboard), wandb or none; a run that is continued keeps
+        its own if not given. progress.jsonl is written always."""
 
     return Train
 

@@ -4,6 +4,7 @@ The package's only import of gymnax. It is done late: `import gymnax` takes seco
 JAX backend.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,14 +23,14 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
     """The gymnax environment called `name`; `gymnax.register` adds yours.
 
     Args:
-      name: a registered name.
+      name: a registered name, or MODULE:NAME, where importing the module registers the name.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
 
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported.
     """
-    gym, params = _gymnax(name)
+    name, gym, params = _gymnax(name)
     if max_episode_steps is not None:
         params = params.replace(max_steps_in_episode=max_episode_steps)
     spec = _spec(name, gym, params)
@@ -81,7 +82,7 @@ def interface(name: str, float_type: str = "float32") -> Interface:
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported.
     """
-    gym, params = _gymnax(name)
+    name, gym, params = _gymnax(name)
     _spec(name, gym, params)
     return _interface(gym, params, float_type)
 
@@ -96,13 +97,23 @@ def terminate_at_limit(env: Env) -> Env:
     return env._replace(step=step)
 
 
-def _gymnax(name: str) -> tuple[Any, Any]:
+def _gymnax(name: str) -> tuple[str, Any, Any]:
+    """Its name without a module, the environment, and its parameters."""
     import gymnax
 
+    module, _, name = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever its code raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(
+                f"module {module!r} of environment '{module}:{name}' cannot be imported ({reason})"
+            ) from error
     if name not in gymnax.registered_envs:
         raise ConfigError(f"unknown environment {name!r}{nearest(name, gymnax.registered_envs)}")
     try:
-        return gymnax.make(name)
+        return name, *gymnax.make(name)
     except OSError as error:  # MNISTBandit-bsuite downloads its images
         raise ConfigError(f"{name} could not be made: {error}") from error
 

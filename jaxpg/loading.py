@@ -35,7 +35,7 @@ HEADER = 10_000  # bytes before the data of an array in results.npz, at most
 COUNTED = ("env_steps", "episodes")  # metrics that are integers
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A finished run. A row is one seed with one setting, ordered by setting, then as the seeds."""
 
@@ -58,6 +58,10 @@ class Run:
     def settings(self) -> Sequence[Setting]:
         """The settings of traced hyperparameters; of most runs one, which is empty."""
         return _settings(self.manifest)
+
+    def __repr__(self) -> str:
+        what = f"{self.manifest.preset} on {self.config.env}, {len(self.seeds)} seeds"
+        return f"<Run {str(self.directory)!r}: {what}>"
 
     def row(self, seed: int | str, setting: int = 0) -> int:
         """Where a seed is in the population.

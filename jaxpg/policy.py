@@ -12,7 +12,7 @@ import numpy as np
 from jaxpg import algorithms, env, noise
 from jaxpg.config import Config, validate
 from jaxpg.training import as_arrays
-from jaxpg.types import EnvSpec, Params
+from jaxpg.types import Algorithm, EnvSpec, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,11 +22,12 @@ class Actor:
     spec: EnvSpec
     interface: env.Interface
     outputs: Callable[..., jax.Array]  # (params, obs [..., D]) -> [..., K]
+    most_probable: Callable[..., jax.Array]  # (outputs) -> action, before decoding
     greedy: Callable[..., jax.Array]  # (params, observation [..., *obs_shape]) -> action
     sampled: Callable[..., jax.Array]  # (params, observation, key) -> action
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Policy:
     """One seed's policy: parameters and the pure function that acts by them."""
 
@@ -34,13 +35,17 @@ class Policy:
     actor: Actor
 
     @classmethod
-    def of(cls, config: Config, params: Params) -> "Policy":
+    def of(cls, config: Config, params: Params, algorithm: Algorithm | None = None) -> "Policy":
         """The policy that a config's networks and these parameters are.
+
+        Args:
+          params: of one seed, as in a LearnerState.
+          algorithm: with networks of your own; None for `jaxpg.build(config)`.
 
         Raises:
           ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
         """
-        return cls(params, actor(config))
+        return cls(params, actor(config, algorithm))
 
     def act(self, observation: Any, key: jax.Array | None = None) -> Any:
         """Choose an action for each observation.
@@ -53,7 +58,8 @@ class Policy:
 
         Returns:
           Actions as the environment takes them: int32 [...], or [..., *action_shape] clipped to
-          its bounds. A JAX array for a JAX array, numpy for anything else.
+          its bounds. A JAX array for a JAX array (or a traced key), numpy for
+          anything else.
 
         Raises:
           ValueError: if the observation has not the environment's shape.
@@ -67,20 +73,21 @@ class Policy:
             action = self.actor.greedy(self.params, observation)
         else:
             action = self.actor.sampled(self.params, observation, key)
-        return action if isinstance(observation, jax.Array) else np.asarray(action)
+        traced = isinstance(action, jax.core.Tracer)
+        return action if traced or isinstance(observation, jax.Array) else np.asarray(action)
 
 
 @lru_cache(maxsize=16)
-def actor(config: Config) -> Actor:
-    """How the policies of a config act.
+def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
+    """How the policies of a config, or of an algorithm made from it, act.
 
     Raises:
       ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
     """
     as_arrays(validate(config))
-    algorithm = algorithms.build(config)
+    algorithm = algorithm or algorithms.build(config)
     spec, interface = algorithm.env.spec, env.interface(config.env, config.float_type)
-    outputs = algorithm.networks.policy
+    outputs, sample = algorithm.networks.policy, algorithm.distribution.sample
 
     def on_batch(choose: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def act(params: Params, observation: Any, *key: jax.Array) -> jax.Array:
@@ -93,7 +100,7 @@ def actor(config: Config) -> Actor:
 
         return jax.jit(act)
 
-    def greedy(outputs: jax.Array) -> jax.Array:
+    def most_probable(outputs: jax.Array) -> jax.Array:
         if spec.discrete:
             return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
         return outputs[..., : spec.num_actions]
@@ -101,6 +108,8 @@ def actor(config: Config) -> Actor:
     def sampled(outputs: jax.Array, key: jax.Array) -> jax.Array:
         per_action = () if spec.discrete else (spec.num_actions,)
         uniform = noise.uniform(key, (len(outputs), *per_action))
-        return algorithm.distribution.sample(outputs, uniform)
+        return sample(outputs, uniform)
 
-    return Actor(spec, interface, outputs, on_batch(greedy), on_batch(sampled))
+    return Actor(
+        spec, interface, outputs, most_probable, on_batch(most_probable), on_batch(sampled)
+    )

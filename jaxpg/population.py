@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpg import chunks, memory, noise
-from jaxpg.chunks import Chunk, Lane, Program, Snapshot
+from jaxpg import algorithms, chunks, memory, noise
+from jaxpg.chunks import Build, Chunk, Lane, Program, Snapshot
 from jaxpg.config import Config, ConfigError
 from jaxpg.settings import Setting, expand, with_setting
 from jaxpg.training import as_arrays
@@ -63,6 +63,7 @@ def train_population(
     lanes: int | None = None,
     segments: int = 50,
     report: Callable[[Progress], None] | None = None,
+    build: Build = algorithms.build,
 ) -> Population:
     """Train every seed with every setting, for the whole budget.
 
@@ -79,6 +80,8 @@ def train_population(
         others.
       segments: calls that each group of lanes is divided into, for the sake of `report`.
       report: called after each of them, from any thread, one at a time.
+      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
+        meets the config's static fields as they are and the traced ones as arrays over the lanes.
 
     Raises:
       ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
@@ -89,16 +92,15 @@ def train_population(
     groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
-    programs = chunks.compile_programs(groups[0], length)
+    programs = chunks.compile_programs(groups[0], length, build)
     try:
-        shapes = chunks.lane_shapes(groups[0])
+        shapes = chunks.lane_shapes(groups[0], build)
         check_memory(programs, shapes, groups, config.num_updates, writes=False)
     except memory.DoesNotFit as problem:
         if lanes is not None or problem.lanes is None:
             raise
-        return train_population(
-            config, seeds, settings=settings, lanes=problem.lanes, segments=segments, report=report
-        )
+        fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
+        return train_population(config, seeds, settings=settings, build=build, **fewer)
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}

@@ -192,7 +192,7 @@ def test_the_command_line_is_that_of_train_and_a_grid():
 
 def test_other_directories_are_left_alone(tmp_path, trained):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="it holds notes.txt"):
+    with pytest.raises(RunError, match=r"it holds notes\.txt"):
         sweep.begin(tmp_path, planned())
     with pytest.raises(RunError, match="is a run, and no sweep"):
         sweep.begin(trained / "1-optimizer=sgd", planned())

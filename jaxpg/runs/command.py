@@ -6,12 +6,15 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpg.config import ConfigError
 from jaxpg.runs import Stopped, share
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.watch import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from jaxpg.population import Progress
 
 STALL_SECONDS = 600.0
 
@@ -43,7 +46,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     Args:
       prepare: sets up jax for a config; called before jax is imported.
     """
-    parser = _parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
+    parser = command_parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
     _add_training(parser)
     parser.add_argument("--distributed", action="store_true", help="share it with other processes")
@@ -68,7 +71,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def status(arguments: Sequence[str]) -> None:
     """jaxpg status: say what is in a run directory; reads nothing but names and JSON."""
-    parser = _parser("status", "Say what a run is and how far it has come.", "runs/cartpole")
+    parser = command_parser("status", "Say what a run is and how far it has come.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
     options = parser.parse_args(arguments)
     print(describe(options.dir))
@@ -76,7 +79,7 @@ def status(arguments: Sequence[str]) -> None:
 
 def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg extend: a larger budget for a run; equal to the run that had it from the start."""
-    parser = _parser(
+    parser = command_parser(
         "extend",
         "Give a run a larger budget and train on. Equal, to the bit, to a run that had it from the "
         "start; so the learning rate must be constant.",
@@ -98,7 +101,7 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg merge: runs of different seeds of one config as one run."""
-    parser = _parser(
+    parser = command_parser(
         "merge",
         "Join runs of different seeds of one config into a new run, finished or not.",
         "runs/a runs/b --out runs/both",
@@ -117,7 +120,7 @@ def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg replay: one seed of a run again, alone, with its trajectories and gradients."""
-    parser = _parser(
+    parser = command_parser(
         "replay",
         "Train one seed of a run again, alone, and write what each update met and descended.",
         "runs/cartpole --seed 17 --update 40",
@@ -164,21 +167,31 @@ def train(
       whose: share of the run this process trains.
       again: what continues it, for people; `jaxpg resume DIR` if not given.
     """
+    from jaxpg import track
     from jaxpg.progress import progress
     from jaxpg.results import closing
     from jaxpg.runs import run
 
     manifest = manifests.read(directory)
     if run.is_finished(directory):
+        track.log_results(directory)
         print(f"{directory} is finished: {describe(directory)}")
         if launch.report and not whose.process:
             _report(directory, again=False)
         return
     try:
-        with progress(_title(manifest, whose)) as shown:
+        with (
+            track.tracking(directory, not whose.process) as tell,
+            progress(_title(manifest, whose)) as show,
+        ):
+
+            def report(at: "Progress") -> None:
+                tell(at)
+                show(at)
+
             summary = run.train(
                 directory,
-                report=shown,
+                report=report,
                 note=_note,
                 stall_seconds=launch.stall_seconds,
                 share=whose,
@@ -191,6 +204,7 @@ def train(
     if summary is None:
         print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
     else:
+        track.log_results(directory)
         print(closing(summary, directory))
         if launch.report:
             _report(directory, again=True)
@@ -260,7 +274,7 @@ def _note(sentence: str) -> None:
     print(f"jaxpg: {sentence}", file=sys.stderr, flush=True)
 
 
-def _parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"jaxpg {name}",
         description=description,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg import algorithms, chunks, population, results
+from jaxpg import algorithms, chunks, population, results, track
 from jaxpg.chunks import Chunk, Lane, Program
 from jaxpg.config import Config
 from jaxpg.population import Progress, Tally
@@ -107,7 +107,9 @@ def withdraw(directory: Path) -> None:
     try:
         with locked(directory):
             (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
-            shutil.rmtree(directory / PROCESSES, ignore_errors=True)
+            if (directory / PROCESSES).exists():
+                shutil.rmtree(directory / PROCESSES)
+            (directory / track.NAME).unlink(missing_ok=True)
             (directory / manifests.NAME).unlink()
     except OSError as error:
         raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
