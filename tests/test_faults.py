@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 
 from jaxpg.cli import main
 from jaxpg.config import FIELDS
-from jaxpg.runs import RunError, checkpoints, durable, run
+from jaxpg.runs import RunError, checkpoints, durable, manifest, run
 from jaxpg.runs.lock import locked
 from tests.test_runs import SEEDS, TINY, arrays, assert_same_results, begun, train
 
@@ -202,13 +203,45 @@ def test_a_place_that_cannot_be_written(tmp_path):
             begun(out)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_directory(tmp_path):
-    directory = begun(tmp_path / "run")
-    directory.chmod(0o500)
-    with pytest.raises(RunError, match="cannot be written"):
+def test_a_read_only_directory():
+    """Root may write anywhere, so root becomes somebody else for this."""
+    with tempfile.TemporaryDirectory() as parent:
+        directory = begun(Path(parent) / "run")
+        before = sorted(directory.iterdir())
+        os.chmod(parent, 0o755)
+        directory.chmod(0o555)
+        user = os.geteuid()
+        os.seteuid(user or 65534)
+        try:
+            assert (directory / manifest.NAME).read_bytes()
+            with pytest.raises(RunError, match="cannot be written"):
+                train(directory)
+        finally:
+            os.seteuid(user)
+        assert sorted(directory.iterdir()) == before
+        directory.chmod(0o755)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_disk_that_fills_up(tmp_path):
+    """A file system with room for some of the checkpoints; with more room the run goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        directory = begun(disk / "run")
+        with pytest.raises(RunError, match=r"\(No space left on device\); everything reported"):
+            train(directory)
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         train(directory)
-    directory.chmod(0o700)
+        train(begun(tmp_path / "whole"))
+        assert_same_results(tmp_path / "whole", directory)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_the_clock_may_jump(tmp_path, monkeypatch):

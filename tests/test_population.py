@@ -56,16 +56,28 @@ def test_a_seed_does_not_depend_on_its_neighbours(neighbours):
     assert_equal(rows(neighbours, 4), rows(alone, 0))
 
 
-@pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
-def test_a_seed_does_not_depend_on_its_position_among_64(config):
-    """In every lane of a group, and in the first and the last group."""
-    alone = train_population(config, [500], lanes=8)
-    for position in (0, 3, 7, 60, 63):
-        others = list(range(63))
-        together = train_population(
-            config, [*others[:position], 500, *others[position:]], lanes=8, segments=2
-        )
+def assert_position_is_nothing(config, others, positions):
+    """Seed 5000 alone, and at each position among so many others."""
+    alone = train_population(config, [5000], lanes=8)
+    for position in positions:
+        seeds = [*range(position), 5000, *range(position, others)]
+        together = train_population(config, seeds, lanes=8, segments=2)
         assert_equal(rows(together, position), rows(alone, 0))
+
+
+@pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
+def test_a_seed_does_not_depend_on_its_position(config):
+    """Among 7 and 64 others, in the first, a middle and the last lane of a group."""
+    assert_position_is_nothing(config, 7, [3])
+    assert_position_is_nothing(config, 64, [7, 64])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
+def test_nor_on_a_thousand_others(config):
+    assert_position_is_nothing(config, 7, range(8))
+    assert_position_is_nothing(config, 64, range(0, 65, 9))
+    assert_position_is_nothing(config, 1000, [0, 517, 1000])
 
 
 def trained_on(devices: int, spread: bool) -> str:
@@ -111,9 +123,10 @@ def test_no_program_has_a_collective():
 
 
 def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(monkeypatch):
-    """A NaN in the reward of update 3 of one lane of four, the third of eight rows."""
-    clean = train_population(CONSTANT, range(8), lanes=4)
-    short = train_population(dataclasses.replace(CONSTANT, total_steps=72 * 3), range(8), lanes=4)
+    """A NaN in the reward of update 3 of seed 37 of 64, in the midst of eight groups of lanes."""
+    seed, shorter = 37, dataclasses.replace(CONSTANT, total_steps=72 * 3)
+    clean = train_population(CONSTANT, range(64), lanes=8)
+    short = train_population(shorter, [seed], lanes=8)
     original = learner.update
 
     def planted(config, state, algorithm):
@@ -125,20 +138,20 @@ def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(
 
         return original(config, state, algorithm._replace(collect=collect))
 
-    target = noise.streams(noise.key(2))[2]
+    target = noise.streams(noise.key(seed))[2]
     monkeypatch.setattr(learner, "update", planted)
-    hurt = train_population(CONSTANT, range(8), lanes=4)
-    assert hurt.frozen_at.tolist() == [-1, -1, 3, -1, -1, -1, -1, -1]
-    assert chunks.CAUSES[hurt.cause[2]] == "policy_loss"
-    others = [0, 1, 3, 4, 5, 6, 7]
+    hurt = train_population(CONSTANT, range(64), lanes=8)
+    assert hurt.frozen_at.tolist() == [3 if i == seed else -1 for i in range(64)]
+    assert chunks.CAUSES[hurt.cause[seed]] == "policy_loss"
+    others = [i for i in range(64) if i != seed]
     assert_equal(rows(hurt, others), rows(clean, others))
-    before = [leaf[2, :3] for leaf in jax.tree.leaves(clean.metrics)]
-    assert_equal([leaf[2, :3] for leaf in jax.tree.leaves(hurt.metrics)], before)
-    assert (hurt.metrics.env_steps[2, 3:] == 0).all()
-    assert np.isnan(hurt.metrics.policy_loss[2, 3:]).all()
+    before = [leaf[seed, :3] for leaf in jax.tree.leaves(clean.metrics)]
+    assert_equal([leaf[seed, :3] for leaf in jax.tree.leaves(hurt.metrics)], before)
+    assert (hurt.metrics.env_steps[seed, 3:] == 0).all()
+    assert np.isnan(hurt.metrics.policy_loss[seed, 3:]).all()
     assert_equal(
-        [leaf[2] for leaf in jax.tree.leaves(hurt.params)],
-        [leaf[2] for leaf in jax.tree.leaves(short.params)],
+        [leaf[seed] for leaf in jax.tree.leaves(hurt.params)],
+        [leaf[0] for leaf in jax.tree.leaves(short.params)],
     )
 
 
