@@ -306,6 +306,11 @@ def test_a_finished_run_gets_its_report_once_and_only_if_wanted(tmp_path, capsys
     assert (directory / report.NAME).read_text() == "kept"
 
 
+def test_train_takes_an_option_to_leave_it_out():
+    assert _parse_train([])[1].launch.report
+    assert not _parse_train(["--no-report"])[1].launch.report
+
+
 def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     for arguments, words in (
         (["report", str(tmp_path)], "is not a run"),

@@ -307,9 +307,10 @@ def test_the_optuna_example_runs():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     text = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    small = block.replace("total_steps=20_480", "num_envs=2, num_steps=64, total_steps=512")
-    assert small != block
-    namespace: dict = {}
+    small = block.replace('dataclasses.replace(jaxpg.preset("vpg"), total_steps=20_480)', "TINY")
+    small = small.replace("settings=settings)", "settings=settings, lanes=2)")  # compiled before
+    assert small.count("TINY") == small.count("lanes=2") == 1
+    namespace: dict = {"TINY": TINY}
     exec(small, namespace)
     study, last = namespace["study"], namespace["found"]
     assert len(study.trials) == 8
