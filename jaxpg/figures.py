@@ -268,6 +268,7 @@ def draw_target(axes: Any, target: float | None) -> None:
         ha="right",
         color=MUTED,
         fontsize=8.5,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.7, "pad": 1},
     )
 
 

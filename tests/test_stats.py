@@ -260,6 +260,17 @@ def test_kaplan_meier_where_none_or_all_have_happened():
     assert every.high[0] == pytest.approx(1 - 0.025 ** (1 / 10))
 
 
+def test_the_band_only_falls_and_ends_no_wider_than_before():
+    time = np.random.default_rng(13).exponential(size=40)
+    curve = kaplan_meier(time, np.ones(40, bool))
+    assert curve.share[-1] == curve.low[-1] == 0.0
+    assert curve.high[-1] == curve.high[-2] < 0.2
+    assert (np.diff(curve.high) <= 0).all()
+    assert (np.diff(curve.low) <= 0).all()
+    assert (curve.low <= curve.share).all()
+    assert (curve.share <= curve.high).all()
+
+
 def test_without_censoring_it_is_the_share_of_seeds():
     time = np.random.default_rng(11).exponential(size=50)
     curve = kaplan_meier(time, np.ones(50, bool))
