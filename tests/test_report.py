@@ -288,6 +288,13 @@ def test_the_commands_make_the_same_run(name):
         assert options.lanes == 16
 
 
+def test_what_a_preset_switches_on_can_be_switched_off(monkeypatch):
+    normalized = dataclasses.replace(Config(), normalize_advantage=True)
+    monkeypatch.setitem(PRESETS, "vpg", normalized)
+    (line,) = reproduce.commands(manifest("vpg", Config()))
+    assert _parse_train(shlex.split(line)[2:])[1].config == Config()
+
+
 def test_the_commands_of_a_merged_run_merge():
     lines = reproduce.commands(manifest("vpg", Config(), ("0:4", "7,9")))
     assert [line.split()[1] for line in lines] == ["train", "train", "merge"]

@@ -236,6 +236,13 @@ def test_seeds_needed_at_the_ends():
     assert seeds_needed(quantiles, quantiles + 0.3) == pytest.approx(noether, rel=0.02)
 
 
+def test_seeds_needed_of_tied_scores_by_hand():
+    # 0 or 1, with 1 in 5 of 10 and 8 of 10: P = 0.65. Shares of the ties 0.35 and 0.65, so
+    # σ₀² = (1 - 0.35³ - 0.65³) / 6 = 0.11375; σ₁² = 0.0625 + 0.04; ((1.95996 · 0.33727 +
+    # 0.84162 · 0.32016) / 0.15)² = 38.5. Without the ties it would be 51.
+    assert seeds_needed(np.repeat([0.0, 1], [5, 5]), np.repeat([0.0, 1], [2, 8])) == 39
+
+
 def test_kaplan_meier_by_hand():
     # At 1 one of five (4/5). At 2 one is censored. At 3 one of the three left (8/15), at 4 one of
     # two (4/15); at 5 the last is censored.
