@@ -1,6 +1,7 @@
 """The `jaxpg` command. Imports jax only once a command needs it."""
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
+from jaxpg.memory import DoesNotFit
 from jaxpg.runs import RunError, manifest
 from jaxpg.runs import command as runs
 from jaxpg.runs.manifest import parse_seeds
@@ -28,6 +30,7 @@ commands:
   compare DIR DIR… runs side by side, with intervals
   sweep [PRESET]   train a grid of hyperparameters, or continue it
   replay DIR       one seed again, with its trajectories and gradients
+  bench [PRESET]   how fast a config trains here, with how many lanes, in how much memory
   presets          list the presets and what they set
   oracle           hold every estimator against the exact policy gradient
   parity           hold everything against the PyTorch twin, and see planted faults caught
@@ -48,6 +51,7 @@ COMMANDS = (
     "compare",
     "sweep",
     "replay",
+    "bench",
     "presets",
     "oracle",
     "parity",
@@ -71,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _presets(rest)
         elif command == "train":
             _train(rest)
+        elif command == "bench":
+            _bench(rest)
         elif command == "sweep":
             _sweep(rest)
         elif command == "status":
@@ -120,11 +126,63 @@ def _train(arguments: list[str]) -> None:
 
     run.check_usable(out)
     runs.wait_for_first(out, launch, whose)
-    lanes = options.lanes
-    if lanes is None and (out / manifest.NAME).exists():
+    lanes, is_new = options.lanes, not (out / manifest.NAME).exists()
+    if lanes is None and not is_new:
         lanes = manifest.read(out).lanes
     (run.check_same if whose.process else run.begin)(out, run.plan(name, config, seeds, lanes))
-    runs.train(out, launch, whose)
+    try:
+        runs.train(out, launch, whose)
+    except DoesNotFit as problem:
+        if whose.processes > 1:
+            raise  # the others have begun it too
+        if is_new:
+            run.withdraw(out)
+        if lanes is not None or problem.lanes is None:
+            raise
+        print(f"jaxpg: {problem}, and is taken", file=sys.stderr)
+        run.begin(out, run.plan(name, config, seeds, problem.lanes))
+        runs.train(out, launch, whose)
+
+
+def _bench(arguments: list[str]) -> None:
+    """What `jaxpg train` would take here; writes nothing but --json."""
+    import json
+
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Bench:
+        config: tyro.conf.OmitArgPrefixes[Config]
+        lanes: tuple[int, ...] = ()
+        """Numbers of lanes to try, >= 2 each; a few that fit the backend if not given."""
+        rounds: int = 3
+        """Measurements of each, by turns; >= 1."""
+        seconds: float = 2.0
+        """That a measurement takes at least."""
+        json: Path | None = None
+        """File for all that was measured."""
+
+    says = "Measure how fast a config trains on this machine."
+    _, options = _parse("bench", says, Bench, arguments)
+    config = validate(options.config)
+    if options.rounds < 1 or not 0 < options.seconds < math.inf:
+        raise ConfigError(
+            "--rounds must be at least 1, and --seconds finite and greater than 0; got "
+            f"{options.rounds} and {options.seconds:g}"
+        )
+    if options.json is not None and not options.json.resolve().parent.is_dir():
+        raise ConfigError(f"--json must be a file in a folder that exists; got {options.json}")
+    _prepare(config)
+    from jaxpg import bench
+
+    def note(sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
+    lanes = options.lanes or bench.lanes_to_try()
+    measured = bench.measure(config, lanes, options.rounds, options.seconds, note)
+    print(bench.table(measured))
+    if options.json is not None:
+        options.json.write_text(json.dumps(measured, indent=2, allow_nan=False) + "\n")
 
 
 def _prepare(config: Config) -> None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpg import chunks, noise
-from jaxpg.chunks import Chunk, Program, Snapshot
+from jaxpg import chunks, memory, noise
+from jaxpg.chunks import Chunk, Lane, Program, Snapshot
 from jaxpg.config import Config, ConfigError
 from jaxpg.settings import Setting, expand, with_setting
 from jaxpg.training import as_arrays
@@ -74,21 +74,31 @@ def train_population(
       seeds: different integers in [0, 2^32).
       settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
         them are trained by one program. Rows are ordered by setting, then as the seeds are.
-      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default. For a
-        given L a row's result does not depend on the others.
+      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
+        fewer if memory has no room for them. For a given L a row's result does not depend on the
+        others.
       segments: calls that each group of lanes is divided into, for the sake of `report`.
       report: called after each of them, from any thread, one at a time.
 
     Raises:
-      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range.
+      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
+        as DoesNotFit, if there is not enough memory.
     """
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
-    lanes = default_lanes() if lanes is None else lanes
-    groups = make_chunks(config, seeds, settings, lanes)
+    groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
     programs = chunks.compile_programs(groups[0], length)
+    try:
+        shapes = chunks.lane_shapes(groups[0])
+        check_memory(programs, shapes, groups, config.num_updates, writes=False)
+    except memory.DoesNotFit as problem:
+        if lanes is not None or problem.lanes is None:
+            raise
+        return train_population(
+            config, seeds, settings=settings, lanes=problem.lanes, segments=segments, report=report
+        )
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}
@@ -168,6 +178,21 @@ def make_chunks(
         at = jax.tree.map(lambda values: values[setting], stacked)
         groups.append(Chunk(at, keys[seed], min(lanes, count - first)))
     return groups
+
+
+def check_memory(
+    programs: Sequence[Program], shapes: Lane, groups: Sequence[Chunk], updates: int, writes: bool
+) -> str:
+    """What training these chunks takes at its peak, and what there is, in a line.
+
+    Args:
+      writes: whether the results become files.
+
+    Raises:
+      DoesNotFit: if it is more than there is.
+    """
+    need = memory.predict(programs, shapes, len(groups), updates, chunks.cpu_count(), writes)
+    return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 
 def rows(seeds: Sequence[int], num_settings: int) -> tuple[np.ndarray, np.ndarray]:

@@ -102,6 +102,17 @@ def begin(directory: Path, manifest: Manifest) -> None:
         raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
+def withdraw(directory: Path) -> None:
+    """Undo `begin`, of a run that has trained nothing."""
+    try:
+        with locked(directory):
+            (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
+            shutil.rmtree(directory / PROCESSES, ignore_errors=True)
+            (directory / manifests.NAME).unlink()
+    except OSError as error:
+        raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
+
+
 def check_same(directory: Path, manifest: Manifest) -> None:
     """Raise RunError, with what differs, unless the directory's manifest is this one."""
     changed = manifests.differences(manifests.read(directory), manifest)
@@ -167,6 +178,7 @@ def train(
       RunError: if the directory is in use, damaged or cannot be written.
       Stopped: after SIGTERM or SIGINT, here or in another process, or after the death of one; once
         everything is saved.
+      DoesNotFit: if there is not enough memory; nothing is trained.
     """
     stop = threading.Event()
     first = share.process == 0
@@ -187,6 +199,9 @@ def train(
                 began = time.perf_counter()
                 programs = chunks.compile_programs(groups[0], manifest.segment)
                 compile_seconds = time.perf_counter() - began
+                here = groups if first else [groups[i] for i in mine]
+                updates = manifest.config.num_updates
+                note(population.check_memory(programs, shapes, here, updates, writes=first))
                 tally.began += compile_seconds
                 job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
                 with job as train_chunk:
