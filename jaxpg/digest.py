@@ -90,7 +90,7 @@ def write(number: float, kind: str) -> str:
     if kind == "share":
         return f"{number:.1%}".replace("%", " %")
     if kind == "budget":
-        return f"{number:,.0f}" if math.isfinite(number) else "beyond the budget"
+        return f"{number:,.0f}" if math.isfinite(number) else "not reached"
     return f"{number:,.1f}" if abs(number) >= 10 else f"{number:.3g}"
 
 
@@ -98,6 +98,8 @@ def write_interval(found: Estimate, kind: str) -> str:
     """Its interval for people; empty if all of it is beyond the budget."""
     if math.isinf(found.low):
         return ""
+    if math.isinf(found.high):
+        return f"from {write(found.low, kind)}"
     return f"{write(found.low, kind)} to {write(found.high, kind)}"
 
 

@@ -124,16 +124,36 @@ def inline(text: str, prefix: str, alt: str) -> str:
 
 
 def learning_curve(config: Config, population: "Population", path: Path) -> None:
-    """Draw the return over training, IQM with its 95 % interval and every seed behind, as PNG."""
+    """Draw the return over training, IQM with its 95 % interval and every seed behind, as PNG.
+
+    Of several settings the IQM of each, without the seeds.
+    """
     amount, returns = curve_points(config, population)
-    count = f"{len(returns)} seeds" if len(returns) > 1 else "1 seed"
+    settings = int(population.setting.max()) + 1
+    count = len(returns) // settings
+    seeds = f"{count} seeds" if count > 1 else "1 seed"
+    target = SOLVED.get(config.env)
 
     def draw(axes: Any) -> None:
-        draw_curve(axes, amount, returns, unit(config), SOLVED.get(config.env))
-        title = f"{config.env}, {count}: IQM of the return, 95 % interval, every seed"
+        if settings == 1:
+            draw_curve(axes, amount, returns, unit(config), target)
+            title = f"{config.env}, {seeds}: IQM of the return, 95 % interval, every seed"
+        else:
+            for i in range(settings):
+                look = {"color": SERIES[i % len(SERIES)], "label": f"setting {i}"}
+                dash = DASHES[i // len(SERIES) % len(DASHES)]
+                part = returns[population.setting == i]
+                draw_iqm(axes, amount, part, linestyle=dash, **look)
+            draw_target(axes, target)
+            label_budget(axes, unit(config), amount[-1])
+            label_returns(axes)
+            if settings <= len(SERIES) * len(DASHES):
+                axes.legend(fontsize=8, ncols=1 + settings // 8)
+            title = f"{config.env}, {seeds} × {settings} settings: IQM of the return, 95 % interval"
         axes.set_title(title, loc="left", fontsize=11)
 
-    with _figure(Picture("curve", "", "", "", draw, (8, 4.5), 0.35), (8, 4.5)) as figure:
+    picture = Picture("curve", "", "", "", draw, (8, 4.5), 0.35)
+    with _figure(picture, picture.size) as figure:
         figure.savefig(path, dpi=150)
 
 
@@ -248,6 +268,7 @@ def draw_target(axes: Any, target: float | None) -> None:
         ha="right",
         color=MUTED,
         fontsize=8.5,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.7, "pad": 1},
     )
 
 

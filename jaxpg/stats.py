@@ -252,8 +252,9 @@ def kaplan_meier(
 ) -> Survival:
     """Kaplan and Meier's estimate of P(T > t), with log(-log) intervals by Greenwood's formula.
 
-    Where the estimate is 0 or 1 that formula has no value; there the interval is Clopper and
-    Pearson's for the seeds that were watched so long.
+    Where the estimate is 0 or 1 that formula has no value. While it is 1, or where it falls to 0 at
+    once, the interval is Clopper and Pearson's for the seeds that were watched so long; where it
+    has come down to 0, its upper end is the one before.
 
     Args:
       time: when it happened, or until when it had not, [S]; at least one.
@@ -268,6 +269,9 @@ def kaplan_meier(
         interval = curve.confidence_interval(confidence, method="log-log")
     low, high = interval.low.probabilities.copy(), interval.high.probabilities.copy()
     for i in np.flatnonzero(~np.isfinite(low)):
+        if i and curve.probabilities[i] == 0 and curve.probabilities[i - 1] < 1:
+            low[i], high[i] = 0.0, high[i - 1]  # the share never grows
+            continue
         watched = int((time >= curve.quantiles[i]).sum())
         exact = stats.binomtest(round(curve.probabilities[i]) * watched, watched)
         low[i], high[i] = exact.proportion_ci(confidence, method="exact")

@@ -288,6 +288,13 @@ def test_the_commands_make_the_same_run(name):
         assert options.lanes == 16
 
 
+def test_what_a_preset_switches_on_can_be_switched_off(monkeypatch):
+    normalized = dataclasses.replace(Config(), normalize_advantage=True)
+    monkeypatch.setitem(PRESETS, "vpg", normalized)
+    (line,) = reproduce.commands(manifest("vpg", Config()))
+    assert _parse_train(shlex.split(line)[2:])[1].config == Config()
+
+
 def test_the_commands_of_a_merged_run_merge():
     lines = reproduce.commands(manifest("vpg", Config(), ("0:4", "7,9")))
     assert [line.split()[1] for line in lines] == ["train", "train", "merge"]
@@ -304,6 +311,11 @@ def test_a_finished_run_gets_its_report_once_and_only_if_wanted(tmp_path, capsys
     (directory / report.NAME).write_text("kept")
     runs.train(directory, runs.Launch())
     assert (directory / report.NAME).read_text() == "kept"
+
+
+def test_train_takes_an_option_to_leave_it_out():
+    assert _parse_train([])[1].launch.report
+    assert not _parse_train(["--no-report"])[1].launch.report
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path, capsys):

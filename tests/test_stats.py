@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,6 +236,13 @@ def test_seeds_needed_at_the_ends():
     assert seeds_needed(quantiles, quantiles + 0.3) == pytest.approx(noether, rel=0.02)
 
 
+def test_seeds_needed_of_tied_scores_by_hand():
+    # 0 or 1, with 1 in 5 of 10 and 8 of 10: P = 0.65. Shares of the ties 0.35 and 0.65, so
+    # σ₀² = (1 - 0.35³ - 0.65³) / 6 = 0.11375; σ₁² = 0.0625 + 0.04; ((1.95996 · 0.33727 +
+    # 0.84162 · 0.32016) / 0.15)² = 38.5. Without the ties it would be 51.
+    assert seeds_needed(np.repeat([0.0, 1], [5, 5]), np.repeat([0.0, 1], [2, 8])) == 39
+
+
 def test_kaplan_meier_by_hand():
     # At 1 one of five (4/5). At 2 one is censored. At 3 one of the three left (8/15), at 4 one of
     # two (4/15); at 5 the last is censored.
@@ -258,6 +267,17 @@ def test_kaplan_meier_where_none_or_all_have_happened():
     assert every.high[0] == pytest.approx(1 - 0.025 ** (1 / 10))
 
 
+def test_the_band_only_falls_and_ends_no_wider_than_before():
+    time = np.random.default_rng(13).exponential(size=40)
+    curve = kaplan_meier(time, np.ones(40, bool))
+    assert curve.share[-1] == curve.low[-1] == 0.0
+    assert curve.high[-1] == curve.high[-2] < 0.2
+    assert (np.diff(curve.high) <= 0).all()
+    assert (np.diff(curve.low) <= 0).all()
+    assert (curve.low <= curve.share).all()
+    assert (curve.share <= curve.high).all()
+
+
 def test_without_censoring_it_is_the_share_of_seeds():
     time = np.random.default_rng(11).exponential(size=50)
     curve = kaplan_meier(time, np.ones(50, bool))
@@ -273,3 +293,14 @@ def test_the_median_times_interval_holds_the_truth_as_often_as_it_says():
         _, low, high = median_time(kaplan_meier(np.minimum(time, watched), time <= watched))
         hits.append(low <= math.log(2) <= high)
     assert 0.89 < np.mean(hits) <= 1.0
+
+
+def test_the_documented_example_runs(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    exec(block, {})
+    one, two, needed = capsys.readouterr().out.splitlines()
+    # The middle three of five: 477, 498, 500 of a. a beats b in 18 of 25 pairs and ties twice.
+    assert one.startswith("Estimate(value=491.66")
+    assert two.startswith("Estimate(value=0.76,")
+    assert int(needed) > 4

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import handmade
@@ -20,8 +21,15 @@ from jaxpg.runs import command as runs
 from jaxpg.runs import manifest as manifests
 from jaxpg.stats import estimate, iqm
 
-TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 4, hidden_sizes=(6,), value_steps=1)
-GRID: dict[str, list] = {"learning_rate": [1e-3, 1e-2], "optimizer": ["sgd", "adam"]}
+TINY = Config(  # of test_runs; the programs of all points are its, so they are compiled once
+    num_envs=3,
+    num_steps=24,
+    total_steps=72 * 4,
+    hidden_sizes=(6,),
+    value_steps=2,
+    lr_schedule="constant",
+)
+GRID: dict[str, list] = {"learning_rate": [1e-3, 1e-2], "total_steps": [72 * 3, 72 * 4]}
 SEEDS = [0, 1, 2]
 LAUNCH = runs.Launch()
 
@@ -46,10 +54,10 @@ def trained(tmp_path_factory) -> Path:
 
 def test_every_point_is_what_train_grid_gives(trained):
     names = sorted(path.name for path in trained.iterdir() if path.is_dir())
-    assert names == ["1-optimizer=sgd", "2-optimizer=adam", "figures"]
+    assert names == ["1-total_steps=216", "2-total_steps=288", "figures"]
     for name, point in zip(names, train_grid(TINY, SEEDS, GRID, lanes=2), strict=False):
         saved = load(trained / name)
-        assert saved.config.optimizer == point.config.optimizer
+        assert saved.config.total_steps == point.config.total_steps
         assert list(saved.settings) == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]
         np.testing.assert_array_equal(saved.population.setting, point.population.setting)
         ours, theirs = saved.population.metrics, point.population.metrics
@@ -59,13 +67,13 @@ def test_every_point_is_what_train_grid_gives(trained):
 
 def test_points_are_in_the_order_of_the_grid_and_know_their_values(trained):
     found = sweep_report.load_sweep(trained)
-    wanted = [(rate, name) for rate in GRID["learning_rate"] for name in GRID["optimizer"]]
-    given = [(point.values["learning_rate"], point.values["optimizer"]) for point in found.points]
+    wanted = [(rate, total) for rate in GRID["learning_rate"] for total in GRID["total_steps"]]
+    given = [(point.values["learning_rate"], point.values["total_steps"]) for point in found.points]
     assert given == wanted
     for point in found.points:
         whole = load(point.directory)
         rows = whole.population.setting == point.setting
-        assert whole.config.optimizer == point.values["optimizer"]
+        assert whole.config.total_steps == point.values["total_steps"]
         assert whole.settings[point.setting]["learning_rate"] == point.values["learning_rate"]
         np.testing.assert_array_equal(point.some.final, whole.population.final_return[rows])
     assert found.ranked[0].score == max(point.score for point in found.points)
@@ -88,7 +96,7 @@ def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, caps
 
 
 def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
-    directory = trained / "2-optimizer=adam"
+    directory = trained / "2-total_steps=288"
     assert report.make(directory) == directory / report.NAME
     text = Page((directory / report.NAME).read_text()).text
     assert "2 points of 3 seeds each" in text
@@ -195,7 +203,7 @@ def test_other_directories_are_left_alone(tmp_path, trained):
     with pytest.raises(RunError, match=r"it holds notes\.txt"):
         sweep.begin(tmp_path, planned())
     with pytest.raises(RunError, match="is a run, and no sweep"):
-        sweep.begin(trained / "1-optimizer=sgd", planned())
+        sweep.begin(trained / "1-total_steps=216", planned())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
 
 
@@ -292,3 +300,22 @@ def test_sweep_json_says_what_is_swept(page):
     content = json.loads((page / sweep.NAME).read_text())
     assert content["grid"] == {"value_steps": [1, 2], "lr_schedule": ["constant", "linear"]}
     assert sweep.read(page).lanes == 2
+
+
+def test_the_optuna_example_runs():
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    text = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    small = block.replace('dataclasses.replace(jaxpg.preset("vpg"), total_steps=20_480)', "TINY")
+    small = small.replace("settings=settings)", "settings=settings, lanes=2)")  # compiled before
+    assert small.count("TINY") == small.count("lanes=2") == 1
+    namespace: dict = {"TINY": TINY}
+    exec(small, namespace)
+    study, last = namespace["study"], namespace["found"]
+    assert len(study.trials) == 8
+    assert all(1e-3 <= trial.params["learning_rate"] <= 1e-1 for trial in study.trials)
+    told = [trial.value for trial in study.trials[4:]]
+    wanted = [float(iqm(last.final_return[last.setting == i])) for i in range(4)]
+    assert told == wanted
+    assert study.best_value == max(trial.value for trial in study.trials)
