@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
+MEASURED := throughput scaling roofline time_to_solve compile memory gpu
 
 .PHONY: help train test test-slow torture lint docs smoke check figures certificate clean
 .DEFAULT_GOAL := help
@@ -24,7 +25,7 @@ help:
 	@echo "make docs        the documentation, into docs/_build/html; a warning is an error"
 	@echo "make smoke       a tiny training run, end to end"
 	@echo "make check       lint, docs, test and smoke: what CI runs"
-	@echo "make figures     measure again what the README reports"
+	@echo "make figures     measure again what README.md, benchmarks/README.md and docs report"
 	@echo "make certificate whole runs of both packages, compared bit by bit: about an hour"
 	@echo "make clean       remove the environment and caches"
 
@@ -38,7 +39,8 @@ test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 torture: $(VENV)/dev.done
-	JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_runs.py
+	JAXPG_KILLS=200 JAXPG_SOAK_SEEDS=4096 $(BIN)/python -m pytest -s tests/test_faults.py \
+	    tests/test_runs.py tests/test_distributed.py tests/test_soak.py
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
@@ -53,14 +55,15 @@ smoke: $(VENV)/dev.done
 	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
 	$(BIN)/jaxpg parity --smoke
 	$(BIN)/python -m benchmarks.article --smoke
-	$(BIN)/python -m benchmarks.throughput --smoke
+	for name in $(MEASURED); do $(BIN)/python -m benchmarks.$$name --smoke || exit 1; done
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
 
 check: lint docs test smoke
 
 figures: $(VENV)/dev.done
+	$(PIP) install -c constraints.txt -e ".[dev,bench]"
 	$(BIN)/python -m benchmarks.train
-	$(BIN)/python -m benchmarks.throughput
+	for name in $(MEASURED); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json
 	$(BIN)/python -m benchmarks.article
 	$(BIN)/python -m benchmarks.readme

@@ -1,4 +1,4 @@
-"""Put the figures of benchmarks/results into README.md and docs/performance.md.
+"""Put the figures of benchmarks/results into README.md, benchmarks/README.md and docs.
 
 python -m benchmarks.readme
 """
@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import throughput
 from benchmarks.record import RESULTS, fill, markdown
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,11 @@ def render(page: str, text: str) -> str:
     """A page with each generated part made anew."""
     parts = {}
     for name, make in PAGES[page].items():
-        parts[name] = make(json.loads((RESULTS / f"{name}-cpu.json").read_text()))
+        path = RESULTS / f"{name}-cpu.json"
+        if path.exists():
+            parts[name] = make(json.loads(path.read_text()))
+        else:
+            parts[name] = f"Not measured yet: `python -m benchmarks.{name}`."
     return fill(text, parts)
 
 
@@ -101,7 +104,7 @@ def _certificate(record: dict[str, Any]) -> str:
 
 def _speed(record: dict[str, Any]) -> str:
     speeds = {
-        (row["contender"], row["seeds"]): statistics.median(throughput.speeds(row))
+        (row["what"], row["options"]["seeds"]): statistics.median(row["steps_per_second"])
         for row in record["rows"]
     }
     few, many = (speeds["jaxpg", seeds] / speeds["textbook", seeds] for seeds in (64, 1024))
@@ -117,12 +120,13 @@ def _speed(record: dict[str, Any]) -> str:
     return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
 
 
-def _table(record: dict[str, Any]) -> str:
-    versions = record["versions"]
+def plain(record: dict[str, Any]) -> str:
+    """A record's table, and where it comes from."""
+    repeated = len(record["rows"][0]["repetitions"]) if record["rows"] else 1
+    medians = f"medians of {repeated}" if repeated > 1 else "one measurement"
     return (
         f"{record['table']}\n\n`{record['command']}`, commit {record['commit']}, jax "
-        f"{versions['jax']}, {record['device']['count']} cores; medians of "
-        f"{len(record['rows'][0]['repetitions'])}."
+        f"{record['versions']['jax']}, {record['device']['count']} cores; {medians}."
     )
 
 
@@ -137,7 +141,10 @@ PAGES = {
         "parity": _parity,
         "certificate": _certificate,
     },
-    "docs/performance.md": {"throughput": _table},
+    "docs/performance.md": {"throughput": plain, "gpu": plain},
+    "benchmarks/README.md": dict.fromkeys(
+        ("throughput", "scaling", "roofline", "time_to_solve", "compile", "memory", "gpu"), plain
+    ),
 }
 
 if __name__ == "__main__":

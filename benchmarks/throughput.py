@@ -1,99 +1,55 @@
-"""How many environment steps does `vpg` train on in a second?
+"""How many environment steps does `vpg` train on in a second, and with what part of the time?
 
-    python -m benchmarks.throughput [--smoke]
+    python -m benchmarks.throughput [--smoke] [--rounds 3]
 
 By turns, in processes of their own, each with a warm compilation cache: `jaxpg train vpg`, saving
 and all; the textbook's `jit(vmap(train))` (benchmarks/baselines/textbook.py) as anybody would start
-it; and `torch_ref`, one seed. Before that, two checks: the textbook's loop learns what jaxpg
-learns, and `torch_ref` is bit-equal to jaxpg. Writes benchmarks/results/throughput-cpu.json (or
--gpu) and docs/throughput.png, prints a table.
+it; `torch_ref`, one seed, and at its best, all seeds batched by `torch.func`, eager and under
+`torch.compile` (benchmarks/baselines/torch_batched.py); Stable-Baselines3 A2C where it is
+installed. Then jaxpg's parts, each compiled alone.
+
+Before that, three checks: the textbook's loop learns what jaxpg learns, `torch_ref` is bit-equal to
+jaxpg, and an update of the batched one is torch_ref's.
 """
 
-import argparse
 import dataclasses
-import json
-import os
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Any
 
-import numpy as np
+from benchmarks import contenders, measure, parts
+from benchmarks.contenders import NAMES, VPG
+from benchmarks.measure import Case
+from benchmarks.record import markdown
+from jaxpg.config import Config
 
-from benchmarks.record import markdown, write
-from jaxpg.config import PRESETS, Config
-
-PICTURE = Path(__file__).parents[1] / "docs" / "throughput.png"
-VPG = PRESETS["vpg"]
-STEPS_PER_UPDATE = VPG.num_envs * VPG.num_steps
-
-
-class Case(NamedTuple):
-    """Something to time."""
-
-    contender: str
-    seeds: int
-    updates: int
+MAIN = (("jaxpg", 64, 200), ("textbook", 64, 25), ("jaxpg", 1024, 25), ("textbook", 1024, 3))
+RIVALS = (("torch_ref", 1, 8), ("torch_batched", 64, 8), ("torch_compiled", 64, 8),
+          ("torch_compiled", 1024, 1), ("sb3", 1, 8))  # fmt: skip
+SMOKE = (("jaxpg", 4, 3), ("textbook", 4, 3), ("torch_ref", 1, 1), ("torch_batched", 4, 2))
 
 
-CASES = (
-    Case("jaxpg", 64, 100),
-    Case("textbook", 64, 25),
-    Case("jaxpg", 1024, 20),
-    Case("textbook", 1024, 5),
-    Case("torch_ref", 1, 10),
-)
-SMOKE = (Case("jaxpg", 4, 3), Case("textbook", 4, 3), Case("torch_ref", 1, 2))
-NAMES = {
-    "jaxpg": "`jaxpg train`",
-    "textbook": "textbook `jit(vmap(train))`",
-    "torch_ref": "`torch_ref`",
-}
-
-
-def main() -> None:
-    """Check, time by turns, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a minute; writes nothing")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each case")
-    parser.add_argument("--measure", nargs=3, metavar=("CONTENDER", "SEEDS", "UPDATES"))
-    options = parser.parse_args()
-    if options.measure:
-        contender, seeds, updates = options.measure
-        print(json.dumps(CONTENDERS[contender](int(seeds), int(updates))))
-        return
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-        content = _compare(options.smoke, options.rounds)
-    if not options.smoke:
-        write("throughput", content)
-        draw(content, PICTURE)
-    print(content["table"])
-
-
-def _compare(smoke: bool, repetitions: int) -> dict[str, Any]:
+def compare(smoke: bool, rounds: int) -> dict[str, Any]:
     """Check, then time every case in turn; the first round is the cold one."""
-    cases = SMOKE if smoke else CASES
-    learned = _learned(*SMOKE[0][1:]) if smoke else _learned(64, VPG.num_updates)
-    rounds: list[list[dict[str, Any]]] = []
-    for i in range(1 if smoke else repetitions + 1):
-        print(f"round {i}" if i else "round 0, which fills the caches", file=sys.stderr)
-        rounds.append([_in_process(case) for case in cases])
-    measured = rounds if smoke else rounds[1:]
-    rows = [
-        {**case._asdict(), "cold": rounds[0][i], "repetitions": [row[i] for row in measured]}
-        for i, case in enumerate(cases)
+    missing = contenders.absent()
+    chosen = [one for one in (SMOKE if smoke else MAIN + RIVALS) if one[0] not in missing]
+    cases = [Case(what, {"seeds": seeds, "updates": updates}) for what, seeds, updates in chosen]
+    seconds = 0.1 if smoke else 2.0
+    cases += [
+        Case("part", {"name": name, "seconds": seconds})
+        for name in (("noise",) if smoke else parts.NAMES)
     ]
+    learned = check_equal(4, 3) if smoke else check_equal(16, VPG.num_updates)
+    rows = with_speeds(measure.by_turns("throughput", cases, rounds, cold=not smoke))
     content = {
         "config": dataclasses.asdict(VPG),
         "flop_per_step": flop_per_step(VPG),
-        "limit_flop_per_second": _in_process(Case("limit", 0, 0))["flop_per_second"],
+        "limit_flop_per_second": measure.in_process("roofline", Case("multiply_add", {}))["rate"],
         "learned": learned,
-        "rows": rows,
+        "left_out": missing,
+        "rows": [row for row in rows if row["what"] != "part"],
+        "parts": [row for row in rows if row["what"] == "part"],
     }
     return {**content, "table": table(content)}
 
@@ -117,165 +73,160 @@ def flop_per_step(config: Config) -> int:
     return policy + 2 * forward(1) + config.value_steps * gradient(1)
 
 
+def with_speeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with the steps a second of its repetitions."""
+    return [
+        {**row, "steps_per_second": [_speed(row, one) for one in row["repetitions"]]}
+        for row in rows
+    ]
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """How many times as fast as the textbook's loop jaxpg is, by the number of seeds."""
+    speeds = {
+        (row["what"], row["options"]["seeds"]): median(row["steps_per_second"]) for row in rows
+    }
+    return {
+        seeds: speed / speeds["textbook", seeds]
+        for (what, seeds), speed in speeds.items()
+        if what == "jaxpg" and ("textbook", seeds) in speeds
+    }
+
+
 def table(content: dict[str, Any]) -> str:
-    """A line for each case: median, range, and how it compares."""
-    measured = [speeds(row) for row in content["rows"]]
+    """A line for each contender, then one for each part."""
     textbook = {
-        row["seeds"]: statistics.median(speed)
-        for row, speed in zip(content["rows"], measured, strict=True)
-        if row["contender"] == "textbook"
+        row["options"]["seeds"]: median(row["steps_per_second"])
+        for row in content["rows"]
+        if row["what"] == "textbook"
     }
     lines = []
-    for row, speed in zip(content["rows"], measured, strict=True):
-        median = statistics.median(speed)
-        ratio = median / textbook[row["seeds"]] if row["seeds"] in textbook else None
-        limit = median * content["flop_per_step"] / content["limit_flop_per_second"]
-        compile_seconds = row["cold"].get("compile_seconds")
+    for row in content["rows"]:
+        seeds, speed = row["options"]["seeds"], row["steps_per_second"]
+        middle = median(speed)
+        compiling = (row["cold"] or row["repetitions"][0]).get("compile_seconds")
         lines.append(
             [
-                NAMES[row["contender"]],
-                str(row["seeds"]),
-                f"{median:,.0f}",
+                NAMES[row["what"]],
+                str(seeds),
+                f"{middle:,.0f}",
                 f"{min(speed):,.0f} to {max(speed):,.0f}",
-                "" if ratio is None else f"{ratio:.1f} x",
-                f"{limit:.1%}",
-                "" if compile_seconds is None else f"{compile_seconds:.0f} s",
+                f"{middle / textbook[seeds]:.1f} x" if seeds in textbook else "",
+                f"{middle * content['flop_per_step'] / content['limit_flop_per_second']:.1%}",
+                "" if compiling is None else f"{compiling:.0f} s",
             ]
         )
     columns = ["", "seeds", "trained steps/s", "range", "to the textbook",
                "of the multiply-add limit", "cold compile"]  # fmt: skip
-    return markdown(columns, lines)
-
-
-def speeds(row: dict[str, Any]) -> list[float]:
-    """Steps per second of each repetition."""
-    steps = row["seeds"] * row["updates"] * STEPS_PER_UPDATE
-    return [steps / repetition["wall_seconds"] for repetition in row["repetitions"]]
+    alone = [
+        [parts.NAMES[row["options"]["name"]], f"{median(row['steps_per_second']):,.0f}"]
+        for row in content["parts"]
+    ]
+    left_out = [f"Left out: {reason}." for reason in content["left_out"].values()]
+    tables = [markdown(columns, lines)]
+    if alone:
+        tables.append(markdown(["part of an update, alone", "steps/s"], alone))
+    return "\n\n".join(tables + left_out)
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
     """Medians and ranges as bars on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.add_subplot()
-    for i, row in enumerate(reversed(content["rows"])):
-        speed = speeds(row)
-        median = statistics.median(speed)
-        colour = "#1f6fb4" if row["contender"] == "jaxpg" else "#9aa5b1"
-        axes.barh(i, median, color=colour)
-        axes.plot([min(speed), max(speed)], [i, i], color="black", linewidth=1)
-        axes.annotate(
-            f"{median:,.0f}", (median, i), (6, 0), textcoords="offset points", va="center"
-        )
-    labels = [f"{NAMES[row['contender']].replace('`', '')}, {row['seeds']} seeds"
-              for row in reversed(content["rows"])]  # fmt: skip
-    axes.set_yticks(range(len(labels)), [label.replace(" 1 seeds", " 1 seed") for label in labels])
-    axes.set_xscale("log")
+    rows = content["rows"]
+    figure, (axes,) = measure.figure(8, 0.8 + 0.32 * len(rows))
+    plural = {1: "1 seed"}
+    labels = [
+        f"{NAMES[row['what']].replace('`', '')}, "
+        f"{plural.get(row['options']['seeds'], str(row['options']['seeds']) + ' seeds')}"
+        for row in rows
+    ]
+    speeds = [row["steps_per_second"] for row in rows]
+    measure.bars(axes, labels, speeds, [row["what"] == "jaxpg" for row in rows])
     axes.set_xlabel("environment steps trained on in a second (log scale)")
-    axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
-def _learned(seeds: int, updates: int) -> dict[str, Any]:
-    """That the contenders do the same work: returns of the last tenth, and a lockstep."""
+def check_equal(seeds: int, updates: int) -> dict[str, Any]:
+    """That the contenders do the same work: returns of the last tenth, and two locksteps."""
     from jaxpg.proof.lockstep import lockstep
 
-    print("checking that all of them learn the same", file=sys.stderr)
-    found = {name: _in_process(Case(name, seeds, updates)) for name in ("jaxpg", "textbook")}
-    returns = {name: measured["mean_return"] for name, measured in found.items()}
-    grid = dataclasses.replace(VPG, arithmetic="float32_grid")
-    (run,) = lockstep(grid, [0], 5)
-    assert run.verdict == "equal", run
+    print("checking that all of them learn the same", file=sys.stderr, flush=True)
+    names = ("jaxpg", "textbook")
+    returns = {
+        name: measure.in_process("throughput", Case(name, {"seeds": seeds, "updates": updates}))[
+            "mean_return"
+        ]
+        for name in names
+    }
     if updates == VPG.num_updates:
         assert all(mean > 475 for mean in returns.values()), returns
-    return {"seeds": seeds, "mean_return": returns, "torch_ref": run.verdict}
-
-
-def _in_process(case: Case) -> dict[str, Any]:
-    arguments = ["--measure", case.contender, str(case.seeds), str(case.updates)]
-    command = [sys.executable, "-m", "benchmarks.throughput", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _budget(updates: int) -> int:
-    return updates * STEPS_PER_UPDATE
-
-
-def _measure_jaxpg(seeds: int, updates: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "run"
-        size = ["--seeds", str(seeds), "--total-steps", str(_budget(updates)), "--out", str(out)]
-        command = [sys.executable, "-m", "jaxpg", "train", "vpg", *size]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        summary = json.loads((out / "summary.json").read_text())
-        with np.load(out / "results.npz", allow_pickle=False) as arrays:
-            mean_return = _last_tenth(arrays["return_sum"], arrays["episodes"])
-    measured = {name: summary[name] for name in ("wall_seconds", "compile_seconds")}
-    return {**measured, "mean_return": mean_return}
-
-
-def _measure_textbook(seeds: int, updates: int) -> dict[str, Any]:
-    import jax
-
-    from benchmarks.baselines.textbook import make_train
-
-    train = make_train(dataclasses.replace(VPG, total_steps=_budget(updates)))
-    keys = jax.random.split(jax.random.key(0), seeds)
-    began = time.perf_counter()
-    compiled = jax.jit(jax.vmap(train)).lower(keys).compile()
-    compile_seconds = time.perf_counter() - began
-    began = time.perf_counter()
-    _, episodes, return_sum = jax.block_until_ready(compiled(keys))
-    wall_seconds = time.perf_counter() - began
+    (run,) = lockstep(dataclasses.replace(VPG, arithmetic="float32_grid"), [0], 5)
+    assert run.verdict == "equal", run
+    error = measure.in_process("throughput", Case("torch_batched_error", {}))["relative_error"]
+    assert error < 1e-5, error
     return {
-        "wall_seconds": wall_seconds,
-        "compile_seconds": compile_seconds,
-        "mean_return": _last_tenth(np.asarray(return_sum), np.asarray(episodes)),
+        "seeds": seeds,
+        "mean_return": returns,
+        "torch_ref": run.verdict,
+        "torch_batched": error,
     }
 
 
-def _last_tenth(return_sum: np.ndarray, episodes: np.ndarray) -> float:
-    """Mean return of the episodes that ended in the last tenth of the updates, [S, U]."""
-    last = -(-episodes.shape[1] // 10)
-    return float(return_sum[:, -last:].sum() / episodes[:, -last:].sum())
+def torch_batched_error(seeds: int = 3) -> dict[str, float]:
+    """Relative difference of the parameters that the batched rival and torch_ref have.
 
+    After one update from the same seeds by the same noise: the largest over seeds and leaves.
+    """
+    import torch
 
-def _measure_torch_ref(seeds: int, updates: int) -> dict[str, Any]:
     import torch_ref
-    from torch_ref.config import PRESETS as TWINS
+    from benchmarks.baselines.torch_batched import Trainer
+    from torch_ref import noise, training
 
-    config = dataclasses.replace(TWINS["vpg"], total_steps=_budget(updates))
-    began = time.perf_counter()
+    config = contenders.vpg(4)
+    batched = Trainer(config, seeds, compiled=False)
+    draws, wanted = [], []
     for seed in range(seeds):
-        torch_ref.train(config, torch_ref.key(seed))
-    return {"wall_seconds": time.perf_counter() - began}
+        key_run = noise.streams(torch_ref.key(seed))[2]
+        spec, steps = batched.env.spec, config.num_steps
+        draws.append(noise.draw(key_run, 0, batched.config, spec, steps))
+        state, _ = next(training.updates(batched.config, torch_ref.key(seed)))
+        wanted.append(state.params)
+    batched.update(
+        (
+            torch.cat([one.action for one in draws], dim=1),
+            torch.cat([one.reset for one in draws], dim=1),
+        )
+    )
+    worst = 0.0
+    for seed, params in enumerate(wanted):
+        for name, expected in params.named_parameters():
+            network, leaf = name.split(".", 1)
+            found = batched.params[network][leaf][seed]
+            error = (found - expected).detach().norm() / expected.detach().norm()
+            worst = max(worst, float(error))
+    return {"relative_error": worst}
 
 
-def _measure_limit(seeds: int, updates: int) -> dict[str, Any]:
-    """Multiply-adds of a large float32 product on the whole device; the best of many."""
-    import jax
-    import jax.numpy as jnp
-
-    size = 2048
-    x = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest")).lower(x).compile()
-    best = float("inf")
-    for _ in range(20):
-        began = time.perf_counter()
-        jax.block_until_ready(product(x))
-        best = min(best, time.perf_counter() - began)
-    return {"flop_per_second": 2 * size**3 / best}
+def _speed(row: dict[str, Any], measured: dict[str, Any]) -> float:
+    """Steps a second of one measurement."""
+    if row["what"] == "part":
+        return measured["rate"]
+    options = row["options"]
+    return options["seeds"] * contenders.budget(options["updates"]) / measured["wall_seconds"]
 
 
-CONTENDERS: dict[str, Callable[[int, int], dict[str, Any]]] = {
-    "jaxpg": _measure_jaxpg,
-    "textbook": _measure_textbook,
-    "torch_ref": _measure_torch_ref,
-    "limit": _measure_limit,
-}
+SCRIPT = measure.Script(
+    name="throughput",
+    doc=__doc__ or "",
+    rounds=3,
+    measures={
+        **contenders.MEASURES,
+        "part": parts.speed,
+        "torch_batched_error": torch_batched_error,
+    },
+    compare=compare,
+    draw=draw,
+)
 
 if __name__ == "__main__":
-    main()
+    measure.run(SCRIPT)

@@ -6,7 +6,24 @@ jax, so that the command answers at once.
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the names below, for type checkers and editors
+    from jaxpg.algorithms import build as build
+    from jaxpg.config import ConfigError as ConfigError
+    from jaxpg.config import preset as preset
+    from jaxpg.learner import init as init
+    from jaxpg.learner import update as update
+    from jaxpg.loading import Run as Run
+    from jaxpg.loading import load as load
+    from jaxpg.noise import key as key
+    from jaxpg.noise import keys as keys
+    from jaxpg.policy import Policy as Policy
+    from jaxpg.population import train_grid as train_grid
+    from jaxpg.population import train_population as train_population
+    from jaxpg.runs import RunError as RunError
+    from jaxpg.training import train as train
+    from jaxpg.types import Config as Config
 
 __version__ = version("jaxpg")
 
@@ -22,6 +39,10 @@ _HOME = {
     "train": "training",
     "train_population": "population",
     "train_grid": "population",
+    "load": "loading",
+    "Run": "loading",
+    "RunError": "runs",
+    "Policy": "policy",
 }
 __all__ = ["__version__", *_HOME]
 

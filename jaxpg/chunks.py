@@ -21,8 +21,9 @@ import numpy as np
 
 from jaxpg import algorithms, learner, replay
 from jaxpg.config import Config
-from jaxpg.types import LearnerState, Metrics
+from jaxpg.types import Algorithm, LearnerState, Metrics
 
+Build = Callable[[Config], Algorithm]
 # Why a lane is frozen: the first of these that is not finite. 0 is a lane that is not frozen.
 CAUSES = (
     "",
@@ -67,12 +68,16 @@ class Program(NamedTuple):
     length: int  # updates that a call of `advance` does at most
 
 
-def compile_programs(chunk: Chunk, length: int) -> list[Program]:
+def compile_programs(chunk: Chunk, length: int, build: Build = algorithms.build) -> list[Program]:
     """The program for chunks like this one, on every device to be used.
 
     It is traced once and compiled once a device, on all at the same time.
+
+    Args:
+      length: updates that a call of it does at most.
+      build: makes the algorithm.
     """
-    start, advance = _functions(chunk.config, length)
+    start, advance = _functions(chunk.config, length, build)
     start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
 
     def lower(device: Any) -> tuple:
@@ -96,9 +101,9 @@ def compile_programs(chunk: Chunk, length: int) -> list[Program]:
         )
 
 
-def lane_shapes(chunk: Chunk) -> Lane:
+def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
-    start, _ = _functions(chunk.config, 1)
+    start, _ = _functions(chunk.config, 1, build)
     return jax.eval_shape(start, chunk.config, chunk.keys)
 
 
@@ -187,9 +192,11 @@ def cpu_count() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _functions(config: Config, length: int) -> tuple[Callable[..., Lane], Callable[..., tuple]]:
+def _functions(
+    config: Config, length: int, build: Build
+) -> tuple[Callable[..., Lane], Callable[..., tuple]]:
     """`start` and `advance` of a Program."""
-    algorithm = algorithms.build(config)
+    algorithm = build(config)
 
     def begin(config: Config, key_data: jax.Array) -> Lane:
         state = learner.init(

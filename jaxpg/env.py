@@ -4,6 +4,7 @@ The package's only import of gymnax. It is done late: `import gymnax` takes seco
 JAX backend.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,28 +23,22 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
     """The gymnax environment called `name`; `gymnax.register` adds yours.
 
     Args:
-      name: a registered name.
+      name: a registered name, or MODULE:NAME, where importing the module registers the name.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
 
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported.
     """
-    gym, params = _gymnax(name)
+    name, gym, params = _gymnax(name)
     if max_episode_steps is not None:
         params = params.replace(max_steps_in_episode=max_episode_steps)
     spec = _spec(name, gym, params)
-    low, high, action_shape = _action_box(gym, params)
-    obs_space = gym.observation_space(params)
-
-    def flat(obs: jax.Array) -> jax.Array:
-        if not hasattr(obs_space, "n"):
-            return obs.astype(float_type).reshape(-1)
-        return jax.nn.one_hot(obs, obs_space.n, dtype=float_type).reshape(-1)
+    _, encode, decode = _interface(gym, params, float_type)
 
     def pack(obs: jax.Array, inner: Any) -> EnvState:
         inner = jax.tree.map(lambda leaf: _explicit_type(leaf, float_type), inner)
-        return EnvState(inner, flat(obs), jnp.int32(0), jnp.zeros((), float_type))
+        return EnvState(inner, encode(obs), jnp.int32(0), jnp.zeros((), float_type))
 
     @jax.vmap
     def reset(noise: jax.Array) -> EnvState:
@@ -54,15 +49,14 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
 
     @jax.vmap
     def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
-        if not spec.discrete:
-            action = jnp.clip(action, low, high).reshape(action_shape)
+        action = decode(action)
         obs, inner, reward, terminated, _ = gym.step_env(key, state.inner, action, params)
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
         reward = jnp.asarray(reward, float_type).reshape(())
         terminated = jnp.asarray(terminated, bool).reshape(())
         over = jnp.logical_or(gym.is_truncated(inner, params), state.time + 1 >= spec.time_limit)
         truncated = jnp.logical_and(over, ~terminated)
-        state = EnvState(inner, flat(obs), state.time + 1, state.episode_return + reward)
+        state = EnvState(inner, encode(obs), state.time + 1, state.episode_return + reward)
         return state, reward, terminated, truncated
 
     def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
@@ -72,6 +66,25 @@ def make(name: str, *, float_type: str = "float32", max_episode_steps: int | Non
         return jax.tree.map(choose, reset(noise), state)
 
     return Env(spec, reset, lanes.row_by_row(step), lanes.row_by_row(restart))
+
+
+class Interface(NamedTuple):
+    """Between an environment's own observations and actions and the flat ones of the networks."""
+
+    obs_shape: tuple[int, ...]  # of one observation; () where it is one of n
+    encode: Callable[[jax.Array], jax.Array]  # observation [*obs_shape] -> [D]
+    decode: Callable[[jax.Array], jax.Array]  # action, or [A] -> clipped, in the action's shape
+
+
+def interface(name: str, float_type: str = "float32") -> Interface:
+    """How one environment called `name` is seen and acted in.
+
+    Raises:
+      ConfigError: if there is no such environment, or its spaces are not supported.
+    """
+    name, gym, params = _gymnax(name)
+    _spec(name, gym, params)
+    return _interface(gym, params, float_type)
 
 
 def terminate_at_limit(env: Env) -> Env:
@@ -84,13 +97,23 @@ def terminate_at_limit(env: Env) -> Env:
     return env._replace(step=step)
 
 
-def _gymnax(name: str) -> tuple[Any, Any]:
+def _gymnax(name: str) -> tuple[str, Any, Any]:
+    """Its name without a module, the environment, and its parameters."""
     import gymnax
 
+    module, _, name = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever its code raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(
+                f"module {module!r} of environment '{module}:{name}' cannot be imported ({reason})"
+            ) from error
     if name not in gymnax.registered_envs:
         raise ConfigError(f"unknown environment {name!r}{nearest(name, gymnax.registered_envs)}")
     try:
-        return gymnax.make(name)
+        return name, *gymnax.make(name)
     except OSError as error:  # MNISTBandit-bsuite downloads its images
         raise ConfigError(f"{name} could not be made: {error}") from error
 
@@ -115,13 +138,24 @@ def _spec(name: str, gym: Any, params: Any) -> EnvSpec:
     )
 
 
-def _action_box(gym: Any, params: Any) -> tuple[Any, Any, tuple[int, ...]]:
-    """Bounds, flat, and shape of a continuous action."""
-    space = gym.action_space(params)
-    if hasattr(space, "n"):
-        return None, None, ()
-    low, high = (jnp.broadcast_to(jnp.asarray(x), space.shape) for x in (space.low, space.high))
-    return low.reshape(-1), high.reshape(-1), space.shape
+def _interface(gym: Any, params: Any, float_type: str) -> Interface:
+    obs_space, action_space = gym.observation_space(params), gym.action_space(params)
+
+    def encode(obs: jax.Array) -> jax.Array:
+        if not hasattr(obs_space, "n"):
+            return obs.astype(float_type).reshape(-1)
+        return jax.nn.one_hot(obs, obs_space.n, dtype=float_type).reshape(-1)
+
+    def decode(action: jax.Array) -> jax.Array:
+        if hasattr(action_space, "n"):
+            return action
+        shape = action_space.shape
+        low, high = (jnp.broadcast_to(jnp.asarray(x), shape).reshape(-1) for x in bounds)
+        return jnp.clip(action, low, high).reshape(shape)
+
+    bounds = () if hasattr(action_space, "n") else (action_space.low, action_space.high)
+    obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
+    return Interface(obs_shape, encode, decode)
 
 
 def _explicit_type(leaf: Any, float_type: str) -> jax.Array:

@@ -43,3 +43,23 @@ def begin_directory(out: Path, argument: str) -> Path:
         return partial
     except OSError as error:
         raise ConfigError(f"{argument} must be writable; {out} is not ({error.strerror})") from None
+
+
+@contextmanager
+def whole_file(out: Path, argument: str) -> Iterator[Path]:
+    """A path to write to, which becomes `out` (replacing a file of that name) once it is complete.
+
+    Raises:
+      ConfigError: if `out` is a directory or cannot be written; `argument` is what the user calls
+        it.
+    """
+    try:
+        if out.is_dir():
+            raise ConfigError(f"{argument} must be a file; {out} is a directory")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
+            partial = Path(aside) / out.name
+            yield partial
+            partial.replace(out)
+    except OSError as error:
+        raise ConfigError(f"{argument} must be writable; {out} is not ({error.strerror})") from None

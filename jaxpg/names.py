@@ -1,4 +1,4 @@
-"""The names that torch gives to our parameters. numpy only."""
+"""The names that torch gives to our parameters, and back. numpy only."""
 
 from typing import Any
 
@@ -25,3 +25,19 @@ def to_torch(params: dict[str, Any]) -> dict[str, np.ndarray]:
             named[f"{network}.{layer}.weight"] = np.ascontiguousarray(weight)
             named[f"{network}.{layer}.bias"] = np.asarray(leaves["bias"])
     return named
+
+
+def from_torch(named: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The parameters that `to_torch` gave these names."""
+    params: dict[str, Any] = {}
+    for name, leaf in named.items():
+        network, *layer, kind = name.split(".")
+        if not layer:
+            params.setdefault(network, {})[kind] = leaf
+            continue
+        leaves = params.setdefault(network, {}).setdefault(layer[0], {})
+        if kind == "weight":
+            leaves["kernel"] = np.ascontiguousarray(np.swapaxes(leaf, -1, -2))
+        else:
+            leaves[kind] = leaf
+    return params

@@ -430,7 +430,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Bias and variance of each estimator at random parameters, a problem a row, as PNG."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no window
 
-    from jaxpg.report import ACCENT, INK, MUTED
+    from jaxpg.figures import ACCENT, INK, MUTED
 
     colors = (ACCENT, "#5aa469", "#d1495b", MUTED, INK)
     looks = dict(zip(VARIANTS, zip("os^Dx", colors, strict=True), strict=True))

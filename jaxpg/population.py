@@ -5,19 +5,18 @@ their order, or on the number of devices; only, in the last bits, on the number 
 """
 
 import dataclasses
-import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxpg import chunks, noise
-from jaxpg.chunks import Chunk, Program, Snapshot
-from jaxpg.config import FIELDS, TRACED, Config, ConfigError, nearest
-from jaxpg.settings import Setting, with_setting
+from jaxpg import algorithms, chunks, memory, noise
+from jaxpg.chunks import Build, Chunk, Lane, Program, Snapshot
+from jaxpg.config import Config, ConfigError
+from jaxpg.settings import Setting, expand, with_setting
 from jaxpg.training import as_arrays
 from jaxpg.types import Metrics, Params
 
@@ -64,6 +63,7 @@ def train_population(
     lanes: int | None = None,
     segments: int = 50,
     report: Callable[[Progress], None] | None = None,
+    build: Build = algorithms.build,
 ) -> Population:
     """Train every seed with every setting, for the whole budget.
 
@@ -75,21 +75,32 @@ def train_population(
       seeds: different integers in [0, 2^32).
       settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
         them are trained by one program. Rows are ordered by setting, then as the seeds are.
-      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default. For a
-        given L a row's result does not depend on the others.
+      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
+        fewer if memory has no room for them. For a given L a row's result does not depend on the
+        others.
       segments: calls that each group of lanes is divided into, for the sake of `report`.
       report: called after each of them, from any thread, one at a time.
+      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
+        meets the config's static fields as they are and the traced ones as arrays over the lanes.
 
     Raises:
-      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range.
+      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
+        as DoesNotFit, if there is not enough memory.
     """
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
-    lanes = default_lanes() if lanes is None else lanes
-    groups = make_chunks(config, seeds, settings, lanes)
+    groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
-    programs = chunks.compile_programs(groups[0], length)
+    programs = chunks.compile_programs(groups[0], length, build)
+    try:
+        shapes = chunks.lane_shapes(groups[0], build)
+        check_memory(programs, shapes, groups, config.num_updates, writes=False)
+    except memory.DoesNotFit as problem:
+        if lanes is not None or problem.lanes is None:
+            raise
+        fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
+        return train_population(config, seeds, settings=settings, build=build, **fewer)
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}
@@ -127,16 +138,8 @@ def train_grid(
     Raises:
       ConfigError: as `train_population` does; of every combination before the first is trained.
     """
-    for name in grid:
-        if name not in FIELDS:
-            raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
-    # Whether gradients are clipped is static; to what, is traced.
-    static = [name for name in grid if name not in TRACED or None in grid[name]]
-    settings = list(_product({name: grid[name] for name in grid if name not in static}))
-    configs = [
-        dataclasses.replace(config, **values)
-        for values in _product({name: grid[name] for name in static})
-    ]
+    programs, settings = expand(config, grid)
+    configs = [dataclasses.replace(config, **values) for values in programs]
     lanes = options.get("lanes") or default_lanes()
     for point in configs:
         make_chunks(point, seeds, settings, lanes)
@@ -177,6 +180,21 @@ def make_chunks(
         at = jax.tree.map(lambda values: values[setting], stacked)
         groups.append(Chunk(at, keys[seed], min(lanes, count - first)))
     return groups
+
+
+def check_memory(
+    programs: Sequence[Program], shapes: Lane, groups: Sequence[Chunk], updates: int, writes: bool
+) -> str:
+    """What training these chunks takes at its peak, and what there is, in a line.
+
+    Args:
+      writes: whether the results become files.
+
+    Raises:
+      DoesNotFit: if it is more than there is.
+    """
+    need = memory.predict(programs, shapes, len(groups), updates, chunks.cpu_count(), writes)
+    return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 
 def rows(seeds: Sequence[int], num_settings: int) -> tuple[np.ndarray, np.ndarray]:
@@ -268,9 +286,3 @@ def gather(
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
     )
-
-
-def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every choice of one value for each name; the last name varies fastest."""
-    for chosen in itertools.product(*values.values()):
-        yield dict(zip(values, chosen, strict=True))

@@ -1,6 +1,7 @@
 """The files that a training run leaves behind."""
 
 import dataclasses
+import hashlib
 import json
 import platform
 import subprocess
@@ -14,9 +15,9 @@ from safetensors.numpy import save as to_safetensors
 
 from jaxpg.chunks import CAUSES, cpu_count
 from jaxpg.config import Config
+from jaxpg.figures import learning_curve
 from jaxpg.names import to_torch
 from jaxpg.population import Population
-from jaxpg.report import learning_curve
 from jaxpg.settings import Setting
 from jaxpg.stats import SOLVED, iqm, iqm_interval
 
@@ -48,6 +49,7 @@ def save(
         setting=population.setting,
         final_return=population.final_return,
         frozen_at=population.frozen_at,
+        cause=population.cause,
         **arrays,
     )
     metadata = {
@@ -56,7 +58,15 @@ def save(
     }
     weights = to_safetensors(to_torch(population.params), metadata)
     (directory / "params.safetensors").write_bytes(weights)
-    summary = {**summarize(preset, config, population, settings), "manifest": manifest}
+    sha256 = {
+        name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        for name in ("results.npz", "params.safetensors")
+    }
+    summary = {
+        **summarize(preset, config, population, settings),
+        "manifest": manifest,
+        "sha256": sha256,
+    }
     text = json.dumps(summary, indent=2, allow_nan=False)
     (directory / "summary.json").write_text(text + "\n")
     learning_curve(config, population, directory / "curve.png")

@@ -1,15 +1,36 @@
-"""Statistics over seeds: robust location and bootstrap intervals. numpy and scipy only."""
+"""Statistics over seeds: location, proportions, two runs compared. numpy and scipy only.
+
+A score is one number per seed. *Strata* are several 1-D arrays of scores, one for each task or
+setting: a bootstrap resamples each of them on its own, and a statistic is that of all together.
+The same data always give the same interval: the resamples are drawn from a fixed key.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 RESAMPLES = 2_000
+CONFIDENCE = 0.95
 SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
     "CartPole-v1": 475.0,
     "Acrobot-v1": -100.0,
     "MountainCar-v0": -110.0,
     "MountainCarContinuous-v0": 90.0,
 }
+
+Strata = Sequence[np.ndarray]
+
+
+class Estimate(NamedTuple):
+    """A number and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -24,7 +45,18 @@ def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
     return stats.trim_mean(x, 0.25, axis=axis)
 
 
-def iqm_interval(x: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def optimality_gap(x: np.ndarray, target: float, axis: int = 0) -> np.ndarray:
+    """By how much scores fall short of a target, on average: mean of max(0, target - x).
+
+    Scores beyond the target do not make up for others; 0 if all have reached it. In the unit of
+    the scores.
+
+    Source: Agarwal et al. 2021 (arXiv:2108.13264), there for scores normalised to target 1.
+    """
+    return np.maximum(0.0, target - x).mean(axis=axis)
+
+
+def iqm_interval(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
     """Percentile-bootstrap interval of the IQM over seeds (axis 0).
 
     Args:
@@ -41,9 +73,271 @@ def iqm_interval(x: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, n
         iqm,
         axis=0,
         n_resamples=RESAMPLES,
-        batch=max(1, min(100, 10**7 // x.size)),  # at most 80 MB of resamples at a time
+        batch=_batch(x.size),
         confidence_level=confidence,
         method="percentile",
-        rng=np.random.default_rng(0),  # the same data give the same interval
+        rng=np.random.default_rng(0),
     )
     return result.confidence_interval.low, result.confidence_interval.high
+
+
+def iqm_band(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of the IQM in closed form, for curves, where a bootstrap at every point is slow.
+
+        IQM ± t(h-1) · s_w / ((1 - 2·¼) √S),    h = S - 2⌊S/4⌋
+
+    where s_w is the standard deviation of the scores winsorized by a quarter at each end. Cut off
+    at the lowest and the highest score.
+
+    Args:
+      x: scores, [S, ...].
+
+    Returns:
+      Low and high, [...] each; both are the IQM itself for a single seed.
+
+    Source: Tukey and McLaughlin 1963, Sankhyā A 25:331-352.
+    """
+    size = len(x)
+    cut = size // 4
+    ordered = np.sort(x, axis=0)
+    center = iqm(x)
+    if size == 1:
+        return center, center
+    winsorized = np.clip(ordered, ordered[cut], ordered[size - cut - 1])
+    kept = size - 2 * cut
+    error = winsorized.std(axis=0, ddof=1) / (kept / size * math.sqrt(size))
+    width = stats.t.ppf((1 + confidence) / 2, kept - 1) * error
+    return np.maximum(center - width, ordered[0]), np.minimum(center + width, ordered[-1])
+
+
+def estimate(
+    statistic: Callable[..., np.ndarray], strata: Strata, confidence: float = CONFIDENCE
+) -> Estimate:
+    """A statistic of all scores, with its stratified percentile-bootstrap interval.
+
+    Args:
+      statistic: of scores along `axis`, as `iqm`, `np.median` and `np.mean` are.
+      strata: scores of each stratum, at least one in all. One of a single score is not resampled.
+
+    Source: Efron and Tibshirani 1993, ch. 13; stratified as in Agarwal et al. 2021.
+    """
+    value = float(statistic(np.concatenate(strata), axis=0))
+    fixed = np.concatenate([x for x in strata if len(x) == 1] or [np.empty(0)])
+    sampled = [x for x in strata if len(x) > 1]
+    if not sampled:
+        return Estimate(value, value, value)
+
+    def pooled(*parts: np.ndarray, axis: int) -> np.ndarray:
+        constant = np.broadcast_to(fixed, (*parts[0].shape[:-1], len(fixed)))
+        return statistic(np.concatenate([*parts, constant], axis=-1), axis=-1)
+
+    low, high = _bootstrap(sampled, pooled, confidence)
+    return Estimate(value, low, high)
+
+
+def proportion(successes: int, of: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A share of seeds with Wilson's score interval.
+
+    Not bootstrapped: resamples of 64 successes in 64 are all alike, and the interval would claim
+    certainty. Over strata of equal size, count all together; the interval is then on the safe
+    side, since p(1 - p) of the mean share is at least the mean of p(1 - p).
+
+    Source: Wilson 1927, JASA 22:209-212; Brown, Cai and DasGupta 2001 on why not Wald's.
+    """
+    if of < 1:
+        raise ValueError("a proportion needs at least one seed")
+    interval = stats.binomtest(successes, of).proportion_ci(confidence, method="wilson")
+    return Estimate(successes / of, float(interval.low), float(interval.high))
+
+
+def performance_profile(scores: np.ndarray, levels: np.ndarray) -> list[Estimate]:
+    """The share of seeds whose score is at least each level.
+
+    Args:
+      scores: [S]; NaN (no episode finished) is below every level.
+
+    Source: Dolan and Moré 2002 (10.1007/s101070100263); as run-score distributions in Agarwal et
+    al. 2021. Intervals are Wilson's, level by level.
+    """
+    counts = (scores[None] >= levels[:, None]).sum(axis=1)
+    return [proportion(int(count), len(scores)) for count in counts]
+
+
+def improvement(x: Strata, y: Strata, confidence: float = CONFIDENCE) -> Estimate:
+    """Probability of improvement: that a seed of x beats one of y, P(X > Y) + ½ P(X = Y).
+
+    The mean over strata of the Mann-Whitney U statistic over the number of pairs. Its interval is
+    a stratified percentile bootstrap; where every seed of one side beats every one of the other,
+    resamples are all alike, and the far end is that of k = (strata · fewest seeds) disjoint pairs
+    which all agree: ((1 - confidence) / 2)^(1 / k).
+
+    Args:
+      x, y: scores of each stratum, in the same order of strata; each at least one.
+
+    Source: Agarwal et al. 2021; Mann and Whitney 1947; Clopper and Pearson 1934 for the end.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"x and y must have the same strata; got {len(x)} and {len(y)}")
+    # What counts is the order alone, so scores are replaced by their rank among the distinct ones.
+    ranks = [
+        np.unique(np.concatenate(pair), return_inverse=True) for pair in zip(x, y, strict=True)
+    ]
+    distinct = [len(values) for values, _ in ranks]
+    xs = [rank[: len(a)] for (_, rank), a in zip(ranks, x, strict=True)]
+    ys = [rank[len(a) :] for (_, rank), a in zip(ranks, x, strict=True)]
+
+    def mean_share(*parts: np.ndarray, axis: int) -> np.ndarray:
+        shares = [
+            _win_share(a, b, count)
+            for a, b, count in zip(parts[: len(xs)], parts[len(xs) :], distinct, strict=True)
+        ]
+        return np.mean(shares, axis=0)
+
+    value = float(mean_share(*(part[None] for part in [*xs, *ys]), axis=-1)[0])
+    pairs = len(x) * min(len(part) for part in [*xs, *ys])
+    end = ((1 - confidence) / 2) ** (1 / pairs)
+    if value in (0.0, 1.0):
+        return Estimate(value, end if value else 0.0, 1.0 if value else 1.0 - end)
+    if pairs == len(x):  # a stratum of one seed: nothing to resample
+        return Estimate(value, 0.0, 1.0)
+    return Estimate(value, *_bootstrap([*xs, *ys], mean_share, confidence))
+
+
+def seeds_needed(
+    x: np.ndarray, y: np.ndarray, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
+    """Seeds per run with which a two-sided Mann-Whitney test would tell these two apart.
+
+    Were the distributions those of the seeds at hand, the test on n seeds of each would reject
+    "no difference" at level alpha with this probability. Normal approximation:
+
+        n = ((z_{1-alpha/2} σ₀ + z_power σ₁) / (P - ½))²
+
+    P is the probability of improvement, σ₀² = (1 - Σ t³) / 6 its variance per seed were there no
+    difference (t: the share of each tied value), σ₁² its variance per seed as it is. At least so
+    many that the exact test can reach alpha at all.
+
+    Returns:
+      n; None if P is ½, so that no number suffices.
+
+    Source: Noether 1987, JASA 82:645-647, with σ₁ ≠ σ₀ and ties as in Zhao, Rahardja and Qu 2008,
+    Statistics in Medicine 27:462-468.
+    """
+    both = np.concatenate([x, y])
+    weight = np.concatenate([np.full(len(x), 0.5 / len(x)), np.full(len(y), 0.5 / len(y))])
+    _, rank = np.unique(both, return_inverse=True)
+    null_variance = (1.0 - (np.bincount(rank, weight) ** 3).sum()) / 6.0
+    place_x, place_y = _placements(x, y), _placements(y, x)
+    effect = abs(place_x.mean() - 0.5)
+    if effect * len(x) * len(y) < 0.25:  # less than half a pair: ½ but for rounding
+        return None
+    variance = place_x.var() + place_y.var()
+    quantiles = stats.norm.ppf([1 - alpha / 2, power])
+    root = (quantiles @ np.sqrt([null_variance, variance])) / effect
+    fewest = next(n for n in range(1, 10_000) if 2 / math.comb(2 * n, n) <= alpha)
+    return max(fewest, math.ceil(max(root, 0.0) ** 2))
+
+
+class Survival(NamedTuple):
+    """Share of seeds to which something has not happened yet, after each of some times."""
+
+    time: np.ndarray  # [P], ascending
+    share: np.ndarray  # [P]
+    low: np.ndarray  # [P]
+    high: np.ndarray  # [P]
+
+
+def kaplan_meier(
+    time: np.ndarray, happened: np.ndarray, confidence: float = CONFIDENCE
+) -> Survival:
+    """Kaplan and Meier's estimate of P(T > t), with log(-log) intervals by Greenwood's formula.
+
+    Where the estimate is 0 or 1 that formula has no value. While it is 1, or where it falls to 0 at
+    once, the interval is Clopper and Pearson's for the seeds that were watched so long; where it
+    has come down to 0, its upper end is the one before.
+
+    Args:
+      time: when it happened, or until when it had not, [S]; at least one.
+      happened: False where it had not when watching ended (censored on the right), bool [S].
+
+    Source: Kaplan and Meier 1958, JASA 53:457-481; Kalbfleisch and Prentice 2002, §1.4.
+    """
+    censored = stats.CensoredData.right_censored(time, ~happened)
+    curve = stats.ecdf(censored).sf
+    with warnings.catch_warnings():  # said of the two ends, which are filled in below
+        warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
+        interval = curve.confidence_interval(confidence, method="log-log")
+    low, high = interval.low.probabilities.copy(), interval.high.probabilities.copy()
+    for i in np.flatnonzero(~np.isfinite(low)):
+        if i and curve.probabilities[i] == 0 and curve.probabilities[i - 1] < 1:
+            low[i], high[i] = 0.0, high[i - 1]  # the share never grows
+            continue
+        watched = int((time >= curve.quantiles[i]).sum())
+        exact = stats.binomtest(round(curve.probabilities[i]) * watched, watched)
+        low[i], high[i] = exact.proportion_ci(confidence, method="exact")
+    return Survival(curve.quantiles, curve.probabilities, low, high)
+
+
+def median_time(curve: Survival) -> Estimate:
+    """When it has happened to half of the seeds: the first time with a share of at most ½.
+
+    The ends of the interval are those times for the band's two edges. What is not reached within
+    the data is infinite.
+
+    Source: Brookmeyer and Crowley 1982, Biometrics 38:29-41.
+    """
+
+    def first(share: np.ndarray) -> float:
+        reached = np.flatnonzero(share <= 0.5)
+        return float(curve.time[reached[0]]) if len(reached) else math.inf
+
+    return Estimate(first(curve.share), first(curve.low), first(curve.high))
+
+
+def _bootstrap(
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], confidence: float
+) -> tuple[float, float]:
+    """Percentile interval; every sample is resampled on its own."""
+    result = stats.bootstrap(
+        samples,
+        statistic,
+        axis=-1,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=_batch(sum(map(len, samples))),
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _batch(size: int) -> int:
+    """Resamples at a time: at most 80 MB of them."""
+    return max(1, min(100, 10**7 // size))
+
+
+def _placements(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """For each score in x the share of y that it beats, ties a half."""
+    ordered = np.sort(y)
+    below, up_to = (np.searchsorted(ordered, x, side) for side in ("left", "right"))
+    return (below + up_to) / (2 * len(y))
+
+
+def _win_share(x: np.ndarray, y: np.ndarray, distinct: int) -> np.ndarray:
+    """The share of pairs in which x is larger, ties a half.
+
+    Args:
+      x, y: integers in [0, distinct), [B, n] and [B, m].
+
+    Returns:
+      [B].
+    """
+    rows = np.arange(len(x))[:, None] * distinct
+    size = len(x) * distinct
+    of_x, of_y = (
+        np.bincount((rows + part.astype(int)).ravel(), minlength=size).reshape(-1, distinct)
+        for part in (x, y)
+    )
+    beaten = np.cumsum(of_y, axis=1) - 0.5 * of_y
+    return (of_x * beaten).sum(axis=1) / (x.shape[1] * y.shape[1])

@@ -26,3 +26,16 @@ def x64():
     """JAX's 64-bit mode, for this test alone."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A finished run of five seeds of CartPole, tiny; to be read, not changed."""
+    from jaxpg.config import Config
+    from jaxpg.runs import run
+
+    config = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,))
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    run.begin(directory, run.plan("vpg", config, [2, 9, 4, 0, 5], 2))
+    run.train(directory, stall_seconds=600.0)
+    return directory

@@ -41,6 +41,8 @@ def test_train_writes_a_complete_directory(tmp_path):
     assert arrays["seed"].tolist() == [3, 17, 5]
     assert arrays["return_sum"].shape == (3, 5)
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert f"report: {out / 'report.html'}" in done.stdout
+    assert (out / "report.html").exists()
     assert [path.name for path in out.parent.iterdir()] == ["run"]  # nothing half-written
     again = run("train", "vpg", *options, "--num-envs", "4", "--out", str(out))
     assert again.returncode == 0

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from jaxpg import results
 from jaxpg.config import Config
+from jaxpg.figures import curve_points
 from jaxpg.names import to_torch
 from jaxpg.population import Population
-from jaxpg.report import curve_points
 from jaxpg.types import Metrics
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
@@ -103,7 +103,8 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "curve.png",
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
-    assert set(arrays) == {"seed", "setting", "final_return", "frozen_at", *Metrics._fields}
+    own = {"seed", "setting", "final_return", "frozen_at", "cause"}
+    assert set(arrays) == {*own, *Metrics._fields}
     np.testing.assert_array_equal(arrays["seed"], [3, 1, 7])
     weights = load_file(tmp_path / "params.safetensors")
     assert {name: tuple(x.shape) for name, x in weights.items()} == {

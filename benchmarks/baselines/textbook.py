@@ -5,6 +5,7 @@ The style is PureJaxRL's: the environment's own auto-reset under vmap, keys spli
 of `vpg`; only the random numbers are others.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxpg.config import Config
+
+VARIES = (  # what may differ from the preset `vpg`
+    "env", "num_envs", "num_steps", "total_steps", "total_episodes", "hidden_sizes", "gamma",
+    "gae_lambda", "value_steps", "vf_coef", "buffer_size", "batch_size", "learning_rate",
+    "value_learning_rate", "max_grad_norm",
+)  # fmt: skip
 
 
 class Network(nn.Module):
@@ -30,11 +37,30 @@ class Network(nn.Module):
         return nn.Dense(self.outputs, kernel_init=kernel_init)(x)
 
 
+def unsupported(config: Config) -> str | None:
+    """Why this loop cannot train a config, in a sentence; None if it can."""
+    for field in dataclasses.fields(Config):
+        given = getattr(config, field.name)
+        if field.name not in VARIES and given != field.default:
+            return (
+                f"it has {field.name}={field.default!r} alone, as the preset vpg has it; got "
+                f"{given!r}"
+            )
+    if len(config.hidden_sizes) != 1 or config.max_grad_norm is None:
+        return "it has one hidden layer and clips gradients, as the preset vpg does"
+    env, env_params = gymnax.make(config.env)
+    if not hasattr(env.action_space(env_params), "n"):
+        return f"its actions are discrete; those of {config.env} are not"
+    if len(env.observation_space(env_params).shape) != 1:
+        return f"it takes flat observations; those of {config.env} are not"
+    return None
+
+
 def make_train(config: Config) -> Callable[[jax.Array], tuple[Any, jax.Array, jax.Array]]:
     """train(key) -> policy parameters; episodes that ended, and their returns' sum, by update.
 
     Args:
-      config: the preset `vpg` with another budget.
+      config: one of which `unsupported` is None.
     """
     env, env_params = gymnax.make(config.env)
     (hidden,) = config.hidden_sizes

@@ -6,12 +6,15 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpg.config import ConfigError
 from jaxpg.runs import Stopped, share
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.watch import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from jaxpg.population import Progress
 
 STALL_SECONDS = 600.0
 
@@ -33,6 +36,8 @@ class Launch:
     """Which this one is, from 0; with --coordinator."""
     peer_seconds: float = share.PEER_SECONDS
     """Stop and save, with code 75, if another process shows no sign of life for so long."""
+    report: bool = True
+    """Write report.html at the end."""
 
 
 def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
@@ -41,9 +46,9 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     Args:
       prepare: sets up jax for a config; called before jax is imported.
     """
-    parser = _parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
+    parser = command_parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
-    _add_stall(parser)
+    _add_training(parser)
     parser.add_argument("--distributed", action="store_true", help="share it with other processes")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
     parser.add_argument("--num-processes", type=int, metavar="N", help="with --coordinator")
@@ -66,7 +71,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def status(arguments: Sequence[str]) -> None:
     """jaxpg status: say what is in a run directory; reads nothing but names and JSON."""
-    parser = _parser("status", "Say what a run is and how far it has come.", "runs/cartpole")
+    parser = command_parser("status", "Say what a run is and how far it has come.", "runs/cartpole")
     parser.add_argument("dir", type=Path)
     options = parser.parse_args(arguments)
     print(describe(options.dir))
@@ -74,7 +79,7 @@ def status(arguments: Sequence[str]) -> None:
 
 def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg extend: a larger budget for a run; equal to the run that had it from the start."""
-    parser = _parser(
+    parser = command_parser(
         "extend",
         "Give a run a larger budget and train on. Equal, to the bit, to a run that had it from the "
         "start; so the learning rate must be constant.",
@@ -84,9 +89,9 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--total-steps", type=int, metavar="N", help="per seed, in all")
     budget.add_argument("--total-episodes", type=int, metavar="N", help="per seed, in all")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
-    launch = check_launch(Launch(options.stall_seconds))
+    launch = check_launch(Launch(options.stall_seconds, report=options.report))
     prepare(manifests.read(options.dir).config)
     from jaxpg.runs import edit
 
@@ -96,16 +101,16 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg merge: runs of different seeds of one config as one run."""
-    parser = _parser(
+    parser = command_parser(
         "merge",
         "Join runs of different seeds of one config into a new run, finished or not.",
         "runs/a runs/b --out runs/both",
     )
     parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, help="new or empty")
-    _add_stall(parser)
+    _add_training(parser)
     options = parser.parse_args(arguments)
-    launch = check_launch(Launch(options.stall_seconds))
+    launch = check_launch(Launch(options.stall_seconds, report=options.report))
     prepare(manifests.read(options.dirs[0]).config)
     from jaxpg.runs import edit
 
@@ -115,7 +120,7 @@ def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     """jaxpg replay: one seed of a run again, alone, with its trajectories and gradients."""
-    parser = _parser(
+    parser = command_parser(
         "replay",
         "Train one seed of a run again, alone, and write what each update met and descended.",
         "runs/cartpole --seed 17 --update 40",
@@ -153,22 +158,37 @@ def wait_for_first(directory: Path, launch: Launch, whose: share.Share) -> None:
     share.wait_for_first(directory, whose, launch.peer_seconds, run.is_finished)
 
 
-def train(directory: Path, launch: Launch, whose: share.Share = share.ALONE) -> None:
+def train(
+    directory: Path, launch: Launch, whose: share.Share = share.ALONE, again: str | None = None
+) -> None:
     """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
 
     Args:
       whose: share of the run this process trains.
+      again: what continues it, for people; `jaxpg resume DIR` if not given.
     """
+    from jaxpg import track
     from jaxpg.progress import progress
     from jaxpg.results import closing
     from jaxpg.runs import run
 
     manifest = manifests.read(directory)
     if run.is_finished(directory):
+        track.log_results(directory)
         print(f"{directory} is finished: {describe(directory)}")
+        if launch.report and not whose.process:
+            _report(directory, again=False)
         return
     try:
-        with progress(_title(manifest, whose)) as report:
+        with (
+            track.tracking(directory, not whose.process) as tell,
+            progress(_title(manifest, whose)) as show,
+        ):
+
+            def report(at: "Progress") -> None:
+                tell(at)
+                show(at)
+
             summary = run.train(
                 directory,
                 report=report,
@@ -178,12 +198,24 @@ def train(directory: Path, launch: Launch, whose: share.Share = share.ALONE) -> 
                 peer_seconds=launch.peer_seconds,
             )
     except Stopped:
-        print(f"jaxpg: stopped and saved; continue with: jaxpg resume {directory}", file=sys.stderr)
+        again = again or f"jaxpg resume {directory}"
+        print(f"jaxpg: stopped and saved; continue with: {again}", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     if summary is None:
         print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
     else:
+        track.log_results(directory)
         print(closing(summary, directory))
+        if launch.report:
+            _report(directory, again=True)
+
+
+def _report(directory: Path, again: bool) -> None:
+    """Write the report, and say where it is."""
+    from jaxpg import report
+
+    if again or not (directory / report.NAME).exists():
+        print(f"report: {report.make(directory)}")
 
 
 def check_launch(launch: Launch) -> Launch:
@@ -242,7 +274,7 @@ def _note(sentence: str) -> None:
     print(f"jaxpg: {sentence}", file=sys.stderr, flush=True)
 
 
-def _parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"jaxpg {name}",
         description=description,
@@ -251,7 +283,13 @@ def _parser(name: str, description: str, example: str) -> argparse.ArgumentParse
     )
 
 
-def _add_stall(parser: argparse.ArgumentParser) -> None:
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help="do not write report.html at the end",
+    )
     parser.add_argument(
         "--stall-seconds",
         type=float,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg import algorithms, chunks, population, results
+from jaxpg import algorithms, chunks, population, results, track
 from jaxpg.chunks import Chunk, Lane, Program
 from jaxpg.config import Config
 from jaxpg.population import Progress, Tally
@@ -102,6 +102,19 @@ def begin(directory: Path, manifest: Manifest) -> None:
         raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
+def withdraw(directory: Path) -> None:
+    """Undo `begin`, of a run that has trained nothing."""
+    try:
+        with locked(directory):
+            (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
+            if (directory / PROCESSES).exists():
+                shutil.rmtree(directory / PROCESSES)
+            (directory / track.NAME).unlink(missing_ok=True)
+            (directory / manifests.NAME).unlink()
+    except OSError as error:
+        raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
+
+
 def check_same(directory: Path, manifest: Manifest) -> None:
     """Raise RunError, with what differs, unless the directory's manifest is this one."""
     changed = manifests.differences(manifests.read(directory), manifest)
@@ -167,6 +180,7 @@ def train(
       RunError: if the directory is in use, damaged or cannot be written.
       Stopped: after SIGTERM or SIGINT, here or in another process, or after the death of one; once
         everything is saved.
+      DoesNotFit: if there is not enough memory; nothing is trained.
     """
     stop = threading.Event()
     first = share.process == 0
@@ -187,6 +201,9 @@ def train(
                 began = time.perf_counter()
                 programs = chunks.compile_programs(groups[0], manifest.segment)
                 compile_seconds = time.perf_counter() - began
+                here = groups if first else [groups[i] for i in mine]
+                updates = manifest.config.num_updates
+                note(population.check_memory(programs, shapes, here, updates, writes=first))
                 tally.began += compile_seconds
                 job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
                 with job as train_chunk:

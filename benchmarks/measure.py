@@ -1,0 +1,200 @@
+"""How every benchmark measures: cases by turns, each in a process of its own, and their medians."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.record import write
+
+DOCS = Path(__file__).parents[1] / "docs"
+FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+BLUE, GREY, INK = "#1f6fb4", "#9aa5b1", "#1f2933"
+
+
+class Case(NamedTuple):
+    """Something to measure: a function of the script, and what it is called with."""
+
+    what: str
+    options: dict[str, Any]
+
+
+class Script(NamedTuple):
+    """A benchmark."""
+
+    name: str  # benchmarks.NAME, results/NAME-DEVICE.json, docs/NAME.png
+    doc: str
+    rounds: int  # unless --rounds says otherwise
+    measures: dict[str, Callable[..., dict[str, Any]]]  # by name; each in a process of its own
+    compare: Callable[[bool, int], dict[str, Any]]  # (smoke, rounds) -> record, with its "table"
+    draw: Callable[[dict[str, Any], Path], None]
+
+
+def run(script: Script) -> None:
+    """Measure, print the table, write the record and the picture; a smoke run keeps neither."""
+    parser = argparse.ArgumentParser(
+        description=script.doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help="seconds; writes nothing")
+    parser.add_argument("--rounds", type=int, default=script.rounds, help="of measurements")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # a case, in its process
+    options = parser.parse_args()
+    if options.measure:
+        what, given = options.measure
+        print(json.dumps(script.measures[what](**json.loads(given))))
+        return
+    if options.smoke:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE}".strip()
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(directory) / "cache")
+        content = script.compare(options.smoke, 1 if options.smoke else options.rounds)
+        if options.smoke:
+            script.draw(content, Path(directory) / "picture.png")
+    if not options.smoke:
+        write(script.name, content)
+        script.draw(content, DOCS / f"{script.name}.png")
+    print(content["table"])
+
+
+def by_turns(
+    name: str, cases: Sequence[Case], rounds: int, cold: bool = True
+) -> list[dict[str, Any]]:
+    """Measure every case in turn, so that a busy minute does not hit one of them alone.
+
+    Args:
+      name: of the script.
+      rounds: measurements of each.
+      cold: whether a round that fills the compilation cache comes first; it is kept apart.
+
+    Returns:
+      A row for each case: what and options; "repetitions", and "cold".
+    """
+    taken: list[list[dict[str, Any]]] = []
+    for i in range(rounds + cold):
+        print(f"round {i + 1 - cold} of {rounds}", file=sys.stderr, flush=True)
+        taken.append([in_process(name, case) for case in cases])
+    return [
+        {
+            **case._asdict(),
+            "cold": taken[0][i] if cold else None,
+            "repetitions": [one[i] for one in taken[cold:]],
+        }
+        for i, case in enumerate(cases)
+    ]
+
+
+def in_process(name: str, case: Case, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """Measure one case in a process of its own; what that took in all is "process_seconds"."""
+    asked = ["--measure", case.what, json.dumps(case.options)]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *asked]
+    env = {**os.environ, **(environment or {})}
+    began = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
+    process_seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{name}: {case.what} {case.options} ended with code {done.returncode}")
+    return {"process_seconds": process_seconds, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def start_as_jaxpg() -> None:
+    """Set jax up as the `jaxpg` command does; comes before the first use of jax."""
+    from jaxpg.cli import _prepare_jax
+
+    _prepare_jax()
+
+
+def predictions() -> list[Any]:
+    """Where every `jaxpg.memory.Need` will be put that is predicted in this process."""
+    from jaxpg import memory
+
+    found, predict = [], memory.predict
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        found.append(predict(*arguments, **options))
+        return found[-1]
+
+    memory.predict = remember
+    return found
+
+
+def seconds(work: Callable[[], Any], repeats: int = 1) -> list[float]:
+    """What each call takes, until its arrays are there."""
+    import jax
+
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(work())
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def rate_of_all_cores(call: Callable[[], Any], worth: float, minimum_seconds: float) -> float:
+    """What all cores (or devices) get done a second, each calling again and again.
+
+    Args:
+      call: its arrays are waited for.
+      worth: how much a call gets done.
+    """
+    import jax
+
+    from jaxpg.bench import on_every_core
+
+    def work(_: int) -> float:
+        jax.block_until_ready(call())
+        return worth
+
+    return on_every_core(work, minimum_seconds)
+
+
+def figure(width: float = 8, height: float = 3.4, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure and its axes, in a row."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    axes = list(made.subplots(1, columns, squeeze=False)[0])
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.set_axisbelow(True)
+        one.grid(color="#e4e7eb", linewidth=0.7)
+    return made, axes
+
+
+def bars(
+    axes: Any,
+    labels: list[str],
+    taken: list[list[float]],
+    highlight: list[bool],
+    show: Callable[[float], str] | None = None,
+) -> None:
+    """Medians as bars from the top down, with their ranges, on a logarithmic axis."""
+    for i, (measured, ours) in enumerate(zip(taken[::-1], highlight[::-1], strict=True)):
+        middle = statistics.median(measured)
+        axes.barh(i, middle, color=BLUE if ours else GREY)
+        axes.plot([min(measured), max(measured)], [i, i], color="black", linewidth=1)
+        axes.annotate(
+            (show or short)(middle),
+            (max(measured), i),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_yticks(range(len(labels)), labels[::-1])
+    axes.set_xscale("log")
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.15)
+
+
+def short(number: float) -> str:
+    """'2.11 M' for 2,107,945: three digits, with a letter for the thousands."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g}"

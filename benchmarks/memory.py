@@ -1,0 +1,92 @@
+"""Is a run's peak memory what `jaxpg train` says before it starts?
+
+    python -m benchmarks.memory [--smoke] [--rounds 1]
+
+Whole runs with tiny updates, since what grows with a run is its seeds and its updates. Measured is
+the largest resident memory of the process, from its start to its end.
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from benchmarks.contenders import VPG
+from benchmarks.measure import Case
+from benchmarks.record import markdown
+
+SIZES = ((64, 100), (1024, 50), (4096, 16))  # seeds, updates
+LANES, SMALL = 64, {"num_envs": 1, "num_steps": 1, "value_steps": 1}
+
+
+def compare(smoke: bool, rounds: int) -> dict[str, Any]:
+    """Every size in turn."""
+    sizes = ((2, 4),) if smoke else SIZES
+    cases = [Case("train", {"seeds": seeds, "updates": updates}) for seeds, updates in sizes]
+    rows = measure.by_turns("memory", cases, rounds, cold=False)
+    content = {"config": dataclasses.asdict(dataclasses.replace(VPG, **SMALL)), "lanes": LANES}
+    return {**content, "rows": rows, "table": table(rows)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each size."""
+    lines = []
+    for row in rows:
+        measured = max(one["peak_bytes"] for one in row["repetitions"])
+        predicted = max(one["predicted_bytes"] for one in row["repetitions"])
+        lines.append(
+            [
+                f"{row['options']['seeds']:,}",
+                f"{row['options']['updates']:,}",
+                f"{predicted / 2**20:,.0f} MiB",
+                f"{measured / 2**20:,.0f} MiB",
+                f"{predicted / measured - 1:+.0%}",
+            ]
+        )
+    return markdown(["seeds", "updates", "predicted", "measured", "difference"], lines)
+
+
+def draw(content: dict[str, Any], path: Path) -> None:
+    """Predicted over measured, and where the two are equal."""
+    figure, (axes,) = measure.figure(4.5, 3.6)
+    for row in content["rows"]:
+        for one in row["repetitions"]:
+            axes.plot(one["peak_bytes"] / 2**30, one["predicted_bytes"] / 2**30, "o",
+                      color=measure.BLUE)  # fmt: skip
+            text = f"{row['options']['seeds']:,} × {row['options']['updates']:,}"
+            place = one["peak_bytes"] / 2**30, one["predicted_bytes"] / 2**30
+            axes.annotate(text, place, (-8, -3), textcoords="offset points", ha="right", fontsize=8)
+    largest = 1.1 * max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([0, largest], [0, largest], color=measure.GREY, linewidth=1)
+    axes.set(xlim=(0, largest), ylim=(0, largest), aspect="equal")
+    axes.set(xlabel="measured peak (GiB)", ylabel="predicted before training (GiB)")
+    figure.savefig(path)
+
+
+def train(seeds: int, updates: int) -> dict[str, int]:
+    """A whole run in this process."""
+    from jaxpg import memory
+    from jaxpg.cli import main
+
+    predicted = measure.predictions()
+    budget = updates * SMALL["num_envs"] * SMALL["num_steps"]
+    small = [word for name, value in SMALL.items()
+             for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+    with tempfile.TemporaryDirectory() as directory:
+        size = ["--seeds", str(seeds), "--total-steps", str(budget), "--lanes", str(LANES)]
+        main(["train", "vpg", *size, *small, "--out", f"{directory}/run"])
+    return {"peak_bytes": memory.peak(), "predicted_bytes": predicted[-1].host}
+
+
+SCRIPT = measure.Script(
+    name="memory",
+    doc=__doc__ or "",
+    rounds=1,
+    measures={"train": train},
+    compare=compare,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    measure.run(SCRIPT)

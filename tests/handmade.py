@@ -1,0 +1,85 @@
+"""Finished run directories made by hand: any returns, without training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpg import results
+from jaxpg.config import Config
+from jaxpg.outcomes import per_update
+from jaxpg.population import Population
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.manifest import Manifest
+from jaxpg.types import Metrics
+
+EPISODES = 100  # that end in each update
+
+
+def population(config: Config, returns: Any, frozen_at: dict[int, int] | None = None) -> Population:
+    """Seeds whose episodes of update u end with a mean return of returns[seed][u]; NaN: none end.
+
+    Args:
+      frozen_at: by row, the update before which it diverged.
+    """
+    returns = np.asarray(returns, float)
+    rows, updates = returns.shape
+    assert updates == config.num_updates
+    rng = np.random.default_rng(0)
+    frozen = np.full(rows, -1, np.int32)
+    frozen[list(frozen_at or {})] = list((frozen_at or {}).values())
+    gone = (frozen[:, None] >= 0) & (np.arange(updates) >= frozen[:, None])
+    episodes = np.where(np.isnan(returns) | gone, 0, EPISODES).astype(np.int32)
+    floats = {
+        name: np.where(gone, np.nan, np.exp(rng.normal(size=returns.shape))).astype(np.float32)
+        for name in Metrics._fields
+    }
+    counted = {
+        "env_steps": np.where(gone, 0, per_update(config)).astype(np.int32),
+        "episodes": episodes,
+        "return_sum": (np.nan_to_num(returns) * episodes).astype(np.float32),
+    }
+    last = [row[count > 0][-1:] for row, count in zip(returns, episodes, strict=True)]
+    layers = {
+        f"{layer}": {
+            "kernel": rng.normal(size=(rows, before, after)).astype(np.float32),
+            "bias": np.zeros((rows, after), np.float32),
+        }
+        for layer, before, after in (("hidden_0", 4, 3), ("output", 3, 2))
+    }
+    value = {**layers, "output": {name: x[..., :1] for name, x in layers["output"].items()}}
+    return Population(
+        seeds=np.arange(rows, dtype=np.uint32),
+        setting=np.zeros(rows, np.int32),
+        params={"policy": layers, "value": value},
+        metrics=Metrics(**{**floats, **counted}),
+        final_return=np.array([x[0] if len(x) else np.nan for x in last], np.float32),
+        frozen_at=frozen,
+        cause=(frozen >= 0).astype(np.int32),
+        lanes=2,
+        compile_seconds=1.0,
+        wall_seconds=2.0,
+    )
+
+
+def run(
+    directory: Path,
+    returns: Any,
+    *,
+    frozen_at: dict[int, int] | None = None,
+    preset: str = "vpg",
+    made: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Path:
+    """A run directory; `fields` are of its config."""
+    updates = np.shape(returns)[1]
+    given = {"num_envs": 2, "num_steps": 10, "total_steps": 20 * updates, "hidden_sizes": (3,)}
+    config = Config(**{**given, **fields})
+    directory.mkdir()
+    manifest = Manifest(
+        preset, config, (f"0:{len(returns)}",), 2, 1, ({},), made or {"commit": "abc123"}
+    )
+    manifests.write(directory, manifest)
+    whole = population(config, returns, frozen_at)
+    results.save(directory, preset, config, whole, manifests.digest(directory))
+    return directory

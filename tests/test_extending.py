@@ -1,0 +1,111 @@
+"""docs/extending.md runs, and parts of one's own are really used."""
+
+import contextlib
+import dataclasses
+import io
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg
+from benchmarks import readme
+from jaxpg import env
+from jaxpg.cli import main
+from jaxpg.config import Config, ConfigError
+from tests.test_parity_tools import blocks
+
+PAGE = readme.ROOT / "docs" / "extending.md"
+TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 4, hidden_sizes=(4,))
+
+
+def test_the_page_is_true():
+    """Every Python block runs, in order, and prints what the page says."""
+    namespace, printed, checked = {"__name__": "page"}, io.StringIO(), 0
+    for language, code, line in blocks(PAGE):
+        if language == "python":
+            with contextlib.redirect_stdout(printed):
+                exec(compile("\n" * (line - 1) + code, str(PAGE), "exec"), namespace)
+        elif language == "text":
+            assert printed.getvalue() == code, f"line {line}"
+            printed, checked = io.StringIO(), checked + 1
+    assert not printed.getvalue()
+    assert checked == 2
+
+
+def test_a_population_is_trained_by_the_algorithm_that_build_makes():
+    """Ψ = 0 leaves the policy where it started, and only that."""
+
+    def build(config):
+        algorithm = jaxpg.build(config)
+        return algorithm._replace(advantage=lambda t, *values, **_: jnp.zeros_like(t.reward))
+
+    ours = jaxpg.train_population(TINY, [3, 4], lanes=2, build=build)
+    start = jaxpg.init(TINY, jaxpg.key(3), jaxpg.build(TINY)).params
+    for part, moved in (("policy", False), ("value", True)):
+        before = np.asarray(start[part]["output"]["kernel"])
+        after = ours.params[part]["output"]["kernel"][0]
+        assert np.allclose(before, after, rtol=1e-6) != moved
+
+
+MODULE = """
+import gymnax
+from gymnax.environments.classic_control.cartpole import CartPole
+
+
+class Slow(CartPole):
+    @property
+    def default_params(self):
+        return super().default_params.replace(max_steps_in_episode=7)
+
+
+gymnax.register("Slow-v0", Slow)
+"""
+
+
+def test_the_command_trains_an_environment_of_a_module(tmp_path, monkeypatch, capsys):
+    import gymnax
+
+    (tmp_path / "mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    out = tmp_path / "run"
+    options = ["--num-envs", "2", "--num-steps", "16", "--total-steps", "64", "--seeds", "2"]
+    main(["train", "vpg", "--env", "mine:Slow-v0", *options, "--out", str(out)])
+    run = jaxpg.load(out)
+    assert run.config.env == "mine:Slow-v0"
+    assert (run.population.final_return == 7.0).all()
+    assert run.policy(0).act(np.zeros(4)) in (0, 1)
+    sys.modules.pop("mine")
+    monkeypatch.setattr(gymnax.registration, "_registry", dict(gymnax.registration._registry))
+    gymnax.registered_envs.remove("Slow-v0")
+
+
+def test_load_imports_no_module_that_a_run_names(trained, tmp_path, monkeypatch):
+    import shutil
+
+    from jaxpg.runs import manifest, run
+
+    directory = shutil.copytree(trained, tmp_path / "run")
+    read = manifest.read(directory)
+    other = read._replace(config=dataclasses.replace(read.config, env="boom:CartPole-v1"))
+    manifest.write(directory, other)
+    summary = (directory / "summary.json").read_text()
+    digest = manifest.digest(trained)
+    (directory / "summary.json").write_text(summary.replace(digest, manifest.digest(directory)))
+    (tmp_path / "boom.py").write_text("raise SystemError('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = jaxpg.load(directory)
+    assert run.is_finished(directory)
+    loaded.to_frame()
+    loaded.params(9)
+    with pytest.raises(ConfigError, match=r"'boom'.*\(SystemError: executed\)"):
+        loaded.policy(9)
+
+
+def test_modules_that_are_not_there_get_a_sentence():
+    with pytest.raises(ConfigError, match="module 'no_such' of environment 'no_such:X-v0'"):
+        env.make("no_such:X-v0")
+    with pytest.raises(ConfigError, match="unknown environment 'CartPol-v1'; did you mean"):
+        env.make("json:CartPol-v1")
