@@ -18,13 +18,17 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "myst_parser",
-    "docstrings",  # of _ext, like the two below
+    "docstrings",  # of _ext, like all below
     "mathml",
     "notebook",
+    "repository",
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!jaxpg\b).*")]  # other packages' names: no network, no links
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!jaxpg\b).*"),  # other packages' names: no network, no links
+    ("py:.*", r"jaxpg\.(figures|runs\.command)\..*"),  # inner parts that signatures name
+]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3

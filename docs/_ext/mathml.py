@@ -40,5 +40,5 @@ def _spaced(mathml: str) -> str:
     """TeX's thin space around the name of a function, which browsers leave out; an upright ∇."""
     space = '<mspace width="0.17em"/>'
     mathml = mathml.replace("<mo>&ApplyFunction;</mo>", space)
-    mathml = re.sub(r"(</m(?:i|n|sub|sup)>|>\\)</mo>)(\s*<mi>log</mi>)", rf"\1{space}\2", mathml)
+    mathml = re.sub(r"(</m(?:i|n|sub|sup)>|>\)</mo>)(\s*<mi>log</mi>)", rf"\1{space}\2", mathml)
     return mathml.replace("<mi>∇</mi>", '<mi mathvariant="normal">∇</mi>')
