@@ -135,7 +135,9 @@ def command_lines():
     for page in [*PAGES, *sorted((DOCS / "scaling").iterdir())]:
         text = page.read_text()
         if page.suffix == ".md":
-            text = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.S | re.M))
+            fenced = re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.S | re.M)
+            inline = re.findall(r"(?<!`)`(jaxpg [^`\n]+)`", text)
+            text = "\n".join([*fenced, *inline])
         text = re.sub(r"\\\n\s*|\n\s+(?=--)", " ", text)  # lines that go on
         for line in re.findall(r"(?<![\w./-])jaxpg (?=[a-z]+ )(?!:)(.*)", text):
             line = re.split(r"\s#|[>;&]|\"$", line)[0].replace("…", "")
