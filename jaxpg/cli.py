@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxpg import policy_commands, track
+from jaxpg.arguments import command_parser, with_examples
 from jaxpg.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
 from jaxpg.memory import DoesNotFit
 from jaxpg.runs import RunError, manifest
@@ -63,6 +64,17 @@ COMMANDS = (
     "oracle",
     "parity",
 )
+EXAMPLES = {
+    "train": (
+        "jaxpg train vpg --seeds 256 --out runs/cartpole",
+        "jaxpg train reinforce --env Acrobot-v1 --learning-rate 3e-3 --seeds 1000:1032",
+    ),
+    "sweep": (
+        "jaxpg sweep --grid learning_rate=1e-3,1e-2 gamma=0.95,0.99 --seeds 64",
+        "jaxpg sweep reinforce --grid hidden_sizes=32,64x64 --out runs/sizes",
+    ),
+    "bench": ("jaxpg bench vpg", "jaxpg bench vpg --hidden-sizes 128 128 --lanes 8 16 32"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _presets(arguments: list[str]) -> None:
-    if arguments not in ([], ["-h"], ["--help"]):
-        raise ConfigError(f"presets takes no arguments; got {' '.join(arguments)}")
+    command_parser("presets", "List the presets, and what they set.", "").parse_args(arguments)
     for name, config in PRESETS.items():
         print(f"{name}\n  {PRESET_NOTES[name]}")
         for field in dataclasses.fields(Config):
@@ -274,8 +285,11 @@ def _parse(command: str, says: str, options: Any, arguments: list[str]) -> tuple
     parsed = tyro.cli(
         options,
         prog=f"jaxpg {command} {name or '[PRESET]'}",
-        description=f"{says} Presets: {', '.join(PRESETS)} (default: vpg). "
-        f"The defaults below are those of {name or 'vpg'}.",
+        description=with_examples(
+            f"{says} Presets: {', '.join(PRESETS)} (default: vpg). "
+            f"The defaults below are those of {name or 'vpg'}.",
+            EXAMPLES[command],
+        ),
         args=arguments[1:] if name else arguments,
         default=options(config=base),
         config=(tyro.conf.AvoidSubcommands,),

@@ -1,6 +1,5 @@
 """jaxpg compare: finished runs of one environment side by side, with intervals."""
 
-import argparse
 import itertools
 import json
 import string
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpg import figures
+from jaxpg.arguments import command_parser
 from jaxpg.config import ConfigError
 from jaxpg.digest import MEASURES, as_json, digest, remarks, write, write_interval
 from jaxpg.figures import DASHES, SERIES, STYLE
@@ -45,14 +45,15 @@ class Pair(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """jaxpg compare."""
-    parser = argparse.ArgumentParser(
-        prog="jaxpg compare",
-        description="Compare finished runs of one environment. The settings of a run count as runs "
+    parser = command_parser(
+        "compare",
+        "Compare finished runs of one environment. The settings of a run count as runs "
         "of their own; the first one is what the others are held against.",
-        epilog="example: jaxpg compare runs/vpg runs/reinforce --picture compare.png",
-        allow_abbrev=False,
+        "runs/vpg runs/reinforce --picture compare.png",
     )
-    parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument(
+        "dirs", type=Path, nargs="+", metavar="DIR", help="directories of finished runs"
+    )
     parser.add_argument(
         "--solved", type=float, metavar="RETURN", help="what counts as solved; else gymnasium's"
     )

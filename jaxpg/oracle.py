@@ -26,6 +26,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxpg import algorithms, env, networks, noise
+from jaxpg.arguments import with_examples
 from jaxpg.config import Config, ConfigError, validate
 from jaxpg.distributions import categorical
 from jaxpg.rollout import collect_episodes
@@ -491,7 +492,11 @@ def main(arguments: Sequence[str]) -> None:
     options = tyro.cli(
         Options,
         prog="jaxpg oracle",
-        description="Hold every estimator against the exact policy gradient of two small problems.",
+        description=with_examples(
+            "Hold every estimator against the exact policy gradient of two small problems. Exits "
+            "with 1 if one that theory calls unbiased is not.",
+            ("jaxpg oracle", "jaxpg oracle --horizon 10 --json oracle.json --out oracle.png"),
+        ),
         args=arguments,
     )
     if not 4 <= options.horizon <= 12:

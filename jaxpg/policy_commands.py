@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxpg.arguments import add_run, command_parser
 from jaxpg.config import ConfigError, nearest
 from jaxpg.files import whole_file
 from jaxpg.runs import RunError
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs.command import command_parser
 
 if TYPE_CHECKING:
     from jaxpg.evaluate import Evaluation
@@ -32,7 +32,7 @@ def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         "gymnasium's own environment of the same name, to see that they transfer.",
         "runs/cartpole --episodes 100 --json evaluation.json",
     )
-    parser.add_argument("dir", type=Path)
+    add_run(parser, "the directory of a finished run")
     parser.add_argument(
         "--episodes", type=int, default=100, metavar="N", help="of each seed (default: %(default)s)"
     )
@@ -105,7 +105,7 @@ def render(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         "where ffmpeg is installed, an mp4).",
         "runs/cartpole --seed best --before --out balancing.gif",
     )
-    parser.add_argument("dir", type=Path)
+    add_run(parser, "the directory of a finished run")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--seed", default="best", help="a number, best, worst or median (default: best)"
@@ -175,7 +175,7 @@ def export(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         "that load it there.",
         "runs/cartpole --seed best --to onnx",
     )
-    parser.add_argument("dir", type=Path)
+    add_run(parser, "the directory of a finished run")
     parser.add_argument(
         "--seed", default="best", help="a number, best, worst or median (default: best)"
     )

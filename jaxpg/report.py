@@ -4,7 +4,6 @@ Whatever comes from the run is escaped by jinja2; only the figures, whose text m
 are put in as they are. Besides, the page forbids itself scripts and whatever lies elsewhere.
 """
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpg import figures, reproduce
+from jaxpg.arguments import add_run, command_parser
 from jaxpg.chunks import CAUSES
 from jaxpg.digest import MEASURES, digest, remarks, write, write_interval
 from jaxpg.figures import FAINT, Drawn, Picture
@@ -46,14 +46,13 @@ class View(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """jaxpg report."""
-    parser = argparse.ArgumentParser(
-        prog="jaxpg report",
-        description="Write report.html, a page that needs no network, and figures/ (each as PNG "
+    parser = command_parser(
+        "report",
+        "Write report.html, a page that needs no network, and figures/ (each as PNG "
         "and SVG) into a finished run or sweep.",
-        epilog="example: jaxpg report runs/cartpole",
-        allow_abbrev=False,
+        "runs/cartpole",
     )
-    parser.add_argument("dir", type=Path)
+    add_run(parser, "the directory of a finished run, or of a sweep")
     parser.add_argument(
         "--solved", type=float, metavar="RETURN", help="what counts as solved; else gymnasium's"
     )

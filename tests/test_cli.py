@@ -1,13 +1,14 @@
 """The command: what it writes, and what it says to bad input."""
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from jaxpg.cli import main
+from jaxpg.cli import COMMANDS, main
 from jaxpg.config import PRESETS, ConfigError
 from jaxpg.runs.manifest import parse_seeds
 
@@ -70,7 +71,12 @@ def test_train_writes_a_complete_directory(tmp_path):
         (["train", "--estimator", "total_return"], "needs collect='episodes'"),
         (["train", "--networks", "shared"], "value_steps=1"),
         (["train", "--env", "CartPol-v1", "--seeds", "2"], "did you mean 'CartPole-v1'"),
-        (["presets", "vpg"], "presets takes no arguments"),
+        (["presets", "vpg"], "presets: unrecognized arguments: vpg"),
+        (["status", "runs/x", "--hlep"], "status: unknown option --hlep; did you mean '--help'?"),
+        (["merge", "runs/x", "--ot=runs/y"], "merge: unknown option --ot; did you mean '--out'?"),
+        (["replay", "runs/x"], "the following arguments are required: --seed"),
+        (["extend", "runs/x"], "one of the arguments --total-steps --total-episodes is required"),
+        (["resume", "runs/x", "--stall-seconds", "soon"], "--stall-seconds: invalid float value"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -118,10 +124,28 @@ def test_help_and_presets(capsys):
     assert all(option in shown for option in ("--gae-lambda", "--seeds", "--out", "--env"))
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: jaxpg {command}")
+    assert re.search(rf"examples?:\s+jaxpg {command}", shown)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_options_that_it_does_not_know(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--outt", "x"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "--outt" in message
+    assert "--out" in message.replace("--outt", "") or command not in ("train", "merge", "render")
+
+
 def test_answering_for_help_imports_no_jax():
-    code = (
-        "import sys; from jaxpg.cli import main; main(['--help']); assert 'jax' not in sys.modules"
-    )
+    code = "import sys; from jaxpg.cli import main; main(['--help']); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

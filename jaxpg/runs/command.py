@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxpg.arguments import add_run, command_parser
 from jaxpg.config import ConfigError
 from jaxpg.runs import Stopped, share
 from jaxpg.runs import manifest as manifests
@@ -47,7 +48,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
       prepare: sets up jax for a config; called before jax is imported.
     """
     parser = command_parser("resume", "Continue a run that was stopped or killed.", "runs/cartpole")
-    parser.add_argument("dir", type=Path)
+    add_run(parser)
     _add_training(parser)
     parser.add_argument("--distributed", action="store_true", help="share it with other processes")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
@@ -72,7 +73,7 @@ def resume(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 def status(arguments: Sequence[str]) -> None:
     """jaxpg status: say what is in a run directory; reads nothing but names and JSON."""
     parser = command_parser("status", "Say what a run is and how far it has come.", "runs/cartpole")
-    parser.add_argument("dir", type=Path)
+    add_run(parser)
     options = parser.parse_args(arguments)
     print(describe(options.dir))
 
@@ -85,7 +86,7 @@ def extend(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         "start; so the learning rate must be constant.",
         "runs/cartpole --total-steps 1000000",
     )
-    parser.add_argument("dir", type=Path)
+    add_run(parser)
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--total-steps", type=int, metavar="N", help="per seed, in all")
     budget.add_argument("--total-episodes", type=int, metavar="N", help="per seed, in all")
@@ -106,7 +107,7 @@ def merge(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         "Join runs of different seeds of one config into a new run, finished or not.",
         "runs/a runs/b --out runs/both",
     )
-    parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories")
     parser.add_argument("--out", type=Path, required=True, help="new or empty")
     _add_training(parser)
     options = parser.parse_args(arguments)
@@ -125,7 +126,7 @@ def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         "Train one seed of a run again, alone, and write what each update met and descended.",
         "runs/cartpole --seed 17 --update 40",
     )
-    parser.add_argument("dir", type=Path)
+    add_run(parser)
     parser.add_argument("--seed", type=int, required=True, help="one of the run's")
     parser.add_argument(
         "--setting", type=int, default=0, metavar="K", help="of a sweep: which setting, from 0"
@@ -272,15 +273,6 @@ def _title(manifest: manifests.Manifest, whose: share.Share) -> str:
 
 def _note(sentence: str) -> None:
     print(f"jaxpg: {sentence}", file=sys.stderr, flush=True)
-
-
-def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"jaxpg {name}",
-        description=description,
-        epilog=f"example: jaxpg {name} {example}",
-        allow_abbrev=False,
-    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
