@@ -37,7 +37,7 @@ COUNTED = ("env_steps", "episodes")  # metrics that are integers
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A finished run. A row is one seed with one setting, ordered by setting, then as the seeds."""
+    """A finished run. A row is one seed with one setting, in the order of `manifest.rows`."""
 
     directory: Path
     manifest: Manifest
@@ -57,7 +57,7 @@ class Run:
     @property
     def settings(self) -> Sequence[Setting]:
         """The settings of traced hyperparameters; of most runs one, which is empty."""
-        return _settings(self.manifest)
+        return self.manifest.settings
 
     def __repr__(self) -> str:
         what = f"{self.manifest.preset} on {self.config.env}, {len(self.seeds)} seeds"
@@ -75,21 +75,20 @@ class Run:
         Raises:
           RunError: if there is no such seed or setting, or no seed is good enough to be the best.
         """
-        count = len(self.seeds)
         if not isinstance(setting, int | np.integer) or not 0 <= setting < len(self.settings):
             raise RunError(
                 f"setting must be in [0, {len(self.settings)}) for {self.directory}; "
                 f"got {setting!r}"
             )
-        first = setting * count
         if isinstance(seed, str):
-            return first + self._ranked(seed, slice(first, first + count))
+            return self._ranked(seed, np.flatnonzero(self.population.setting == setting))
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
         if int(seed) not in self.seeds:
             parts = ",".join(self.manifest.parts)
             raise RunError(f"{self.directory} has no seed {seed}; its seeds are {parts}")
-        return first + self.seeds.index(int(seed))
+        population = self.population
+        return int(np.flatnonzero((population.seeds == seed) & (population.setting == setting))[0])
 
     def params(self, seed: int | str, setting: int = 0) -> Params:
         """The trained parameters of one seed, as the networks take them; numpy leaves.
@@ -139,8 +138,8 @@ class Run:
         }
         return pandas.DataFrame(columns)
 
-    def _ranked(self, rank: str, rows: slice) -> int:
-        """The index among these rows of the best, worst or median one."""
+    def _ranked(self, rank: str, rows: np.ndarray) -> int:
+        """The best, worst or median one of these rows."""
         if rank not in RANKS:
             raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")
         healthy = self.population.frozen_at[rows] < 0
@@ -152,7 +151,7 @@ class Run:
             )
         ordered = np.sort(score)
         place = {"worst": 0, "median": (len(score) - 1) // 2, "best": -1}[rank]
-        return int(np.argmax(score == ordered[place]))
+        return int(rows[np.argmax(score == ordered[place])])
 
 
 def load(directory: str | os.PathLike[str]) -> Run:
@@ -169,13 +168,9 @@ def load(directory: str | os.PathLike[str]) -> Run:
     directory = Path(directory)
     manifest = manifests.read(directory)
     summary = _summary(directory)
-    seeds, settings = manifest.seeds, _settings(manifest)
-    arrays = _arrays(directory, summary, manifest.config, len(seeds) * len(settings))
-    expected = {
-        "seed": np.tile(np.array(seeds, np.uint32), len(settings)),
-        "setting": np.repeat(np.arange(len(settings), dtype=np.int32), len(seeds)),
-    }
-    for name, values in expected.items():
+    order = np.array(manifest.rows)
+    arrays = _arrays(directory, summary, manifest.config, len(order))
+    for name, values in zip(("seed", "setting"), order.T, strict=True):
         if not np.array_equal(arrays[name], values):
             raise RunError(f"{directory / 'results.npz'} has other {name}s than the manifest")
     cause, frozen_at = arrays["cause"], arrays["frozen_at"]
@@ -186,7 +181,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
     population = Population(
         seeds=arrays["seed"],
         setting=arrays["setting"],
-        params=_params(directory, summary, manifest.config, len(seeds) * len(settings)),
+        params=_params(directory, summary, manifest.config, len(order)),
         metrics=Metrics._make(arrays[name] for name in Metrics._fields),
         final_return=arrays["final_return"],
         frozen_at=frozen_at,
@@ -196,10 +191,6 @@ def load(directory: str | os.PathLike[str]) -> Run:
         wall_seconds=summary["wall_seconds"],
     )
     return Run(directory, manifest, summary, population)
-
-
-def _settings(manifest: Manifest) -> Sequence[Setting]:
-    return getattr(manifest, "settings", ({},))
 
 
 def _summary(directory: Path) -> dict[str, Any]:

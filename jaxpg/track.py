@@ -156,7 +156,9 @@ def _tensorboard(directory: Path, state: State) -> Iterator[Log]:
     """An event file more in DIR/tensorboard, which TensorBoard reads as one run."""
     from tensorboardX import SummaryWriter
 
-    with SummaryWriter(str(directory / FOLDER), flush_secs=10) as writer:
+    unique = f".{secrets.token_hex(4)}"  # the rest of the name is the second that it was opened in
+    options = {"flush_secs": 10, "filename_suffix": unique}
+    with SummaryWriter(str(directory / FOLDER), **options) as writer:
         if not state.updates:
             writer.add_text("manifest", f"```\n{(directory / manifests.NAME).read_text()}\n```")
 

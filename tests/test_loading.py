@@ -75,7 +75,7 @@ def test_best_worst_and_median(loaded):
     some = ranked(loaded, [7, 9, np.nan, 3, 8], [-1, 5, -1, -1, -1])
     assert [some.row(rank) for rank in ("best", "worst", "median")] == [4, 1, 3]
     # Of four, 1 2 8 9, the median is the lower one of the two in the middle.
-    four = slice(0, 4)
+    four = np.arange(4)
     some = ranked(loaded, [8, 1, 9, 2, 0], [-1] * 5)
     assert [some._ranked(rank, four) for rank in ("best", "worst", "median")] == [2, 1, 3]
     with pytest.raises(RunError, match="no best seed"):

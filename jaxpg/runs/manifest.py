@@ -32,6 +32,16 @@ class Manifest(NamedTuple):
         """All seeds, in order."""
         return [seed for part in self.parts for seed in parse_seeds(part)]
 
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """The seed and the index of the setting of each row of the results, in order."""
+        return [
+            (seed, setting)
+            for part in self.parts
+            for setting in range(len(self.settings))
+            for seed in parse_seeds(part)
+        ]
+
 
 def write(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json, whole or not at all."""

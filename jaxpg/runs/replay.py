@@ -20,7 +20,7 @@ from jaxpg.names import to_torch
 from jaxpg.runs import RunError, checkpoints
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.run import make_chunks, rows
+from jaxpg.runs.run import make_chunks
 from jaxpg.types import Metrics
 
 
@@ -125,10 +125,9 @@ def _start(program: Program, chunk: Chunk) -> Lane:
 def _saved_metrics(directory: Path, manifest: Manifest, seed: int, setting: int) -> Any:
     """The run's metrics of this seed with this setting, leaves [u], or None if there are none."""
     groups = make_chunks(manifest)
-    seeds, settings = rows(manifest)
-    row = np.flatnonzero((seeds == seed) & (settings == setting))[0]
+    row = manifest.rows.index((seed, setting))
     first = np.cumsum([0] + [chunk.real for chunk in groups])
-    i = np.searchsorted(first, row, side="right") - 1
+    i = int(np.searchsorted(first, row, side="right")) - 1
     lane = row - first[i]
     shapes = chunks.lane_shapes(groups[i])
     for at in reversed(checkpoints.listed(directory).get(i, [])):

@@ -232,16 +232,6 @@ def make_chunks(manifest: Manifest) -> list[Chunk]:
     ]
 
 
-def rows(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """The seed and the index of the setting of each row of the results, [S] each."""
-    parts = [
-        population.rows(manifests.parse_seeds(part), len(manifest.settings))
-        for part in manifest.parts
-    ]
-    seeds, setting = zip(*parts, strict=True)
-    return np.concatenate(seeds), np.concatenate(setting)
-
-
 def _restore(
     directory: Path,
     manifest: Manifest,
@@ -338,8 +328,10 @@ def _finish(
         checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(groups)
     ]
     seconds = max(end.seconds for end in ends)
+    seeds, settings = np.array(manifest.rows).T
+    order = seeds.astype(np.uint32), settings.astype(np.int32)
     whole = population.gather(
-        groups, [end.snapshot for end in ends], rows(manifest), compile_seconds, seconds
+        groups, [end.snapshot for end in ends], order, compile_seconds, seconds
     )
     aside = directory / f"{durable.TEMPORARY}results"
     digest = manifests.digest(directory)
