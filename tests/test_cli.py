@@ -145,7 +145,9 @@ def test_every_command_refuses_options_that_it_does_not_know(command, capsys):
 
 
 def test_answering_for_help_imports_no_jax():
-    code = "import sys; from jaxpg.cli import main; main(['--help']); assert 'jax' not in sys.modules"
+    code = (
+        "import sys; from jaxpg.cli import main; main(['--help']); assert 'jax' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
