@@ -9,8 +9,9 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -203,10 +204,16 @@ def test_supervise_passes_a_stop_on(tmp_path):
         "#!/bin/bash\ntrap 'echo saved; exit 75' TERM\necho begun\nwhile true; do sleep 0.1; done\n"
     )
     program.chmod(0o755)
-    with subprocess.Popen([SUPERVISE, program], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "begun\n"
-        process.terminate()
-        rest, _ = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [SUPERVISE, program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "begun\n"
+            process.terminate()
+            rest, _ = process.communicate(timeout=20)
+        finally:
+            with suppress(ProcessLookupError):  # both have ended, as they should
+                os.killpg(process.pid, signal.SIGKILL)
     assert (rest, process.returncode) == ("saved\n", 75)
 
 

@@ -31,8 +31,6 @@ def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
     if lines and lines[0].startswith("Alias for field number"):
         lines[:] = [_escape(_comment_of(name)), ""]
         return
-    if what == "attribute" and not any(lines):
-        lines[:] = [_escape(_comment_of(name)), ""]
     if what == "attribute":
         _fields[name] = [_escape(line) for line in lines]
         return
@@ -84,10 +82,7 @@ def _comment_of(name: str) -> str:
 def _comments(module: str, class_name: str) -> dict[str, str]:
     from importlib import import_module
 
-    home = import_module(module)
-    if not inspect.isclass(getattr(home, class_name, None)):  # a field of the module itself
-        return {}
-    source = inspect.getsource(getattr(home, class_name))
+    source = inspect.getsource(getattr(import_module(module), class_name))
     found: dict[str, str] = {}
     field = None
     for token in tokenize.generate_tokens(StringIO(source).readline):
