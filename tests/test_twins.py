@@ -40,7 +40,8 @@ TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg
 # Public names that only one package has, and why.
 ONLY_IN_JAXPG = {
     "types": {"Params"},  # torch: an nn.ModuleDict
-    "env": {"RESETS", "Reset"},  # how to place a gymnax environment
+    # how to place a gymnax environment, and what a trained policy sees of it
+    "env": {"RESETS", "Reset", "Interface", "interface"},
     "learner": {"Learned"},  # torch changes its networks in place
     "training": {"as_arrays"},
     "trace": {"watch", "record"},  # for replays of a run
