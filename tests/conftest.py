@@ -1,6 +1,7 @@
 """Strict mode for every test: no silent broadcasting, no warning unseen, one torch thread."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +20,18 @@ import torch
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 torch.set_num_threads(1)  # two test workers on two cores
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of the cases of a test that is marked thin(n), all but every n-th are slow."""
+    seen = Counter()
+    for item in items:
+        thin = item.get_closest_marker("thin")
+        if thin:
+            if seen[item.function] % thin.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[item.function] += 1
 
 
 @pytest.fixture

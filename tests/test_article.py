@@ -308,6 +308,7 @@ def test_an_update_is_one_turn_of_the_scripts_loop():
         assert int(metrics.env_steps) == len(reward)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", ARTICLE)
 def test_both_packages_train_it_alike(name):
     """Free-running float64, four episodes from one integer."""

@@ -14,6 +14,7 @@ from jaxpg.cli import main
 from jaxpg.config import PRESETS
 
 
+@pytest.mark.slow
 def test_bench_measures_a_config(tmp_path, capsys):
     out = tmp_path / "bench.json"
     options = ["--lanes", "2", "3", "--rounds", "2", "--seconds", "0.01", "--json", str(out)]

@@ -88,6 +88,7 @@ def test_two_processes_stopped_together_and_continued(alone, tmp_path):
     assert (out / "1-progress.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_in_time(alone, tmp_path):
     """They save and say so; one process alone finishes the run."""
     out = tmp_path / "run"

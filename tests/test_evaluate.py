@@ -58,12 +58,13 @@ def test_an_episode_depends_on_its_seed_and_index_alone(run, simulator, monkeypa
     assert (other.returns != whole.returns).any()
 
 
+@pytest.mark.slow
 def test_a_continuous_action_is_taken_by_both():
     from jaxpg.runs.manifest import Manifest
 
     config = dataclasses.replace(jaxpg.preset("vpg"), env="Pendulum-v1", total_steps=1024)
     population = jaxpg.train_population(config, [1, 2], lanes=2, segments=1)
-    run = jaxpg.Run(None, Manifest("vpg", config, ("1,2",), 2, 1, made={}), {}, population)
+    run = jaxpg.Run(None, Manifest("vpg", config, ("1,2",), 2, 1, ({},), {}), {}, population)
     ours, theirs = (simulator(run, [1, 2], 20, "greedy") for simulator in SIMULATORS)
     assert (ours.lengths == 200).all()
     assert (theirs.lengths == 200).all()

@@ -32,7 +32,7 @@ def untrained(config: Config) -> Run:
     params = algorithms.build(config).networks.init(noise.key(3), noise.key(4))
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, params)
     population = SimpleNamespace(params=params, seeds=np.array([7], np.uint32))
-    return Run(None, Manifest("vpg", config, ("7,",), 2, 1, made={}), {}, population)
+    return Run(None, Manifest("vpg", config, ("7,",), 2, 1, ({},), {}), {}, population)
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +121,7 @@ def compare(run, seed, target, path, tolerance=2e-5):
     np.testing.assert_allclose(theirs["action"], actions, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("target", RUNTIMES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_runtime_acts_as_the_policy_does(name, target, tmp_path):
@@ -133,6 +134,7 @@ def test_a_trained_policy_acts_as_it_did(trained, target, tmp_path, monkeypatch)
     compare(jaxpg.load(trained), "best", target, tmp_path / "policy")
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_float64_stays_float64(target, tmp_path, x64):
     config = Config(hidden_sizes=(5,), arithmetic="float64")

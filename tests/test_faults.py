@@ -107,6 +107,7 @@ def test_killed_at_random_instants(uninterrupted, tmp_path):
     print(f"{killed} kills, {ends + 1} runs finished, all equal")
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(uninterrupted, tmp_path, number):
     process = start(tmp_path / "run")
@@ -142,6 +143,7 @@ def _line_with(process: subprocess.Popen, word: str) -> str:
     return next(line for line in process.stderr if word in line)
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_one_sentence_and_loses_nothing(uninterrupted, tmp_path):
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     process = start(tmp_path / "run", env=environment)
@@ -228,13 +230,13 @@ def test_a_disk_that_fills_up(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
         directory = begun(disk / "run")
-        with pytest.raises(RunError, match=r"\(No space left on device\); everything reported"):
+        with pytest.raises(RunError, match=r"\(No space left on device\); (everything|training)"):
             train(directory)
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         train(directory)

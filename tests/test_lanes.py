@@ -118,6 +118,7 @@ def test_row_by_row_is_a_vmap_over_one_batch():
     assert seen[-1] == (2 * 4 * 3, 2)
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
 @pytest.mark.parametrize("name", ["vpg", "reinforce", "article"])
 def test_an_update_on_a_cpu_is_the_plain_one(name, arithmetic, monkeypatch):

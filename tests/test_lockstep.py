@@ -66,6 +66,7 @@ PARTS = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "configs",
     [{name: cut(config) for name, config in PRESETS.items()}, PARTS],
@@ -82,6 +83,7 @@ def test_two_processes_compute_the_same_bits(configs):
         assert len({run.sha256["params"] for run in runs}) == len(SEEDS)
 
 
+@pytest.mark.slow
 def test_processes_that_are_stopped_and_continued_lose_nothing(monkeypatch):
     """PYTHONUNBUFFERED leaves no buffer that would complete a write which a signal cut short."""
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")

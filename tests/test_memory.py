@@ -93,6 +93,7 @@ def test_a_device_too_small_is_refused(monkeypatch):
     assert refused.value.lanes == 115
 
 
+@pytest.mark.slow
 def test_fewer_lanes_are_taken_where_nobody_chose_them(monkeypatch):
     whole = memory.predict
 
@@ -107,6 +108,7 @@ def test_fewer_lanes_are_taken_where_nobody_chose_them(monkeypatch):
     assert made.lanes == 4
 
 
+@pytest.mark.slow
 def test_train_says_refuses_and_adapts(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
     command = ["train", "vpg", "--seeds", "3", "--value-steps", "1", *OPTIONS, "--out", str(out)]

@@ -204,6 +204,7 @@ SECOND = combinations(
 THIRD = pairwise(combinations())
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("choices", FIRST, ids=name_of)
 def test_estimator_baseline_discounting_loss_and_network(choices):
     config = config_of(choices, arithmetic="float64")
@@ -211,6 +212,7 @@ def test_estimator_baseline_discounting_loss_and_network(choices):
     assert_updates_agree(config, count=1)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("choices", SECOND, ids=name_of)
 def test_optimizer_clipping_and_network(choices):
     assert_updates_agree(config_of(choices, arithmetic="float64"), count=3)

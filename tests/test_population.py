@@ -65,6 +65,7 @@ def assert_position_is_nothing(config, others, positions):
         assert_equal(rows(together, position), rows(alone, 0))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
 def test_a_seed_does_not_depend_on_its_position(config):
     """Among 7 and 64 others, in the first, a middle and the last lane of a group."""

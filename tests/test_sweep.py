@@ -52,6 +52,7 @@ def trained(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_point_is_what_train_grid_gives(trained):
     names = sorted(path.name for path in trained.iterdir() if path.is_dir())
     assert names == ["1-total_steps=216", "2-total_steps=288", "figures"]
@@ -302,6 +303,7 @@ def test_sweep_json_says_what_is_swept(page):
     assert sweep.read(page).lanes == 2
 
 
+@pytest.mark.slow
 def test_the_optuna_example_runs():
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
