@@ -53,8 +53,7 @@ def run(script: Script) -> None:
     if options.smoke:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE}".strip()
     with tempfile.TemporaryDirectory() as directory:
-        if not (options.smoke and "JAX_COMPILATION_CACHE_DIR" in os.environ):
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(directory) / "cache")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(directory) / "cache")
         content = script.compare(options.smoke, 1 if options.smoke else options.rounds)
         if options.smoke:
             script.draw(content, Path(directory) / "picture.png")

@@ -1,0 +1,21 @@
+"""Every measuring script runs to its end, at its smallest size; CI itself runs that of throughput."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPTS = (
+    *("article", "certificate", "compile", "divergence", "gpu", "memory", "roofline", "scaling"),
+    *("throughput", "time_to_solve", "train"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_smoke_of(script, tmp_path):
+    command = [sys.executable, "-m", f"benchmarks.{script}", "--smoke"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
