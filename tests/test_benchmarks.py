@@ -1,4 +1,4 @@
-"""Every measuring script runs to its end, at its smallest size; CI itself runs that of throughput."""
+"""Every measuring script runs to its end at its smallest size; in CI that of throughput does."""
 
 import os
 import subprocess
