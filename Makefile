@@ -53,7 +53,6 @@ docs: $(VENV)/dev.done
 smoke: $(VENV)/dev.done
 	rm -rf $(VENV)/smoke
 	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
-	$(BIN)/python -m benchmarks.throughput --smoke
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
 
 check: lint docs test smoke

@@ -186,6 +186,7 @@ def policy_step(package, **parts):
 
 
 @packages
+@pytest.mark.thin(2)
 def test_an_advantage_of_ones_own(package):
     """Ψ = 0: nothing to learn."""
     zeros = jnp.zeros_like if package == "jaxpg" else torch.zeros_like

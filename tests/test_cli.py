@@ -18,6 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_train_writes_a_complete_directory(tmp_path):
     out = tmp_path / "deep" / "run"
     options = ["--seeds", "3,17,5", "--lanes", "2", "--total-steps", "600", "--num-steps", "30"]

@@ -62,6 +62,7 @@ def test_the_mathematics_holds(a_readers_jax):
     assert printed == "".join(fences(page, "text"))
 
 
+@pytest.mark.slow
 def test_the_first_run(tmp_path, monkeypatch, capsys, a_readers_jax):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # the command adds to it

@@ -31,7 +31,8 @@ def untrained(config: Config) -> Run:
     """A run of one seed, 7, which has learned nothing; its biases and log σ are not 0."""
     params = algorithms.build(config).networks.init(noise.key(3), noise.key(4))
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, params)
-    population = SimpleNamespace(params=params, seeds=np.array([7], np.uint32))
+    one = np.zeros(1, np.int32)
+    population = SimpleNamespace(params=params, seeds=np.array([7], np.uint32), setting=one)
     return Run(None, Manifest("vpg", config, ("7,",), 2, 1, ({},), {}), {}, population)
 
 

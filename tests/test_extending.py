@@ -34,6 +34,7 @@ def test_the_page_is_true():
     assert checked == 2
 
 
+@pytest.mark.slow
 def test_a_population_is_trained_by_the_algorithm_that_build_makes():
     """Ψ = 0 leaves the policy where it started, and only that."""
 
@@ -64,6 +65,7 @@ gymnax.register("Slow-v0", Slow)
 """
 
 
+@pytest.mark.slow
 def test_the_command_trains_an_environment_of_a_module(tmp_path, monkeypatch, capsys):
     import gymnax
 

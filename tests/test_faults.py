@@ -123,6 +123,7 @@ def test_a_signal_saves_and_says_how_to_go_on(uninterrupted, tmp_path, number):
     assert_same_results(uninterrupted, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once_and_a_hang_is_ended(tmp_path):
     process = start(tmp_path / "run", HANGING, ["--stall-seconds", "600"])
     when_reported(process, tmp_path / "run", 0.0)
@@ -163,6 +164,7 @@ def begin_and_train(directory: Path) -> None:
     train(begun(directory, seeds=[2, 9]))
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("writes", range(1, 9))
 def test_a_full_disk_at_any_write_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch, writes):
     """ENOSPC at the n-th fsync: of the manifest, a checkpoint or a result."""

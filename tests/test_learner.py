@@ -74,6 +74,7 @@ def moved(config, network=None, *, at=0):
 # The learning rate's schedule.
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("network", ["policy", "value"])
 def test_the_linear_schedule_falls_to_zero_at_the_end_of_the_budget(network):
     """Of U = 4 updates the first takes the whole rate, the last a quarter."""
@@ -288,6 +289,7 @@ def _swap(begun):
     return config, state, algorithm
 
 
+@pytest.mark.slow
 def test_recent_returns_are_the_last_100_episodes_in_order():
     """14 batches of 8 episodes: the first 12 are forgotten, and 112 mod 100 = 12 leads the ring."""
     config, algorithm, state = begin(SHARED)
@@ -355,6 +357,7 @@ def test_updates_are_traced_once_and_deterministic(cartpole):
     assert_trees(runs[0], runs[1], 0.0)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("config", [CONFIG, SHARED], ids=["separate", "shared"])
 def test_jit_changes_nothing(config):
     config, algorithm, state = begin(config)
@@ -362,6 +365,7 @@ def test_jit_changes_nothing(config):
     assert_trees(jax.jit(step)(state), step(state), 1e-12)
 
 
+@pytest.mark.slow
 def test_vmap_over_seeds_is_a_loop(cartpole):
     update, _, init, step = cartpole
     keys = noise.keys(range(3))

@@ -68,9 +68,9 @@ def assert_position_is_nothing(config, others, positions):
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
 def test_a_seed_does_not_depend_on_its_position(config):
-    """Among 7 and 64 others, in the first, a middle and the last lane of a group."""
+    """Among 7 and 64 others, in a middle and in the first lane of a group."""
     assert_position_is_nothing(config, 7, [3])
-    assert_position_is_nothing(config, 64, [7, 64])
+    assert_position_is_nothing(config, 64, [64])
 
 
 @pytest.mark.slow
@@ -167,6 +167,7 @@ def test_settings_are_rows_of_one_program():
         assert_equal(rows(swept, 2 * i + 1), rows(alone, 0))
 
 
+@pytest.mark.slow
 def test_a_grid_is_one_program_for_each_static_combination():
     grid = {"gamma": [0.9, 0.99], "hidden_sizes": [(6,), (5,)]}
     points = train_grid(CONSTANT, [3, 1], grid, lanes=4)
@@ -205,6 +206,7 @@ def test_bad_settings_are_refused(settings, words):
         train_population(TINY, [1], settings=settings)
 
 
+@pytest.mark.slow
 def test_it_agrees_with_train(neighbours):
     """Another compiled program: equal up to float32 rounding, over a few updates."""
     short = dataclasses.replace(TINY, lr_schedule="constant", total_steps=72 * 2)
@@ -231,6 +233,7 @@ def test_shapes_and_bookkeeping(neighbours):
     )
 
 
+@pytest.mark.slow
 def test_a_diverged_seed_is_marked():
     """An absurd learning rate drives ReLU networks to infinity within a few updates."""
     reckless = dataclasses.replace(

@@ -136,6 +136,7 @@ def test_a_later_reward_is_discounted(algorithm):
     assert_all(value, [GAMMA, 1.0], 0.02)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("algorithm", FIRST_IS_FAST)
 def test_the_better_action_is_chosen(algorithm):
     """The policy loss: action 1 pays 1, action 0 pays -1. V becomes the better one's."""
@@ -144,6 +145,7 @@ def test_the_better_action_is_chosen(algorithm):
     assert_all(value, [1.0], 0.1)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("algorithm", FIRST_IS_FAST)
 def test_the_action_follows_the_observation(algorithm):
     """Policy and value together: action 1 is right at 1, action 0 at -1, and both pay 1."""

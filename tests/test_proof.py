@@ -139,6 +139,7 @@ def run(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes(tmp_path):
     path = tmp_path / "parity.json"
     done = run("--smoke", "--level", "noise", "optimizer", "--json", str(path))
@@ -209,6 +210,7 @@ def recorded(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_golden_files_are_the_same_bytes_twice(recorded, tmp_path):
     golden.record(tmp_path / "again", {"vpg": levels.CASES["vpg"]})
     names = sorted(path.name for path in recorded.iterdir())

@@ -95,6 +95,7 @@ def test_a_gif_keeps_its_frames_times_and_colours():
     assert pixels(gif, render.ACCENT) > 500
 
 
+@pytest.mark.slow
 def test_a_sheet_is_made_smaller_until_it_fits(run, monkeypatch):
     monkeypatch.setattr(render, "TRAINED", 24)
     monkeypatch.setattr(render, "UNTRAINED", 12)

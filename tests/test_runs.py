@@ -96,6 +96,7 @@ def test_what_is_in_the_directory(finished):
     assert lines[-1]["env_steps"] == 5 * 7 * 72
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("reports", [1, 2, 3])
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, reports):
     directory = begun(tmp_path / "run")
@@ -111,6 +112,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, reports):
     assert summary["total_env_steps"] == 5 * 7 * 72
 
 
+@pytest.mark.slow
 def test_a_frozen_seed_stays_frozen_across_a_stop(tmp_path):
     reckless = dataclasses.replace(
         TINY, optimizer="sgd", learning_rate=1e30, value_learning_rate=1e30, max_grad_norm=None
@@ -174,6 +176,7 @@ def test_a_run_whose_rate_depends_on_the_budget_is_not_extended(tmp_path):
         edit.extend(linear, 72 * 9, None)
 
 
+@pytest.mark.slow
 def test_merged_runs_are_one_run(finished, tmp_path):
     """One of the parts is not finished; the merged run finishes it."""
     first, second = begun(tmp_path / "a", seeds=[2, 9, 4]), begun(tmp_path / "b", seeds=[0, 5])
@@ -278,6 +281,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("damage", list(DAMAGES))
 def test_a_damaged_checkpoint_costs_one_segment(finished, stopped, damage):
     directory, paths = stopped
@@ -425,6 +429,7 @@ def test_a_checkpoint_of_anything_is_read_or_refused(content_and_shapes, data):
     assert_one_sentence_or_none(checkpoints.parse, bytes(content[:cut]), Path("x"), chunk, wanted)
 
 
+@pytest.mark.slow
 def test_the_lanes_of_a_snapshot_survive_a_file(finished, tmp_path):
     """Every leaf of the state, of the replay ring too, dtype by dtype."""
     config = dataclasses.replace(

@@ -56,6 +56,7 @@ def test_a_seeds_result_does_not_depend_on_its_place_or_neighbours(many):
         assert_trees_close(flat(ours), flat(theirs), 0.0)
 
 
+@pytest.mark.slow
 def test_stacked_settings_equal_separate_runs_without_compiling_again():
     traces = []
 
