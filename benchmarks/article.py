@@ -11,7 +11,6 @@ docs/article-curves.png, and fills in the figures of docs/article.md.
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -52,7 +51,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="per preset and rate")
     parser.add_argument("--lanes", type=int, default=128, help="seeds that a core trains at once")
     options = parser.parse_args()
-    _single_threaded_programs()
     if options.smoke:
         config = dataclasses.replace(PRESETS["article"], total_episodes=120)
         print(_table([{"preset": "article", **measure(config, 4, lanes=2)}]))
@@ -179,11 +177,6 @@ def fill_page(page: Path, record: dict[str, Any]) -> None:
         f"on (each seed's own episode, in blocks of {STEPS}).",
     }
     page.write_text(fill(page.read_text(), parts))
-
-
-def _single_threaded_programs() -> None:
-    """As `jaxpg train` does; must come before jax starts."""
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 
 def _done(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -28,8 +28,7 @@ def memory(megabytes: int = 64, minimum_seconds: float = 1.0, loops: int = 16) -
     def add(x: Any) -> Any:
         return jax.lax.fori_loop(0, loops, lambda i, x: x + 1.0, x)
 
-    compiled = add.lower(x).compile()
-    return {"rate": rate_of_all_cores(lambda: compiled(x), 2 * loops * x.nbytes, minimum_seconds)}
+    return {"rate": rate_of_all_cores(add, (x,), 2 * loops * x.nbytes, minimum_seconds)}
 
 
 def threefry(count: int = 2**18, minimum_seconds: float = 1.0) -> dict[str, Any]:
@@ -38,5 +37,5 @@ def threefry(count: int = 2**18, minimum_seconds: float = 1.0) -> dict[str, Any]
     import jax.numpy as jnp
 
     key = jax.random.key(0, impl="threefry2x32")
-    draw = jax.jit(lambda key: jax.random.bits(key, (count,), jnp.uint32)).lower(key).compile()
-    return {"rate": rate_of_all_cores(lambda: draw(key), count, minimum_seconds)}
+    draw = jax.jit(lambda key: jax.random.bits(key, (count,), jnp.uint32))
+    return {"rate": rate_of_all_cores(draw, (key,), count, minimum_seconds)}

@@ -136,21 +136,29 @@ def seconds(work: Callable[[], Any], repeats: int = 1) -> list[float]:
     return taken
 
 
-def rate_of_all_cores(call: Callable[[], Any], worth: float, minimum_seconds: float) -> float:
-    """What all cores (or devices) get done a second, each calling again and again.
+def rate_of_all_cores(
+    function: Any, arguments: tuple, worth: float, minimum_seconds: float
+) -> float:
+    """What all cores (or devices) get done a second, each calling a function again and again.
 
     Args:
-      call: its arrays are waited for.
+      function: from `jax.jit`.
       worth: how much a call gets done.
     """
     import jax
 
+    from jaxpg import devices
     from jaxpg.bench import on_every_core
 
-    def work(_: int) -> float:
-        jax.block_until_ready(call())
+    workers = devices.workers()
+    compiled = devices.compile_on_each(function, arguments, workers)
+    placed = [jax.device_put(arguments, device) for device in workers]
+
+    def work(i: int) -> float:
+        jax.block_until_ready(compiled[i](*placed[i]))
         return worth
 
+    on_every_core(work, 0.0)  # the first call allocates
     return on_every_core(work, minimum_seconds)
 
 

@@ -29,8 +29,7 @@ def speed(name: str, seconds: float) -> dict[str, float]:
     from jaxpg import population
 
     part = make(name, VPG, population.default_lanes())
-    compiled = part.lowered.compile()
-    rate = measure.rate_of_all_cores(lambda: compiled(*part.arguments), part.env_steps, seconds)
+    rate = measure.rate_of_all_cores(part.function, part.arguments, part.env_steps, seconds)
     return {"rate": rate}
 
 

@@ -108,7 +108,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
 def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     """One size, in this process alone, whose memory is measured."""
     measure.start_as_jaxpg()
-    from jaxpg import chunks, memory
+    from jaxpg import devices, memory
     from jaxpg import population as populations
 
     seeds = size if name == "seeds" else 64
@@ -124,7 +124,7 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
         "updates": updates,
         "env_steps": int(made.metrics.env_steps.sum(dtype="int64")),
         "lanes": made.lanes,
-        "workers": chunks.cpu_count(),
+        "workers": len(devices.workers()),
         "wall_seconds": made.wall_seconds,
         "compile_seconds": made.compile_seconds,
         "peak_bytes": memory.peak(),

@@ -9,7 +9,6 @@ can train.
 import dataclasses
 import importlib.util
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg import chunks, memory, population, results
+from jaxpg import chunks, devices, memory, population, results
 from jaxpg.chunks import Chunk, Program
 from jaxpg.config import Config, validate
 
@@ -139,7 +138,7 @@ def on_every_core(work: Callable[[int], float], minimum_seconds: float) -> float
     Args:
       work: given the number of its worker; returns how much it has done, once it is done.
     """
-    workers = chunks.cpu_count() if chunks.devices()[0].platform == "cpu" else len(chunks.devices())
+    workers = len(devices.workers())
     end = time.perf_counter() + minimum_seconds
 
     def turn(worker: int) -> float:
@@ -158,7 +157,7 @@ def _speed(programs: Sequence[Program], chunk: Chunk, seconds: float) -> float:
     lanes: dict[int, Any] = {}
 
     def work(worker: int) -> float:
-        program = programs[worker % len(programs)]
+        program = programs[worker]
         with jax.enable_x64(x64):
             config, keys, count = jax.device_put(
                 (chunk.config, chunk.keys, np.int32(program.length)), program.device
@@ -188,15 +187,13 @@ def _textbook() -> Any:
 
 
 def _run_textbook(config: Config) -> dict[str, float]:
-    """In a process of its own, without the flags with which `jaxpg` starts XLA."""
-    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_multi_thread_eigen=false", "")
+    """In a process of its own."""
     fields = json.dumps(dataclasses.asdict(config))
     done = subprocess.run(
         [sys.executable, "-m", "jaxpg.bench", fields],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env={**os.environ, "XLA_FLAGS": flags},
     )
     return json.loads(done.stdout.splitlines()[-1])
 

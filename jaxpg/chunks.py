@@ -5,11 +5,9 @@ worker runs that same program: so what becomes of a lane depends neither on the 
 how many chunks, devices or workers there are. (A float reduction of another batch shape, or of a
 program that XLA partitions over devices, would round otherwise.)
 
-A worker is a thread. A CPU has one per core, which share one device and so one compilation; any
-other device has one.
+A worker is a thread with a device of its own; a core of a CPU is one.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -19,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import algorithms, learner, replay
+from jaxpg import algorithms, devices, learner, replay
 from jaxpg.config import Config
 from jaxpg.types import Algorithm, LearnerState, Metrics
 
@@ -68,37 +66,25 @@ class Program(NamedTuple):
     length: int  # updates that a call of `advance` does at most
 
 
-def compile_programs(chunk: Chunk, length: int, build: Build = algorithms.build) -> list[Program]:
-    """The program for chunks like this one, on every device to be used.
-
-    It is traced once and compiled once a device, on all at the same time.
+def compile_programs(
+    chunk: Chunk, length: int, workers: int | None = None, build: Build = algorithms.build
+) -> list[Program]:
+    """The program for chunks like this one, for every worker; it is traced once.
 
     Args:
       length: updates that a call of it does at most.
+      workers: at most so many; None for all that there can be.
       build: makes the algorithm.
     """
     start, advance = _functions(chunk.config, length, build)
-    start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
-
-    def lower(device: Any) -> tuple:
-        placed = jax.sharding.SingleDeviceSharding(device)
-
-        def on_device(tree: Any) -> Any:
-            return jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=placed), tree
-            )
-
-        config, keys, count = on_device((chunk.config, chunk.keys, np.int32(0)))
-        lanes = on_device(jax.eval_shape(start, chunk.config, chunk.keys))
-        return device, start.lower(config, keys), advance.lower(config, lanes, count)
-
-    lowered = [lower(device) for device in devices()]
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        return list(
-            pool.map(
-                lambda job: Program(job[0], job[1].compile(), job[2].compile(), length), lowered
-            )
-        )
+    arguments = (chunk.config, chunk.keys)
+    lanes = jax.eval_shape(start, *arguments)
+    on = devices.workers()[:workers]
+    starts = devices.compile_on_each(jax.jit(start), arguments, on)
+    advances = devices.compile_on_each(
+        jax.jit(advance, donate_argnums=1), (chunk.config, lanes, np.int32(0)), on
+    )
+    return [Program(*each, length) for each in zip(on, starts, advances, strict=True)]
 
 
 def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
@@ -151,8 +137,6 @@ def work(
     The first exception, in a worker or (Ctrl-C) here, sets `stop`; it is raised once every worker
     has left its job. No further job is begun once `stop` is set.
     """
-    on_cpu = programs[0].device.platform == "cpu"
-    workers = list(programs) * (cpu_count() if on_cpu else 1)
     left, lock = iter(jobs), threading.Lock()
     x64 = jax.config.read("jax_enable_x64")  # a thread begins with the process's own setting
 
@@ -169,27 +153,15 @@ def work(
                 stop.set()
                 raise
 
-    with ThreadPoolExecutor(min(len(workers), len(jobs)) or 1) as pool:
+    with ThreadPoolExecutor(len(programs)) as pool:
         try:
-            futures = [pool.submit(take_turns, program) for program in workers[: len(jobs)]]
+            futures = [pool.submit(take_turns, program) for program in programs]
             wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:
             stop.set()
             raise
     for future in futures:
         future.result()
-
-
-def devices() -> list[Any]:
-    """This process's devices; of a CPU the first, which all its workers share."""
-    local = jax.local_devices()
-    return local[:1] if local[0].platform == "cpu" else local
-
-
-def cpu_count() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _functions(

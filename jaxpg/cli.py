@@ -298,12 +298,6 @@ def _parse(command: str, says: str, options: Any, arguments: list[str]) -> tuple
 
 
 def _prepare_jax() -> None:
-    """Single-threaded programs on a CPU, one at a time on each core; compiled ones are kept.
-
-    Must come before jax starts its backend. What the environment says already stands.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_multi_thread_eigen" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    """Compiled programs are kept. Must come before jax starts its backend."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpg" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))

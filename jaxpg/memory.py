@@ -41,7 +41,7 @@ class DoesNotFit(ConfigError):
 
 
 def predict(
-    programs: Sequence[Any], lane: Any, num_chunks: int, updates: int, cores: int, writes: bool
+    programs: Sequence[Any], lane: Any, num_chunks: int, updates: int, writes: bool
 ) -> Need:
     """What training will take.
 
@@ -50,7 +50,6 @@ def predict(
       lane: the shapes and dtypes of a chunk's lanes, from `chunks.lane_shapes`.
       num_chunks: that will be trained.
       updates: of each.
-      cores: of this machine, each of which trains a chunk if it is a CPU.
       writes: whether the results become files and a picture.
     """
     from jaxpg.types import Metrics
@@ -59,7 +58,7 @@ def predict(
     num_lanes, float_bytes = recent.shape[0], recent.dtype.itemsize
     device = max(map(of_program, (programs[0].start, programs[0].advance)))
     on_cpu = programs[0].device.platform == "cpu"
-    workers = min(len(programs) * (cores if on_cpu else 1), num_chunks)
+    workers = min(len(programs), num_chunks)
     state, params = _bytes(lane), _bytes(lane.state.params)
     history = num_lanes * updates * len(Metrics._fields) * float_bytes
     training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))

@@ -92,7 +92,7 @@ def train_population(
     groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
-    programs = chunks.compile_programs(groups[0], length, build)
+    programs = chunks.compile_programs(groups[0], length, len(groups), build)
     try:
         shapes = chunks.lane_shapes(groups[0], build)
         check_memory(programs, shapes, groups, config.num_updates, writes=False)
@@ -193,7 +193,7 @@ def check_memory(
     Raises:
       DoesNotFit: if it is more than there is.
     """
-    need = memory.predict(programs, shapes, len(groups), updates, chunks.cpu_count(), writes)
+    need = memory.predict(programs, shapes, len(groups), updates, writes)
     return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from jaxpg.chunks import CAUSES, cpu_count
+from jaxpg import devices
+from jaxpg.chunks import CAUSES
 from jaxpg.config import Config
 from jaxpg.figures import learning_curve
 from jaxpg.names import to_torch
@@ -154,7 +155,7 @@ def device() -> dict[str, Any]:
     import jax
 
     first = jax.devices()[0]
-    count = cpu_count() if first.platform == "cpu" else jax.device_count()
+    count = devices.cpu_count() if first.platform == "cpu" else jax.device_count()
     return {"platform": first.platform, "kind": first.device_kind, "count": count}
 
 

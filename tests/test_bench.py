@@ -68,7 +68,7 @@ def test_table_by_hand():
 
 def test_every_core_works_at_the_same_time(monkeypatch):
     """Two workers that only wait do twice what one does."""
-    monkeypatch.setattr(bench.chunks, "cpu_count", lambda: 2)
+    monkeypatch.setattr(bench.devices, "cpu_count", lambda: 2)
 
     def work(worker):
         time.sleep(0.02)

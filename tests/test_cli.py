@@ -82,7 +82,6 @@ def test_train_writes_a_complete_directory(tmp_path):
 )
 def test_bad_input_gets_one_sentence_and_exit_2(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2

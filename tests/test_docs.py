@@ -65,7 +65,6 @@ def test_the_mathematics_holds(a_readers_jax):
 @pytest.mark.slow
 def test_the_first_run(tmp_path, monkeypatch, capsys, a_readers_jax):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # the command adds to it
     small = ["--seeds", "4", "--lanes", "2", "--num-envs", "2", "--num-steps", "64"]
     cli.main(["train", "vpg", *small, "--total-steps", "512", "--out", "runs/first"])
     capsys.readouterr()

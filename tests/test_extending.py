@@ -71,7 +71,6 @@ def test_the_command_trains_an_environment_of_a_module(tmp_path, monkeypatch, ca
 
     (tmp_path / "mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     out = tmp_path / "run"
     options = ["--num-envs", "2", "--num-steps", "16", "--total-steps", "64", "--seeds", "2"]
     main(["train", "vpg", "--env", "mine:Slow-v0", *options, "--out", str(out)])

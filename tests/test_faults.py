@@ -306,7 +306,6 @@ def test_there_are_at_least_a_hundred_kinds_of_bad_input():
 @pytest.mark.parametrize("arguments", BAD, ids=" ".join)
 def test_bad_input_is_exit_2_and_writes_nothing(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2

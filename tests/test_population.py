@@ -84,14 +84,14 @@ def test_nor_on_a_thousand_others(config):
 def trained_on(devices: int, spread: bool) -> str:
     """Seeds 5, 4 and 9 among many, on so many host devices; every bit of them, hashed.
 
-    Spread: over all of them, as if they were accelerators; otherwise one thread per core on one.
+    Spread: over all of them, as if they were accelerators; otherwise on the cores.
     """
     code = (
         "import hashlib, jax\n"
-        "from jaxpg import chunks\n"
+        "from jaxpg import devices\n"
         "from tests.test_population import TINY, rows, train_population\n"
         f"assert jax.device_count() == {devices}\n"
-        + ("chunks.devices = jax.local_devices\n" if spread else "")
+        + ("devices.workers = jax.local_devices\n" if spread else "")
         + "population = train_population(TINY, [7, 5, 4, 9, *range(20, 44)], lanes=4)\n"
         "leaves = rows(population, slice(1, 4))\n"
         "print(hashlib.sha256(b''.join(leaf.tobytes() for leaf in leaves)).hexdigest())"

@@ -44,12 +44,6 @@ def reported(directory, name):
     return [json.loads(line)[name] for line in lines]
 
 
-@pytest.fixture(autouse=True)
-def settings(monkeypatch):
-    """Of the environment, which the command and wandb change."""
-    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " --xla_cpu_multi_thread_eigen=false")
-
-
 def events(directory):
     """{tag: [(step, value)]} of all event files, as TensorBoard itself reads them."""
     pytest.importorskip("tensorboard")

@@ -90,7 +90,7 @@ def _records(
     """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
     run's parameters after it)."""
     algorithm = algorithms.build(manifest.config)
-    program = chunks.compile_programs(chunk, manifest.segment)[0]
+    (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
     watch = jax.jit(jax.vmap(lambda config, state: trace.watch(config, state, algorithm)))
     lanes, done = _start(program, chunk), 0
     for u in wanted:

@@ -199,7 +199,7 @@ def train(
             compile_seconds = 0.0
             if not _trained(manifest, chains):
                 began = time.perf_counter()
-                programs = chunks.compile_programs(groups[0], manifest.segment)
+                programs = chunks.compile_programs(groups[0], manifest.segment, len(mine))
                 compile_seconds = time.perf_counter() - began
                 here = groups if first else [groups[i] for i in mine]
                 updates = manifest.config.num_updates

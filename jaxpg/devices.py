@@ -1,0 +1,91 @@
+"""The devices that train: accelerators, or each core of a CPU.
+
+jax's own CPU device has a pool with a thread for every core. XLA divides kernels of a few
+microseconds among them, which takes longer than the kernels do, and programs that run at the same
+time wait for one another. So every core gets a client of its own, with a pool of one thread: its
+programs do not even depend on how many cores the machine has.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import serialize_executable
+from jaxlib import xla_client
+
+ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}  # compiler options, for a core
+
+
+def cpu_count() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def workers() -> list[Any]:
+    """This process's accelerators, or the cores of its CPU."""
+    local = jax.local_devices()
+    return [core(i) for i in range(cpu_count())] if local[0].platform == "cpu" else local
+
+
+@functools.cache
+def core(i: int) -> Any:
+    """The device of one core, the same one at each call."""
+    name = "PJRT_NPROC"  # threads in the pools of a client that is made
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        client: Any = xla_client.make_cpu_client(asynchronous=False)
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return client.local_devices()[0]
+
+
+def compile_on_each(
+    function: Any, arguments: tuple, devices: Sequence[Any]
+) -> list[jax.stages.Compiled]:
+    """A function for each of the devices, compiled for all accelerators at the same time.
+
+    It is compiled once for the cores of a CPU: the others take it from jax's compilation cache, or
+    as a copy where there is none. (What comes out of that cache cannot be copied.)
+
+    Args:
+      function: from `jax.jit`.
+      arguments: arrays, or their shapes and dtypes.
+    """
+    options: Any = ONE_THREAD if devices[0].platform == "cpu" else None
+
+    def compile_(device: Any) -> jax.stages.Compiled:
+        placed = jax.sharding.SingleDeviceSharding(device)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=placed), arguments
+        )
+        return function.lower(*shapes).compile(options)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        if devices[0].platform != "cpu":
+            return list(pool.map(compile_, devices))
+        compiled = compile_(devices[0])
+        make = compile_ if _is_cached() else functools.partial(_copy, compiled)
+        return [compiled, *pool.map(make, devices[1:])]
+
+
+def _is_cached() -> bool:
+    """Whether jax keeps what it compiles; it does not keep what takes it a second or less."""
+    settings: Any = jax.config
+    return settings.jax_enable_compilation_cache and bool(settings.jax_compilation_cache_dir)
+
+
+def _copy(compiled: jax.stages.Compiled, device: Any) -> jax.stages.Compiled:
+    """The same machine code on another device."""
+    code, inputs, outputs = serialize_executable.serialize(compiled)
+    return serialize_executable.deserialize_and_load(
+        code, inputs, outputs, backend=device.client, execution_devices=[device]
+    )
