@@ -2,6 +2,7 @@
 
 XLA:CPU leaves every dot to a routine for large matrices. With a handful of inputs it is several
 times faster as broadcast arithmetic, and with a handful of outputs as a product for each column.
+A network with one hidden ReLU layer between two such matrices has a gradient with one product.
 """
 
 from typing import Any
@@ -21,6 +22,45 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any
         if outputs <= FEW_OUTPUTS:
             return jnp.stack([x @ column for column in kernel.T], axis=-1)
     return jax.lax.dot_general(x, kernel, dimensions, precision=precision)
+
+
+def is_narrow(kernels: list[jax.Array]) -> bool:
+    """Whether `relu_network` is made for a network with these kernels, on this backend."""
+    return (
+        jax.default_backend() == "cpu"
+        and len(kernels) == 2
+        and kernels[0].shape[0] <= FEW_INPUTS
+        and kernels[1].shape[1] <= FEW_OUTPUTS
+    )
+
+
+@jax.custom_jvp
+def relu_network(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, kernel_out: jax.Array, bias_out: jax.Array
+) -> jax.Array:
+    """relu(x · kernel + bias) · kernel_out + bias_out, of x [B, I], as [B, O]."""
+    hidden = jax.nn.relu(_few_inputs(x, kernel) + bias[None])
+    return jnp.stack([hidden @ column for column in kernel_out.T], axis=-1) + bias_out[None]
+
+
+@relu_network.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """The slope of output o is Σ_j [z_j > 0] (x, 1) · G_oj, linear in small matrices G_o.
+
+    G_o holds the slopes of all parameters, (dW, db) w_o + (W, b) dw_o. In reverse this is one
+    product, of the output's slope times (x, 1) with the mask [z > 0].
+    """
+    x, kernel, bias, kernel_out, _ = primals
+    dx, dkernel, dbias, dkernel_out, dbias_out = tangents
+    mask = (_few_inputs(x, kernel) + bias[None] > 0).astype(x.dtype)
+    first = jnp.concatenate([kernel, bias[None]])
+    dfirst = jnp.concatenate([dkernel, dbias[None]])
+    columns = zip(kernel_out.T, dkernel_out.T, strict=True)
+    small = jnp.stack([dfirst * w[None] + first * dw[None] for w, dw in columns])
+    by_input = jnp.einsum("oij,bj->oib", small, mask)
+    extended = jnp.concatenate([x.T, jnp.ones_like(x.T[:1])])
+    slopes = jnp.sum(by_input * extended[None], axis=1).T + (mask * (dx @ kernel)) @ kernel_out
+    return relu_network(*primals), slopes + dbias_out[None]
 
 
 @jax.custom_jvp

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 
-BLOCK = 256  # rows that `in_blocks` evaluates together, at most
+BLOCK = 512  # rows that `in_blocks` evaluates together, at most
 STEPS = 32  # and time steps, where rows after the last valid one are skipped
 
 
@@ -105,6 +105,9 @@ def _blocks(rows: jax.Array, valid: jax.Array | None) -> tuple[int, Any]:
     """How many time steps a block has, and how many blocks there are."""
     size = max(1, BLOCK // math.prod(rows.shape[1:-1]))
     if valid is None:
+        # At least two: XLA removes a loop of one step, fuses what was in it into each kernel that
+        # uses its outputs, and so computes it again and again.
+        size = min(size, -(-len(rows) // 2))
         return size, -(-len(rows) // size)
     size = min(size, STEPS)
     length = jnp.max(jnp.where(valid, jnp.arange(1, len(valid) + 1)[:, None], 0))

@@ -145,7 +145,12 @@ def _outputs(params: Params, apply, inputs: jax.Array) -> jax.Array:
 
 def _apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
     """The module on inputs [..., D], flattened to one batch axis: on a CPU 8 times faster."""
-    flat = jnp.asarray(mlp.apply({"params": params}, inputs.reshape(-1, inputs.shape[-1])))
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    layers = [(layer["kernel"], layer["bias"]) for layer in params.values()]
+    if mlp.activation == "relu" and mlp.outputs and dense.is_narrow([k for k, _ in layers]):
+        flat = dense.relu_network(rows, *layers[0], *layers[1])
+    else:
+        flat = jnp.asarray(mlp.apply({"params": params}, rows))
     return flat.reshape(*inputs.shape[:-1], -1)
 
 

@@ -37,3 +37,41 @@ def test_any_number_of_leading_axes(shape):
     x, kernel = jnp.ones(shape), jnp.arange(20.0).reshape(4, 5)
     dimensions = (((len(shape) - 1,), (0,)), ((), ()))
     np.testing.assert_array_equal(dense.dot_general(x, kernel, dimensions), x @ kernel)
+
+
+@pytest.mark.parametrize("inputs", [1, 4])
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_a_relu_network_and_its_slopes_are_those_of_its_layers(inputs, outputs):
+    """In reverse, forward, and forward over reverse."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(outputs)
+        shapes = ((9, inputs), (inputs, 5), (5,), (5, outputs), (outputs,))
+        arguments = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+        tangents = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+        weight = jnp.asarray(rng.normal(size=(9, outputs)))
+
+        def layers(x, kernel, bias, kernel_out, bias_out):
+            return jax.nn.relu(x @ kernel + bias[None]) @ kernel_out + bias_out[None]
+
+        def everything(network):
+            def loss(*arguments):
+                return jnp.sum(weight * network(*arguments) ** 2)
+
+            slopes = jax.grad(loss, argnums=(0, 1, 2, 3, 4))
+            return (
+                network(*arguments),
+                slopes(*arguments),
+                jax.jvp(network, arguments, tangents),
+                jax.jvp(slopes, arguments, tangents),
+            )
+
+        results = everything(dense.relu_network), everything(layers)
+        for mine, other in zip(*map(jax.tree.leaves, results), strict=True):
+            assert_close(mine, other, 1e-12)
+
+
+def test_a_relu_network_has_no_slope_at_zero():
+    """As jax.nn.relu, and torch's."""
+    zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
+    slopes = jax.grad(lambda *a: dense.relu_network(*a)[0, 0], argnums=(1, 2))
+    assert [float(s.sum()) for s in slopes(one, zero, jnp.zeros(1), one, jnp.zeros(1))] == [0, 0]
