@@ -1,8 +1,6 @@
 """docs/extending.md runs, and parts of one's own are really used."""
 
-import contextlib
 import dataclasses
-import io
 import sys
 
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ from benchmarks import readme
 from jaxpg import env
 from jaxpg.cli import main
 from jaxpg.config import Config, ConfigError
-from tests.test_parity_tools import blocks
+from tests import pages
 
 PAGE = readme.ROOT / "docs" / "extending.md"
 TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 4, hidden_sizes=(4,))
@@ -22,16 +20,7 @@ TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 4, hidden_sizes=(4,))
 
 def test_the_page_is_true():
     """Every Python block runs, in order, and prints what the page says."""
-    namespace, printed, checked = {"__name__": "page"}, io.StringIO(), 0
-    for language, code, line in blocks(PAGE):
-        if language == "python":
-            with contextlib.redirect_stdout(printed):
-                exec(compile("\n" * (line - 1) + code, str(PAGE), "exec"), namespace)
-        elif language == "text":
-            assert printed.getvalue() == code, f"line {line}"
-            printed, checked = io.StringIO(), checked + 1
-    assert not printed.getvalue()
-    assert checked == 2
+    assert pages.run(PAGE) == 2
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """jaxpg.parity: what passes, every way to fail, bisection, and the page docs/parity.md."""
 
-import contextlib
 import dataclasses
-import io
 import math
 import re
 import subprocess
@@ -27,6 +25,7 @@ import torch_ref.noise
 from jaxpg.names import to_torch
 from jaxpg.parity import assert_close, assert_equal, bisect, compare, gradients, leaves
 from jaxpg.types import Config, EnvSpec
+from tests import pages
 
 PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 ONE = {"x": np.array([1.0, 2.0])}
@@ -662,13 +661,6 @@ def a_readers_jax():
     jax.config.update("jax_enable_x64", before)
 
 
-def blocks(page):
-    """(language, code, line of the first line of code) of each fenced block."""
-    text = page.read_text(encoding="utf-8")
-    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
-        yield match[1], match[2], text[: match.start(2)].count("\n") + 1
-
-
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]\d)")
 
 
@@ -686,18 +678,7 @@ def same_output(shown, real):
 
 def test_the_page_is_true(a_readers_jax):
     """Every block of docs/parity.md runs, and prints what the page says it prints."""
-    namespace, printed, checked = {"__name__": "page"}, io.StringIO(), 0
-    for language, code, line in blocks(PAGE):
-        if language == "python":
-            program = compile("\n" * (line - 1) + code, str(PAGE), "exec")
-            with contextlib.redirect_stdout(printed):
-                exec(program, namespace)
-        else:
-            assert language == "text"
-            assert same_output(code, printed.getvalue()), f"line {line}:\n{printed.getvalue()}"
-            printed, checked = io.StringIO(), checked + 1
-    assert not printed.getvalue()
-    assert checked == 9
+    assert pages.run(PAGE, same_output) == 9
 
 
 def test_the_check_of_the_page_can_fail():
