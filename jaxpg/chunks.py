@@ -77,13 +77,12 @@ def compile_programs(
       build: makes the algorithm.
     """
     start, advance = _functions(chunk.config, length, build)
+    start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
     arguments = (chunk.config, chunk.keys)
     lanes = jax.eval_shape(start, *arguments)
     on = devices.workers()[:workers]
-    starts = devices.compile_on_each(jax.jit(start), arguments, on)
-    advances = devices.compile_on_each(
-        jax.jit(advance, donate_argnums=1), (chunk.config, lanes, np.int32(0)), on
-    )
+    starts = devices.compile_on_each(start, arguments, on)
+    advances = devices.compile_on_each(advance, (chunk.config, lanes, np.int32(0)), on)
     return [Program(*each, length) for each in zip(on, starts, advances, strict=True)]
 
 
@@ -189,7 +188,7 @@ def _functions(
         return Lane(kept, cause), _blank(metrics, frozen)
 
     def advance(config: Config, lanes: Lane, count: jax.Array) -> tuple:
-        step = jax.vmap(update)
+        step = jax.jit(jax.vmap(update))  # traced once for both uses
         row = jax.eval_shape(step, config, lanes)[1]
         history = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), row)
 

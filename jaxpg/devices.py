@@ -17,8 +17,6 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jaxlib import xla_client
 
-ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}  # compiler options, for a core
-
 
 def cpu_count() -> int:
     """The cores that this process may use."""
@@ -60,21 +58,27 @@ def compile_on_each(
       function: from `jax.jit`.
       arguments: arrays, or their shapes and dtypes.
     """
-    options: Any = ONE_THREAD if devices[0].platform == "cpu" else None
 
-    def compile_(device: Any) -> jax.stages.Compiled:
+    def lower(device: Any) -> jax.stages.Lowered:
         placed = jax.sharding.SingleDeviceSharding(device)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=placed), arguments
         )
-        return function.lower(*shapes).compile(options)
+        return function.lower(*shapes)
 
     with ThreadPoolExecutor(len(devices)) as pool:
         if devices[0].platform != "cpu":
-            return list(pool.map(compile_, devices))
-        compiled = compile_(devices[0])
-        make = compile_ if _is_cached() else functools.partial(_copy, compiled)
-        return [compiled, *pool.map(make, devices[1:])]
+            return list(pool.map(jax.stages.Lowered.compile, [lower(one) for one in devices]))
+        first, *others = devices
+        compiled = _compile(lower(first))
+        if not _is_cached():
+            return [compiled, *pool.map(functools.partial(_copy, compiled), others)]
+        return [compiled, *pool.map(_compile, [lower(one) for one in others])]
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """For a core."""
+    return lowered.compile({"xla_cpu_multi_thread_eigen": False})
 
 
 def _is_cached() -> bool:

@@ -29,15 +29,16 @@ def test_every_core_has_the_same_program(cached, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_is_cached", lambda: cached)
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path) if cached else None)
+    cores, x = [devices.core(0), devices.core(1)], X.astype(np.float64)
     try:
-        cores = [devices.core(0), devices.core(1)]
-        compiled = devices.compile_on_each(jax.jit(tanh), (X,), cores)
+        with jax.enable_x64(True):  # which other threads know nothing of
+            compiled = devices.compile_on_each(jax.jit(tanh), (x,), cores)
+            outputs = [f(jax.device_put(x, core)) for f, core in zip(compiled, cores, strict=True)]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-    outputs = [f(jax.device_put(X, core)) for f, core in zip(compiled, cores, strict=True)]
     assert [output.device for output in outputs] == cores
     assert np.array_equal(outputs[0], outputs[1])
-    assert np.allclose(outputs[0], np.tanh(np.exp(X) + 0.1), rtol=1e-6)
+    assert np.allclose(outputs[0], np.tanh(np.exp(x) + 0.1), rtol=1e-14)
 
 
 def test_a_program_of_a_core_is_not_divided_among_threads():
