@@ -111,8 +111,9 @@ def test_a_killed_process_ends_the_others_in_time(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", range(4))
+@pytest.mark.parametrize("victim", range(3))
 def test_four_processes_and_the_death_of_each(alone, tmp_path, victim):
+    """There are three chunks, so the fourth has nothing to do."""
     out = tmp_path / "run"
     four = start(out, 4)
     when_both_save(out, four)
@@ -124,6 +125,16 @@ def test_four_processes_and_the_death_of_each(alone, tmp_path, victim):
     ends = finish_all(start(out, 4, ("resume",)))
     assert [code for code, _ in ends] == [0, 0, 0, 0], ends
     assert_same_results(alone, out)
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_one_that_has_nothing_to_do(alone, tmp_path):
+    four = start(tmp_path / "run", 4)
+    when_both_save(tmp_path / "run", four)
+    four[3].kill()
+    four[3].communicate()
+    assert [code for code, _ in finish_all(four[:3])] == [0, 0, 0]
+    assert_same_results(alone, tmp_path / "run")
 
 
 @pytest.mark.slow
