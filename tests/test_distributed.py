@@ -128,9 +128,13 @@ def test_four_processes_and_the_death_of_each(alone, tmp_path, victim):
 
 
 @pytest.mark.slow
-def test_nobody_waits_for_one_that_has_nothing_to_do(alone, tmp_path):
+def test_nobody_waits_for_one_that_has_trained_its_share(alone, tmp_path):
+    """The fourth of three chunks' processes has nothing to do."""
     four = start(tmp_path / "run", 4)
-    when_both_save(tmp_path / "run", four)
+    said = tmp_path / "run" / FOLDER / "3.json"
+    while not said.exists() or json.loads(said.read_text())["doing"] == "training":
+        assert four[3].poll() is None
+        time.sleep(0.01)
     four[3].kill()
     four[3].communicate()
     assert [code for code, _ in finish_all(four[:3])] == [0, 0, 0]

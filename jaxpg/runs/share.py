@@ -193,7 +193,9 @@ class Peers:
             self._heard[i] = new, time.monotonic()
             problem = new.get("doing") == "stopping" and "is stopping"
         else:
-            silent = said.get("doing") != "finished" and time.monotonic() - since > self._patience
+            # Who has trained its chunks owes nothing more, except the first: the results.
+            owes = said.get("doing") not in (("trained", "finished") if i else ("finished",))
+            silent = owes and time.monotonic() - since > self._patience
             problem = silent and f"has shown no sign of life for {self._patience:g} s"
         if problem and not self._stop.is_set():
             where = f" ({new['host']})" if "host" in new else ""
