@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # whose stats it imports when they are first used: not before training
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -42,7 +42,9 @@ def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
     Source: Agarwal et al. 2021, Deep RL at the edge of the statistical precipice
     (arXiv:2108.13264).
     """
-    return stats.trim_mean(x, 0.25, axis=axis)
+    x = np.moveaxis(np.asarray(x), axis, 0)  # not scipy's trim_mean, which progress would wait for
+    cut = len(x) // 4
+    return np.partition(x, (cut, len(x) - cut - 1), axis=0)[cut : len(x) - cut].mean(axis=0)
 
 
 def optimality_gap(x: np.ndarray, target: float, axis: int = 0) -> np.ndarray:
@@ -68,7 +70,7 @@ def iqm_interval(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndar
     """
     if len(x) == 1:
         return iqm(x), iqm(x)
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (x,),
         iqm,
         axis=0,
@@ -106,7 +108,7 @@ def iqm_band(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray,
     winsorized = np.clip(ordered, ordered[cut], ordered[size - cut - 1])
     kept = size - 2 * cut
     error = winsorized.std(axis=0, ddof=1) / (kept / size * math.sqrt(size))
-    width = stats.t.ppf((1 + confidence) / 2, kept - 1) * error
+    width = scipy.stats.t.ppf((1 + confidence) / 2, kept - 1) * error
     return np.maximum(center - width, ordered[0]), np.minimum(center + width, ordered[-1])
 
 
@@ -146,7 +148,7 @@ def proportion(successes: int, of: int, confidence: float = CONFIDENCE) -> Estim
     """
     if of < 1:
         raise ValueError("a proportion needs at least one seed")
-    interval = stats.binomtest(successes, of).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(successes, of).proportion_ci(confidence, method="wilson")
     return Estimate(successes / of, float(interval.low), float(interval.high))
 
 
@@ -232,7 +234,7 @@ def seeds_needed(
     if effect * len(x) * len(y) < 0.25:  # less than half a pair: ½ but for rounding
         return None
     variance = place_x.var() + place_y.var()
-    quantiles = stats.norm.ppf([1 - alpha / 2, power])
+    quantiles = scipy.stats.norm.ppf([1 - alpha / 2, power])
     root = (quantiles @ np.sqrt([null_variance, variance])) / effect
     fewest = next(n for n in range(1, 10_000) if 2 / math.comb(2 * n, n) <= alpha)
     return max(fewest, math.ceil(max(root, 0.0) ** 2))
@@ -262,8 +264,8 @@ def kaplan_meier(
 
     Source: Kaplan and Meier 1958, JASA 53:457-481; Kalbfleisch and Prentice 2002, §1.4.
     """
-    censored = stats.CensoredData.right_censored(time, ~happened)
-    curve = stats.ecdf(censored).sf
+    censored = scipy.stats.CensoredData.right_censored(time, ~happened)
+    curve = scipy.stats.ecdf(censored).sf
     with warnings.catch_warnings():  # said of the two ends, which are filled in below
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
         interval = curve.confidence_interval(confidence, method="log-log")
@@ -273,7 +275,7 @@ def kaplan_meier(
             low[i], high[i] = 0.0, high[i - 1]  # the share never grows
             continue
         watched = int((time >= curve.quantiles[i]).sum())
-        exact = stats.binomtest(round(curve.probabilities[i]) * watched, watched)
+        exact = scipy.stats.binomtest(round(curve.probabilities[i]) * watched, watched)
         low[i], high[i] = exact.proportion_ci(confidence, method="exact")
     return Survival(curve.quantiles, curve.probabilities, low, high)
 
@@ -298,7 +300,7 @@ def _bootstrap(
     samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], confidence: float
 ) -> tuple[float, float]:
     """Percentile interval; every sample is resampled on its own."""
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         samples,
         statistic,
         axis=-1,

@@ -76,6 +76,7 @@ def test_the_first_run(tmp_path, monkeypatch, capsys, a_readers_jax):
     assert printed == "(8, 20)\n(8, 64, 2)\n"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(monkeypatch, a_readers_jax):
     """Its code cells, in order, in one process, on a fifth of the steps that a reader takes."""
     monkeypatch.setenv("MPLBACKEND", "Agg")
