@@ -104,7 +104,6 @@ def table(content: dict[str, Any]) -> str:
     for row in content["rows"]:
         seeds, speed = row["options"]["seeds"], row["steps_per_second"]
         middle = median(speed)
-        compiling = (row["cold"] or row["repetitions"][0]).get("compile_seconds")
         lines.append(
             [
                 NAMES[row["what"]],
@@ -113,11 +112,10 @@ def table(content: dict[str, Any]) -> str:
                 f"{min(speed):,.0f} to {max(speed):,.0f}",
                 f"{middle / textbook[seeds]:.1f} x" if seeds in textbook else "",
                 f"{middle * content['flop_per_step'] / content['limit_flop_per_second']:.1%}",
-                "" if compiling is None else f"{compiling:.0f} s",
             ]
         )
     columns = ["", "seeds", "trained steps/s", "range", "to the textbook",
-               "of the multiply-add limit", "cold compile"]  # fmt: skip
+               "of the multiply-add limit"]  # fmt: skip
     alone = [
         [parts.NAMES[row["options"]["name"]], f"{median(row['steps_per_second']):,.0f}"]
         for row in content["parts"]
