@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from jaxpg.cli import main
 from jaxpg.config import ConfigError
 from jaxpg.runs import checkpoints
 from jaxpg.runs.command import Launch, check_launch
@@ -65,7 +64,8 @@ def when_both_save(out: Path, processes: list) -> None:
 def alone(tmp_path_factory):
     """The run by one process that knows nothing of others."""
     out = tmp_path_factory.mktemp("distributed") / "alone"
-    main(["train", "vpg", *OPTIONS, "--out", str(out)])
+    command = [sys.executable, "-c", SAVING, "train", "vpg", *OPTIONS, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
     return out
 
 

@@ -78,7 +78,8 @@ def when_reported(process: subprocess.Popen, out: Path, more_than: float) -> Non
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("faults") / "whole"
-    main(["train", "vpg", *OPTIONS, "--out", str(out)])
+    code, errors = finish(start(out))
+    assert code == 0, errors
     return out
 
 
