@@ -6,6 +6,9 @@ how many chunks, devices or workers there are. (A float reduction of another bat
 program that XLA partitions over devices, would round otherwise.)
 
 A worker is a thread with a device of its own; a core of a CPU is one.
+
+JAX's 64-bit mode changes how float32 programs are compiled, and so their last bits: it is on here
+for float64 arithmetic and off for float32, whatever the process has.
 """
 
 import threading
@@ -66,6 +69,11 @@ class Program(NamedTuple):
     length: int  # updates that a call of `advance` does at most
 
 
+def word_size(config: Config) -> Any:
+    """A context with JAX's 64-bit mode, in this thread, as the config's arithmetic needs it."""
+    return jax.enable_x64(config.float_type == "float64")
+
+
 def compile_programs(
     chunk: Chunk, length: int, workers: int | None = None, build: Build = algorithms.build
 ) -> list[Program]:
@@ -76,20 +84,28 @@ def compile_programs(
       workers: at most so many; None for all that there can be.
       build: makes the algorithm.
     """
-    start, advance = _functions(chunk.config, length, build)
-    start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
-    arguments = (chunk.config, chunk.keys)
-    lanes = jax.eval_shape(start, *arguments)
-    on = devices.workers()[:workers]
-    starts = devices.compile_on_each(start, arguments, on)
-    advances = devices.compile_on_each(advance, (chunk.config, lanes, np.int32(0)), on)
+    with word_size(chunk.config):
+        start, advance = _functions(chunk.config, length, build)
+        start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
+        arguments = (chunk.config, chunk.keys)
+        lanes = jax.eval_shape(start, *arguments)
+        on = devices.workers()[:workers]
+        starts = devices.compile_on_each(start, arguments, on)
+        advances = devices.compile_on_each(advance, (chunk.config, lanes, np.int32(0)), on)
     return [Program(*each, length) for each in zip(on, starts, advances, strict=True)]
 
 
 def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
-    start, _ = _functions(chunk.config, 1, build)
-    return jax.eval_shape(start, chunk.config, chunk.keys)
+    with word_size(chunk.config):
+        start, _ = _functions(chunk.config, 1, build)
+        return jax.eval_shape(start, chunk.config, chunk.keys)
+
+
+def start(program: Program, chunk: Chunk) -> Lane:
+    """The lanes before their first update."""
+    with word_size(chunk.config):
+        return program.start(*jax.device_put((chunk.config, chunk.keys), program.device))
 
 
 def advance(
@@ -104,17 +120,17 @@ def advance(
     Yields:
       Updates done, and the snapshot; its lanes are valid until the next one is asked for.
     """
-    config, keys = jax.device_put((chunk.config, chunk.keys), program.device)
-    if at is None:
-        lanes, history = program.start(config, keys), []
-    else:
-        lanes, history = jax.device_put(at.lanes, program.device), list(at.history)
+    with word_size(chunk.config):
+        config = jax.device_put(chunk.config, program.device)
+        lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
+    history = [] if at is None else list(at.history)
     done = sum(part.env_steps.shape[1] for part in history)
     while done < updates:
         count = min(program.length, updates - done)
-        lanes, metrics, recent = program.advance(
-            config, lanes, jax.device_put(np.int32(count), program.device)
-        )
+        with word_size(chunk.config):
+            lanes, metrics, recent = program.advance(
+                config, lanes, jax.device_put(np.int32(count), program.device)
+            )
         history.append(jax.tree.map(lambda x: np.asarray(x)[:, :count], metrics))
         done += count
         yield done, Snapshot(lanes, history, np.asarray(recent))
@@ -137,20 +153,18 @@ def work(
     has left its job. No further job is begun once `stop` is set.
     """
     left, lock = iter(jobs), threading.Lock()
-    x64 = jax.config.read("jax_enable_x64")  # a thread begins with the process's own setting
 
     def take_turns(program: Program) -> None:
-        with jax.enable_x64(x64):
-            try:
-                while not stop.is_set():
-                    with lock:
-                        i = next(left, None)
-                    if i is None:
-                        return
-                    job(program, i)
-            except BaseException:
-                stop.set()
-                raise
+        try:
+            while not stop.is_set():
+                with lock:
+                    i = next(left, None)
+                if i is None:
+                    return
+                job(program, i)
+        except BaseException:
+            stop.set()
+            raise
 
     with ThreadPoolExecutor(len(programs)) as pool:
         try:

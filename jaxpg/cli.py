@@ -213,8 +213,7 @@ def _bench(arguments: list[str]) -> None:
 def _prepare(config: Config) -> None:
     """Set up jax for a config; must come before jax is imported."""
     _prepare_jax()
-    if config.float_type == "float64":
-        os.environ["JAX_ENABLE_X64"] = "1"
+    os.environ["JAX_ENABLE_X64"] = "1" if config.float_type == "float64" else "0"
 
 
 def _parity(arguments: list[str]) -> None:

@@ -24,14 +24,10 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any
     return jax.lax.dot_general(x, kernel, dimensions, precision=precision)
 
 
-def is_narrow(kernels: list[jax.Array]) -> bool:
-    """Whether `relu_network` is made for a network with these kernels, on this backend."""
-    return (
-        jax.default_backend() == "cpu"
-        and len(kernels) == 2
-        and kernels[0].shape[0] <= FEW_INPUTS
-        and kernels[1].shape[1] <= FEW_OUTPUTS
-    )
+def is_narrow(kernel: jax.Array, kernel_out: jax.Array) -> bool:
+    """Whether `relu_network` is made for these kernels, on this backend."""
+    few = kernel.shape[0] <= FEW_INPUTS and kernel_out.shape[1] <= FEW_OUTPUTS
+    return few and jax.default_backend() == "cpu"
 
 
 @jax.custom_jvp

@@ -146,9 +146,12 @@ def _outputs(params: Params, apply, inputs: jax.Array) -> jax.Array:
 def _apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
     """The module on inputs [..., D], flattened to one batch axis: on a CPU 8 times faster."""
     rows = inputs.reshape(-1, inputs.shape[-1])
-    layers = [(layer["kernel"], layer["bias"]) for layer in params.values()]
-    if mlp.activation == "relu" and mlp.outputs and dense.is_narrow([k for k, _ in layers]):
-        flat = dense.relu_network(rows, *layers[0], *layers[1])
+    one_hidden = mlp.activation == "relu" and params.keys() == {"hidden_0", "output"}
+    if one_hidden and dense.is_narrow(params["hidden_0"]["kernel"], params["output"]["kernel"]):
+        hidden, output = params["hidden_0"], params["output"]
+        flat = dense.relu_network(
+            rows, hidden["kernel"], hidden["bias"], output["kernel"], output["bias"]
+        )
     else:
         flat = jnp.asarray(mlp.apply({"params": params}, rows))
     return flat.reshape(*inputs.shape[:-1], -1)

@@ -168,9 +168,9 @@ def make_chunks(
         raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
     if not settings:
         raise ConfigError("settings must be at least one; got none")
-    configs = [
-        jax.tree.map(np.asarray, as_arrays(with_setting(config, setting))) for setting in settings
-    ]
+    with chunks.word_size(config):
+        arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
+    configs = jax.tree.map(np.asarray, arrays)
     keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
     count = len(configs) * len(seeds)
     stacked = jax.tree.map(lambda *values: np.stack(values), *configs)

@@ -14,7 +14,8 @@ def train(
     """Train one seed for the whole budget.
 
     Pure: `jax.jit(jax.vmap(partial(train, config)))(keys)` trains many seeds, and a vmap over
-    traced fields of the config many settings.
+    traced fields of the config many settings. In float32 its last bits depend on whether JAX's
+    64-bit mode is on; those of `train_population` do not.
 
     Args:
       config: what to train; its traced fields may be traced.

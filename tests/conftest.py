@@ -34,6 +34,15 @@ def pytest_collection_modifyitems(items):
             seen[item.function] += 1
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """What a command that is run in this process sets for itself does not outlive the test."""
+    before = os.environ.copy()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def x64():
     """JAX's 64-bit mode, for this test alone."""

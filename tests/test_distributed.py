@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxpg.cli import main
 from jaxpg.config import ConfigError
 from jaxpg.runs import checkpoints
 from jaxpg.runs.command import Launch, check_launch
@@ -64,8 +65,7 @@ def when_both_save(out: Path, processes: list) -> None:
 def alone(tmp_path_factory):
     """The run by one process that knows nothing of others."""
     out = tmp_path_factory.mktemp("distributed") / "alone"
-    command = [sys.executable, "-c", SAVING, "train", "vpg", *OPTIONS, "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    main(["train", "vpg", *OPTIONS, "--out", str(out)])
     return out
 
 

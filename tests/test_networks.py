@@ -215,6 +215,16 @@ def test_free_sigma_is_the_same_in_every_state():
     assert np.ptp(outputs[:, :3], axis=0).min() > 0.01
 
 
+def test_layers_are_taken_by_their_names():
+    """Whatever the order of the dictionary."""
+    narrow = {"hidden_sizes": (4,)}
+    ours, _ = build("separate, categorical", **narrow)
+    params = converted("separate, categorical", **narrow)
+    backwards = {**params, "policy": dict(reversed(params["policy"].items()))}
+    obs = jax.random.normal(jax.random.key(0), (7, 4))
+    np.testing.assert_array_equal(ours.policy(backwards, obs), ours.policy(params, obs))
+
+
 @pytest.mark.parametrize(
     ("case", "of_policy", "of_value"),
     [

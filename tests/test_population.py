@@ -56,6 +56,18 @@ def test_a_seed_does_not_depend_on_its_neighbours(neighbours):
     assert_equal(rows(neighbours, 4), rows(alone, 0))
 
 
+def test_a_seed_does_not_depend_on_jaxs_64_bit_mode(neighbours, x64):
+    """Which belongs to the process; a config says itself what it computes in."""
+    again = train_population(TINY, [2, 9, 4, 0, 5], lanes=2)
+    assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
+
+
+def test_float64_needs_no_64_bit_mode_of_the_process():
+    config = dataclasses.replace(TINY, arithmetic="float64", total_steps=72)
+    trained = train_population(config, [0], lanes=2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained.params)} == {np.dtype("float64")}
+
+
 def assert_position_is_nothing(config, others, positions):
     """Seed 5000 alone, and at each position among so many others."""
     alone = train_population(config, [5000], lanes=8)

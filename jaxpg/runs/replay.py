@@ -92,14 +92,15 @@ def _records(
     algorithm = algorithms.build(manifest.config)
     (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
     watch = jax.jit(jax.vmap(lambda config, state: trace.watch(config, state, algorithm)))
-    lanes, done = _start(program, chunk), 0
+    lanes, done = jax.tree.map(np.array, chunks.start(program, chunk)), 0
     for u in wanted:
         if u > done:
             lanes, _ = _advance(program, chunk, lanes, u - done)
         after, metrics = _advance(program, chunk, lanes, 1)
-        key = jax.random.wrap_key_data(lanes.state.key, impl="threefry2x32")
-        seen = watch(chunk.config, lanes.state._replace(key=key))
-        record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))
+        with chunks.word_size(manifest.config):
+            key = jax.random.wrap_key_data(lanes.state.key, impl="threefry2x32")
+            seen = watch(chunk.config, lanes.state._replace(key=key))
+            record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))
         params = jax.tree.map(lambda x: x[0], after.state.params)
         yield u, record, jax.tree.map(lambda x: x[0, 0], metrics), to_torch(params)
         lanes, done = after, u + 1
@@ -115,11 +116,6 @@ def _equal(metrics: Metrics, saved: Metrics, update: int) -> bool:
     """Whether an update's metrics, scalars, are those of the run, leaves [u], to the bit."""
     pairs = zip(metrics, saved, strict=True)
     return all(np.array_equal(ours, theirs[update], equal_nan=True) for ours, theirs in pairs)
-
-
-def _start(program: Program, chunk: Chunk) -> Lane:
-    lanes = program.start(*jax.device_put((chunk.config, chunk.keys), program.device))
-    return jax.tree.map(np.array, lanes)
 
 
 def _saved_metrics(directory: Path, manifest: Manifest, seed: int, setting: int) -> Any:
