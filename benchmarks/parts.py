@@ -15,10 +15,9 @@ NAMES = {
 
 
 class Part(NamedTuple):
-    """One part, lowered and not yet compiled."""
+    """One part."""
 
     function: Any  # jitted
-    lowered: Any
     arguments: tuple  # that it can be called with
     env_steps: int  # that a call is about, of all lanes
 
@@ -89,5 +88,4 @@ def make(name: str, config: Config, lanes: int) -> Part:
     arguments = (traced, state, collected) if name == "learning" else (traced, state)
     parts = {"noise": draw, "rollout": rollout, "learning": learning, "update": update}
     function = jax.jit(jax.vmap(parts[name]))
-    lowered = function.lower(*arguments)
-    return Part(function, lowered, arguments, int(collected[1].valid.sum()))
+    return Part(function, arguments, int(collected[1].valid.sum()))

@@ -91,11 +91,12 @@ def count() -> dict[str, float]:
     """What the compiled update does for one environment step."""
     measure.start_as_jaxpg()
     from benchmarks import hlo
-    from jaxpg import population
+    from jaxpg import devices, population
 
     lanes = population.default_lanes()
     part = parts.make("update", VPG, lanes)
-    compiled, steps = part.lowered.compile(), part.env_steps
+    (compiled,) = devices.compile_on_each(part.function, part.arguments, devices.workers()[:1])
+    steps = part.env_steps
     counts = hlo.count(compiled.as_text())
     by_step = {name: value / steps for name, value in counts._asdict().items()}
     analysis = compiled.cost_analysis()
