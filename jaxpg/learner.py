@@ -20,8 +20,8 @@ from jaxpg.types import Algorithm, EnvSpec, LearnerState, Metrics, Params, Traje
 # Gradients to a direction; the learning rate is applied in `_descend`, where it may be traced.
 OPTIMIZERS = {
     "sgd": optax.identity(),
-    "adam": optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-    "rmsprop": optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
+    "adam": optax.flatten(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)),
+    "rmsprop": optax.flatten(optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False)),
 }
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
@@ -106,11 +106,28 @@ def estimate(
     config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory
 ) -> tuple[jax.Array, jax.Array]:
     """Ψ and the critic's target, constants, 0 on padding, [T, N] each; V is 0 without a critic."""
-    value = next_value = jnp.zeros_like(trajectory.reward)
-    if config.critic:
-        network = _on_valid_rows(config, trajectory, algorithm.networks.value)
-        value = network(params, trajectory.obs)
-        next_value = network(params, trajectory.next_obs)
+    values = _values(config, algorithm, params, trajectory)
+    return _estimate(config, algorithm, trajectory, *values)
+
+
+def _values(
+    config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory
+) -> tuple[jax.Array, jax.Array]:
+    """V(s) and V(s') of each step."""
+    if not config.critic:
+        return jnp.zeros_like(trajectory.reward), jnp.zeros_like(trajectory.reward)
+    network = _on_valid_rows(config, trajectory, algorithm.networks.value)
+    return network(params, trajectory.obs), network(params, trajectory.next_obs)
+
+
+def _estimate(
+    config: Config,
+    algorithm: Algorithm,
+    trajectory: Trajectory,
+    value: jax.Array,
+    next_value: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """`estimate` from the critic's values."""
     inputs = (trajectory, value, next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
     advantage = algorithm.advantage(*inputs, **coefficients)
@@ -166,8 +183,9 @@ def _learn(
 
     @lanes.one_by_one
     def turn(config: Config, learned: Learned, trajectory: Trajectory, samples: Any) -> tuple:
-        advantage, target = estimate(config, algorithm, learned.params, trajectory)
-        return fit(config, algorithm, learned, trajectory, advantage, target, samples)
+        values = _values(config, algorithm, learned.params, trajectory)
+        estimates = _estimate(config, algorithm, trajectory, *values)
+        return fit(config, algorithm, learned, trajectory, *estimates, values[0], samples)
 
     learned = Learned(state.params, state.opt_state, state.update)
     learned, losses = turn(config, learned, trajectory, samples)
@@ -181,6 +199,7 @@ def _fit_separate(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
+    value: jax.Array,
     samples: Any,
 ) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of the policy, then value_steps steps of the critic (if there is one)."""
@@ -200,14 +219,14 @@ def _fit_separate(
     fitted = {"policy": policy}
     if config.critic:
         batch = _value_batch(config, algorithm, trajectory, target)
-        network = algorithm.networks.value
-        if not config.replays:
-            network = _on_valid_rows(config, trajectory, network)
         rate = config.value_learning_rate * _schedule(config, state.update)
 
-        def step(carry: tuple, sample: Any) -> tuple[tuple, dict[str, jax.Array]]:
-            value_params, value_opt_state = carry
+        def step(carry: tuple, inputs: tuple) -> tuple[tuple, dict[str, jax.Array]]:
+            (value_params, value_opt_state), (i, sample) = carry, inputs
             obs, goal, valid = batch(value_params, sample)
+            network = algorithm.networks.value
+            if not config.replays:  # the first step meets the critic that gave `value`
+                network = _on_valid_rows(config, trajectory, network, (i == 0, value))
 
             def objective(value_params: Params) -> jax.Array:
                 return value_loss(network({"value": value_params}, obs), goal, valid)
@@ -217,7 +236,8 @@ def _fit_separate(
             return carry, {"value_loss": loss, "value_grad_norm": optax.tree.norm(gradient)}
 
         start = (params["value"], opt_state["value"])
-        fitted["value"], history = jax.lax.scan(step, start, samples, config.value_steps)
+        inputs = (jnp.arange(config.value_steps), samples)
+        fitted["value"], history = jax.lax.scan(step, start, inputs)
         losses |= {name: by_step[0] for name, by_step in history.items()}
     state = state._replace(
         params={name: group for name, (group, _) in fitted.items()},
@@ -233,6 +253,7 @@ def _fit_shared(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
+    value: jax.Array,
     samples: Any,
 ) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of everything, on the joint loss."""
@@ -264,9 +285,11 @@ def _value_batch(
     return from_replay if config.replays else from_batch
 
 
-def _on_valid_rows(config: Config, trajectory: Trajectory, network: Callable) -> Callable:
+def _on_valid_rows(
+    config: Config, trajectory: Trajectory, network: Callable, known: Any = None
+) -> Callable:
     """The network in blocks, none of them after the longest episode; in `steps` all rows count."""
-    return lanes.in_blocks(network, None if config.collect == "steps" else trajectory.valid)
+    return lanes.in_blocks(network, None if config.collect == "steps" else trajectory.valid, known)
 
 
 def _descend(

@@ -81,6 +81,28 @@ def test_in_blocks_is_the_network_and_its_gradient(length):
             assert_close(result[1][name], expected[1][name], 1e-12, name)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_known_outputs_are_taken_and_have_the_networks_gradient(is_known):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=(1, 1, 2))}
+        rows, weight, outputs = (jnp.asarray(rng.normal(size=(77, 8, size))) for size in (3, 2, 2))
+
+        def loss(params, network):
+            return jnp.sum(weight * network(params, rows))
+
+        @jax.jit
+        def fast(is_known):
+            in_blocks = lanes.in_blocks(network, None, (is_known, outputs))
+            return jax.value_and_grad(loss)(params, in_blocks)
+
+        value, gradient = fast(is_known)
+        plain, expected = jax.value_and_grad(loss)(params, network)
+        assert_close(value, jnp.sum(weight * outputs) if is_known else plain, 1e-12)
+        for name in params:
+            assert_close(gradient[name], expected[name], 1e-12, name)
+
+
 def test_a_block_is_never_empty():
     """More environments than rows in a block, and rows with no environment axis."""
     for shape in ((3, lanes.BLOCK + 1, 3), (2 * lanes.BLOCK + 5, 3)):
@@ -128,7 +150,7 @@ def test_an_update_on_a_cpu_is_the_plain_one(name, arithmetic, monkeypatch):
     with jax.enable_x64(True):
         fast = run(config)
         monkeypatch.setattr(lanes, "one_by_one", lambda f: f)
-        monkeypatch.setattr(lanes, "in_blocks", lambda network, valid=None: network)
+        monkeypatch.setattr(lanes, "in_blocks", lambda network, *_: network)
         monkeypatch.setattr(lanes, "row_by_row", lambda f: f)
         monkeypatch.setattr(dense, "dot_general", jax.lax.dot_general)
         plain = run(config)

@@ -190,7 +190,7 @@ def nothing_is_compiled(monkeypatch):
 
     monkeypatch.setattr(jax.lax, "scan", scan)
     monkeypatch.setattr(lanes, "one_by_one", lambda f: f)
-    monkeypatch.setattr(lanes, "in_blocks", lambda network, valid=None: network)
+    monkeypatch.setattr(lanes, "in_blocks", lambda network, *_: network)
 
 
 USUALLY = {name: (value,) for name, value in USUAL.items()}

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpg import chunks, population
+from jaxpg import chunks, learner, population
 from jaxpg.config import Config, ConfigError
 from jaxpg.names import to_torch
 from jaxpg.population import train_population
@@ -305,14 +306,26 @@ def test_with_every_checkpoint_damaged_the_chunk_starts_again(finished, stopped)
     check_recovery(finished, directory, "SHA-256", 0)
 
 
-def test_a_checkpoint_of_another_run_is_not_taken(finished, stopped, tmp_path):
+def test_a_checkpoint_of_another_run_is_neither_taken_nor_removed(stopped, tmp_path):
     """The same shapes and a good hash, but another seed."""
     directory, paths = stopped
     other = begun(tmp_path / "other", seeds=[3, 9])
     train(other)
     foreign = checkpoints.listed(other)[0][-1].path
-    (paths[1].parent / foreign.name).write_bytes(foreign.read_bytes())
-    check_recovery(finished, directory, "another run", 6)
+    mixed_in = paths[1].parent / foreign.name
+    mixed_in.write_bytes(foreign.read_bytes())
+    with pytest.raises(RunError, match=f"{foreign.name} is whole, but of another run or version"):
+        train(directory)
+    assert all(path.exists() for path in (*paths, mixed_in))
+
+
+def test_nor_is_one_of_another_version(stopped, monkeypatch):
+    """Whose optimizer holds other arrays."""
+    directory, paths = stopped
+    monkeypatch.setitem(learner.OPTIMIZERS, "adam", optax.trace(0.9))
+    with pytest.raises(RunError, match="is whole, but of another run or version"):
+        train(directory)
+    assert all(path.exists() for path in paths)
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):

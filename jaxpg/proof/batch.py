@@ -138,7 +138,7 @@ def absolute_terms(
     def term(obs: jax.Array, slope: dict[str, jax.Array]) -> Params:
         return jax.vjp(lambda params: outputs(params, obs), params)[1](slope)[0]
 
-    with mock.patch.object(lanes, "in_blocks", lambda network, valid=None: network):
+    with mock.patch.object(lanes, "in_blocks", lambda network, *_: network):
         slopes = jax.grad(total)(outputs(params, obs))
     samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, slopes))
     return jax.tree.map(lambda x: jnp.sum(jnp.abs(x), axis=0), jax.vmap(term)(*samples))

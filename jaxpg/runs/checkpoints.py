@@ -22,7 +22,7 @@ from safetensors.numpy import save as to_safetensors
 
 from jaxpg.chunks import Chunk, Lane, Snapshot, join_metrics
 from jaxpg.config import TRACED
-from jaxpg.runs import RunError, durable
+from jaxpg.runs import RunError, durable, manifest
 from jaxpg.types import Metrics
 
 FOLDER = "checkpoints"
@@ -45,6 +45,16 @@ class Loaded(NamedTuple):
 
     snapshot: Snapshot  # numpy
     seconds: float  # that the run had taken until then
+
+
+class Foreign(RunError):
+    """A checkpoint is whole, but not of this run, or not as this version writes them."""
+
+    def __init__(self, path: Path):
+        super().__init__(
+            f"{path} is whole, but of another run or version: continue with the versions that "
+            f"{manifest.NAME} names, or move it away"
+        )
 
 
 def name(chunk: int, update: int, sha256: str) -> str:
@@ -119,20 +129,20 @@ def load(at: Checkpoint, chunk: Chunk, lanes: Lane, num_updates: int) -> Loaded:
       num_updates: the most that it may have done.
 
     Raises:
-      RunError: if it is damaged, or of another run.
+      RunError: if it is damaged; as Foreign, if it is whole but not of this run and version.
     """
     wanted = shapes(lanes, len(chunk.keys), at.update)
     size = sum(_size(x) for x in _named(wanted).values())
     try:
-        if at.update > num_updates or not size <= at.path.stat().st_size <= size + HEADER:
-            raise RunError(
-                f"{at.path} is damaged, or of another run: it has not the size it should"
-            )
-        content = at.path.read_bytes()
+        with at.path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != at.sha256:
+                raise RunError(f"{at.path} is damaged: its content has not the SHA-256 of its name")
+            if at.update > num_updates or not size <= file.tell() <= size + HEADER:
+                raise Foreign(at.path)
+            file.seek(0)
+            content = file.read()
     except OSError as error:
         raise RunError(f"{at.path} cannot be read ({error.strerror})") from None
-    if hashlib.sha256(content).hexdigest() != at.sha256:
-        raise RunError(f"{at.path} is damaged: its content has not the SHA-256 of its name")
     return parse(content, at.path, chunk, wanted)
 
 
@@ -143,7 +153,7 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
       wanted: the shapes and dtypes of (lanes, metrics, recent returns).
 
     Raises:
-      RunError: if they are none, or of another run.
+      RunError: if they are none; as Foreign, if they are not of this run and version.
     """
     try:
         leaves = from_safetensors(content)
@@ -158,7 +168,7 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     if whose != identity(chunk) or expected != {
         name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()
     }:
-        raise RunError(f"{path} is a checkpoint of another run")
+        raise Foreign(path)
     structure = jax.tree.structure(wanted)
     lanes, metrics, recent = jax.tree.unflatten(structure, [leaves[name] for name in names])
     return Loaded(Snapshot(lanes, [metrics], recent), seconds)

@@ -25,7 +25,7 @@ from jaxpg.config import Config
 from jaxpg.population import Progress, Tally
 from jaxpg.runs import RunError, Stopped, checkpoints, durable
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs.checkpoints import Checkpoint
+from jaxpg.runs.checkpoints import Checkpoint, Foreign
 from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
@@ -241,7 +241,11 @@ def _restore(
     mine: Iterable[int],
     note: Callable[[str], None],
 ) -> dict[int, Chain]:
-    """The good checkpoints of each of these chunks; damaged ones are removed, with a note."""
+    """The good checkpoints of each of these chunks; damaged ones are removed, with a note.
+
+    Raises:
+      Foreign: if one is whole, but not of this run and version.
+    """
     found = checkpoints.listed(directory)
     chains, seconds = {}, 0.0
     for i in mine:
@@ -249,6 +253,8 @@ def _restore(
         while kept:
             try:
                 loaded = checkpoints.load(kept[-1], groups[i], shapes, manifest.config.num_updates)
+            except Foreign:
+                raise
             except RunError as problem:
                 bad = kept.pop()
                 note(f"{problem}; going on from update {kept[-1].update if kept else 0}")
