@@ -61,10 +61,10 @@ class Snapshot(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The two compiled functions of one device."""
+    """The two compiled functions of one worker."""
 
     device: Any
-    start: Callable[..., Lane]  # (config, keys) -> lanes
+    start: Callable[..., Lane]  # (config, keys) -> lanes; of the first worker's device
     advance: Callable[..., tuple]  # (config, lanes, count) -> lanes, metrics [L, length], recent
     length: int  # updates that a call of `advance` does at most
 
@@ -90,9 +90,9 @@ def compile_programs(
         arguments = (chunk.config, chunk.keys)
         lanes = jax.eval_shape(start, *arguments)
         on = devices.workers()[:workers]
-        starts = devices.compile_on_each(start, arguments, on)
+        (begin,) = devices.compile_on_each(start, arguments, on[:1])  # it runs once a chunk
         advances = devices.compile_on_each(advance, (chunk.config, lanes, np.int32(0)), on)
-    return [Program(*each, length) for each in zip(on, starts, advances, strict=True)]
+    return [Program(device, begin, each, length) for device, each in zip(on, advances, strict=True)]
 
 
 def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
@@ -105,7 +105,7 @@ def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
 def start(program: Program, chunk: Chunk) -> Lane:
     """The lanes before their first update."""
     with word_size(chunk.config):
-        return program.start(*jax.device_put((chunk.config, chunk.keys), program.device))
+        return jax.device_put(program.start(chunk.config, chunk.keys), program.device)
 
 
 def advance(

@@ -1,12 +1,15 @@
 """N gymnax environments as pure functions: reset, step, restart.
 
-The package's only import of gymnax. It is done late: `import gymnax` takes seconds and starts the
-JAX backend.
+The package's only import of gymnax. It is done late, because it starts the JAX backend, and without
+what gymnax imports for its pictures: that takes longer than all the rest.
 """
 
 import importlib
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +102,8 @@ def terminate_at_limit(env: Env) -> Env:
 
 def _gymnax(name: str) -> tuple[str, Any, Any]:
     """Its name without a module, the environment, and its parameters."""
-    import gymnax
+    with _imported_later("seaborn", "matplotlib.pyplot"):
+        import gymnax
 
     module, _, name = name.rpartition(":")
     if module:
@@ -116,6 +120,28 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
         return name, *gymnax.make(name)
     except OSError as error:  # MNISTBandit-bsuite downloads its images
         raise ConfigError(f"{name} could not be made: {error}") from error
+
+
+@contextmanager
+def _imported_later(*names: str) -> Iterator[None]:
+    """Who imports one of these modules meanwhile, imports it by the first use of it."""
+    missing = [name for name in names if name not in sys.modules]
+    sys.modules |= {name: _Later(name) for name in missing}
+    try:
+        yield
+    finally:
+        for name in missing:
+            if isinstance(sys.modules.get(name), _Later):
+                del sys.modules[name]
+
+
+class _Later(ModuleType):
+    """In the place of a module that has not been imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def _spec(name: str, gym: Any, params: Any) -> EnvSpec:

@@ -51,7 +51,8 @@ def row_by_row(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def one_by_one(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, which on a CPU takes one lane at a time; it cannot be differentiated in reverse."""
-    return sequential_vmap(f) if jax.default_backend() == "cpu" else f
+    # Without jit it would be traced twice: as a function, and as the body of the loop.
+    return sequential_vmap(jax.jit(f)) if jax.default_backend() == "cpu" else f
 
 
 def in_blocks(

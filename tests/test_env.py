@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
 import gymnasium
 import gymnax
@@ -305,6 +307,22 @@ def test_every_gymnax_environment_runs_under_jit(name):
     assert np.all(np.isfinite(reward))
     assert not np.any(both)  # terminated and truncated
     assert state.time.shape == (2,)
+
+
+def test_what_gymnax_draws_with_is_imported_by_its_first_use():
+    code = (
+        "import sys\n"
+        "from jaxpg import env\n"
+        "env.make('CartPole-v1')\n"
+        "late = ('seaborn', 'matplotlib.pyplot', 'scipy.stats', 'pandas')\n"
+        "assert not any(name in sys.modules for name in late)\n"
+        "from gymnax.environments.misc import pong\n"
+        "assert len(pong.sns.color_palette('cubehelix', 3)) == 3\n"
+        "pong.plt.figure()\n"
+        "import seaborn, matplotlib.pyplot\n"
+        "assert type(seaborn).__name__ == type(matplotlib.pyplot).__name__ == 'module'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("package", ["jaxpg", "torch_ref"])
