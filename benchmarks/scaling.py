@@ -134,16 +134,18 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
 
 def _where_it_ends(rows: list[dict[str, Any]]) -> str:
     """From how many seeds on there is nothing to be gained from more."""
-    speeds = {row["options"]["size"]: _speed(row) for row in rows
-              if row["options"]["name"] == "seeds"}  # fmt: skip
+    by_seeds = {row["options"]["size"]: row for row in rows if row["options"]["name"] == "seeds"}
+    speeds = {seeds: _speed(row) for seeds, row in by_seeds.items()}
     best = max(speeds.values())
-    enough = min(size for size, speed in speeds.items() if speed >= 0.9 * best)
-    one = rows[0]["repetitions"][0]
+    enough = min(seeds for seeds, speed in speeds.items() if speed >= 0.9 * best)
+    most = max(by_seeds)
+    last = by_seeds[most]["repetitions"][0]
     return (
         f"From {enough:,} seeds on it is within a tenth of its best, {short(best)} steps/s: "
-        f"{one['lanes']} lanes on each of {one['workers']} workers are full with "
-        f"{one['lanes'] * one['workers']} seeds, and what is not full is padding. The largest size "
-        f"has {speeds[max(speeds)] / best:.0%} of the best."
+        f"{last['lanes']} lanes on each of {last['workers']} workers are full with "
+        f"{last['lanes'] * last['workers']} seeds, and what is not full is padding. {most:,} seeds "
+        f"have {speeds[most] / best:.0%} of the best: they do {last['updates']} updates each, "
+        "which weigh little beside what a chunk takes to begin and to be gathered."
     )
 
 

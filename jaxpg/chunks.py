@@ -131,7 +131,7 @@ def advance(
             lanes, metrics, recent = program.advance(
                 config, lanes, jax.device_put(np.int32(count), program.device)
             )
-        history.append(jax.tree.map(lambda x: np.asarray(x)[:, :count], metrics))
+        history.append(jax.tree.map(lambda x: np.array(x)[:, :count], metrics))
         done += count
         yield done, Snapshot(lanes, history, np.asarray(recent))
 

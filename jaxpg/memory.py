@@ -19,6 +19,7 @@ SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes 
 METRICS_COPIES = 3  # of all: as loaded, joined along updates, and along seeds
 WRITING = 60 * 2**20  # bytes that statistics and picture take, and their libraries
 LINE = 15_000  # and what they take for a seed; both above what benchmarks/memory.py measured
+ARRAYS = 20_000  # what a chunk's hundred arrays take beside their content; benchmarks/scaling.py
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -62,7 +63,7 @@ def predict(
     state, params = _bytes(lane), _bytes(lane.state.params)
     history = num_lanes * updates * len(Metrics._fields) * float_bytes
     training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))
-    results = num_chunks * (state + METRICS_COPIES * history + params)
+    results = num_chunks * (state + METRICS_COPIES * history + params + ARRAYS)
     if writes:
         results += WRITING + num_chunks * (2 * params + num_lanes * LINE)
     host = max(peak(), resident() + max(training, results))  # compiling may have taken more

@@ -45,7 +45,7 @@ def test_prediction_by_hand(lane):
     state, params = bytes_of(lane), bytes_of(lane.state.params)
     assert need.device == 0
     assert need.training == 2 * (MIB + state + 3 * 2 * 100 * 32)
-    assert need.results == 5 * (state + 3 * 2 * 100 * 32 + params)
+    assert need.results == 5 * (state + 3 * 2 * 100 * 32 + params + memory.ARRAYS)
     written = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 100, writes=True)
     more = memory.WRITING + 5 * (2 * params + 2 * memory.LINE)
     assert written.results == need.results + more
