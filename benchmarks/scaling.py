@@ -141,7 +141,7 @@ def _where_it_ends(rows: list[dict[str, Any]]) -> str:
     most = max(by_seeds)
     last = by_seeds[most]["repetitions"][0]
     return (
-        f"From {enough:,} seeds on it is within a tenth of its best, {short(best)} steps/s: "
+        f"{enough:,} seeds are enough to come within a tenth of its best, {short(best)} steps/s: "
         f"{last['lanes']} lanes on each of {last['workers']} workers are full with "
         f"{last['lanes'] * last['workers']} seeds, and what is not full is padding. {most:,} seeds "
         f"have {speeds[most] / best:.0%} of the best: they do {last['updates']} updates each, "
