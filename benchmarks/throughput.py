@@ -27,7 +27,7 @@ from jaxpg.config import Config
 MAIN = (("jaxpg", 64, 488), ("textbook", 64, 25), ("jaxpg", 1024, 100), ("textbook", 1024, 3))
 RIVALS = (("torch_ref", 1, 8), ("torch_batched", 64, 8), ("torch_compiled", 64, 8),
           ("torch_compiled", 1024, 1), ("sb3", 1, 8))  # fmt: skip
-SMOKE = (("jaxpg", 4, 3), ("textbook", 4, 3))
+SMOKE = (("jaxpg", 4, 3), ("textbook", 4, 3), ("torch_ref", 1, 1), ("torch_batched", 4, 2))
 
 
 def compare(smoke: bool, rounds: int) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def advance(
             )
         history.append(jax.tree.map(lambda x: np.array(x)[:, :count], metrics))
         done += count
-        yield done, Snapshot(lanes, history, np.asarray(recent))
+        yield done, Snapshot(lanes, history, np.array(recent))
 
 
 def join_metrics(parts: Sequence[Metrics]) -> Metrics:

@@ -111,7 +111,8 @@ def train_population(
             tally.add(i, snapshot)
             if stop.is_set():
                 return
-        finals[i] = jax.tree.map(np.array, snapshot)  # jax's own are larger than what is in them
+        # Copies: jax's own arrays are larger than what is in them.
+        finals[i] = snapshot._replace(lanes=jax.tree.map(np.array, snapshot.lanes))
 
     chunks.work(programs, range(len(groups)), train_one, stop)
     ends = [finals[i] for i in range(len(groups))]
