@@ -35,7 +35,8 @@ def relu_network(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, kernel_out: jax.Array, bias_out: jax.Array
 ) -> jax.Array:
     """relu(x · kernel + bias) · kernel_out + bias_out, of x [B, I], as [B, O]."""
-    hidden = jax.nn.relu(_few_inputs(x, kernel) + bias[None])
+    z = _preactivations(x, kernel, bias)
+    hidden = jnp.where(z < 0.0, 0.0, z)  # a CPU takes one operation fewer than for a maximum
     return jnp.stack([hidden @ column for column in kernel_out.T], axis=-1) + bias_out[None]
 
 
@@ -48,7 +49,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     """
     x, kernel, bias, kernel_out, _ = primals
     dx, dkernel, dbias, dkernel_out, dbias_out = tangents
-    mask = (_few_inputs(x, kernel) + bias[None] > 0).astype(x.dtype)
+    mask = (_preactivations(x, kernel, bias) > 0.0).astype(x.dtype)
     first = jnp.concatenate([kernel, bias[None]])
     dfirst = jnp.concatenate([dkernel, dbias[None]])
     columns = zip(kernel_out.T, dkernel_out.T, strict=True)
@@ -57,6 +58,11 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     extended = jnp.concatenate([x.T, jnp.ones_like(x.T[:1])])
     slopes = jnp.sum(by_input * extended[None], axis=1).T + (mask * (dx @ kernel)) @ kernel_out
     return relu_network(*primals), slopes + dbias_out[None]
+
+
+def _preactivations(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """bias + Σ_i x_i kernel_i, each step a fused multiply-add."""
+    return sum((x[:, i, None] * kernel[None, i] for i in range(len(kernel))), start=bias[None])
 
 
 @jax.custom_jvp

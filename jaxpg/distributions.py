@@ -24,7 +24,7 @@ def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     Returns:
       Actions, int32 [...].
     """
-    probs = jnp.moveaxis(jax.nn.softmax(logits), -1, 0)
+    probs = jax.nn.softmax(jnp.moveaxis(logits, -1, 0), axis=0)
     uniform = uniform.astype(logits.dtype)
     action, cdf = jnp.zeros(uniform.shape, jnp.int32), jnp.zeros((), logits.dtype)
     for prob in probs[:-1]:
@@ -38,14 +38,19 @@ def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
 
     Chosen by a mask: the gradient of indexing would be a scatter, 5 times slower on a CPU.
     """
-    chosen = jax.nn.one_hot(action, logits.shape[-1], dtype=bool)
-    return jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0.0), axis=-1)
+    chosen = jax.nn.one_hot(action, logits.shape[-1], axis=0, dtype=bool)
+    return jnp.sum(jnp.where(chosen, _log_probs(logits), 0.0), axis=0)
 
 
 def categorical_entropy(logits: jax.Array) -> jax.Array:
     """-Σ π log π in nats, float [...]."""
-    log_probs = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+    log_probs = _log_probs(logits)
+    return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=0)
+
+
+def _log_probs(logits: jax.Array) -> jax.Array:
+    """log π, float [A, ...]: a CPU vectorises over the last axis, and A is small."""
+    return jax.nn.log_softmax(jnp.moveaxis(logits, -1, 0), axis=0)
 
 
 def clamped_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
+from jax.flatten_util import ravel_pytree
 
 BLOCK = 512  # rows that `in_blocks` evaluates together, at most
 STEPS = 32  # and time steps, where rows after the last valid one are skipped
@@ -97,11 +98,14 @@ def in_blocks(
         size, count = _blocks(rows, valid)
         padded, cotangent = _pad(rows, size), _pad(cotangent, size)
 
-        def step(i: jax.Array, total: Any) -> Any:
-            _, pull = jax.vjp(lambda params: network(params, _take(padded, i, size)), params)
-            return jax.tree.map(jnp.add, total, pull(_take(cotangent, i, size))[0])
+        flat, unravel = ravel_pytree(params)
 
-        gradient = jax.lax.fori_loop(0, count, step, jax.tree.map(jnp.zeros_like, params))
+        def step(i: jax.Array, total: jax.Array) -> jax.Array:
+            _, pull = jax.vjp(lambda params: network(params, _take(padded, i, size)), params)
+            # As one vector: XLA runs a loop of up to 8 kernels with half the overhead for each.
+            return total + ravel_pytree(pull(_take(cotangent, i, size)))[0]
+
+        gradient = unravel(jax.lax.fori_loop(0, count, step, jnp.zeros_like(flat)))
         return gradient, jnp.zeros_like(rows)
 
     blocks.defvjp(forward, backward)
@@ -127,8 +131,11 @@ def _pad(rows: jax.Array, size: int) -> jax.Array:
 
 
 def _take(rows: jax.Array, i: jax.Array, size: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(rows, i * size, size)
+    return jax.lax.dynamic_slice_in_dim(rows, i * size, size, allow_negative_indices=False)
 
 
 def _put(rows: jax.Array, i: jax.Array, block: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(rows, block, i * len(block), 0)
+    start = i * len(block)
+    return jax.lax.dynamic_update_slice_in_dim(
+        rows, block, start, axis=0, allow_negative_indices=False
+    )

@@ -181,6 +181,13 @@ def test_noise_does_not_depend_on_jit_or_on_the_working_dtype():
     assert narrow.action.dtype == jnp.float32
 
 
+def test_noise_does_not_depend_on_the_settings_of_jax_random():
+    draw = partial(jaxpg.noise.draw, run_keys(4)[0], 3, *CASES["keys and replay"], 20)
+    expected = draw()
+    with jax.threefry_partitionable(False):
+        jax.tree.map(assert_same_bits, draw(), expected)
+
+
 def test_shapes_of_the_noise():
     """T = 20 steps are ⌈20 / 8⌉ = 3 blocks, in each of which an environment can end once."""
     key_run, _ = run_keys(0)
@@ -205,7 +212,7 @@ def test_shapes_of_the_noise():
 def test_every_key_of_a_run_is_used_once(monkeypatch):
     """No two draws, splits or environments of a run's first updates share a key."""
     used = []
-    for name in ("bits", "uniform", "split"):
+    for name in ("bits", "split"):  # uniform draws bits
         spend(monkeypatch, name, used)
     seed_keys = jaxpg.noise.keys([0, 1])
     for key in seed_keys:
