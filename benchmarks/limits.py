@@ -32,10 +32,10 @@ def memory(megabytes: int = 64, minimum_seconds: float = 1.0, loops: int = 16) -
 
 
 def threefry(count: int = 2**18, minimum_seconds: float = 1.0) -> dict[str, Any]:
-    """32-bit words a second of `jax.random.bits`, as many at a time as stay in a cache."""
+    """32-bit words a second of `noise.bits`, as many at a time as stay in a cache."""
     import jax
-    import jax.numpy as jnp
 
-    key = jax.random.key(0, impl="threefry2x32")
-    draw = jax.jit(lambda key: jax.random.bits(key, (count,), jnp.uint32))
-    return {"rate": rate_of_all_cores(draw, (key,), count, minimum_seconds)}
+    from jaxpg import noise
+
+    draw = jax.jit(lambda key: noise.bits(key, (count,)))
+    return {"rate": rate_of_all_cores(draw, (noise.key(0),), count, minimum_seconds)}

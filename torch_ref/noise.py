@@ -114,7 +114,7 @@ def _key_data(seed: int) -> np.ndarray:
     return np.array([0, number], np.uint32)
 
 
-# What jax.random does inside: counters and the block cipher. Has no counterpart in jaxpg.
+# Counters and the block cipher, as inside jax.random.
 
 
 def _counters(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
