@@ -126,6 +126,7 @@ def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros_like(count), count
 
 
+@jax.jit  # outside of another jit too, a hundred operations are one
 def _threefry(key: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32, 20 rounds: 64 bits of counter to 64 random bits.
 
