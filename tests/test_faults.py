@@ -164,7 +164,7 @@ def begin_and_train(directory: Path) -> None:
     train(begun(directory, seeds=[2, 9]))
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("writes", range(1, 9))
 def test_a_full_disk_at_any_write_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch, writes):
     """ENOSPC at the n-th fsync: of the manifest, a checkpoint or a result."""
