@@ -47,10 +47,10 @@ def make(name: str, config: Config, lanes: int) -> Part:
     traced = jax.tree.map(jnp.asarray, chunk.config)
 
     def typed(state: Any) -> Any:
-        return state._replace(key=jax.random.wrap_key_data(state.key, impl="threefry2x32"))
+        return state._replace(key=noise.typed(state.key))
 
     def start(config: Config, key_data: Any) -> Any:
-        keys = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+        keys = noise.typed(key_data)
         state = learner.init(config, keys, algorithm)
         return state._replace(key=jax.random.key_data(state.key))
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import algorithms, devices, learner, replay
+from jaxpg import algorithms, devices, learner, noise, replay
 from jaxpg.config import Config
 from jaxpg.types import Algorithm, LearnerState, Metrics
 
@@ -184,16 +184,14 @@ def _functions(
     algorithm = build(config)
 
     def begin(config: Config, key_data: jax.Array) -> Lane:
-        state = learner.init(
-            config, jax.random.wrap_key_data(key_data, impl="threefry2x32"), algorithm
-        )
+        state = learner.init(config, noise.typed(key_data), algorithm)
         return Lane(state._replace(key=jax.random.key_data(state.key)), jnp.int32(0))
 
     def start(config: Config, key_data: jax.Array) -> Lane:
         return jax.vmap(begin)(config, key_data)
 
     def update(config: Config, lane: Lane) -> tuple[Lane, Metrics]:
-        key = jax.random.wrap_key_data(lane.state.key, impl="threefry2x32")
+        key = noise.typed(lane.state.key)
         state, metrics = learner.update(config, lane.state._replace(key=key), algorithm)
         after = state._replace(key=lane.state.key)
         cause = jnp.where(lane.cause > 0, lane.cause, _cause(after.params, metrics))

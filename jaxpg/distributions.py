@@ -24,7 +24,7 @@ def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     Returns:
       Actions, int32 [...].
     """
-    probs = jax.nn.softmax(jnp.moveaxis(logits, -1, 0), axis=0)
+    probs = _probs(logits)
     uniform = uniform.astype(logits.dtype)
     action, cdf = jnp.zeros(uniform.shape, jnp.int32), jnp.zeros((), logits.dtype)
     for prob in probs[:-1]:
@@ -34,23 +34,14 @@ def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
-    """log π(a), float [...], of actions int32 [...].
-
-    Chosen by a mask: the gradient of indexing would be a scatter, 5 times slower on a CPU.
-    """
-    chosen = jax.nn.one_hot(action, logits.shape[-1], axis=0, dtype=bool)
-    return jnp.sum(jnp.where(chosen, _log_probs(logits), 0.0), axis=0)
+    """log π(a), float [...], of actions int32 [...]."""
+    return _of_action(_log_probs(logits), action)
 
 
 def categorical_entropy(logits: jax.Array) -> jax.Array:
     """-Σ π log π in nats, float [...]."""
     log_probs = _log_probs(logits)
     return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=0)
-
-
-def _log_probs(logits: jax.Array) -> jax.Array:
-    """log π, float [A, ...]: a CPU vectorises over the last axis, and A is small."""
-    return jax.nn.log_softmax(jnp.moveaxis(logits, -1, 0), axis=0)
 
 
 def clamped_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
@@ -60,14 +51,30 @@ def clamped_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
 
     Source: torch.distributions.Categorical(probs) in float32.
     """
-    chosen = jax.nn.one_hot(action, logits.shape[-1], dtype=bool)
-    return jnp.sum(jnp.where(chosen, _clamped_log(jax.nn.softmax(logits)), 0.0), axis=-1)
+    return _of_action(_clamped_log(_probs(logits)), action)
 
 
 def clamped_entropy(logits: jax.Array) -> jax.Array:
     """-Σ π log(clamped π) in nats, float [...]."""
-    probs = jax.nn.softmax(logits)
-    return -jnp.sum(probs * _clamped_log(probs), axis=-1)
+    probs = _probs(logits)
+    return -jnp.sum(probs * _clamped_log(probs), axis=0)
+
+
+# Actions come first inside, [A, ...]: a CPU vectorises over the last axis, and A is small.
+
+
+def _probs(logits: jax.Array) -> jax.Array:
+    return jax.nn.softmax(jnp.moveaxis(logits, -1, 0), axis=0)
+
+
+def _log_probs(logits: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(jnp.moveaxis(logits, -1, 0), axis=0)
+
+
+def _of_action(by_action: jax.Array, action: jax.Array) -> jax.Array:
+    """By a mask: the gradient of indexing would be a scatter, 5 times slower on a CPU."""
+    chosen = jax.nn.one_hot(action, len(by_action), axis=0, dtype=bool)
+    return jnp.sum(jnp.where(chosen, by_action, 0.0), axis=0)
 
 
 def _clamped_log(probs: jax.Array) -> jax.Array:

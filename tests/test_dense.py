@@ -75,3 +75,10 @@ def test_a_relu_network_has_no_slope_at_zero():
     zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
     slopes = jax.grad(lambda *a: dense.relu_network(*a)[0, 0], argnums=(1, 2))
     assert [float(s.sum()) for s in slopes(one, zero, jnp.zeros(1), one, jnp.zeros(1))] == [0, 0]
+
+
+def test_a_relu_network_shows_a_nan():
+    """A maximum does too; z > 0 would make it a 0, and a seed that has diverged would go on."""
+    kernels = jnp.ones((2, 3)), jnp.ones(3), jnp.ones((3, 1)), jnp.ones(1)
+    rows = jnp.array([[jnp.nan, 1.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(dense.relu_network(rows, *kernels), [[jnp.nan], [10.0]])

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg import algorithms, chunks, population, trace
+from jaxpg import algorithms, chunks, noise, population, trace
 from jaxpg.chunks import Chunk, Lane, Program, Snapshot
 from jaxpg.files import whole_directory
 from jaxpg.names import to_torch
@@ -98,7 +98,7 @@ def _records(
             lanes, _ = _advance(program, chunk, lanes, u - done)
         after, metrics = _advance(program, chunk, lanes, 1)
         with chunks.word_size(manifest.config):
-            key = jax.random.wrap_key_data(lanes.state.key, impl="threefry2x32")
+            key = noise.typed(lanes.state.key)
             seen = watch(chunk.config, lanes.state._replace(key=key))
             record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))
         params = jax.tree.map(lambda x: x[0], after.state.params)
