@@ -74,6 +74,9 @@ def make(name: str, config: Config, lanes: int) -> Part:
         return after._replace(key=state.key), metrics
 
     def learning(config: Config, state: Any, collected: Any) -> Any:
+        env_state, trajectory = collected
+        acted = trajectory.acted._replace(obs=trajectory.obs)  # as in an update, the same array
+        collected = (env_state, trajectory._replace(acted=acted))
         given = algorithm._replace(collect=lambda *_: collected)
         after, metrics = learner.update(config, typed(state), given)
         return after._replace(key=state.key), metrics

@@ -59,7 +59,7 @@ def one_by_one(f: Callable[..., Any]) -> Callable[..., Any]:
 def in_blocks(
     network: Callable[..., jax.Array],
     valid: jax.Array | None = None,
-    known: tuple[jax.Array, jax.Array] | None = None,
+    known: tuple[bool | jax.Array, jax.Array] | None = None,
 ) -> Callable[..., jax.Array]:
     """The network on blocks of rows, one after the other, whose activations stay in the cache.
 

@@ -26,6 +26,16 @@ OPTIMIZERS = {
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
 
+class Known(NamedTuple):
+    """What the networks said of an update's observations before its optimizer steps."""
+
+    policy: jax.Array | None  # [T, N, K]; None: it has to be asked
+    value: jax.Array | None  # [T, N]
+
+
+UNKNOWN = Known(None, None)
+
+
 class Learned(NamedTuple):
     """The part of a LearnerState that a fit reads and writes."""
 
@@ -73,9 +83,10 @@ def update(
     steps = max_steps(config, algorithm.env.spec)
     draws = noise.draw(state.key, state.update, config, algorithm.env.spec, steps)
 
-    def act(params: Params, obs: jax.Array, uniform: jax.Array) -> jax.Array:
+    def act(params: Params, obs: jax.Array, uniform: jax.Array) -> tuple:
         outputs = algorithm.networks.policy(params, obs)
-        return lanes.row_by_row(algorithm.distribution.sample)(outputs, uniform)
+        action = lanes.row_by_row(algorithm.distribution.sample)(outputs, uniform)
+        return action, outputs if params is state.params else None
 
     env_state, trajectory = algorithm.collect(
         algorithm.env, act, state.params, state.env_state, draws
@@ -142,9 +153,10 @@ def policy_objective(
     params: Params,
     trajectory: Trajectory,
     advantage: jax.Array,
+    known: Known = UNKNOWN,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """policy_loss - ent_coef · entropy, and the two apart."""
-    network = _on_valid_rows(config, trajectory, algorithm.networks.policy)
+    network = _on_valid_rows(config, trajectory, algorithm.networks.policy, known.policy)
     outputs = network(params, trajectory.obs)
     log_prob = algorithm.distribution.log_prob(outputs, trajectory.action)
     loss = algorithm.policy_loss(log_prob, advantage, trajectory.valid)
@@ -159,10 +171,11 @@ def joint_objective(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
+    known: Known = UNKNOWN,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
-    objective, parts = policy_objective(config, algorithm, params, trajectory, advantage)
-    network = _on_valid_rows(config, trajectory, algorithm.networks.value)
+    objective, parts = policy_objective(config, algorithm, params, trajectory, advantage, known)
+    network = _on_valid_rows(config, trajectory, algorithm.networks.value, known.value)
     loss = value_loss(network(params, trajectory.obs), target, trajectory.valid)
     return objective + config.vf_coef * loss, {**parts, "value_loss": loss}
 
@@ -182,14 +195,24 @@ def _learn(
         samples = jax.vmap(draw)(replay_bits)
 
     @lanes.one_by_one
-    def turn(config: Config, learned: Learned, trajectory: Trajectory, samples: Any) -> tuple:
-        values = _values(config, algorithm, learned.params, trajectory)
-        estimates = _estimate(config, algorithm, trajectory, *values)
-        return fit(config, algorithm, learned, trajectory, *estimates, values[0], samples)
+    def turn(
+        config: Config, learned: Learned, trajectory: Trajectory, outputs: Any, samples: Any
+    ) -> tuple:
+        value, next_value = _values(config, algorithm, learned.params, trajectory)
+        estimates = _estimate(config, algorithm, trajectory, value, next_value)
+        known = Known(outputs, value)
+        return fit(config, algorithm, learned, trajectory, *estimates, known, samples)
 
     learned = Learned(state.params, state.opt_state, state.update)
-    learned, losses = turn(config, learned, trajectory, samples)
+    outputs, trajectory = _said(trajectory), trajectory._replace(acted=None)
+    learned, losses = turn(config, learned, trajectory, outputs, samples)
     return state._replace(params=learned.params, opt_state=learned.opt_state), losses
+
+
+def _said(trajectory: Trajectory) -> jax.Array | None:
+    """What the policy said when it acted, unless `collect` has put other observations there."""
+    acted = trajectory.acted
+    return acted.outputs if acted is not None and acted.obs is trajectory.obs else None
 
 
 def _fit_separate(
@@ -199,7 +222,7 @@ def _fit_separate(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    value: jax.Array,
+    known: Known,
     samples: Any,
 ) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of the policy, then value_steps steps of the critic (if there is one)."""
@@ -207,7 +230,7 @@ def _fit_separate(
 
     def objective(policy: Params) -> tuple:
         return policy_objective(
-            config, algorithm, {**params, "policy": policy}, trajectory, advantage
+            config, algorithm, {**params, "policy": policy}, trajectory, advantage, known
         )
 
     gradient, losses = jax.grad(objective, has_aux=True)(params["policy"])
@@ -225,8 +248,8 @@ def _fit_separate(
             (value_params, value_opt_state), (i, sample) = carry, inputs
             obs, goal, valid = batch(value_params, sample)
             network = algorithm.networks.value
-            if not config.replays:  # the first step meets the critic that gave `value`
-                network = _on_valid_rows(config, trajectory, network, (i == 0, value))
+            if not config.replays:
+                network = _on_valid_rows(config, trajectory, network, known.value, i == 0)
 
             def objective(value_params: Params) -> jax.Array:
                 return value_loss(network({"value": value_params}, obs), goal, valid)
@@ -253,13 +276,13 @@ def _fit_shared(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    value: jax.Array,
+    known: Known,
     samples: Any,
 ) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of everything, on the joint loss."""
 
     def objective(params: Params) -> tuple:
-        return joint_objective(config, algorithm, params, trajectory, advantage, target)
+        return joint_objective(config, algorithm, params, trajectory, advantage, target, known)
 
     gradient, losses = jax.grad(objective, has_aux=True)(state.params)
     losses["policy_grad_norm"] = optax.tree.norm(gradient)
@@ -286,10 +309,20 @@ def _value_batch(
 
 
 def _on_valid_rows(
-    config: Config, trajectory: Trajectory, network: Callable, known: Any = None
+    config: Config,
+    trajectory: Trajectory,
+    network: Callable,
+    known: jax.Array | None = None,
+    unchanged: bool | jax.Array = True,
 ) -> Callable:
-    """The network in blocks, none of them after the longest episode; in `steps` all rows count."""
-    return lanes.in_blocks(network, None if config.collect == "steps" else trajectory.valid, known)
+    """The network in blocks, none of them after the longest episode; in `steps` all rows count.
+
+    Args:
+      known: its outputs before the optimizer's first step, if they are known.
+      unchanged: whether they are still those of its parameters.
+    """
+    valid = None if config.collect == "steps" else trajectory.valid
+    return lanes.in_blocks(network, valid, None if known is None else (unchanged, known))
 
 
 def _descend(

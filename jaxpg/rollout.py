@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg import lanes
-from jaxpg.types import Env, EnvState, Noise, Params, Trajectory
+from jaxpg.types import Acted, Env, EnvState, Noise, Params, Trajectory
 
 
 def collect_steps(
@@ -19,25 +19,27 @@ def collect_steps(
 
     Args:
       env: the environments.
-      act: (params, obs [N, D], uniform [N, ...]) -> action [N, ...].
+      act: (params, obs [N, D], uniform [N, ...]) -> action [N, ...], and the network's outputs
+        [N, K] that it follows from, or None.
       params: the acting policy's.
       state: where the last update left the environments.
       noise: of this update; T is the length of its action draws.
 
     Returns:
       The environments' next state, and a Trajectory whose rows are all valid. `next_obs` is the
-      true successor; the row after an episode's end begins the next episode.
+      true successor; the row after an episode's end begins the next episode. `acted` is kept.
     """
 
-    def step(state: EnvState, inputs: tuple) -> tuple[EnvState, Trajectory]:
+    def step(state: EnvState, inputs: tuple) -> tuple[EnvState, tuple]:
         t, uniform, key = inputs
-        next_state, row = _step(env, act, params, state, uniform, key)
+        next_state, row, outputs = _step(env, act, params, state, uniform, key)
         done = jnp.logical_or(row.terminated, row.truncated)
         block = t // env.spec.min_episode_steps
-        return env.restart(next_state, done, noise.reset[block]), row
+        return env.restart(next_state, done, noise.reset[block]), (row, outputs)
 
     times = jnp.arange(noise.action.shape[0])
-    return jax.lax.scan(step, state, (times, noise.action, noise.env))
+    state, (rows, outputs) = jax.lax.scan(step, state, (times, noise.action, noise.env))
+    return state, rows._replace(acted=Acted(rows.obs, outputs))
 
 
 def collect_episodes(
@@ -62,26 +64,28 @@ def collect_episodes(
         return lanes.max_lane(jnp.any(carry[2]))
 
     def step(carry: tuple) -> tuple:
-        t, state, alive, trajectory = carry
-        next_state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
+        t, state, alive, rows = carry
+        next_state, *row = _step(env, act, params, state, noise.action[t], noise.env[t])
         row = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), row)
-        trajectory = jax.tree.map(lambda rows, x: rows.at[t].set(x), trajectory, row)
+        rows = jax.tree.map(lambda rows, x: rows.at[t].set(x), rows, row)
         state = jax.tree.map(lambda x, old: jnp.where(_like(alive, x), x, old), next_state, state)
-        done = jnp.logical_or(row.terminated, row.truncated)
-        return t + 1, state, jnp.logical_and(alive, ~done), trajectory
+        done = jnp.logical_or(row[0].terminated, row[0].truncated)
+        return t + 1, state, jnp.logical_and(alive, ~done), rows
 
-    first = jax.eval_shape(lambda: _step(env, act, params, state, noise.action[0], noise.env[0]))
-    empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first[1])
+    _, *first = jax.eval_shape(
+        lambda: _step(env, act, params, state, noise.action[0], noise.env[0])
+    )
+    empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first)
     start = (jnp.int32(0), state, everywhere, empty)
-    _, state, _, trajectory = jax.lax.while_loop(alive_somewhere, step, start)
-    return state, trajectory
+    _, state, _, (rows, outputs) = jax.lax.while_loop(alive_somewhere, step, start)
+    return state, rows._replace(acted=Acted(rows.obs, outputs))
 
 
 def _step(
     env: Env, act: Callable, params: Params, state: EnvState, uniform: jax.Array, key: jax.Array
-) -> tuple[EnvState, Trajectory]:
-    """One step of N environments: the true next state, and the trajectory's row."""
-    action = act(params, state.obs, uniform)
+) -> tuple[EnvState, Trajectory, jax.Array | None]:
+    """One step of N environments: the true next state, the trajectory's row, and the outputs."""
+    action, outputs = act(params, state.obs, uniform)
     next_state, reward, terminated, truncated = env.step(key, state, action)
     row = Trajectory(
         obs=state.obs,
@@ -94,7 +98,7 @@ def _step(
         time=state.time,
         episode_return=next_state.episode_return,
     )
-    return next_state, row
+    return next_state, row, outputs
 
 
 def _like(mask: jax.Array, x: jax.Array) -> jax.Array:

@@ -109,7 +109,7 @@ def record(config: Config, state: LearnerState, seen: dict[str, Any]) -> Record:
     gradient = {name: kept for name, (kept, _) in state.opt_state.items()}
     gradient = gradient["shared"] if config.networks == "shared" else gradient
     tensors = {
-        **seen["trajectory"]._asdict(),
+        **{name: x for name, x in seen["trajectory"]._asdict().items() if x is not None},
         "advantage": seen["advantage"],
         "target": seen["target"],
         **{f"gradient:{name}": leaf for name, leaf in to_torch(gradient).items()},
@@ -180,8 +180,9 @@ def _update(
     seen: dict[str, Any] = {}
 
     def collect(*inputs: Any) -> tuple:
-        env_state, seen["trajectory"] = algorithm.collect(*inputs)
-        return env_state, seen["trajectory"]
+        env_state, trajectory = algorithm.collect(*inputs)
+        seen["trajectory"] = trajectory._replace(acted=None)
+        return env_state, trajectory
 
     with _gradients_kept(config.optimizer):
         after, metrics = learner.update(config, state, algorithm._replace(collect=collect))

@@ -54,6 +54,13 @@ class Noise(NamedTuple):
     replay: jax.Array | None  # uint32 [value_steps, REPLAY_ROUNDS]
 
 
+class Acted(NamedTuple):
+    """What a policy was shown and what its network said."""
+
+    obs: jax.Array  # [T, N, D]
+    outputs: jax.Array | None  # [T, N, K]; None if `act` does not tell
+
+
 class Trajectory(NamedTuple):
     """What the policy met; rows that are not valid are zero."""
 
@@ -66,6 +73,7 @@ class Trajectory(NamedTuple):
     valid: jax.Array  # bool [T, N], False on the padding after an episode's end
     time: jax.Array  # int32 [T, N], steps since the episode's start
     episode_return: jax.Array  # [T, N], sum of rewards since the episode's start, this one included
+    acted: Acted | None = None  # good for a gradient while its obs are the very array above
 
 
 class Ring(NamedTuple):

@@ -80,19 +80,20 @@ def inputs(package, *, critic, time=TIME):
     """The two episodes, and V of their steps (0 without a critic)."""
     _, types, array = PACKAGES[package]
     obs = np.zeros((3, 2, 1), np.float32)
-    fields = types.Trajectory(
-        obs=obs,
-        action=np.zeros((3, 2), int),
-        reward=np.array(REWARD, np.float32),
-        next_obs=obs,
-        terminated=np.array(TERMINATED, bool),
-        truncated=np.array(TRUNCATED, bool),
-        valid=np.array(VALID, bool),
-        time=np.array(time, np.int32),
-        episode_return=np.zeros((3, 2), np.float32),
-    )
+    fields = {
+        "obs": obs,
+        "action": np.zeros((3, 2), int),
+        "reward": np.array(REWARD, np.float32),
+        "next_obs": obs,
+        "terminated": np.array(TERMINATED, bool),
+        "truncated": np.array(TRUNCATED, bool),
+        "valid": np.array(VALID, bool),
+        "time": np.array(time, np.int32),
+        "episode_return": np.zeros((3, 2), np.float32),
+    }
     values = [np.array(value, np.float32) * critic for value in (VALUE, NEXT_VALUE)]
-    return types.Trajectory(*map(array, fields)), *map(array, values)
+    trajectory = types.Trajectory(**{name: array(field) for name, field in fields.items()})
+    return trajectory, *map(array, values)
 
 
 def on_valid_steps(package, part, *inputs):

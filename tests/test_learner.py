@@ -71,6 +71,54 @@ def moved(config, network=None, *, at=0):
     return flat(after) - flat(before)
 
 
+# What the policy said when it acted.
+
+
+def after_an_update(config, change=lambda trajectory: trajectory, act_with=lambda params: params):
+    """The parameters, if `collect` changes its trajectory or acts with other parameters."""
+    config = training.as_arrays(config)
+    algorithm = algorithms.build(config)
+    state = learner.init(config, noise.key(0), algorithm)
+
+    def collect(env, act, params, *inputs):
+        env_state, trajectory = algorithm.collect(env, act, act_with(params), *inputs)
+        return env_state, change(trajectory)
+
+    changed = algorithm._replace(collect=collect)
+    return flat(jax.jit(partial(learner.update, algorithm=changed))(config, state)[0].params)
+
+
+def forget(trajectory):
+    return trajectory._replace(acted=None)
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("config", [CONFIG, SHARED], ids=["separate", "shared"])
+def test_outputs_of_the_rollout_are_used(config):
+    def spoil(trajectory):
+        acted = trajectory.acted
+        return trajectory._replace(acted=acted._replace(outputs=acted.outputs + acted.obs[..., :2]))
+
+    kept = after_an_update(config)
+    assert_close(kept, after_an_update(config, forget), 1e-12)
+    assert np.abs(kept - after_an_update(config, spoil)).max() > 1e-4
+
+
+def test_outputs_for_other_observations_or_by_other_parameters_are_not():
+    def reverse(trajectory):
+        return trajectory._replace(obs=trajectory.obs[::-1])
+
+    def double(params):
+        return jax.tree.map(lambda leaf: 2.0 * leaf, params)
+
+    for changes in ({"change": reverse}, {"act_with": double}):
+        original = changes.get("change", lambda trajectory: trajectory)
+        without = {**changes, "change": lambda trajectory: forget(original(trajectory))}
+        np.testing.assert_array_equal(
+            after_an_update(CONFIG, **changes), after_an_update(CONFIG, **without)
+        )
+
+
 # The learning rate's schedule.
 
 

@@ -75,7 +75,7 @@ def test_all_trajectories_are_there_once(chain, pole):
         assert len(np.unique(columns, axis=0)) <= columns.shape[0]
         assert np.array_equal(t.terminated.sum(0), np.ones(t.valid.shape[1]))
         assert not t.truncated.any()
-        for leaf in t:  # padding as collect_episodes leaves it
+        for leaf in jax.tree.leaves(t):  # padding as collect_episodes leaves it
             assert not np.any(np.asarray(leaf)[~np.asarray(t.valid)])
 
 
@@ -244,7 +244,7 @@ def test_sampled_episodes_agree(pole):
     start = problem.env.reset(draws.reset[0])
 
     def act(params, obs, uniform):
-        return categorical.sample(problem.networks.policy(params, obs), uniform)
+        return categorical.sample(problem.networks.policy(params, obs), uniform), None
 
     @jax.jit
     def sample(params):

@@ -81,8 +81,12 @@ def act(threshold, obs, uniform):
 
 
 def act_in(package):
-    integer = (lambda x: x.astype(jnp.int32)) if package == "jaxpg" else torch.Tensor.long
-    return lambda *inputs: integer(act(*inputs))
+    if package == "torch_ref":
+        return lambda *inputs: act(*inputs).long()
+    return lambda threshold, obs, uniform: (
+        act(threshold, obs, uniform).astype(jnp.int32),
+        obs + threshold,
+    )
 
 
 def noise_of(package, lengths, uniforms):
@@ -155,7 +159,7 @@ def test_steps_go_on_where_the_last_call_stopped(package):
         *inputs, started(package, [3, 9]), noise_of(package, LENGTHS[:1], UNIFORMS[:2])
     )
     state, second = collect(*inputs, state, noise_of(package, LENGTHS[1:], UNIFORMS[2:]))
-    for name in whole._fields:
+    for name in set(whole._fields) - {"acted"}:
         parts = [np.asarray(getattr(part, name)) for part in (first, second)]
         np.testing.assert_array_equal(np.concatenate(parts), getattr(whole, name))
     for actual, expected in zip(state[1:], whole_state[1:], strict=True):
@@ -324,9 +328,11 @@ def cartpole_rollout(config):
         state = learner.init(traced, key, algorithm)
         steps = learner.max_steps(traced, algorithm.env.spec)
         draws = noise.draw(state.key, 0, traced, algorithm.env.spec, steps)
-        return algorithm.collect(
-            algorithm.env, policy_of(algorithm), state.params, state.env_state, draws
-        )
+
+        def act(params, obs, uniform):
+            return policy_of(algorithm)(params, obs, uniform), None
+
+        return algorithm.collect(algorithm.env, act, state.params, state.env_state, draws)
 
     return run
 
@@ -359,3 +365,13 @@ def test_each_seed_of_a_vmap_is_the_twin_alone_bit_by_bit(collect):
         for actual, wanted in zip(state[1:], twin_state[1:], strict=True):
             np.testing.assert_array_equal(actual, wanted)
         assert expected.terminated.any()
+
+
+@pytest.mark.parametrize("collect", [rollout.collect_steps, rollout.collect_episodes])
+def test_what_the_policy_said_is_kept_with_what_it_saw(collect):
+    draws = noise_of("jaxpg", LENGTHS, UNIFORMS)
+    env, start = counting_env("jaxpg"), started("jaxpg", [3, 9])
+    _, trajectory = collect(env, act_in("jaxpg"), 0.5, start, draws)
+    assert trajectory.acted.obs is trajectory.obs
+    said = np.where(trajectory.valid[..., None], trajectory.obs + 0.5, 0.0)
+    np.testing.assert_array_equal(trajectory.acted.outputs, said)
