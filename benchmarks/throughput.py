@@ -58,19 +58,19 @@ def flop_per_step(config: Config) -> int:
     """Multiplications and additions in the networks for each environment step trained on.
 
     A network of D inputs, H hidden units and K outputs takes 2H(D + K) forward, and backward, in
-    its parameters alone, 2H(D + 2K). The policy acts and is differentiated; the critic is evaluated
-    at s and s' for Ψ, and differentiated in each value step.
+    its parameters alone, 2H(D + 2K). Nothing is counted twice: the policy's gradient follows from
+    what it said when it acted, and the first value step from the V(s) that Ψ has, beside V(s').
     """
     inputs, actions, (hidden,) = 4, 2, config.hidden_sizes
 
     def forward(outputs: int) -> int:
         return 2 * hidden * (inputs + outputs)
 
-    def gradient(outputs: int) -> int:
-        return forward(outputs) + 2 * hidden * (inputs + 2 * outputs)
+    def backward(outputs: int) -> int:
+        return 2 * hidden * (inputs + 2 * outputs)
 
-    policy = forward(actions) + gradient(actions)
-    return policy + 2 * forward(1) + config.value_steps * gradient(1)
+    policy = forward(actions) + backward(actions)
+    return policy + (1 + config.value_steps) * forward(1) + config.value_steps * backward(1)
 
 
 def with_speeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
