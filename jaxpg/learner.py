@@ -26,16 +26,6 @@ OPTIMIZERS = {
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
 
-class Known(NamedTuple):
-    """What the networks said of an update's observations before its optimizer steps."""
-
-    policy: jax.Array | None  # [T, N, K]; None: it has to be asked
-    value: jax.Array | None  # [T, N]
-
-
-UNKNOWN = Known(None, None)
-
-
 class Learned(NamedTuple):
     """The part of a LearnerState that a fit reads and writes."""
 
@@ -153,10 +143,10 @@ def policy_objective(
     params: Params,
     trajectory: Trajectory,
     advantage: jax.Array,
-    known: Known = UNKNOWN,
+    outputs: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """policy_loss - ent_coef · entropy, and the two apart."""
-    network = _on_valid_rows(config, trajectory, algorithm.networks.policy, known.policy)
+    """policy_loss - ent_coef · entropy, and the two apart; the policy's outputs may be known."""
+    network = _on_valid_rows(config, trajectory, algorithm.networks.policy, outputs)
     outputs = network(params, trajectory.obs)
     log_prob = algorithm.distribution.log_prob(outputs, trajectory.action)
     loss = algorithm.policy_loss(log_prob, advantage, trajectory.valid)
@@ -171,11 +161,15 @@ def joint_objective(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    known: Known = UNKNOWN,
+    outputs: jax.Array | None = None,
+    value: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
-    objective, parts = policy_objective(config, algorithm, params, trajectory, advantage, known)
-    network = _on_valid_rows(config, trajectory, algorithm.networks.value, known.value)
+    """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart.
+
+    The policy's outputs and V(s) may be known.
+    """
+    objective, parts = policy_objective(config, algorithm, params, trajectory, advantage, outputs)
+    network = _on_valid_rows(config, trajectory, algorithm.networks.value, value)
     loss = value_loss(network(params, trajectory.obs), target, trajectory.valid)
     return objective + config.vf_coef * loss, {**parts, "value_loss": loss}
 
@@ -200,8 +194,7 @@ def _learn(
     ) -> tuple:
         value, next_value = _values(config, algorithm, learned.params, trajectory)
         estimates = _estimate(config, algorithm, trajectory, value, next_value)
-        known = Known(outputs, value)
-        return fit(config, algorithm, learned, trajectory, *estimates, known, samples)
+        return fit(config, algorithm, learned, trajectory, *estimates, outputs, value, samples)
 
     learned = Learned(state.params, state.opt_state, state.update)
     outputs, trajectory = _said(trajectory), trajectory._replace(acted=None)
@@ -222,7 +215,8 @@ def _fit_separate(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    known: Known,
+    outputs: jax.Array | None,
+    value: jax.Array,
     samples: Any,
 ) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of the policy, then value_steps steps of the critic (if there is one)."""
@@ -230,7 +224,7 @@ def _fit_separate(
 
     def objective(policy: Params) -> tuple:
         return policy_objective(
-            config, algorithm, {**params, "policy": policy}, trajectory, advantage, known
+            config, algorithm, {**params, "policy": policy}, trajectory, advantage, outputs
         )
 
     gradient, losses = jax.grad(objective, has_aux=True)(params["policy"])
@@ -249,7 +243,7 @@ def _fit_separate(
             obs, goal, valid = batch(value_params, sample)
             network = algorithm.networks.value
             if not config.replays:
-                network = _on_valid_rows(config, trajectory, network, known.value, i == 0)
+                network = _on_valid_rows(config, trajectory, network, value, i == 0)
 
             def objective(value_params: Params) -> jax.Array:
                 return value_loss(network({"value": value_params}, obs), goal, valid)
@@ -276,13 +270,15 @@ def _fit_shared(
     trajectory: Trajectory,
     advantage: jax.Array,
     target: jax.Array,
-    known: Known,
+    outputs: jax.Array | None,
+    value: jax.Array,
     samples: Any,
 ) -> tuple[Learned, dict[str, jax.Array]]:
     """One step of everything, on the joint loss."""
 
     def objective(params: Params) -> tuple:
-        return joint_objective(config, algorithm, params, trajectory, advantage, target, known)
+        inputs = (config, algorithm, params, trajectory, advantage, target)
+        return joint_objective(*inputs, outputs, value)
 
     gradient, losses = jax.grad(objective, has_aux=True)(state.params)
     losses["policy_grad_norm"] = optax.tree.norm(gradient)
