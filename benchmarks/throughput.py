@@ -24,7 +24,7 @@ from benchmarks.measure import Case
 from benchmarks.record import markdown
 from jaxpg.config import Config
 
-MAIN = (("jaxpg", 64, 488), ("textbook", 64, 25), ("jaxpg", 1024, 100), ("textbook", 1024, 3))
+MAIN = (("jaxpg", 64, 488), ("textbook", 64, 25), ("jaxpg", 1024, 488), ("textbook", 1024, 3))
 RIVALS = (("torch_ref", 1, 8), ("torch_batched", 64, 8), ("torch_compiled", 64, 8),
           ("torch_compiled", 1024, 1), ("sb3", 1, 8))  # fmt: skip
 SMOKE = (("jaxpg", 4, 3), ("textbook", 4, 3), ("torch_ref", 1, 1), ("torch_batched", 4, 2))
