@@ -32,7 +32,7 @@ def collect_steps(
 
     def step(state: EnvState, inputs: tuple) -> tuple[EnvState, tuple]:
         t, uniform, key = inputs
-        next_state, row, outputs = _step(env, act, params, state, uniform, key)
+        next_state, (row, outputs) = _step(env, act, params, state, uniform, key)
         done = jnp.logical_or(row.terminated, row.truncated)
         block = t // env.spec.min_episode_steps
         return env.restart(next_state, done, noise.reset[block]), (row, outputs)
@@ -65,17 +65,15 @@ def collect_episodes(
 
     def step(carry: tuple) -> tuple:
         t, state, alive, rows = carry
-        next_state, *row = _step(env, act, params, state, noise.action[t], noise.env[t])
-        row = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), row)
-        rows = jax.tree.map(lambda rows, x: rows.at[t].set(x), rows, row)
+        next_state, new = _step(env, act, params, state, noise.action[t], noise.env[t])
+        row, outputs = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), new)
+        rows = jax.tree.map(lambda rows, x: rows.at[t].set(x), rows, (row, outputs))
         state = jax.tree.map(lambda x, old: jnp.where(_like(alive, x), x, old), next_state, state)
-        done = jnp.logical_or(row[0].terminated, row[0].truncated)
+        done = jnp.logical_or(row.terminated, row.truncated)
         return t + 1, state, jnp.logical_and(alive, ~done), rows
 
-    _, *first = jax.eval_shape(
-        lambda: _step(env, act, params, state, noise.action[0], noise.env[0])
-    )
-    empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first)
+    first = jax.eval_shape(lambda: _step(env, act, params, state, noise.action[0], noise.env[0]))
+    empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first[1])
     start = (jnp.int32(0), state, everywhere, empty)
     _, state, _, (rows, outputs) = jax.lax.while_loop(alive_somewhere, step, start)
     return state, rows._replace(acted=Acted(rows.obs, outputs))
@@ -83,8 +81,8 @@ def collect_episodes(
 
 def _step(
     env: Env, act: Callable, params: Params, state: EnvState, uniform: jax.Array, key: jax.Array
-) -> tuple[EnvState, Trajectory, jax.Array | None]:
-    """One step of N environments: the true next state, the trajectory's row, and the outputs."""
+) -> tuple[EnvState, tuple[Trajectory, jax.Array | None]]:
+    """One step of N environments: the true next state; the trajectory's row, and the outputs."""
     action, outputs = act(params, state.obs, uniform)
     next_state, reward, terminated, truncated = env.step(key, state, action)
     row = Trajectory(
@@ -98,7 +96,7 @@ def _step(
         time=state.time,
         episode_return=next_state.episode_return,
     )
-    return next_state, row, outputs
+    return next_state, (row, outputs)
 
 
 def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
