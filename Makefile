@@ -36,7 +36,8 @@ test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --ignore tests/test_speed.py
+	$(BIN)/python -m pytest -m slow tests/test_speed.py  # alone: it measures
 
 torture: $(VENV)/dev.done
 	JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_runs.py \

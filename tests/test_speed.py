@@ -24,7 +24,7 @@ def test_the_ratio_to_the_textbook_is_the_committed_one(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     committed = json.loads((RESULTS / "throughput-cpu.json").read_text())["rows"]
     cases = [
-        Case("jaxpg", {"seeds": 64, "updates": 60}),
+        Case("jaxpg", {"seeds": 64, "updates": 250}),
         Case("textbook", {"seeds": 64, "updates": 10}),
     ]
     rows = throughput.with_speeds(measure.by_turns("throughput", cases, rounds=3))
