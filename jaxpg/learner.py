@@ -76,7 +76,7 @@ def update(
     def act(params: Params, obs: jax.Array, uniform: jax.Array) -> tuple:
         outputs = algorithm.networks.policy(params, obs)
         action = lanes.row_by_row(algorithm.distribution.sample)(outputs, uniform)
-        return action, outputs if params is state.params else None  # theirs have no gradient here
+        return action, outputs if params is state.params else None  # others' gradient is not taken
 
     env_state, trajectory = algorithm.collect(
         algorithm.env, act, state.params, state.env_state, draws
