@@ -8,6 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxpg import lanes
+
 
 def discounted_return(
     reward: jax.Array,
@@ -49,7 +51,7 @@ def discounted_return(
         return returns, returns
 
     inputs = (reward, next_value, terminated, truncated)
-    _, returns = jax.lax.scan(step_back, next_value[-1], inputs, reverse=True)
+    _, returns = lanes.scan(step_back, next_value[-1], [(inputs, 1)], reverse=True)
     return returns
 
 
@@ -153,7 +155,7 @@ def gae(
         return advantage, advantage
 
     start = jnp.zeros_like(delta[0])
-    _, advantage = jax.lax.scan(step_back, start, (delta, done), reverse=True)
+    _, advantage = lanes.scan(step_back, start, [((delta, done), 1)], reverse=True)
     return advantage
 
 

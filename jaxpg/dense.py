@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpg import backend
+
 FEW_INPUTS, FEW_OUTPUTS = 8, 4
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> Any:
     """`jax.lax.dot_general` as flax's Dense calls it: x [B, I] times kernel [I, O]."""
-    if jax.default_backend() == "cpu" and x.ndim == 2:
+    if backend.form() == "cpu" and x.ndim == 2:
         inputs, outputs = kernel.shape
         if inputs <= FEW_INPUTS:
             return _few_inputs(x, kernel)
@@ -27,7 +29,7 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any
 def is_narrow(kernel: jax.Array, kernel_out: jax.Array) -> bool:
     """Whether `relu_network` is made for these kernels, on this backend."""
     few = kernel.shape[0] <= FEW_INPUTS and kernel_out.shape[1] <= FEW_OUTPUTS
-    return few and jax.default_backend() == "cpu"
+    return few and backend.form() == "cpu"
 
 
 @jax.custom_jvp

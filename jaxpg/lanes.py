@@ -1,4 +1,4 @@
-"""How the lanes of a vmap are computed: as one batch, one by one, or with one loop count for all.
+"""How the lanes of a vmap are computed: as one batch, one by one, or in kernels of their own.
 
 Under vmap a loop whose length differs from lane to lane selects over its whole carry at every
 step, a CPU vectorises over the innermost axis alone, and its cache is too small for the activations
@@ -6,13 +6,15 @@ of many seeds. What is computed stays the same.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.flatten_util import ravel_pytree
+
+from jaxpg import backend
 
 BLOCK = 512  # rows that `in_blocks` evaluates together, at most
 STEPS = 32  # and time steps, where rows after the last valid one are skipped
@@ -53,7 +55,45 @@ def row_by_row(f: Callable[..., Any]) -> Callable[..., Any]:
 def one_by_one(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, which on a CPU takes one lane at a time; it cannot be differentiated in reverse."""
     # Without jit it would be traced twice: as a function, and as the body of the loop.
-    return sequential_vmap(jax.jit(f)) if jax.default_backend() == "cpu" else f
+    return sequential_vmap(jax.jit(f)) if backend.form() == "cpu" else f
+
+
+def scan(
+    step: Callable[..., Any],
+    state: Any,
+    streams: Sequence[tuple[Any, int]],
+    *,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` over T steps of N rows that do not affect one another.
+
+    Args:
+      step: (state, an entry of each stream) -> (state, outputs), leaves [N, ...], row by row.
+      state: leaves [N, ...].
+      streams: (leaves [⌈T/k⌉, N, ...], k) each; an entry serves k steps. The first has T.
+      reverse: from the last step to the first.
+
+    Returns:
+      The state in the end, and the outputs, leaves [T, N, ...].
+    """
+    length = len(jax.tree.leaves(streams[0][0])[0])
+    if backend.form() == "fused":
+        from jaxpg import fused
+
+        try:
+            return fused.scan(step, state, streams, length, reverse)
+        except fused.Unsupported:
+            pass  # XLA can do anything
+
+    def body(state: Any, inputs: tuple) -> tuple[Any, Any]:
+        t, each = inputs
+        entries, left = [], iter(each)
+        for tree, k in streams:
+            entries.append(next(left) if k == 1 else jax.tree.map(lambda x: x[t // k], tree))
+        return step(state, *entries)
+
+    each = [tree for tree, k in streams if k == 1]
+    return jax.lax.scan(body, state, (jnp.arange(length), each), reverse=reverse)
 
 
 def in_blocks(
@@ -72,8 +112,10 @@ def in_blocks(
       valid: bool [T, N]; None if all rows are.
       known: whether the outputs have been computed before, bool, and if so, what they are.
     """
-    if valid is None and jax.default_backend() != "cpu":
+    if valid is None and backend.form() == "plain":
         return network
+    if valid is None and backend.form() == "fused":
+        return _in_kernels(network, known)
 
     @jax.custom_vjp
     def blocks(params: Any, rows: jax.Array) -> jax.Array:
@@ -110,6 +152,48 @@ def in_blocks(
 
     blocks.defvjp(forward, backward)
     return blocks
+
+
+def _in_kernels(
+    network: Callable[..., jax.Array], known: tuple[bool | jax.Array, jax.Array] | None
+) -> Callable[..., jax.Array]:
+    """`in_blocks` where all rows are valid: its outputs and its gradient are one kernel each."""
+    from jaxpg import fused
+
+    @jax.custom_vjp
+    def kernels(params: Any, rows: jax.Array) -> jax.Array:
+        try:
+            outputs = fused.map_rows(lambda row: network(params, row), _flat(rows))
+        except fused.Unsupported:
+            return network(params, rows)
+        return outputs.reshape(*rows.shape[:-1], *outputs.shape[1:])
+
+    def forward(params: Any, rows: jax.Array) -> tuple:
+        # What is known only in running is computed again: a GPU would wait for the answer.
+        if known is not None and known[0] is True:
+            return known[1], (params, rows)
+        return kernels(params, rows), (params, rows)
+
+    def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
+        params, rows = residuals
+
+        def of_row(row: tuple) -> Any:
+            obs, slope = row
+            return jax.vjp(lambda params: network(params, obs), params)[1](slope)[0]
+
+        try:
+            slopes = cotangent.reshape(-1, *cotangent.shape[rows.ndim - 1 :])
+            gradient = fused.sum_rows(of_row, (_flat(rows), slopes))
+        except fused.Unsupported:
+            gradient = jax.vjp(lambda params: network(params, rows), params)[1](cotangent)[0]
+        return gradient, jnp.zeros_like(rows)
+
+    kernels.defvjp(forward, backward)
+    return kernels
+
+
+def _flat(rows: jax.Array) -> jax.Array:
+    return rows.reshape(-1, rows.shape[-1])
 
 
 def _blocks(rows: jax.Array, valid: jax.Array | None) -> tuple[int, Any]:

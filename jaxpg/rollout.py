@@ -30,15 +30,15 @@ def collect_steps(
       true successor; the row after an episode's end begins the next episode. `acted` is kept.
     """
 
-    def step(state: EnvState, inputs: tuple) -> tuple[EnvState, tuple]:
-        t, uniform, key = inputs
+    def step(
+        state: EnvState, uniform: jax.Array, key: jax.Array, reset: jax.Array
+    ) -> tuple[EnvState, tuple]:
         next_state, (row, outputs) = _step(env, act, params, state, uniform, key)
         done = jnp.logical_or(row.terminated, row.truncated)
-        block = t // env.spec.min_episode_steps
-        return env.restart(next_state, done, noise.reset[block]), (row, outputs)
+        return env.restart(next_state, done, reset), (row, outputs)
 
-    times = jnp.arange(noise.action.shape[0])
-    state, (rows, outputs) = jax.lax.scan(step, state, (times, noise.action, noise.env))
+    streams = ((noise.action, 1), (noise.env, 1), (noise.reset, env.spec.min_episode_steps))
+    state, (rows, outputs) = lanes.scan(step, state, streams)
     return state, rows._replace(acted=Acted(rows.obs, outputs))
 
 

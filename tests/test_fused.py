@@ -1,0 +1,207 @@
+"""fused: one kernel computes what XLA's loops do; here interpreted, so as to run on a CPU.
+
+That Triton accepts them is tested by lowering an update for CUDA, which needs no GPU.
+"""
+
+import dataclasses
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+import jaxpg
+from jaxpg import algorithms, backend, fused, lanes, learner, noise, training
+from jaxpg.config import PRESETS, ConfigError
+from jaxpg.distributions import categorical
+from tests.compare import assert_close
+
+RNG = np.random.default_rng(0)
+KERNEL, BIAS, BACK = RNG.normal(size=(3, 16)), RNG.normal(size=(1, 16)), RNG.normal(size=(16, 2))
+
+
+@pytest.fixture
+def fused_form(monkeypatch, x64):
+    """Every loop as a kernel, which four threads a row share, two turns each."""
+    monkeypatch.setenv("JAXPG_FORM", "fused")
+    monkeypatch.setattr(fused, "SHARE", 4)
+    monkeypatch.setattr(fused, "SHARE_OF_SUM", 4)
+    monkeypatch.setattr(fused, "TURNS", 2)
+
+
+def network(params, rows):
+    """A hidden layer of 16."""
+    kernel, bias, back = params
+    flat = rows.reshape(-1, 3)
+    return (jax.nn.relu(flat @ kernel + bias) @ back).reshape(*rows.shape[:-1], 2)
+
+
+PARAMS = (KERNEL, BIAS, BACK)
+
+
+def walk(state, inputs, key, reset):
+    """A step of some walkers: a network says where to, and some of them begin again."""
+    place, count = state
+    towards = network(PARAMS, place)
+    place = place + jnp.concatenate([towards, inputs["push"][:, None]], axis=1) * 0.1
+    over = place[:, 0] > 0.5
+    row = {"place": place, "over": over, "action": categorical.sample(towards, inputs["u"])}
+    return (jnp.where(over[:, None], reset, place), jnp.where(over, 0, count + 1)), row
+
+
+def walkers(rows, steps=10):
+    """Start and streams for 2 lanes of so many walkers."""
+    rng = np.random.default_rng(rows)
+    inputs = {"push": rng.normal(size=(2, steps, rows)), "u": rng.random((2, steps, rows))}
+    keys = jax.vmap(lambda key: noise.split(key, (steps, rows)))(noise.keys(range(2)))
+    resets = rng.random((2, 4, rows, 3))  # each good for three steps
+    start = (jnp.asarray(rng.normal(size=(2, rows, 3))), jnp.zeros((2, rows), jnp.int32))
+    return start, inputs, keys, resets
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 8, 24])
+def test_a_scan_is_the_scan_of_xla(fused_form, monkeypatch, rows, reverse):
+    @jax.jit
+    @jax.vmap
+    def run(start, inputs, keys, resets):
+        streams = ((inputs, 1), (keys, 1), (resets, 3))
+        return lanes.scan(walk, start, streams, reverse=reverse)
+
+    assert "scan" in kernels_of(run, *walkers(rows))
+    result = run(*walkers(rows))
+    monkeypatch.setenv("JAXPG_FORM", "plain")
+    jax.clear_caches()
+    assert not kernels_of(run, *walkers(rows))
+    expected = run(*walkers(rows))
+    assert np.any(expected[1]["over"])
+    assert np.any(expected[1]["action"] != expected[1]["action"][0, 0, 0])
+    for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
+        assert mine.dtype == other.dtype
+        assert_close(mine, other, 1e-13)
+
+
+def kernels_of(function, *arguments):
+    """The names of the kernels that a function calls, without their tiles."""
+    found = []
+
+    def look(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "pallas_call":
+                found.append(str(equation.params["name"]).rpartition("_")[0])
+            for inner in jaxprs_in_params(equation.params):
+                look(inner)
+
+    look(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 1), (10, 30)])
+def test_outputs_and_gradient_in_blocks_are_the_networks(fused_form, shape):
+    rows, weight = (jnp.asarray(RNG.normal(size=(*shape, size))) for size in (3, 2))
+
+    def loss(network, params):
+        return jnp.sum(weight * network(params, rows) ** 2)
+
+    fast = jax.jit(jax.value_and_grad(partial(loss, lanes.in_blocks(network))))
+    assert kernels_of(fast, PARAMS) == ["map_rows", "sum_rows"]
+    result, expected = fast(PARAMS), jax.value_and_grad(partial(loss, network))(PARAMS)
+    for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
+        assert_close(mine, other, 1e-13)
+
+
+@pytest.mark.parametrize("is_known", [True, False, "traced"])
+def test_known_outputs_are_taken_if_that_is_known_in_tracing(fused_form, is_known):
+    rows = jnp.asarray(RNG.normal(size=(6, 3)))
+
+    def loss(params, is_known):
+        known = (is_known, jnp.ones((6, 2)))
+        return jnp.sum(lanes.in_blocks(network, None, known)(params, rows))
+
+    if is_known == "traced":
+        value, slope = jax.jit(jax.value_and_grad(loss))(PARAMS, True)
+    else:
+        value, slope = jax.value_and_grad(loss)(PARAMS, is_known)
+    plain, expected = jax.value_and_grad(lambda params: jnp.sum(network(params, rows)))(PARAMS)
+    assert_close(value, 12.0 if is_known is True else plain, 1e-13)
+    for mine, other in zip(slope, expected, strict=True):
+        assert_close(mine, other, 1e-13)
+
+
+def test_what_cannot_be_a_kernel_is_left_to_xla(fused_form):
+    """A network of two hidden layers; a step that sorts."""
+    params = (KERNEL, RNG.normal(size=(16, 16)), BACK)
+
+    def deep(params, rows):
+        first, second, last = params
+        return jnp.tanh(jnp.tanh(rows @ first) @ second) @ last
+
+    def loss(network, params):
+        return jnp.sum(network(params, RNG.normal(size=(5, 3))) ** 2)
+
+    RNG_STATE = RNG.bit_generator.state
+    result = jax.value_and_grad(partial(loss, lanes.in_blocks(deep)))(params)
+    RNG.bit_generator.state = RNG_STATE
+    expected = jax.value_and_grad(partial(loss, deep))(params)
+    jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
+
+    def step(state, x):
+        return state + jnp.sort(x, axis=-1), state
+
+    x = jnp.asarray(RNG.normal(size=(4, 2, 3)))
+    _, sums = lanes.scan(step, jnp.zeros((2, 3)), [(x, 1)])
+    assert_close(sums[-1], jnp.sum(jnp.sort(x[:-1], axis=-1), axis=0), 1e-13)
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_an_update_in_kernels_is_the_plain_one(fused_form, monkeypatch, env, arithmetic):
+    """To the bit on the float32 grid."""
+    config = dataclasses.replace(
+        PRESETS["vpg"], env=env, num_steps=20, hidden_sizes=(16,), arithmetic=arithmetic
+    )
+    config, algorithm = training.as_arrays(config), algorithms.build(config)
+
+    def two_updates(key):
+        state = learner.init(config, key, algorithm)
+        state, _ = learner.update(config, state, algorithm)
+        return learner.update(config, state, algorithm)[0].params
+
+    keys = jaxpg.keys(range(2))
+    # The rollout, V(s), V(s'), Ψ and its target, and a step of the policy and of the critic.
+    kernels = [*["scan"], *["map_rows"] * 2, "scan", "scan", "sum_rows", "map_rows", "sum_rows"]
+    assert sorted(kernels_of(two_updates, keys[0])) == sorted(2 * kernels)
+    fast = jax.jit(jax.vmap(two_updates))(keys)
+    monkeypatch.setenv("JAXPG_FORM", "plain")
+    plain = jax.jit(jax.vmap(lambda key: two_updates(key)))(keys)
+    for mine, other in zip(*map(jax.tree.leaves, (fast, plain)), strict=True):
+        if arithmetic == "float64":
+            assert_close(mine, other, 1e-12)
+        else:
+            np.testing.assert_array_equal(mine, other)
+
+
+def test_triton_takes_the_kernels_of_an_update(monkeypatch):
+    """As they are for an H100, with 16 of 64 hidden units in a thread."""
+    monkeypatch.setenv("JAXPG_FORM", "fused")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = training.as_arrays(PRESETS["vpg"])
+    algorithm = algorithms.build(config)
+
+    def update(key):
+        state = learner.init(config, key, algorithm)
+        return learner.update(config, state, algorithm)[0].params
+
+    traced = jax.jit(jax.vmap(update)).trace(jaxpg.keys(range(2)))
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert len(re.findall(r"custom_call @\S*triton", program)) == 8
+
+
+def test_a_form_that_does_not_exist_is_refused(monkeypatch):
+    monkeypatch.setenv("JAXPG_FORM", "triton")
+    with pytest.raises(ConfigError, match="JAXPG_FORM must be one of cpu, plain, fused; got 'tri"):
+        backend.form()

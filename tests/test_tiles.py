@@ -1,0 +1,155 @@
+"""tiles: what is done for a tile of rows is what the function does with each of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpg import lanes, tiles
+from jaxpg.arithmetic import round_floats
+from jaxpg.tiles import Array, Tile, Unsupported
+from tests.compare import assert_close
+
+TILE = Tile(rows=4, columns=2)
+RNG = np.random.default_rng(0)
+ROWS = RNG.normal(size=(4, 3))
+KERNEL, BIAS, BACK = RNG.normal(size=(3, 16)), RNG.normal(size=16), RNG.normal(size=(16, 3))
+
+
+def by_tile(function, tile, rows, *shared):
+    """The function's outputs for these rows [B, ...], by the operations of a kernel."""
+    one = jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype)
+    closed = jax.make_jaxpr(function)(one, *shared)
+    inputs = [take_apart(tile, rows), *(take_apart(tile, jnp.asarray(x), False) for x in shared)]
+    consts = [take_apart(tile, jnp.asarray(x), False) for x in closed.consts]
+    return [put_together(tile, x) for x in tiles.evaluate(tile, closed.jaxpr, consts, inputs)]
+
+
+def take_apart(tile, x, is_by_row=True):
+    """The tensors of an array [B, ...], or of one that all rows share; or why there are none."""
+    row, column = tile.seats()
+    shape = (1, *x.shape[1:]) if is_by_row else x.shape
+    long = tiles.long_axis(shape)
+    tensors = []
+    try:
+        places = list(tiles.places(tile, shape))
+    except Unsupported as reason:
+        return reason
+    for place in places:
+        index = [at + column if axis == long else at for axis, at in enumerate(place)]
+        if is_by_row:
+            index[0] = row
+        tensors.append(jnp.broadcast_to(x[tuple(index)], row.shape))
+    return Array(shape, tensors)
+
+
+def put_together(tile, x):
+    """The rows [B, ...] of an Array, or why it is unsupported."""
+    if isinstance(x, Unsupported):
+        return str(x)
+    row, column = tile.seats()
+    long = tiles.long_axis(x.shape)
+    result = np.full((tile.rows, *x.shape), np.nan)
+    for place, tensor in zip(tiles.places(tile, x.shape), x.tensors, strict=True):
+        index = [at + np.asarray(column) if axis == long else at for axis, at in enumerate(place)]
+        result[(np.asarray(row), *index)] = tile.each(tensor)
+    assert not np.isnan(result).any()
+    return result
+
+
+FUNCTIONS = {
+    "arithmetic": lambda x: jnp.exp(-x) * 2.0 + jnp.where(x > 0.0, x**3, jnp.abs(x)) % 0.7,
+    "integers": lambda x: (x.astype(int) << 2) // 3 + jnp.clip(x, -0.5, 0.5).astype(int),
+    "softmax": jax.nn.softmax,
+    "log_softmax": lambda x: jax.nn.log_softmax(x, axis=-1),
+    "one hot": lambda x: jax.nn.one_hot(jnp.array([1]), 3) * x,
+    "moves": lambda x: jnp.concatenate([x[:, 1:], x[:, :1], jnp.flip(x, 1)], axis=1).T[::2],
+    "stack": lambda x: jnp.stack([x[0, 0], x[0, 2], *jnp.split(x, 3, axis=1)[1][0]]),
+    "reshape": lambda x: (x.reshape(3, 1) + jnp.zeros((3, 2))).reshape(-1)[None],
+    "small product": lambda x: x @ KERNEL[:, :3],
+    "hidden": lambda x: x @ KERNEL + BIAS[None],
+    "network": lambda x: jax.nn.relu(x @ KERNEL + BIAS[None]) @ BACK,
+    "maximum of the hidden": lambda x: jnp.max(x @ KERNEL, axis=1) - jnp.min(x @ KERNEL),
+    "parts of the hidden": lambda x: jnp.sum((x @ KERNEL)[:, 2:12]) - jnp.sum((x @ KERNEL)[:, 6:]),
+    "places in the hidden": lambda x: jnp.sum((x @ KERNEL) * jnp.arange(16.0)[None]),
+    "as columns": lambda x: (KERNEL.T @ x.T).T @ BACK,
+    "nested": lambda x: jax.jit(jax.nn.silu)(lanes.row_by_row(lambda y: 2.0 * y)(x)),
+    "on the grid": lambda x: round_floats(x * np.array([[1.0, 1e-20, 1e-42]])),
+    "gradient": lambda x: jax.grad(lambda x: jnp.sum(jnp.tanh(x @ KERNEL) @ BACK))(x),
+    "constant": lambda x: jnp.ones(2),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("tile", [TILE, Tile(4, 1)], ids=["two columns", "one column"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_for_a_tile_is_the_function_for_each_row(name, tile):
+    function = FUNCTIONS[name]
+    (result,) = by_tile(function, tile, jnp.asarray(ROWS))
+    expected = jnp.stack([function(row[None]) for row in jnp.asarray(ROWS)])
+    assert_close(result, expected, 1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gradient_of_one_row_in_the_parameters():
+    """What `fused.sum_rows` is given: outer products, of which none is computed by itself."""
+
+    def gradient(x, kernel, bias, back):
+        def loss(*params):
+            kernel, bias, back = params
+            return jnp.sum((jax.nn.relu(x @ kernel + bias[None]) @ back) ** 2)
+
+        return jax.grad(loss, argnums=(0, 1, 2))(kernel, bias, back)
+
+    results = by_tile(gradient, TILE, jnp.asarray(ROWS), KERNEL, BIAS, BACK)
+    by_row = [gradient(row[None], KERNEL, BIAS, BACK) for row in jnp.asarray(ROWS)]
+    for result, expected in zip(results, zip(*by_row, strict=True), strict=True):
+        assert_close(result, jnp.stack(expected), 1e-14)
+
+
+def test_subnormals_and_midpoints_are_rounded_as_reduce_precision_does():
+    with jax.enable_x64(True):
+        tiny = float(jnp.finfo(jnp.float32).tiny)
+        numbers = [1.0 + 2.0**-24, 1.0 + 3 * 2.0**-24, tiny / 2, -tiny / 4, 1e300, -0.0, jnp.nan]
+        for x in numbers:
+            rows = jnp.full((4, 1), x)
+            expected = round_floats(rows)
+            (result,) = tiles.evaluate(
+                TILE,
+                jax.make_jaxpr(round_floats)(rows[:1]).jaxpr,
+                [],
+                [take_apart(TILE, rows)],
+            )
+            actual = np.asarray(result.tensors[0])[::2, None]
+            np.testing.assert_array_equal(actual, expected)
+            np.testing.assert_array_equal(np.signbit(actual), np.signbit(expected))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (jnp.sort, "the operation sort"),
+        (lambda x: x @ KERNEL @ np.ones((16, 16)), "an array [16, 16]"),
+        (lambda x: (x @ KERNEL)[:, :7], "a part of an axis longer than 8"),
+        (lambda x: (x @ KERNEL).reshape(4, 4), "a part of an axis longer than 8"),
+        (lambda x: x @ np.ones((3, 9)), "an array [3, 9]"),
+        (lambda x: jnp.einsum("bi,bi->b", x, x), "a product with a batch axis"),
+        (
+            lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y + 1, x),
+            "the operation while",
+        ),
+    ],
+)
+def test_what_cannot_be_a_kernel_says_why(function, reason):
+    (result,) = by_tile(function, TILE, jnp.asarray(ROWS))
+    assert result == reason
+
+
+def test_what_is_computed_in_vain_may_be_anything():
+    def function(x):
+        return x + 1.0, jnp.sort(x)
+
+    fine, sorted_ = by_tile(function, TILE, jnp.asarray(ROWS))
+    assert_close(fine, ROWS[:, None] + 1.0, 1e-6)
+    assert sorted_ == "the operation sort"
