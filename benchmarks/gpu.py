@@ -2,177 +2,196 @@
 
     python -m benchmarks.gpu [--smoke] [--rounds 5]
 
-The prediction is made from the program that a GPU would be given: the plain forms of `jaxpg.lanes`
-and `jaxpg.dense`, one vmap over all lanes. It is lowered for CUDA (StableHLO, which needs no GPU;
-XLA's own compilation for one does) and, for its kernels and the bytes between them, compiled and
-fused by XLA for this machine. An update takes
+In both forms that a GPU can be given (jaxpg/backend.py): `plain`, one vmap over all lanes, of which
+XLA makes the kernels; and `fused`, in which the rollout, the networks and their gradients are
+kernels of our own. First the two are compared: the parameters after two updates, in float64.
+
+A prediction takes the program as XLA compiles it for an H100 (benchmarks/h100.py, which needs jax's
+CUDA plugin and no GPU). An update takes
 
     kernels × launch + bytes / bandwidth + operations / arithmetic
 
-with an H100's data-sheet numbers and the fractions of them in `H100`. XLA for CUDA fuses otherwise
-than XLA for a CPU, so this is a prediction of the order, not of the digit. Where a GPU is found the
-same update is timed at each number of lanes, and stands beside its prediction.
+one after the other, though a GPU does some of it at the same time. Operations are those in XLA's
+kernels, and the instructions in the loops of ours (cold branches too). Nothing is known of waiting
+for memory, so this is a prediction of the order, not of the digit. Where a GPU is found the same
+update is timed at each number of lanes, and stands beside it.
 """
 
 import dataclasses
-import re
+import os
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
-from benchmarks import measure, parts
+from benchmarks import h100, measure, parts
 from benchmarks.contenders import VPG
 from benchmarks.measure import Case, short
 from benchmarks.record import markdown
-from benchmarks.throughput import flop_per_step
 
 LANES = (256, 1024, 4096, 16_384)
-COUNTED = (64, 128)  # lanes compiled here; what depends on the lanes is linear in them
-H100 = {
-    "launch_seconds": 3e-6,  # a kernel within a captured or enqueued loop: 2 to 5 µs
-    "bytes_per_second": 0.8 * 3.35e12,  # HBM3 of the SXM board, of which a stream gets 80 %
-    "flop_per_second": 0.5 * 67e12,  # float32 outside tensor cores, at half of its peak
-    "cache_bytes": 50e6,  # L2; what fits in it does not go to HBM, which is not counted on
-}
+FORMS = ("plain", "fused")
+STEPS = VPG.num_envs * VPG.num_steps  # of a lane and update
 
 
 def compare(smoke: bool, rounds: int) -> dict[str, Any]:
-    """Count, predict, and time where a GPU is found (the smoke: anywhere)."""
-    sizes = (4, 8) if smoke else COUNTED
-    rows = measure.by_turns("gpu", [Case("count", {"lanes": lanes}) for lanes in sizes], 1, False)
-    counted = [row["repetitions"][0] for row in rows]
-    (devices,) = measure.by_turns("gpu", [Case("devices", {})], 1, cold=False)
-    found = devices["repetitions"][0]
-    timed = []
-    if smoke or "gpu" in found["platforms"]:
-        run, seconds = (sizes, 0.1) if smoke else (LANES, 2.0)
-        cases = [Case("update", {"lanes": lanes, "seconds": seconds}) for lanes in run]
+    """Compare the forms, compile, predict, and time where a GPU is found (the smoke: anywhere)."""
+    (difference,) = measure.by_turns("gpu", [Case("difference", {"lanes": 2})], 1, cold=False)
+    found = difference["repetitions"][0]
+    if found["relative"] > 1e-10:
+        raise SystemExit(f"gpu: the two forms differ by {found['relative']:.1e}; nothing was timed")
+    reason = h100.missing()
+    programs, timed = [], []
+    if not reason:
+        sizes = LANES[:1] if smoke else LANES
+        cases = [Case("program", {"form": form, "lanes": n}) for form in FORMS for n in sizes]
+        rows = measure.by_turns("gpu", cases, 1, cold=False)
+        programs = [{**row["options"], **row["repetitions"][0]} for row in rows]
+    if smoke or found["platform"] == "gpu":
+        options = {"seconds": 0.1 if smoke else 2.0}
+        run = [("plain", 4)] if smoke else [(form, n) for form in FORMS for n in LANES]
+        cases = [Case("update", {"form": form, "lanes": n, **options}) for form, n in run]
         timed = measure.by_turns("gpu", cases, rounds, cold=True)
     content = {
         "config": dataclasses.asdict(VPG),
-        "assumed": H100,
-        "counted": counted,
-        "cuda": found,
-        "predicted": [predict(counted, lanes) for lanes in LANES],
+        "assumed": {
+            "launch_seconds": h100.LAUNCH_SECONDS,
+            "bytes_per_second": h100.BYTES_PER_SECOND,
+            "flop_per_second": h100.FLOP_PER_SECOND,
+            "instructions_per_second": h100.INSTRUCTIONS_PER_SECOND,
+        },
+        "difference": found,
+        "not_compiled": reason,
+        "predicted": [{**one, **predict(one)} for one in programs],
         "rows": timed,
     }
     return {**content, "table": table(content)}
 
 
-def predict(counted: list[dict[str, float]], lanes: int) -> dict[str, float]:
-    """Seconds of one update of so many lanes, and what they go into."""
-    few, more = counted
-
-    def at(name: str) -> float:
-        slope = (more[name] - few[name]) / (more["lanes"] - few["lanes"])
-        return max(0.0, few[name] + slope * (lanes - few["lanes"]))
-
-    launches = at("kernels") * H100["launch_seconds"]
-    memory = at("bytes") / H100["bytes_per_second"]
-    arithmetic = (at("multiply_adds") + at("arithmetic")) / H100["flop_per_second"]
-    seconds = launches + memory + arithmetic
+def predict(program: dict[str, Any]) -> dict[str, float]:
+    """Seconds of one update, and what they go into."""
+    launches = program["kernels"] * h100.LAUNCH_SECONDS
+    memory = program["bytes"] / h100.BYTES_PER_SECOND
+    arithmetic = program["flop"] / h100.FLOP_PER_SECOND
+    arithmetic += program["instructions"] / h100.INSTRUCTIONS_PER_SECOND
     return {
-        "lanes": lanes,
         "launch_seconds": launches,
         "memory_seconds": memory,
         "arithmetic_seconds": arithmetic,
-        "steps_per_second": lanes * VPG.num_envs * VPG.num_steps / seconds,
-        "bytes": at("bytes"),
+        "steps_per_second": program["lanes"] * STEPS / (launches + memory + arithmetic),
     }
 
 
 def table(content: dict[str, Any]) -> str:
-    """A line for each number of lanes."""
+    """A line for each form and number of lanes."""
     measured = {
-        row["options"]["lanes"]: median(one["rate"] for one in row["repetitions"])
+        (row["options"]["form"], row["options"]["lanes"]): median(
+            one["rate"] for one in row["repetitions"]
+        )
         for row in content["rows"]
     }
-    lines = [
-        [
-            f"{one['lanes']:,}",
-            f"{one['launch_seconds'] * 1e3:.2f} ms",
-            f"{one['memory_seconds'] * 1e3:.2f} ms",
-            f"{one['arithmetic_seconds'] * 1e3:.2f} ms",
-            short(one["steps_per_second"]),
-            short(measured[one["lanes"]]) if one["lanes"] in measured else "no GPU here",
-        ]
-        for one in content["predicted"]
-    ]
-    columns = ["lanes", "launches", "memory", "arithmetic", "steps/s predicted", "measured"]
-    few, more = content["counted"]
-    per_lane = (more["bytes"] - few["bytes"]) / (more["lanes"] - few["lanes"])
-    per_step = per_lane / (VPG.num_envs * VPG.num_steps)
-    most = content["assumed"]["flop_per_second"] / flop_per_step(VPG)
-    return (
-        f"{markdown(columns, lines)}\n\n{few['kernels']:,.0f} kernels an update; "
-        f"{per_step:,.0f} bytes between kernels for a step that is trained on. A kernel that kept "
-        f"everything on the chip would be left with the multiply-adds: {short(most)} steps/s. "
-        f"StableHLO for CUDA: "
-        f"{content['cuda']['operations']:,} operations. Compiling it here: "
-        f"{content['cuda']['compile']}."
+    predicted = {(one["form"], one["lanes"]): one for one in content["predicted"]}
+    lines = []
+    for key in sorted({*measured, *predicted}, key=lambda key: (FORMS.index(key[0]), key[1])):
+        one, rate = predicted.get(key), measured.get(key)
+        lines.append([key[0], f"{key[1]:,}", *(_parts(one) if one else ["not compiled"] * 6),
+                      short(rate) if rate else "no GPU here"])  # fmt: skip
+    columns = ["form", "lanes", "kernels", "bytes a step", "launches", "memory", "arithmetic",
+               "steps/s predicted", "measured"]  # fmt: skip
+    note = (
+        f" Not compiled for an H100: {content['not_compiled']}." if content["not_compiled"] else ""
     )
+    return (
+        f"{markdown(columns, lines)}\n\nParameters of the two forms after two updates in float64 "
+        f"differ by {content['difference']['relative']:.0e} of their norm "
+        f"({content['difference']['how']}).{note}"
+    )
+
+
+def _parts(one: dict[str, Any]) -> list[str]:
+    return [
+        f"{one['kernels']:,.0f}",
+        f"{one['bytes'] / one['lanes'] / STEPS:,.0f}",
+        *(f"{one[f'{name}_seconds'] * 1e3:.2f} ms" for name in ("launch", "memory", "arithmetic")),
+        short(one["steps_per_second"]),
+    ]
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
     """Predicted, and where there is a GPU measured, speed over lanes."""
     figure, (axes,) = measure.figure(6, 3)
-    predicted = content["predicted"]
-    lanes = [one["lanes"] for one in predicted]
-    axes.plot(lanes, [one["steps_per_second"] for one in predicted], "--", color=measure.INK,
-              label="H100, predicted from the program")  # fmt: skip
-    for i, row in enumerate(content["rows"]):
-        speed = median(one["rate"] for one in row["repetitions"])
-        axes.plot(row["options"]["lanes"], speed, "o", color=measure.BLUE,
-                  label=None if i else "measured")  # fmt: skip
-    axes.axhline(1e9, color=measure.GREY, linewidth=1)
-    axes.annotate("goal", (lanes[0], 1e9), (0, 4), textcoords="offset points", color=measure.GREY)
+    for form, color in zip(FORMS, (measure.GREY, measure.BLUE), strict=True):
+        expected = [one for one in content["predicted"] if one["form"] == form]
+        axes.plot([one["lanes"] for one in expected], [one["steps_per_second"] for one in expected],
+                  "--", color=color, label=f"{form}, predicted for an H100")  # fmt: skip
+        rows = [row for row in content["rows"] if row["options"]["form"] == form]
+        speeds = [median(one["rate"] for one in row["repetitions"]) for row in rows]
+        axes.plot([row["options"]["lanes"] for row in rows], speeds, "o", color=color,
+                  label=f"{form}, measured" if rows else None)  # fmt: skip
+    axes.axhline(1e9, color=measure.INK, linewidth=1)
+    axes.annotate("goal", (LANES[0], 1e9), (0, 4), textcoords="offset points", color=measure.INK)
     axes.margins(y=0.15)
     axes.set(xscale="log", yscale="log", xlabel="lanes", ylabel="environment steps/s")
     axes.legend(frameon=False)
     figure.savefig(path)
 
 
-def count(lanes: int) -> dict[str, float]:
-    """What one update does as any backend but a CPU is given it."""
-    measure.start_as_jaxpg()
-    from benchmarks import hlo
+def difference(lanes: int) -> dict[str, Any]:
+    """How far the parameters of the two forms are apart after two updates of 20 steps, in float64.
 
-    with mock.patch("jax.default_backend", return_value="gpu"):  # the forms that are no CPU's
-        part = parts.make("update", VPG, lanes)
-        compiled = part.function.lower(*part.arguments).compile()
-    return {"lanes": lanes, **hlo.count(compiled.as_text())._asdict()}
-
-
-def devices() -> dict[str, Any]:
-    """Which backends there are, and how far a CUDA program comes without a GPU."""
+    Relative to their norm, in the leaf where that is largest.
+    """
     measure.start_as_jaxpg()
     import jax
-    from jax import export
+    import numpy as np
 
-    with mock.patch("jax.default_backend", return_value="gpu"):
-        part = parts.make("update", VPG, 64)
-        exported = export.export(part.function, platforms=["cuda"])(*part.arguments)
-    try:
-        compiled = f"possible, {len(jax.devices('cuda'))} found"
-    except RuntimeError as error:
-        compiled = f"not possible ({str(error).split(':')[0]})"
-    operations = len(re.findall(r"^\s+(?:%|return)", exported.mlir_module(), flags=re.M))
+    is_gpu = jax.default_backend() == "gpu"
+    config = dataclasses.replace(VPG, num_steps=20, arithmetic="float64")
+    results = []
+    with jax.enable_x64(True):
+        for form in FORMS:
+            os.environ["JAXPG_FORM"] = form
+            part = parts.make("update", config, lanes)
+            traced, state = part.arguments
+            for _ in range(2):
+                state, _ = part.function(traced, state)
+            results.append([np.asarray(x) for x in jax.tree.leaves(state.params)])
+    apart = [np.linalg.norm(a - b) / np.linalg.norm(b) for b, a in zip(*results, strict=True)]
+    how = f"on {jax.devices()[0].device_kind}" if is_gpu else "the kernels interpreted on a CPU"
+    return {"relative": float(max(apart)), "platform": jax.default_backend(), "how": how}
+
+
+def program(form: str, lanes: int) -> dict[str, float]:
+    """What one update does on an H100: kernels, bytes, operations, instructions of our kernels."""
+    os.environ["JAXPG_FORM"] = form
+    from benchmarks import hlo
+
+    def make() -> tuple[Any, tuple]:
+        part = parts.make("update", VPG, lanes, compute=False)
+        return part.function, part.arguments
+
+    text, ptx = h100.compile_text(make)
+    counts, turns = hlo.count(text), h100.turns(ptx)
+    instructions = 0.0
+    for name, times in hlo.custom_calls(text).items():  # each goes through all steps, row by row
+        rows = int(name.rpartition("_")[2].partition("x")[0])
+        instructions += times * turns[name] * lanes * STEPS / rows
     return {
-        "platforms": [jax.default_backend()],
-        "operations": operations,
-        "compile": compiled,
+        "kernels": counts.kernels,
+        "bytes": counts.bytes,
+        "flop": counts.multiply_adds + counts.arithmetic,
+        "instructions": instructions,
     }
 
 
-def update(lanes: int, seconds: float) -> dict[str, float]:
+def update(form: str, lanes: int, seconds: float) -> dict[str, float]:
     """Environment steps a second of `update` on this GPU."""
+    os.environ["JAXPG_FORM"] = form
     measure.start_as_jaxpg()
     part = parts.make("update", VPG, lanes)
     rate = measure.rate_of_all_cores(part.function, part.arguments, part.env_steps, seconds)
     memory = part.function.lower(*part.arguments).compile().memory_analysis()
-    print(f"{lanes} lanes: {short(rate)} steps/s", file=sys.stderr)
+    print(f"{form}, {lanes} lanes: {short(rate)} steps/s", file=sys.stderr)
     return {"rate": rate, "temporary_bytes": memory.temp_size_in_bytes}
 
 
@@ -180,7 +199,7 @@ SCRIPT = measure.Script(
     name="gpu",
     doc=__doc__ or "",
     rounds=5,
-    measures={"count": count, "devices": devices, "update": update},
+    measures={"difference": difference, "program": program, "update": update},
     compare=compare,
     draw=draw,
 )

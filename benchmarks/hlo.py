@@ -9,6 +9,7 @@ in a cache is counted too.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -64,6 +65,26 @@ def count(text: str) -> Counts:
         computations[name] = instructions
         entry = name if is_entry else entry
     return _of_computation(entry, computations)
+
+
+def custom_calls(text: str) -> Counter[str]:
+    """How often each kernel that is called by name runs, in one run of a program."""
+    computations = {name: instructions for name, _, instructions in _computations(text)}
+    (entry,) = (name for name, is_entry, _ in _computations(text) if is_entry)
+
+    def within(name: str) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for one in computations[name]:
+            trips = TRIPS.search(one.line) if one.op == "while" else None
+            for other in CALLED.findall(one.line) if one.op in ("while", "call") else []:
+                for kernel, times in within(other).items():
+                    total[kernel] += times * (int(trips[1]) if trips else 1)
+            named = re.search(r'\bname = "(\w+)"', one.line) if one.op == "custom-call" else None
+            if named:
+                total[named[1]] += 1
+        return total
+
+    return within(entry)
 
 
 def _of_computation(name: str, computations: dict[str, list[Instruction]]) -> Counts:

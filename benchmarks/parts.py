@@ -1,5 +1,6 @@
 """The parts of an update, each compiled alone, as the lanes of a chunk run them."""
 
+import functools
 from typing import Any, NamedTuple
 
 from benchmarks import measure
@@ -32,10 +33,11 @@ def speed(name: str, seconds: float) -> dict[str, float]:
     return {"rate": rate}
 
 
-def make(name: str, config: Config, lanes: int) -> Part:
+def make(name: str, config: Config, lanes: int, compute: bool = True) -> Part:
     """A part of an update of so many lanes, which have just begun.
 
-    `learning` is an update whose rollout is given: of what is drawn for it nothing is computed.
+    Without `compute` its arguments are only shapes, and it is about no steps. `learning` is an
+    update whose rollout is given: of what is drawn for it nothing is computed.
     """
     import jax
     import jax.numpy as jnp
@@ -87,8 +89,9 @@ def make(name: str, config: Config, lanes: int) -> Part:
         state = start(config, key_data)
         return state, rollout(config, state)
 
-    state, collected = begin(traced, jnp.asarray(chunk.keys))
+    start_lanes = begin if compute else functools.partial(jax.eval_shape, begin)
+    state, collected = start_lanes(traced, jnp.asarray(chunk.keys))
     arguments = (traced, state, collected) if name == "learning" else (traced, state)
     parts = {"noise": draw, "rollout": rollout, "learning": learning, "update": update}
     function = jax.jit(jax.vmap(parts[name]))
-    return Part(function, arguments, int(collected[1].valid.sum()))
+    return Part(function, arguments, int(collected[1].valid.sum()) if compute else 0)

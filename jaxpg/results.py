@@ -151,12 +151,19 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """What the numbers were computed on, and how many devices, or cores of a CPU, there were."""
+    """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
     import jax
+
+    from jaxpg import backend
 
     first = jax.devices()[0]
     count = devices.cpu_count() if first.platform == "cpu" else jax.device_count()
-    return {"platform": first.platform, "kind": first.device_kind, "count": count}
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": count,
+        "form": backend.form(),
+    }
 
 
 def commit() -> str | None:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import hlo
+from benchmarks import h100, hlo
 
 
 def counted(function, *arguments):
@@ -68,3 +68,56 @@ def test_by_hand():
 def test_what_cannot_be_read_is_refused():
     with pytest.raises(ValueError, match="no closing bracket"):
         hlo.count(HAND.replace("add(%p, %p)", "add(%p, %p"))
+
+
+CALLS = """\
+HloModule by_hand
+
+%body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[8]{0} get-tuple-element(%s), index=1
+  %y = f32[8]{0} custom-call(%x), custom_call_target="t", backend_config={name = "map_rows_8x4"}
+  ROOT %both = (s32[], f32[8]{0}) tuple(%i, %y)
+}
+
+%condition (s: (s32[], f32[8])) -> pred[] {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  ROOT %true = pred[] constant(true)
+}
+
+ENTRY %main (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%s), index=1
+  %y = f32[8]{0} custom-call(%x), custom_call_target="t", backend_config={name = "scan_8x4"}
+  ROOT %w = (s32[], f32[8]{0}) while(%s), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"4"}}
+}
+"""
+
+
+def test_kernels_with_a_name_are_counted_in_loops_too():
+    assert hlo.custom_calls(CALLS) == {"scan_8x4": 1, "map_rows_8x4": 4}
+
+
+PTX = """\
+.visible .entry scan_8x4__1(
+  .param .u64 p
+)
+{
+  mov.u32 %r1, 0;
+$L__BB0_1:
+  // a comment
+  add.s32 %r1, %r1, 1;
+  @%p2 bra $L__BB0_2;
+  fma.rn.f32 %f1, %f2, %f3, %f1;
+$L__BB0_2:
+  @%p1 bra $L__BB0_1;
+  ret;
+}
+"""
+
+
+def test_the_instructions_of_a_kernels_longest_loop():
+    shorter = PTX.replace("__1(", "(").replace("  fma.rn.f32 %f1, %f2, %f3, %f1;\n", "")
+    assert h100.turns([PTX, shorter, ".visible .entry none()\n{\n  ret;\n}\n"]) == {"scan_8x4": 4}

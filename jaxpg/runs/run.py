@@ -414,7 +414,7 @@ def _compare_machines(manifest: Manifest, note: Callable[[str], None]) -> None:
         for old, new in ((manifest.made.get(kind), now[kind]) for kind in now)
         if isinstance(old, dict)
         for name in new
-        if name != "count" and old.get(name) != new[name]
+        if name != "count" and old.get(name, new[name]) != new[name]
     ]
     if changed:
         note(f"since the run was begun: {', '.join(changed)}; its last bits may depend on that")
