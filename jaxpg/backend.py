@@ -1,6 +1,7 @@
 """In which form the loops and products are computed: chosen here, for the whole package.
 
-The forms give the same numbers, up to the order of sums.
+The forms differ in the order of sums and in how an operation rounds, in nothing else. What has been
+traced keeps the form it was traced in.
 """
 
 import os
@@ -14,7 +15,7 @@ VARIABLE = "JAXPG_FORM"
 
 
 def form() -> str:
-    """`cpu`, what XLA:CPU computes fastest; `plain`, one vmap; or `fused`, kernels for a GPU.
+    """`cpu`, what XLA:CPU computes fastest; `plain`, one vmap; or `fused`, NVIDIA GPUs' kernels.
 
     By itself a CPU gets the first and anything else the second. The environment variable
     JAXPG_FORM chooses another.

@@ -1,8 +1,8 @@
 """Loops over rows as one GPU kernel each (Pallas, in Triton), from first input to last output.
 
 XLA makes a kernel of every few operations, and each leaves what it computed in memory. These
-kernels keep it on the chip: a tile of rows stays with one program of the kernel's grid for all
-steps of a rollout, or its share of a batch. Under vmap the lanes are an axis of that grid.
+kernels keep it on the chip: a tile of rows stays with one warp for all steps of a rollout, or for
+its share of a batch. Under vmap the lanes are an axis of the kernel's grid.
 
 The functions are traced for one row and done for a tile of them (`jaxpg.tiles`). `jaxpg.lanes`
 chooses between these loops and XLA's.
@@ -17,12 +17,22 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxpg.tiles import SHORT, Array, Tile, Unsupported, Value, evaluate, long_axis, places
+from jaxpg.tiles import (
+    SHORT,
+    Array,
+    Tile,
+    Unsupported,
+    Value,
+    evaluate,
+    is_key,
+    long_axis,
+    places,
+)
 
 WARP = 32  # threads of a tile
 SHARE = 16  # entries of the longest axis that are one thread's, at most
 SHARE_OF_SUM = 8  # the same where their gradients are kept beside them
-TURNS = 128  # tiles of a batch that a program takes one after the other
+TURNS = 128  # tiles of a batch that a warp takes one after the other
 
 
 class Program(NamedTuple):
@@ -45,7 +55,15 @@ class Program(NamedTuple):
         Raises:
           Unsupported: if one of them is.
         """
-        return list(map(_array, evaluate(tile, self.jaxpr, consts, inputs)))
+        return [_supported(x) for x in evaluate(tile, self.jaxpr, consts, inputs)]
+
+
+class Batch(NamedTuple):
+    """Rows for a kernel: as many as its warps take."""
+
+    arrays: list[jax.Array]  # [R, ...]; rows after the last are the last one again
+    turns: int  # tiles of a warp
+    warps: int
 
 
 def scan(
@@ -56,21 +74,29 @@ def scan(
     Raises:
       Unsupported: if there can be none.
     """
+    rows = _rows_of_scan(state, streams, length)
     inputs = [tree for tree, _ in streams]
     every = [k for tree, k in streams for _ in jax.tree.leaves(tree)]
-    program = _trace(step, _one_row(state, 0), *_one_row(inputs, 1))
+    start = _one_row(state, 0)
+    program = _trace(step, start, *_one_row(inputs, 1))
+    next_state, outputs = program.outputs
+    kind = jax.tree.map(lambda x: (x.shape, str(x.dtype)), (start, next_state))
+    if kind[0] != kind[1]:
+        raise Unsupported("a step whose next state is of another shape or type")
+    _check_rows(outputs)
     state, structure = jax.tree.flatten(state)
-    size, rows = len(state), len(state[0])
+    outputs, of_outputs = jax.tree.flatten(outputs)
+    size = len(state)
     tile = program.tile(SHARE)
-    tile = tile._replace(rows=min(tile.rows, rows & -rows))  # the last tile is full
+    tile = tile._replace(rows=min(tile.rows, rows & -rows))  # the last tile is full, too
 
     def kernel(consts: list[Value], sources: list[Any], targets: list[Any]) -> None:
-        start = [_array(_load(tile, ref)) for ref in sources[:size]]
+        first = [_supported(_load(tile, ref)) for ref in sources[:size]]
 
         def body(i: jax.Array, carry: list[list[jax.Array]]) -> list[list[jax.Array]]:
             t = length - 1 - i if reverse else i
             now: list[Value] = [
-                x._replace(tensors=tensors) for x, tensors in zip(start, carry, strict=True)
+                x._replace(tensors=tensors) for x, tensors in zip(first, carry, strict=True)
             ]
             new = zip(sources[size:], every, strict=True)
             now += [_load(tile, ref, (t // k,)) for ref, k in new]
@@ -79,11 +105,10 @@ def scan(
                 _store(tile, ref, x, (t,))
             return [list(map(tile.each, x.tensors)) for x in found[:size]]
 
-        carry = jax.lax.fori_loop(0, length, body, [x.tensors for x in start])
-        for ref, x, tensors in zip(targets, start, carry, strict=False):
+        carry = jax.lax.fori_loop(0, length, body, [x.tensors for x in first])
+        for ref, x, tensors in zip(targets[:size], first, carry, strict=True):
             _store(tile, ref, x._replace(tensors=tensors))
 
-    outputs, of_outputs = jax.tree.flatten(program.outputs[1])
     operands = [(x, 0) for x in state] + [(x, 1) for x in jax.tree.leaves(inputs)]
     results = [(x.shape, x.dtype, 0) for x in state]
     results += [((length, rows, *x.shape[1:]), x.dtype, 1) for x in outputs]
@@ -91,15 +116,17 @@ def scan(
     return jax.tree.unflatten(structure, found[:size]), jax.tree.unflatten(of_outputs, found[size:])
 
 
-def map_rows(function: Callable, rows: Any) -> Any:
-    """function(rows), leaves [R, ...] -> [R, ...], in one kernel.
+def map_rows(function: Callable, rows: jax.Array) -> Any:
+    """function(rows), [R, ...] -> leaves [R, ...], in one kernel.
 
     Raises:
       Unsupported: if there can be none.
     """
     program = _trace(function, _one_row(rows, 0))
+    _check_rows(program.outputs)
+    outputs, structure = jax.tree.flatten(program.outputs)
     tile = program.tile(SHARE)
-    inputs, turns, count = _shares(tile, rows)
+    batch = _batch(tile, [rows])
 
     def kernel(consts: list[Value], sources: list[Any], targets: list[Any]) -> None:
         def turn(i: jax.Array, _: None) -> None:
@@ -108,28 +135,31 @@ def map_rows(function: Callable, rows: Any) -> Any:
             for ref, x in zip(targets, found, strict=True):
                 _store(tile, ref, x, (), first)
 
-        jax.lax.fori_loop(0, turns, turn, None)
+        jax.lax.fori_loop(0, batch.turns, turn, None)
 
-    outputs, structure = jax.tree.flatten(program.outputs)
-    results = [((len(inputs[0]), *x.shape[1:]), x.dtype, 0) for x in outputs]
-    found = _call(tile, kernel, program.consts, [(x, 0) for x in inputs], results, count)
-    size = len(jax.tree.leaves(rows)[0])
-    return jax.tree.unflatten(structure, [x[:size] for x in found])
+    results = [((len(batch.arrays[0]), *x.shape[1:]), x.dtype, 0) for x in outputs]
+    operands = [(x, 0) for x in batch.arrays]
+    found = _call(tile, kernel, program.consts, operands, results, batch.warps)
+    return jax.tree.unflatten(structure, [x[: len(rows)] for x in found])
 
 
-def sum_rows(function: Callable, rows: Any) -> Any:
-    """The sum over all rows of function(row), leaves [R, ...] -> [...], in one kernel.
+def sum_rows(function: Callable, rows: jax.Array, slopes: jax.Array) -> Any:
+    """The sum over all rows of function(row, slope), in one kernel.
 
     Args:
-      function: of one row, leaves [1, ...] -> [...]; 0 of a row of zeros.
+      function: row [1, ...], slope [1, ...] -> leaves [...], linear in the slope.
+      rows, slopes: [R, ...].
 
     Raises:
       Unsupported: if there can be none.
     """
-    program = _trace(function, _one_row(rows, 0))
-    tile = program.tile(SHARE_OF_SUM)
-    inputs, turns, count = _shares(tile, rows)
+    program = _trace(function, _one_row(rows, 0), _one_row(slopes, 0))
     outputs, structure = jax.tree.flatten(program.outputs)
+    tile = program.tile(SHARE_OF_SUM)
+    batch = _batch(tile, [rows, slopes])
+    is_real = jnp.arange(len(batch.arrays[0])) < len(rows)
+    is_real = is_real.reshape(-1, *[1] * (slopes.ndim - 1))
+    arrays = [batch.arrays[0], jnp.where(is_real, batch.arrays[1], 0.0)]
 
     def kernel(consts: list[Value], sources: list[Any], targets: list[Any]) -> None:
         def turn(i: jax.Array, totals: list[list[jax.Array]]) -> list[list[jax.Array]]:
@@ -140,38 +170,65 @@ def sum_rows(function: Callable, rows: Any) -> Any:
             ]
 
         zeros = [[tile.each(x.dtype.type(0)) for _ in places(tile, x.shape)] for x in outputs]
-        totals = jax.lax.fori_loop(0, turns, turn, zeros)
+        totals = jax.lax.fori_loop(0, batch.turns, turn, zeros)
         columns = jax.lax.iota(jnp.int32, tile.columns)
         for ref, x, tensors in zip(targets, outputs, totals, strict=True):
             for place, tensor in zip(places(tile, x.shape), tensors, strict=True):
-                total = jnp.sum(tile.table(tensor), axis=0)  # of each column
-                same = long_axis(x.shape) is None
-                ref[(0, *_spread(x.shape, place, columns))] = jnp.max(total) if same else total
+                total = jnp.sum(tile.table(tensor), axis=0)
+                if long_axis(x.shape) is None:
+                    total = jnp.max(total)  # all columns have the same, and Triton has no index
+                ref[(0, *_spread(x.shape, place, columns))] = total
 
-    results = [((count, *x.shape), x.dtype, 0) for x in outputs]
-    found = _call(tile, kernel, program.consts, [(x, 0) for x in inputs], results, count)
+    results = [((batch.warps, *x.shape), x.dtype, 0) for x in outputs]
+    operands = [(x, 0) for x in arrays]
+    found = _call(tile, kernel, program.consts, operands, results, batch.warps)
     return jax.tree.unflatten(structure, [jnp.sum(x, axis=0) for x in found])
+
+
+def _rows_of_scan(state: Any, streams: Sequence[tuple[Any, int]], length: int) -> int:
+    """N, if every leaf has it."""
+    leaves = [(x, 1, -(-length // k)) for tree, k in streams for x in jax.tree.leaves(tree)]
+    sizes = {x.shape[:2][-1] for x, _, _ in leaves} | {
+        x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(state)
+    }
+    whole = all(x.ndim > axis and len(x) == entries for x, axis, entries in leaves)
+    if not (length and whole and len(sizes) == 1 and sizes != {0}):
+        raise Unsupported("rows that are not as many everywhere, or none")
+    return sizes.pop()
 
 
 def _trace(function: Callable, *inputs: Any) -> Program:
     closed, outputs = jax.make_jaxpr(function, return_shape=True)(*inputs)
+    if closed.jaxpr.effects:
+        raise Unsupported("side effects")
     return Program(closed.jaxpr, closed.consts, outputs)
+
+
+def _check_rows(outputs: Any) -> None:
+    """Of one row there must be one row: else the function closes over something by row."""
+    if any(x.shape[:1] != (1,) for x in jax.tree.leaves(outputs)):
+        raise Unsupported("outputs that are not by row")
 
 
 def _one_row(tree: Any, axis: int) -> Any:
     """The shapes of one row, without the axes before the rows."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[axis + 1 :]), x.dtype), tree)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            (1, *x.shape[axis + 1 :]), x.dtype, weak_type=getattr(x, "weak_type", False)
+        ),
+        tree,
+    )
 
 
-def _shares(tile: Tile, rows: Any) -> tuple[list[jax.Array], int, int]:
-    """The leaves, with rows of zeros at the end; tiles of a program, and programs."""
-    leaves = jax.tree.leaves(rows)
-    tiles = pl.cdiv(len(leaves[0]), tile.rows)
+def _batch(tile: Tile, arrays: list[jax.Array]) -> Batch:
+    if not len(arrays[0]):
+        raise Unsupported("no rows")
+    tiles = pl.cdiv(len(arrays[0]), tile.rows)
     turns = min(tiles, TURNS)
-    count = pl.cdiv(tiles, turns)
-    missing = count * turns * tile.rows - len(leaves[0])
-    padded = [jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in leaves]
-    return padded, turns, count
+    warps = pl.cdiv(tiles, turns)
+    missing = warps * turns * tile.rows - len(arrays[0])
+    padded = [jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge") for x in arrays]
+    return Batch(padded, turns, warps)
 
 
 def _call(
@@ -180,9 +237,9 @@ def _call(
     consts: list[Any],
     operands: list[tuple[jax.Array, int]],
     results: list[tuple[tuple[int, ...], Any, int]],
-    count: int,
+    warps: int,
 ) -> list[jax.Array]:
-    """Run a kernel of so many programs, which share the rows.
+    """Run a kernel on so many warps, which share the rows.
 
     Args:
       kernel: (consts, sources, targets); of random keys the source is None.
@@ -190,23 +247,24 @@ def _call(
       results: shapes, dtypes, and which axis is that of the rows.
     """
     arrays = [(x, None) for x in consts] + operands
-    passed = [(jnp.atleast_1d(x), axis) for x, axis in arrays if not _is_key(x)]
+    passed = [(jnp.atleast_1d(x), axis) for x, axis in arrays if not is_key(x.dtype)]
 
     def body(*refs: Any) -> None:
         left = iter(refs)
-        found = [None if _is_key(x) else next(left) for x, _ in arrays]
+        found = [None if is_key(x.dtype) else next(left) for x, _ in arrays]
         shared = [
-            _load_shared(tile, ref, jnp.shape(x)) for ref, x in zip(found, consts, strict=False)
+            _load_shared(tile, ref, jnp.shape(x))
+            for ref, x in zip(found[: len(consts)], consts, strict=True)
         ]
         kernel(shared, found[len(consts) :], list(left))
 
     def block(shape: tuple[int, ...], rows: int | None) -> pl.BlockSpec:
-        part = [n // count if axis == rows else n for axis, n in enumerate(shape)]
+        part = [n // warps if axis == rows else n for axis, n in enumerate(shape)]
         return pl.BlockSpec(part, lambda i: tuple(i * (axis == rows) for axis in range(len(shape))))
 
     call = pl.pallas_call(
         body,
-        grid=(count,),
+        grid=(warps,),
         in_specs=[block(x.shape, axis) for x, axis in passed],
         out_specs=[block(shape, axis) for shape, _, axis in results],
         out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype, _ in results],
@@ -217,11 +275,8 @@ def _call(
     return call(*(x for x, _ in passed))
 
 
-def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _array(value: Value) -> Array:
+def _supported(value: Value) -> Array:
+    """The array, or the reason raised."""
     if isinstance(value, Unsupported):
         raise value
     return value
@@ -231,16 +286,11 @@ def _load(tile: Tile, ref: Any, before: tuple = (), first: Any = 0) -> Value:
     """Rows from `first` on, of an array [*before, rows, ...]."""
     if ref is None:
         return Unsupported("random keys")
-    shape = (1, *ref.shape[len(before) + 1 :])
     row, column = tile.seats()
-    try:
-        at = [
-            (*before, first + row, *_spread(shape, place, column)[1:])
-            for place in places(tile, shape)
-        ]
-    except Unsupported as reason:
-        return reason
-    return Array(shape, [ref[index] for index in at])
+    shape = (1, *ref.shape[len(before) + 1 :])
+    return _read(
+        tile, ref, shape, lambda at: (*before, first + row, *_spread(shape, at, column)[1:])
+    )
 
 
 def _load_shared(tile: Tile, ref: Any, shape: tuple[int, ...]) -> Value:
@@ -248,11 +298,14 @@ def _load_shared(tile: Tile, ref: Any, shape: tuple[int, ...]) -> Value:
     if ref is None:
         return Unsupported("random keys")
     _, column = tile.seats()
+    return _read(tile, ref, shape, lambda at: _spread(shape, at, column) or (0,))
+
+
+def _read(tile: Tile, ref: Any, shape: tuple[int, ...], index: Callable) -> Value:
     try:
-        at = [_spread(shape, place, column) for place in places(tile, shape)]
+        return Array(shape, [tile.each(ref[index(at)]) for at in places(tile, shape)])
     except Unsupported as reason:
         return reason
-    return Array(shape, [tile.each(ref[index or (0,)]) for index in at])
 
 
 def _store(tile: Tile, ref: Any, x: Array, before: tuple = (), first: Any = 0) -> None:

@@ -5,8 +5,10 @@ step, a CPU vectorises over the innermost axis alone, and its cache is too small
 of many seeds. What is computed stays the same.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from jaxpg import backend
 
 BLOCK = 512  # rows that `in_blocks` evaluates together, at most
 STEPS = 32  # and time steps, where rows after the last valid one are skipped
+
+logger = logging.getLogger(__name__)
 
 
 @custom_vmap
@@ -82,8 +86,8 @@ def scan(
 
         try:
             return fused.scan(step, state, streams, length, reverse)
-        except fused.Unsupported:
-            pass  # XLA can do anything
+        except fused.Unsupported as reason:
+            logger.info("a scan is left to XLA: %s", reason)
 
     def body(state: Any, inputs: tuple) -> tuple[Any, Any]:
         t, each = inputs
@@ -138,7 +142,7 @@ def in_blocks(
     def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
         params, rows = residuals
         size, count = _blocks(rows, valid)
-        padded, cotangent = _pad(rows, size), _pad(cotangent, size)
+        padded, cotangent = _pad(rows, size), _pad(cotangent, size, mode="constant")
 
         flat, unravel = ravel_pytree(params)
 
@@ -160,11 +164,18 @@ def _in_kernels(
     """`in_blocks` where all rows are valid: its outputs and its gradient are one kernel each."""
     from jaxpg import fused
 
+    def of_row(ndim: int, params: Any, row: jax.Array) -> jax.Array:
+        """The network for a row [1, D], which it sees as an array of so many axes."""
+        outputs = network(params, row.reshape(*[1] * (ndim - 1), -1))
+        return outputs.reshape(1, *outputs.shape[ndim - 1 :])
+
     @jax.custom_vjp
     def kernels(params: Any, rows: jax.Array) -> jax.Array:
         try:
-            outputs = fused.map_rows(lambda row: network(params, row), _flat(rows))
-        except fused.Unsupported:
+            flat = rows.reshape(-1, rows.shape[-1])
+            outputs = fused.map_rows(partial(of_row, rows.ndim, params), flat)
+        except fused.Unsupported as reason:
+            logger.info("a network is left to XLA: %s", reason)
             return network(params, rows)
         return outputs.reshape(*rows.shape[:-1], *outputs.shape[1:])
 
@@ -177,23 +188,20 @@ def _in_kernels(
     def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
         params, rows = residuals
 
-        def of_row(row: tuple) -> Any:
-            obs, slope = row
-            return jax.vjp(lambda params: network(params, obs), params)[1](slope)[0]
+        def gradient(row: jax.Array, slope: jax.Array) -> Any:
+            return jax.vjp(lambda params: of_row(rows.ndim, params, row), params)[1](slope)[0]
 
+        flat = rows.reshape(-1, rows.shape[-1])
+        slopes = cotangent.reshape(-1, *cotangent.shape[rows.ndim - 1 :])
         try:
-            slopes = cotangent.reshape(-1, *cotangent.shape[rows.ndim - 1 :])
-            gradient = fused.sum_rows(of_row, (_flat(rows), slopes))
-        except fused.Unsupported:
-            gradient = jax.vjp(lambda params: network(params, rows), params)[1](cotangent)[0]
-        return gradient, jnp.zeros_like(rows)
+            total = fused.sum_rows(gradient, flat, slopes)
+        except fused.Unsupported as reason:
+            logger.info("a gradient is left to XLA: %s", reason)
+            total = jax.vjp(lambda params: network(params, rows), params)[1](cotangent)[0]
+        return total, jnp.zeros_like(rows)
 
     kernels.defvjp(forward, backward)
     return kernels
-
-
-def _flat(rows: jax.Array) -> jax.Array:
-    return rows.reshape(-1, rows.shape[-1])
 
 
 def _blocks(rows: jax.Array, valid: jax.Array | None) -> tuple[int, Any]:
@@ -209,9 +217,14 @@ def _blocks(rows: jax.Array, valid: jax.Array | None) -> tuple[int, Any]:
     return size, max_lane((length + size - 1) // size)
 
 
-def _pad(rows: jax.Array, size: int) -> jax.Array:
-    """Zeros after the last row, so that the blocks come out even."""
-    return jnp.pad(rows, [(0, -len(rows) % size)] + [(0, 0)] * (rows.ndim - 1))
+def _pad(rows: jax.Array, size: int, mode: str = "edge") -> jax.Array:
+    """The last row again, so that the blocks come out even; its slope there is 0.
+
+    (Of a row of zeros a network's slope may be infinite, and 0 times that is NaN.)
+    """
+    missing = -len(rows) % size
+    width = [(0, missing)] + [(0, 0)] * (rows.ndim - 1)
+    return jnp.pad(rows, width, mode=mode) if missing else rows
 
 
 def _take(rows: jax.Array, i: jax.Array, size: int) -> jax.Array:

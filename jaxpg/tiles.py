@@ -28,28 +28,28 @@ SHORT = 8  # entries of an axis of which each thread of a row has all
 
 CALLS = {  # and the parameter that is the program
     "jit": "jaxpr",
-    "pjit": "jaxpr",
+    "pjit": "jaxpr",  # the name of jit in older versions of jax
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vmap_call": "call",
 }
 ELEMENTWISE = {
-    "abs", "add", "add_any", "and", "atan2", "clamp", "convert_element_type", "cos", "div", "eq",
+    "abs", "add", "add_any", "and", "atan2", "convert_element_type", "cos", "div", "eq",
     "erf_inv", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log",
-    "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rem", "rsqrt",
+    "log1p", "logistic", "lt", "mul", "ne", "neg", "not", "or", "pow", "rem", "rsqrt",
     "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin",
     "sqrt", "square", "sub", "tan", "tanh", "xor",
 }  # fmt: skip
 # What an operation does to the places of entries, in numpy.
 MOVES: dict[str, Callable[..., Any]] = {
-    "broadcast_in_dim": lambda x, shape, broadcast_dimensions, **_: np.broadcast_to(
+    "broadcast_in_dim": lambda x, shape, broadcast_dimensions, sharding: np.broadcast_to(
         np.expand_dims(x, [i for i in range(len(shape)) if i not in broadcast_dimensions]), shape
     ),
     "concatenate": lambda *xs, dimension: np.concatenate(xs, dimension),
     "copy": lambda x: x,
-    "expand_dims": lambda x, dimensions: np.expand_dims(x, dimensions),
-    "reshape": lambda x, new_sizes, **_: x.reshape(new_sizes),
-    "reshard": lambda x, **_: x,
+    "reshape": lambda x, new_sizes, dimensions, sharding: (
+        x if dimensions is None else x.transpose(dimensions)
+    ).reshape(new_sizes),
     "rev": lambda x, dimensions: np.flip(x, dimensions),
     "slice": lambda x, start_indices, limit_indices, strides: x[
         tuple(map(slice, start_indices, limit_indices, strides or [1] * x.ndim))
@@ -61,11 +61,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "transpose": lambda x, permutation: np.transpose(x, permutation),
     "unstack": lambda x, axis: list(np.moveaxis(x, axis, 0)),
 }
-REDUCTIONS: dict[str, Any] = {  # of two tensors, and along an axis
-    "reduce_sum": (jnp.add, jnp.sum),
-    "reduce_max": (jnp.maximum, jnp.max),
-    "reduce_min": (jnp.minimum, jnp.min),
-}
+REDUCTIONS = {"reduce_sum": "add", "reduce_max": "max", "reduce_min": "min"}
 
 
 class Unsupported(Exception):
@@ -125,10 +121,10 @@ def grid(tile: Tile, shape: tuple[int, ...]) -> tuple[int, ...]:
     """How many tensors an array has along each axis.
 
     Raises:
-      Unsupported: if a second axis is long, or the threads cannot share the first evenly.
+      Unsupported: if it is empty, two axes are long, or the threads cannot share one evenly.
     """
     long = long_axis(shape)
-    if any(
+    if not math.prod(shape) or any(
         size > SHORT and (axis != long or size % tile.columns) for axis, size in enumerate(shape)
     ):
         raise Unsupported(f"an array {list(shape)}")
@@ -153,7 +149,7 @@ def evaluate(
         if not isinstance(atom, Literal):
             return values[atom]
         kind: Any = atom.aval
-        return _numbers(atom.val, kind.dtype)
+        return _constant(atom.val, kind.dtype)
 
     for equation in jaxpr.eqns:
         results = _apply(tile, equation, [read(atom) for atom in equation.invars])
@@ -161,11 +157,17 @@ def evaluate(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _numbers(x: Any, dtype: Any) -> Value:
-    """A constant, whose entries become part of the kernel's code."""
-    if isinstance(x, jax.core.Tracer) or max(np.shape(x), default=0) > SHORT:
-        return Unsupported(f"a constant array {list(np.shape(x))}")
+def _constant(x: Any, dtype: Any) -> Value:
+    """Known in tracing; its entries become part of the kernel's code."""
+    known = not isinstance(x, jax.core.Tracer) and not is_key(dtype)
+    if not known or max(np.shape(x), default=0) > SHORT:
+        return Unsupported(f"a constant {dtype} {list(np.shape(x))}")
     return Array(np.shape(x), list(np.asarray(x, dtype).flat))
+
+
+def is_key(dtype: Any) -> bool:
+    """Whether it is that of random keys."""
+    return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _apply(tile: Tile, equation: Any, inputs: list[Value]) -> Sequence[Value]:
@@ -173,33 +175,44 @@ def _apply(tile: Tile, equation: Any, inputs: list[Value]) -> Sequence[Value]:
     name, params = equation.primitive.name, equation.params
     if name in CALLS:
         inner = params[CALLS[name]]
-        consts = [_numbers(x, x.dtype) for x in inner.consts]
+        consts = [_constant(x, x.dtype) for x in inner.consts]
         return evaluate(tile, inner.jaxpr, consts, inputs)
-    shapes = [tuple(result.aval.shape) for result in equation.outvars]
+    results = [result.aval for result in equation.outvars]
     reasons = [x for x in inputs if isinstance(x, Unsupported)]
     arrays = [x for x in inputs if isinstance(x, Array)]
     try:
         if not reasons and name in MOVES:
-            return _move(tile, functools.partial(MOVES[name], **params), shapes, arrays)
+            return _move(tile, functools.partial(MOVES[name], **params), results, arrays)
         if not reasons:
-            return [_compute(tile, equation, shapes[0], arrays)]
+            return [_compute(tile, equation, results[0].shape, results[0].dtype, arrays)]
     except Unsupported as reason:
         reasons.append(reason)
-    return reasons[:1] * len(shapes)
+    return reasons[:1] * len(results)
 
 
-def _compute(tile: Tile, equation: Any, shape: tuple[int, ...], arrays: list[Array]) -> Array:
+def _compute(
+    tile: Tile, equation: Any, shape: tuple[int, ...], dtype: Any, arrays: list[Array]
+) -> Array:
     name, params = equation.primitive.name, equation.params
-    if name in ELEMENTWISE:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise Unsupported("complex numbers")
+    if name in ELEMENTWISE and not (name == "select_n" and len(arrays) > 3):
         bind = functools.partial(equation.primitive.bind, **params)
         return _elementwise(tile, bind, shape, arrays)
+    if name in ("max", "min") and dtype != jnp.bool_:
+        return _elementwise(tile, functools.partial(_extreme, name), shape, arrays)
+    if name == "clamp":
+        low, x, high = arrays
+        above = _elementwise(tile, functools.partial(_extreme, "max"), shape, [x, low])
+        return _elementwise(tile, functools.partial(_extreme, "min"), shape, [above, high])
     if name in REDUCTIONS:
         return _reduce(tile, REDUCTIONS[name], shape, arrays[0], params["axes"])
-    if name == "dot_general":
-        return _dot(tile, shape, (arrays[0], arrays[1]), params["dimension_numbers"])
+    if name == "dot_general" and dtype != jnp.bool_:
+        return _dot(tile, shape, dtype, arrays, params["dimension_numbers"])
     if name == "iota":
-        return _iota(tile, shape, params["dtype"], params["dimension"])
-    if name == "reduce_precision" and params == {"exponent_bits": 8, "mantissa_bits": 23}:
+        return _iota(tile, shape, dtype, params["dimension"])
+    to_float32 = params.get("exponent_bits") == 8 and params.get("mantissa_bits") == 23
+    if name == "reduce_precision" and to_float32 and dtype == jnp.float64:
         return _elementwise(tile, _round, shape, arrays)
     raise Unsupported(f"the operation {name}")
 
@@ -207,13 +220,21 @@ def _compute(tile: Tile, equation: Any, shape: tuple[int, ...], arrays: list[Arr
 def _elementwise(
     tile: Tile, function: Callable, shape: tuple[int, ...], arrays: list[Array]
 ) -> Array:
-    """A tensor after the other; operands are broadcast to the result's shape."""
+    """A tensor after the other; an axis of one entry goes with a longer one."""
     sizes = grid(tile, shape)
     columns = []
     for x in arrays:
         index = np.arange(len(x.tensors)).reshape(grid(tile, x.shape))
         columns.append([tile.each(x.tensors[i]) for i in np.broadcast_to(index, sizes).flat])
     return Array(shape, [function(*operands) for operands in zip(*columns, strict=True)])
+
+
+def _extreme(name: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The larger or smaller of two; NaN if one of them is, which Triton would drop."""
+    if _has_ptx(x):
+        return _ptx(f"{name}.NaN.f32 $0, $1, $2;", x, y)
+    takes_y = x < y if name == "max" else y < x
+    return jnp.where(jnp.logical_or(takes_y, y != y), y, x)
 
 
 def _round(x: jax.Array) -> jax.Array:
@@ -223,23 +244,20 @@ def _round(x: jax.Array) -> jax.Array:
 
 
 def _reduce(
-    tile: Tile,
-    functions: tuple[Callable, Callable],
-    shape: tuple[int, ...],
-    x: Array,
-    axes: tuple[int, ...],
+    tile: Tile, name: str, shape: tuple[int, ...], x: Array, axes: tuple[int, ...]
 ) -> Array:
-    """Of two tensors first, and along the columns last."""
-    of_two, along = functions
     groups = _groups(tile, x, axes)
-    tensors = [functools.reduce(of_two, map(tile.each, group)) for group in groups]
+    if name == "add":
+        tensors = [_sum(tile, group) for group in groups]
+        return _over_columns(tile, shape, tensors, long_axis(x.shape) in axes)
     if long_axis(x.shape) in axes:
-        tensors = [_over_columns(tile, along, tensor) for tensor in tensors]
-    return Array(shape, tensors)
+        raise Unsupported(f"the {name} along an axis longer than {SHORT}")
+    of_two = functools.partial(_extreme, name)
+    return Array(shape, [functools.reduce(of_two, map(tile.each, group)) for group in groups])
 
 
 def _dot(
-    tile: Tile, shape: tuple[int, ...], factors: tuple[Array, Array], dimensions: tuple
+    tile: Tile, shape: tuple[int, ...], dtype: Any, factors: list[Array], dimensions: tuple
 ) -> Array:
     a, b = factors
     (axes_a, axes_b), batch = dimensions
@@ -248,11 +266,10 @@ def _dot(
     grid(tile, shape)
     tensors = []
     for xs, ys in itertools.product(_groups(tile, a, axes_a), _groups(tile, b, axes_b)):
-        products = [Product(tile.each(x), tile.each(y)) for x, y in zip(xs, ys, strict=True)]
-        tensors.append(_sum(tile, products))
-    if long_axis(a.shape) in axes_a:
-        tensors = [_over_columns(tile, jnp.sum, tensor) for tensor in tensors]
-    return Array(shape, tensors)
+        pairs = [(tile.each(x).astype(dtype), tile.each(y).astype(dtype))
+                 for x, y in zip(xs, ys, strict=True)]  # fmt: skip
+        tensors.append(_sum(tile, [Product(x, y) for x, y in pairs]))
+    return _over_columns(tile, shape, tensors, long_axis(a.shape) in axes_a)
 
 
 def _sum(tile: Tile, tensors: list[Any]) -> Any:
@@ -262,18 +279,24 @@ def _sum(tile: Tile, tensors: list[Any]) -> Any:
 
 
 def _multiply_add(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
-    """x · y + z; on a GPU, for float32, in one operation, which Triton would make two."""
-    if jax.default_backend() != "gpu" or x.dtype != jnp.float32:
-        return x * y + z
-    shape = jax.ShapeDtypeStruct(z.shape, z.dtype)
-    (total,) = triton.elementwise_inline_asm(
-        "fma.rn.f32 $0, $1, $2, $3;",
-        args=[x, y, z],
-        constraints="=f,f,f,f",
+    """x · y + z, which Triton would make two operations."""
+    return _ptx("fma.rn.f32 $0, $1, $2, $3;", x, y, z) if _has_ptx(x) else x * y + z
+
+
+def _has_ptx(x: jax.Array) -> bool:
+    return jax.default_backend() == "gpu" and x.dtype == jnp.float32
+
+
+def _ptx(code: str, *operands: jax.Array) -> jax.Array:
+    """What an instruction of NVIDIA's GPUs computes of float32."""
+    (result,) = triton.elementwise_inline_asm(
+        code,
+        args=operands,
+        constraints=",".join(["=f"] + ["f"] * len(operands)),
         pack=1,
-        result_shape_dtypes=[shape],
+        result_shape_dtypes=[jax.ShapeDtypeStruct(operands[0].shape, jnp.float32)],
     )
-    return total
+    return result
 
 
 def _groups(tile: Tile, x: Array, axes: Sequence[int]) -> list[list[Any]]:
@@ -285,10 +308,13 @@ def _groups(tile: Tile, x: Array, axes: Sequence[int]) -> list[list[Any]]:
     return [[x.tensors[i] for i in group] for group in index]
 
 
-def _over_columns(tile: Tile, reduce: Callable, tensor: Any) -> jax.Array:
-    """What the threads of a row have together, the same for each of them."""
-    table = tile.table(tensor)
-    return jnp.broadcast_to(reduce(table, axis=1, keepdims=True), table.shape).reshape(-1)
+def _over_columns(tile: Tile, shape: tuple[int, ...], tensors: list[Any], is_shared: bool) -> Array:
+    """Sums, added up over the threads of a row if these share what was summed."""
+    if not is_shared:
+        return Array(shape, tensors)
+    tables = [tile.table(tensor) for tensor in tensors]
+    sums = [jnp.sum(table, axis=1, keepdims=True, dtype=table.dtype) for table in tables]
+    return Array(shape, [jnp.broadcast_to(x, tables[0].shape).reshape(-1) for x in sums])
 
 
 def _iota(tile: Tile, shape: tuple[int, ...], dtype: Any, axis: int) -> Array:
@@ -299,9 +325,7 @@ def _iota(tile: Tile, shape: tuple[int, ...], dtype: Any, axis: int) -> Array:
     return Array(shape, counts)
 
 
-def _move(
-    tile: Tile, move: Callable, shapes: list[tuple[int, ...]], arrays: list[Array]
-) -> list[Value]:
+def _move(tile: Tile, move: Callable, results: list[Any], arrays: list[Array]) -> list[Value]:
     """Number all entries, move the numbers, and see which tensor's have come where."""
     numbers: list[np.ndarray] = []
     tensors: dict[tuple[int, ...], Any] = {}  # by the numbers of its entries
@@ -310,17 +334,15 @@ def _move(
         numbers.append(start + np.arange(math.prod(x.shape)).reshape(x.shape))
         tensors |= dict(zip(_shares(tile, numbers[-1]), x.tensors, strict=True))
     moved = move(*numbers)
-    results: list[Value] = []
-    for x, shape in zip(moved if isinstance(moved, list) else [moved], shapes, strict=True):
+    found: list[Value] = []
+    for x, result in zip(moved if isinstance(moved, list) else [moved], results, strict=True):
         # Where all threads of a row take the same entry, that has been a tensor of its own.
         shares = [share[:1] if len(set(share)) == 1 else share for share in _shares(tile, x)]
-        lost = any(share not in tensors for share in shares)
-        results.append(
-            Unsupported(f"a part of an axis longer than {SHORT}")
-            if lost
-            else Array(shape, [tensors[share] for share in shares])
-        )
-    return results
+        if any(share not in tensors for share in shares):
+            found.append(Unsupported(f"a part of an axis longer than {SHORT}"))
+        else:
+            found.append(Array(result.shape, [tensors[share] for share in shares]))
+    return found
 
 
 def _shares(tile: Tile, numbers: np.ndarray) -> Iterator[tuple[int, ...]]:

@@ -14,7 +14,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import jaxpg
-from jaxpg import algorithms, backend, fused, lanes, learner, noise, training
+from jaxpg import advantages, algorithms, backend, fused, lanes, learner, noise, training
 from jaxpg.config import PRESETS, ConfigError
 from jaxpg.distributions import categorical
 from tests.compare import assert_close
@@ -63,7 +63,7 @@ def walkers(rows, steps=10):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("rows", [1, 3, 8, 24])
+@pytest.mark.parametrize("rows", [1, 3, 8, 12])
 def test_a_scan_is_the_scan_of_xla(fused_form, monkeypatch, rows, reverse):
     @jax.jit
     @jax.vmap
@@ -101,7 +101,8 @@ def kernels_of(function, *arguments):
 
 @pytest.mark.parametrize("shape", [(1,), (7, 1), (10, 30)])
 def test_outputs_and_gradient_in_blocks_are_the_networks(fused_form, shape):
-    rows, weight = (jnp.asarray(RNG.normal(size=(*shape, size))) for size in (3, 2))
+    rng = np.random.default_rng(len(shape))
+    rows, weight = (jnp.asarray(rng.normal(size=(*shape, size))) for size in (3, 2))
 
     def loss(network, params):
         return jnp.sum(weight * network(params, rows) ** 2)
@@ -115,7 +116,7 @@ def test_outputs_and_gradient_in_blocks_are_the_networks(fused_form, shape):
 
 @pytest.mark.parametrize("is_known", [True, False, "traced"])
 def test_known_outputs_are_taken_if_that_is_known_in_tracing(fused_form, is_known):
-    rows = jnp.asarray(RNG.normal(size=(6, 3)))
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
 
     def loss(params, is_known):
         known = (is_known, jnp.ones((6, 2)))
@@ -131,29 +132,108 @@ def test_known_outputs_are_taken_if_that_is_known_in_tracing(fused_form, is_know
         assert_close(mine, other, 1e-13)
 
 
-def test_what_cannot_be_a_kernel_is_left_to_xla(fused_form):
-    """A network of two hidden layers; a step that sorts."""
-    params = (KERNEL, RNG.normal(size=(16, 16)), BACK)
+MASK = jnp.array([1.0, 0.0, 2.0, 0.5])
+STEPS = {
+    "sorts": lambda s, x: (s + jnp.sort(x, axis=-1), s),
+    "closes over the rows": lambda s, x: (s, x * MASK[:, None]),
+    "closes over the rows' state": lambda s, x: (s * MASK[:, None], x),
+    "says one thing of all": lambda s, x: (s, jnp.arange(3.0)),
+    "prints": lambda s, x: (jax.debug.callback(lambda: None) or s + x, s),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_cannot_be_a_kernel_is_left_to_xla(fused_form, name):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4, 3)))
+    result = lanes.scan(STEPS[name], x[0], [(x, 1)])
+    expected = jax.lax.scan(STEPS[name], x[0], x)
+    jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
+
+
+def test_a_network_that_cannot_be_a_kernel_is_left_to_xla(fused_form):
+    rng = np.random.default_rng(0)
+    params, rows = (KERNEL, rng.normal(size=(16, 16)), BACK), rng.normal(size=(5, 3))
 
     def deep(params, rows):
         first, second, last = params
         return jnp.tanh(jnp.tanh(rows @ first) @ second) @ last
 
-    def loss(network, params):
-        return jnp.sum(network(params, RNG.normal(size=(5, 3))) ** 2)
+    def loss(network):
+        return jax.value_and_grad(lambda params: jnp.sum(network(params, rows) ** 2))(params)
 
-    RNG_STATE = RNG.bit_generator.state
-    result = jax.value_and_grad(partial(loss, lanes.in_blocks(deep)))(params)
-    RNG.bit_generator.state = RNG_STATE
-    expected = jax.value_and_grad(partial(loss, deep))(params)
+    result, expected = loss(lanes.in_blocks(deep)), loss(deep)
     jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
 
-    def step(state, x):
-        return state + jnp.sort(x, axis=-1), state
 
-    x = jnp.asarray(RNG.normal(size=(4, 2, 3)))
-    _, sums = lanes.scan(step, jnp.zeros((2, 3)), [(x, 1)])
-    assert_close(sums[-1], jnp.sum(jnp.sort(x[:-1], axis=-1), axis=0), 1e-13)
+def test_what_xla_refuses_is_refused(fused_form):
+    """A state that changes its shape; streams of different lengths."""
+    x = jnp.ones((5, 4, 3))
+    with pytest.raises(TypeError):
+        lanes.scan(lambda s, x: (s[:, None], x), x[0], [(x, 1)])
+    with pytest.raises(ValueError, match="different leading axis sizes"):
+        lanes.scan(lambda s, x, y: (s, x), x[0], [(x, 1), (x[:2], 1)])
+
+
+def test_estimates_of_a_single_trajectory(fused_form, monkeypatch):
+    """[T], without rows."""
+    reward, value = jnp.arange(6.0), jnp.ones(6)
+    ends = jnp.zeros(6, bool).at[3].set(True), jnp.zeros(6, bool)
+    returns = advantages.discounted_return(reward, value, *ends, gamma=0.5)
+    monkeypatch.setenv("JAXPG_FORM", "plain")
+    expected = advantages.discounted_return(reward, value, *ends, gamma=0.5)
+    assert_close(returns, expected, 1e-13)
+
+
+def test_a_slope_that_is_infinite_at_zero_spoils_nothing(fused_form, monkeypatch):
+    """Rows that are added to fill the last tile, or block, are not zeros."""
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)))
+
+    def distance(kernel, rows):
+        return jnp.sqrt(jnp.sum((rows @ kernel) ** 2, axis=-1))
+
+    def slope(network):
+        return jax.grad(lambda kernel: jnp.sum(network(kernel, rows)))(jnp.asarray(KERNEL))
+
+    expected = slope(distance)
+    assert_close(slope(lanes.in_blocks(distance)), expected, 1e-13)
+    monkeypatch.setenv("JAXPG_FORM", "cpu")
+    monkeypatch.setattr(lanes, "BLOCK", 8)
+    assert_close(slope(lanes.in_blocks(distance)), expected, 1e-13)
+
+
+@pytest.mark.parametrize("hidden", [12, 20])
+def test_threads_share_any_number_of_hidden_units(fused_form, hidden):
+    rng = np.random.default_rng(hidden)
+    rows, kernel, back = (jnp.asarray(rng.normal(size=s)) for s in ((7, 3), (3, hidden), (hidden,)))
+
+    def one_number(params, rows):
+        return jnp.einsum("ti,ij->tj", rows, params[0]) @ params[1]
+
+    def loss(network, params):
+        return jnp.sum(network(params, rows) ** 2)
+
+    fast = jax.value_and_grad(partial(loss, lanes.in_blocks(one_number)))
+    assert kernels_of(fast, (kernel, back)) == ["map_rows", "sum_rows"]
+    expected = jax.value_and_grad(partial(loss, one_number))((kernel, back))
+    jax.tree.map(partial(assert_close, tolerance=1e-13), fast((kernel, back)), expected)
+
+
+def test_what_the_lanes_share_is_not_theirs(fused_form):
+    """Of a vmap over parameters, over rows, and over both."""
+    rng = np.random.default_rng(0)
+    kernel, rows = (jnp.asarray(rng.normal(size=size)) for size in ((2, 3, 16), (2, 9, 3)))
+
+    def total(network, kernel, rows):
+        return jax.grad(lambda kernel: jnp.sum(network(kernel, rows) ** 2))(kernel)
+
+    def plain(kernel, rows):
+        return jnp.tanh(rows @ kernel)
+
+    for axes in ((0, None), (None, 0), (0, 0)):
+        given = [x if axis == 0 else x[0] for x, axis in zip((kernel, rows), axes, strict=True)]
+        result = jax.vmap(partial(total, lanes.in_blocks(plain)), in_axes=axes)(*given)
+        expected = jax.vmap(partial(total, plain), in_axes=axes)(*given)
+        assert_close(result, expected, 1e-13)
 
 
 @pytest.mark.thin(2)

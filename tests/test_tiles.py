@@ -10,9 +10,11 @@ from jaxpg.arithmetic import round_floats
 from jaxpg.tiles import Array, Tile, Unsupported
 from tests.compare import assert_close
 
+KEY = jax.random.key(0)
 TILE = Tile(rows=4, columns=2)
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(4, 3))
+RNG_KERNEL, BOTH = RNG.normal(size=(3, 2, 5)), RNG.normal(size=(16, 2))
 KERNEL, BIAS, BACK = RNG.normal(size=(3, 16)), RNG.normal(size=16), RNG.normal(size=(16, 3))
 
 
@@ -69,9 +71,26 @@ FUNCTIONS = {
     "small product": lambda x: x @ KERNEL[:, :3],
     "hidden": lambda x: x @ KERNEL + BIAS[None],
     "network": lambda x: jax.nn.relu(x @ KERNEL + BIAS[None]) @ BACK,
-    "maximum of the hidden": lambda x: jnp.max(x @ KERNEL, axis=1) - jnp.min(x @ KERNEL),
+    "largest and smallest": lambda x: jnp.max(x, axis=1) - jnp.min(x),
     "parts of the hidden": lambda x: jnp.sum((x @ KERNEL)[:, 2:12]) - jnp.sum((x @ KERNEL)[:, 6:]),
     "places in the hidden": lambda x: jnp.sum((x @ KERNEL) * jnp.arange(16.0)[None]),
+    "another order": lambda x: jnp.stack([x, 2.0 * x, 3.0 * x, x * x]).transpose(2, 0, 1),
+    "by columns": lambda x: jnp.ravel(jnp.concatenate([x, 2.0 * x]), order="F"),
+    "uneven parts": lambda x: jnp.concatenate(jnp.split(x, [1], axis=1)[::-1], axis=1),
+    "unstacked": lambda x: jnp.unstack(jnp.concatenate([x, x * x]), axis=1)[1],
+    "numbered rows": lambda x: jax.lax.broadcasted_iota(float, (4, 2), 0) + x[0, 0],
+    "two axes": lambda x: jnp.tensordot(
+        jnp.stack([x[0], 2.0 * x[0]]), RNG_KERNEL, axes=((1, 0), (0, 1))
+    ),
+    "two axes, the long one last": lambda x: jnp.tensordot(
+        (x @ KERNEL).T * jnp.ones((16, 2)) * jnp.arange(1.0, 3.0)[None], BOTH, axes=((1, 0), (1, 0))
+    ),
+    "small integers": lambda x: jax.lax.dot(
+        (100.0 * jnp.tanh(x)).astype(jnp.int8),
+        (30 * KERNEL[:, :2]).astype(np.int8),
+        preferred_element_type=jnp.int32,
+    ),
+    "clipped": lambda x: jnp.clip(x, -0.1, 0.2),
     "as columns": lambda x: (KERNEL.T @ x.T).T @ BACK,
     "nested": lambda x: jax.jit(jax.nn.silu)(lanes.row_by_row(lambda y: 2.0 * y)(x)),
     "on the grid": lambda x: round_floats(x * np.array([[1.0, 1e-20, 1e-42]])),
@@ -130,6 +149,16 @@ def test_subnormals_and_midpoints_are_rounded_as_reduce_precision_does():
     ("function", "reason"),
     [
         (jnp.sort, "the operation sort"),
+        (lambda x: jnp.max(x @ KERNEL), "the max along an axis longer than 8"),
+        (lambda x: jax.lax.reduce_precision(x, 5, 10), "the operation reduce_precision"),
+        (lambda x: round_floats(x.astype(jnp.float32)), "the operation reduce_precision"),
+        (lambda x: jnp.sum(x[:, :0]), "an array [1, 0]"),
+        (lambda x: (x > 0.0) @ np.ones((3, 2), bool), "the operation dot_general"),
+        (lambda x: jnp.any(x > 0.0, axis=1), "the operation reduce_or"),
+        (lambda x: jnp.maximum(x > 0.0, x > 1.0), "the operation max"),
+        (lambda x: jnp.abs(x + 1j), "complex numbers"),
+        (lambda x: jax.lax.select_n(x.astype(jnp.int32), x, -x, x), "the operation select_n"),
+        (lambda x: jax.jit(lambda x: x + jax.random.uniform(KEY))(x), "a constant key<fry> []"),
         (lambda x: x @ KERNEL @ np.ones((16, 16)), "an array [16, 16]"),
         (lambda x: (x @ KERNEL)[:, :7], "a part of an axis longer than 8"),
         (lambda x: (x @ KERNEL).reshape(4, 4), "a part of an axis longer than 8"),
@@ -153,3 +182,28 @@ def test_what_is_computed_in_vain_may_be_anything():
     fine, sorted_ = by_tile(function, TILE, jnp.asarray(ROWS))
     assert_close(fine, ROWS[:, None] + 1.0, 1e-6)
     assert sorted_ == "the operation sort"
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("function", [jax.nn.relu, lambda x: jnp.clip(x, -1.0, 1.0), jnp.max])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_nan_is_not_lost(function, place):
+    """Triton's own maximum drops it; then a seed that has diverged would go on."""
+    rows = jnp.asarray(ROWS).at[:, place].set(jnp.nan)
+    one = jax.ShapeDtypeStruct((1, 3), rows.dtype)
+    closed = jax.make_jaxpr(function)(one)
+    assert not any("max" in str(e) or "min" in str(e) for e in operations(closed, rows))
+    (result,) = tiles.evaluate(TILE, closed.jaxpr, [], [take_apart(TILE, rows)])
+    expected = np.asarray(function(rows[:1])).ravel()
+    actual = [np.asarray(TILE.each(tensor))[0] for tensor in result.tensors]
+    np.testing.assert_array_equal(actual, expected)
+
+
+def operations(closed, rows):
+    """What a tile's operations are."""
+
+    def run(rows):
+        (result,) = tiles.evaluate(TILE, closed.jaxpr, [], [take_apart(TILE, rows)])
+        return result.tensors
+
+    return [equation.primitive for equation in jax.make_jaxpr(run)(rows).jaxpr.eqns]
