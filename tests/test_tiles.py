@@ -74,7 +74,9 @@ FUNCTIONS = {
     "largest and smallest": lambda x: jnp.max(x, axis=1) - jnp.min(x),
     "parts of the hidden": lambda x: jnp.sum((x @ KERNEL)[:, 2:12]) - jnp.sum((x @ KERNEL)[:, 6:]),
     "places in the hidden": lambda x: jnp.sum((x @ KERNEL) * jnp.arange(16.0)[None]),
-    "another order": lambda x: jnp.stack([x, 2.0 * x, 3.0 * x, x * x]).transpose(2, 0, 1),
+    "another order": lambda x: (
+        jnp.stack([x[0], 2.0 * x[0]])[:, :, None] * jnp.arange(1.0, 5.0)[None, None]
+    ).transpose(2, 0, 1),
     "by columns": lambda x: jnp.ravel(jnp.concatenate([x, 2.0 * x]), order="F"),
     "uneven parts": lambda x: jnp.concatenate(jnp.split(x, [1], axis=1)[::-1], axis=1),
     "unstacked": lambda x: jnp.unstack(jnp.concatenate([x, x * x]), axis=1)[1],
