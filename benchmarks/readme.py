@@ -112,7 +112,7 @@ def _speed(record: dict[str, Any]) -> str:
         f"`vpg`, with its four value steps an update, trains on "
         f"{speeds['jaxpg', 64] / 1e6:.1f} million environment steps a second with 64 seeds and "
         f"{speeds['jaxpg', 1024] / 1e6:.1f} million with 1,024 on {record['device']['count']} CPU "
-        f"cores: {few:.1f} and {many:.1f} times the textbook's `jit(vmap(train))` of the same "
+        f"cores ({record['processor']}): {few:.1f} and {many:.1f} times the textbook's `jit(vmap(train))` of the same "
         f"algorithm, {speeds['jaxpg', 64] / speeds['torch_ref', 1]:,.0f} times `torch_ref` "
         f"(`{record['command']}`, commit {record['commit']}, medians of "
         f"{len(record['rows'][0]['repetitions'])}): [docs/performance.md](docs/performance.md)."
@@ -126,7 +126,8 @@ def plain(record: dict[str, Any]) -> str:
     medians = f"medians of {repeated}" if repeated > 1 else "one measurement"
     return (
         f"{record['table']}\n\n`{record['command']}`, commit {record['commit']}, jax "
-        f"{record['versions']['jax']}, {record['device']['count']} cores; {medians}."
+        f"{record['versions']['jax']}, {record['device']['count']} cores ({record['processor']}); "
+        f"{medians}."
     )
 
 

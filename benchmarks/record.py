@@ -19,6 +19,7 @@ def write(name: str, content: dict[str, Any]) -> Path:
         "commit": commit(),
         "versions": versions(),
         "device": device(),
+        "processor": processor(),
         **content,
     }
     path = RESULTS / f"{name}-{jax.default_backend()}.json"
@@ -26,6 +27,16 @@ def write(name: str, content: dict[str, Any]) -> Path:
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     print(f"written to {path}", file=sys.stderr)
     return path
+
+
+def processor() -> str:
+    """The processor's name, and whether it has the widest vectors; where Linux tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in found.items()}
+    wide = " with AVX-512" if "avx512f" in named.get("flags", "").split() else ""
+    return named.get("model name", "unknown") + wide
 
 
 def fill(text: str, parts: dict[str, str]) -> str:
