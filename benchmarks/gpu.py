@@ -26,14 +26,13 @@ from statistics import median
 from typing import Any
 
 from benchmarks import h100, measure, parts
-from benchmarks.contenders import VPG
+from benchmarks.contenders import STEPS_PER_UPDATE, VPG
 from benchmarks.measure import Case, short
 from benchmarks.record import markdown
 
 LANES = (256, 1024, 4096, 16_384)
 FORMS = ("plain", "fused")
 MOST = {"float64": 1e-10, "float32": 1e-3}  # by which parameters of the forms may differ
-STEPS = VPG.num_envs * VPG.num_steps  # of a lane and update
 
 
 def compare(smoke: bool, rounds: int) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def predict(program: dict[str, Any]) -> dict[str, float]:
         "launch_seconds": launches,
         "memory_seconds": memory,
         "arithmetic_seconds": arithmetic,
-        "steps_per_second": program["lanes"] * STEPS / (launches + memory + arithmetic),
+        "steps_per_second": program["lanes"] * STEPS_PER_UPDATE / (launches + memory + arithmetic),
     }
 
 
@@ -116,7 +115,7 @@ def table(content: dict[str, Any]) -> str:
 def _parts(one: dict[str, Any]) -> list[str]:
     return [
         f"{one['kernels']:,.0f}",
-        f"{one['bytes'] / one['lanes'] / STEPS:,.0f}",
+        f"{one['bytes'] / one['lanes'] / STEPS_PER_UPDATE:,.0f}",
         *(f"{one[f'{name}_seconds'] * 1e3:.2f} ms" for name in ("launch", "memory", "arithmetic")),
         short(one["steps_per_second"]),
     ]
@@ -182,7 +181,7 @@ def program(form: str, lanes: int) -> dict[str, float]:
     instructions = 0.0
     for name, times in hlo.custom_calls(text).items():  # each goes through all steps, row by row
         rows = int(name.rpartition("_")[2].partition("x")[0])
-        instructions += times * turns[name] * lanes * STEPS / rows
+        instructions += times * turns[name] * lanes * STEPS_PER_UPDATE / rows
     return {
         "kernels": counts.kernels,
         "bytes": counts.bytes,

@@ -69,8 +69,9 @@ def count(text: str) -> Counts:
 
 def custom_calls(text: str) -> Counter[str]:
     """How often each kernel that is called by name runs, in one run of a program."""
-    computations = {name: instructions for name, _, instructions in _computations(text)}
-    (entry,) = (name for name, is_entry, _ in _computations(text) if is_entry)
+    found = list(_computations(text))
+    computations = {name: instructions for name, _, instructions in found}
+    (entry,) = (name for name, is_entry, _ in found if is_entry)
 
     def within(name: str) -> Counter[str]:
         total: Counter[str] = Counter()

@@ -61,7 +61,7 @@ class Program(NamedTuple):
 class Batch(NamedTuple):
     """Rows for a kernel: as many as its warps take."""
 
-    arrays: list[jax.Array]  # [R, ...]; rows after the last are the last one again
+    arrays: list[jax.Array]  # [R, ...]
     turns: int  # tiles of a warp
     warps: int
 
@@ -126,7 +126,7 @@ def map_rows(function: Callable, rows: jax.Array) -> Any:
     _check_rows(program.outputs)
     outputs, structure = jax.tree.flatten(program.outputs)
     tile = program.tile(SHARE)
-    batch = _batch(tile, [rows])
+    batch = _batch(tile, [(rows, "edge")])
 
     def kernel(consts: list[Value], sources: list[Any], targets: list[Any]) -> None:
         def turn(i: jax.Array, _: None) -> None:
@@ -156,10 +156,7 @@ def sum_rows(function: Callable, rows: jax.Array, slopes: jax.Array) -> Any:
     program = _trace(function, _one_row(rows, 0), _one_row(slopes, 0))
     outputs, structure = jax.tree.flatten(program.outputs)
     tile = program.tile(SHARE_OF_SUM)
-    batch = _batch(tile, [rows, slopes])
-    is_real = jnp.arange(len(batch.arrays[0])) < len(rows)
-    is_real = is_real.reshape(-1, *[1] * (slopes.ndim - 1))
-    arrays = [batch.arrays[0], jnp.where(is_real, batch.arrays[1], 0.0)]
+    batch = _batch(tile, [(rows, "edge"), (slopes, "constant")])
 
     def kernel(consts: list[Value], sources: list[Any], targets: list[Any]) -> None:
         def turn(i: jax.Array, totals: list[list[jax.Array]]) -> list[list[jax.Array]]:
@@ -180,7 +177,7 @@ def sum_rows(function: Callable, rows: jax.Array, slopes: jax.Array) -> Any:
                 ref[(0, *_spread(x.shape, place, columns))] = total
 
     results = [((batch.warps, *x.shape), x.dtype, 0) for x in outputs]
-    operands = [(x, 0) for x in arrays]
+    operands = [(x, 0) for x in batch.arrays]
     found = _call(tile, kernel, program.consts, operands, results, batch.warps)
     return jax.tree.unflatten(structure, [jnp.sum(x, axis=0) for x in found])
 
@@ -220,14 +217,16 @@ def _one_row(tree: Any, axis: int) -> Any:
     )
 
 
-def _batch(tile: Tile, arrays: list[jax.Array]) -> Batch:
-    if not len(arrays[0]):
+def _batch(tile: Tile, arrays: list[tuple[jax.Array, str]]) -> Batch:
+    """Each array, with as many rows more as the last warp wants: its last one, or zeros."""
+    size = len(arrays[0][0])
+    if not size:
         raise Unsupported("no rows")
-    tiles = pl.cdiv(len(arrays[0]), tile.rows)
+    tiles = pl.cdiv(size, tile.rows)
     turns = min(tiles, TURNS)
     warps = pl.cdiv(tiles, turns)
-    missing = warps * turns * tile.rows - len(arrays[0])
-    padded = [jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge") for x in arrays]
+    missing = warps * turns * tile.rows - size
+    padded = [jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode=mode) for x, mode in arrays]
     return Batch(padded, turns, warps)
 
 

@@ -76,7 +76,7 @@ class Product(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The threads of a program of the kernel; those of a row are next to one another."""
+    """The threads of a warp; those of a row are next to one another."""
 
     rows: int  # B
     columns: int  # W

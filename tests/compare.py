@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -40,3 +41,12 @@ def assert_trees_close(actual: dict[str, Any], expected: dict[str, Any], toleran
 def to_numpy(array: Any) -> np.ndarray:
     """The values of a jax, torch or numpy array, or of a number."""
     return np.asarray(array.detach() if hasattr(array, "detach") else array)
+
+
+def assert_same_training(fast: Any, plain: Any, arithmetic: str) -> None:
+    """Two ways to train end with the same parameters: to the bit on the float32 grid."""
+    for mine, other in zip(*map(jax.tree.leaves, (fast, plain)), strict=True):
+        if arithmetic == "float64":
+            assert_close(mine, other, 1e-12)
+        else:
+            np.testing.assert_array_equal(mine, other)

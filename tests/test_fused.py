@@ -17,7 +17,7 @@ import jaxpg
 from jaxpg import advantages, algorithms, backend, fused, lanes, learner, noise, training
 from jaxpg.config import PRESETS, ConfigError
 from jaxpg.distributions import categorical
-from tests.compare import assert_close
+from tests.compare import assert_close, assert_same_training
 
 RNG = np.random.default_rng(0)
 KERNEL, BIAS, BACK = RNG.normal(size=(3, 16)), RNG.normal(size=(1, 16)), RNG.normal(size=(16, 2))
@@ -261,11 +261,7 @@ def test_an_update_in_kernels_is_the_plain_one(fused_form, monkeypatch, env, ari
     fast = two_updates()
     monkeypatch.setenv("JAXPG_FORM", "plain")
     plain = two_updates()
-    for mine, other in zip(*map(jax.tree.leaves, (fast, plain)), strict=True):
-        if arithmetic == "float64":
-            assert_close(mine, other, 1e-12)
-        else:
-            np.testing.assert_array_equal(mine, other)
+    assert_same_training(fast, plain, arithmetic)
 
 
 def test_triton_takes_the_kernels_of_an_update(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import jaxpg
 from jaxpg import algorithms, dense, lanes, learner, training
 from jaxpg.config import PRESETS
-from tests.compare import assert_close
+from tests.compare import assert_close, assert_same_training
 
 
 def test_max_lane_is_one_number_for_all_lanes_of_all_vmaps():
@@ -154,11 +154,7 @@ def test_an_update_on_a_cpu_is_the_plain_one(name, arithmetic, monkeypatch):
         monkeypatch.setattr(lanes, "row_by_row", lambda f: f)
         monkeypatch.setattr(dense, "dot_general", jax.lax.dot_general)
         plain = run(config)
-        for mine, other in zip(*map(jax.tree.leaves, (fast, plain)), strict=True):
-            if arithmetic == "float64":
-                assert_close(mine, other, 1e-12)
-            else:
-                np.testing.assert_array_equal(mine, other)
+        assert_same_training(fast, plain, arithmetic)
 
 
 def run(config):
