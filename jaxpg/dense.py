@@ -51,7 +51,8 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     """
     x, kernel, bias, kernel_out, _ = primals
     dx, dkernel, dbias, dkernel_out, dbias_out = tangents
-    mask = (_preactivations(x, kernel, bias) > 0.0).astype(x.dtype)
+    z = _preactivations(x, kernel, bias)
+    mask = jnp.where(z > 0.0, jnp.ones_like(z), 0.0)
     first = jnp.concatenate([kernel, bias[None]])
     dfirst = jnp.concatenate([dkernel, dbias[None]])
     columns = zip(kernel_out.T, dkernel_out.T, strict=True)

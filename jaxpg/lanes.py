@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxpg import backend
 
 BLOCK = 512  # rows that `in_blocks` evaluates together, at most
+FEW_COLUMNS = 8  # of a block, for which it is taken column by column
 STEPS = 32  # and time steps, where rows after the last valid one are skipped
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def scan(
 def in_blocks(
     network: Callable[..., jax.Array],
     valid: jax.Array | None = None,
-    known: tuple[bool | jax.Array, jax.Array] | None = None,
+    known: jax.Array | None = None,
 ) -> Callable[..., jax.Array]:
     """The network on blocks of rows, one after the other, whose activations stay in the cache.
 
@@ -114,7 +115,7 @@ def in_blocks(
     Args:
       network: (params, rows [T, ..., D]) -> outputs [T, ...], row by row.
       valid: bool [T, N]; None if all rows are.
-      known: whether the outputs have been computed before, bool, and if so, what they are.
+      known: the outputs, if they have been computed before.
     """
     if valid is None and backend.form() == "plain":
         return network
@@ -124,32 +125,29 @@ def in_blocks(
     @jax.custom_vjp
     def blocks(params: Any, rows: jax.Array) -> jax.Array:
         size, count = _blocks(rows, valid)
-        padded = _pad(rows, size)
+        padded, batch = _pad(rows, size), rows.ndim - 1
         shape = jax.eval_shape(network, params, padded)
 
         def step(i: jax.Array, outputs: jax.Array) -> jax.Array:
-            return _put(outputs, i, network(params, _take(padded, i, size)))
+            return _put(outputs, i, network(params, _take(padded, i, size, batch)))
 
         outputs = jax.lax.fori_loop(0, count, step, jnp.zeros(shape.shape, shape.dtype))
         return outputs[: len(rows)]
 
     def forward(params: Any, rows: jax.Array) -> tuple:
-        if known is None:
-            return blocks(params, rows), (params, rows)
-        outputs = jax.lax.cond(known[0], lambda: known[1], lambda: blocks(params, rows))
-        return outputs, (params, rows)
+        return (blocks(params, rows) if known is None else known), (params, rows)
 
     def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
         params, rows = residuals
         size, count = _blocks(rows, valid)
         padded, cotangent = _pad(rows, size), _pad(cotangent, size, mode="constant")
-
+        batch = rows.ndim - 1
         flat, unravel = ravel_pytree(params)
 
         def step(i: jax.Array, total: jax.Array) -> jax.Array:
-            _, pull = jax.vjp(lambda params: network(params, _take(padded, i, size)), params)
+            _, pull = jax.vjp(lambda params: network(params, _take(padded, i, size, batch)), params)
             # As one vector: XLA runs a loop of up to 8 kernels with half the overhead for each.
-            return total + ravel_pytree(pull(_take(cotangent, i, size)))[0]
+            return total + ravel_pytree(pull(_take(cotangent, i, size, batch)))[0]
 
         gradient = unravel(jax.lax.fori_loop(0, count, step, jnp.zeros_like(flat)))
         return gradient, jnp.zeros_like(rows)
@@ -159,7 +157,7 @@ def in_blocks(
 
 
 def _in_kernels(
-    network: Callable[..., jax.Array], known: tuple[bool | jax.Array, jax.Array] | None
+    network: Callable[..., jax.Array], known: jax.Array | None
 ) -> Callable[..., jax.Array]:
     """`in_blocks` where all rows are valid: its outputs and its gradient are one kernel each."""
     from jaxpg import fused
@@ -180,10 +178,7 @@ def _in_kernels(
         return outputs.reshape(*rows.shape[:-1], *outputs.shape[1:])
 
     def forward(params: Any, rows: jax.Array) -> tuple:
-        # What is known only in running is computed again: a GPU would wait for the answer.
-        if known is not None and known[0] is True:
-            return known[1], (params, rows)
-        return kernels(params, rows), (params, rows)
+        return (kernels(params, rows) if known is None else known), (params, rows)
 
     def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
         params, rows = residuals
@@ -227,8 +222,18 @@ def _pad(rows: jax.Array, size: int, mode: str = "edge") -> jax.Array:
     return jnp.pad(rows, width, mode=mode) if missing else rows
 
 
-def _take(rows: jax.Array, i: jax.Array, size: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(rows, i * size, size, allow_negative_indices=False)
+def _take(x: jax.Array, i: jax.Array, size: int, batch: int) -> jax.Array:
+    """Block i, so many time steps, of x [T, ..., D], whose first axes, so many, are rows.
+
+    Few columns are taken from the transpose. That is how the products with few inputs read them,
+    and where x is a transpose itself, nothing is moved.
+    """
+    columns = math.prod(x.shape[batch:])
+    flat, length = x.reshape(-1, columns), size * math.prod(x.shape[1:batch])
+    take = partial(jax.lax.dynamic_slice_in_dim, slice_size=length, allow_negative_indices=False)
+    few = columns <= FEW_COLUMNS
+    block = take(flat.T, i * length, axis=1).T if few else take(flat, i * length)
+    return block.reshape(size, *x.shape[1:])
 
 
 def _put(rows: jax.Array, i: jax.Array, block: jax.Array) -> jax.Array:

@@ -192,12 +192,16 @@ def _learn(
     def turn(
         config: Config, learned: Learned, trajectory: Trajectory, outputs: Any, samples: Any
     ) -> tuple:
+        trajectory = trajectory._replace(obs=trajectory.obs.T.reshape(obs.shape))
         value, next_value = _values(config, algorithm, learned.params, trajectory)
         estimates = _estimate(config, algorithm, trajectory, value, next_value)
         return fit(config, algorithm, learned, trajectory, *estimates, outputs, value, samples)
 
     learned = Learned(state.params, state.opt_state, state.update)
     outputs, trajectory = _said(trajectory), trajectory._replace(acted=None)
+    # Observations column by column, as `lanes.in_blocks` reads them again and again.
+    obs = trajectory.obs
+    trajectory = trajectory._replace(obs=obs.reshape(-1, obs.shape[-1]).T)
     learned, losses = turn(config, learned, trajectory, outputs, samples)
     return state._replace(params=learned.params, opt_state=learned.opt_state), losses
 
@@ -238,12 +242,12 @@ def _fit_separate(
         batch = _value_batch(config, algorithm, trajectory, target)
         rate = config.value_learning_rate * _schedule(config, state.update)
 
-        def step(carry: tuple, inputs: tuple) -> tuple[tuple, dict[str, jax.Array]]:
-            (value_params, value_opt_state), (i, sample) = carry, inputs
+        def step(carry: tuple, sample: Any, known: jax.Array | None = None) -> tuple:
+            value_params, value_opt_state = carry
             obs, goal, valid = batch(value_params, sample)
             network = algorithm.networks.value
             if not config.replays:
-                network = _on_valid_rows(config, trajectory, network, value, i == 0)
+                network = _on_valid_rows(config, trajectory, network, known)
 
             def objective(value_params: Params) -> jax.Array:
                 return value_loss(network({"value": value_params}, obs), goal, valid)
@@ -252,10 +256,15 @@ def _fit_separate(
             carry = _descend(config, rate, gradient, value_opt_state, value_params)
             return carry, {"value_loss": loss, "value_grad_norm": optax.tree.norm(gradient)}
 
+        def samples_of(steps: int | slice) -> Any:
+            return jax.tree.map(lambda x: x[steps], samples)
+
+        # V(s) is known in the first step; its loss is the one that is reported.
         start = (params["value"], opt_state["value"])
-        inputs = (jnp.arange(config.value_steps), samples)
-        fitted["value"], history = jax.lax.scan(step, start, inputs)
-        losses |= {name: by_step[0] for name, by_step in history.items()}
+        after, losses_of_first = step(start, samples_of(0), value)
+        others = samples_of(slice(1, None))
+        fitted["value"], _ = jax.lax.scan(step, after, others, length=config.value_steps - 1)
+        losses |= losses_of_first
     state = state._replace(
         params={name: group for name, (group, _) in fitted.items()},
         opt_state={name: group for name, (_, group) in fitted.items()},
@@ -309,16 +318,14 @@ def _on_valid_rows(
     trajectory: Trajectory,
     network: Callable,
     known: jax.Array | None = None,
-    unchanged: bool | jax.Array = True,
 ) -> Callable:
     """The network in blocks, none of them after the longest episode; in `steps` all rows count.
 
     Args:
-      known: its outputs before the optimizer's first step, if they are known.
-      unchanged: whether they are still those of its parameters.
+      known: its outputs, if they have been computed before.
     """
     valid = None if config.collect == "steps" else trajectory.valid
-    return lanes.in_blocks(network, valid, None if known is None else (unchanged, known))
+    return lanes.in_blocks(network, valid, known)
 
 
 def _descend(

@@ -39,7 +39,8 @@ def collect_steps(
 
     streams = ((noise.action, 1), (noise.env, 1), (noise.reset, env.spec.min_episode_steps))
     state, (rows, outputs) = lanes.scan(step, state, streams)
-    return state, rows._replace(acted=Acted(rows.obs, outputs))
+    everywhere = jnp.ones_like(rows.valid)  # a constant, where the loop has written an array
+    return state, rows._replace(valid=everywhere, acted=Acted(rows.obs, outputs))
 
 
 def collect_episodes(
