@@ -62,12 +62,13 @@ def masked(valid, params, rows):
     return jnp.where(inside, network(params, rows), 0.0)
 
 
+@pytest.mark.parametrize("columns", [3, lanes.FEW_COLUMNS + 1])
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 77, None])
-def test_in_blocks_is_the_network_and_its_gradient(length):
+def test_in_blocks_is_the_network_and_its_gradient(length, columns):
     with jax.enable_x64(True):
         rng = np.random.default_rng(length)
-        params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=(1, 1, 2))}
-        rows, weight = (jnp.asarray(rng.normal(size=(77, 8, size))) for size in (3, 2))
+        params = {"kernel": rng.normal(size=(columns, 2)), "bias": rng.normal(size=(1, 1, 2))}
+        rows, weight = (jnp.asarray(rng.normal(size=(77, 8, size))) for size in (columns, 2))
         valid = length and jnp.arange(77)[:, None] < jnp.array([[length] + [1] * 7])
 
         def loss(evaluate, params):
