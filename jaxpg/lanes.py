@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.flatten_util import ravel_pytree
 
-from jaxpg import backend
+from jaxpg import backend, dense
 
 BLOCK = 512  # rows that `in_blocks` evaluates together, at most
-FEW_COLUMNS = 8  # of a block, for which it is taken column by column
 STEPS = 32  # and time steps, where rows after the last valid one are skipped
 
 logger = logging.getLogger(__name__)
@@ -225,13 +224,13 @@ def _pad(rows: jax.Array, size: int, mode: str = "edge") -> jax.Array:
 def _take(x: jax.Array, i: jax.Array, size: int, batch: int) -> jax.Array:
     """Block i, so many time steps, of x [T, ..., D], whose first axes, so many, are rows.
 
-    Few columns are taken from the transpose. That is how the products with few inputs read them,
-    and where x is a transpose itself, nothing is moved.
+    Few columns are taken from the transpose. That is how `dense` reads them, and where x is a
+    transpose itself, nothing is moved.
     """
     columns = math.prod(x.shape[batch:])
     flat, length = x.reshape(-1, columns), size * math.prod(x.shape[1:batch])
     take = partial(jax.lax.dynamic_slice_in_dim, slice_size=length, allow_negative_indices=False)
-    few = columns <= FEW_COLUMNS
+    few = columns <= dense.FEW_INPUTS
     block = take(flat.T, i * length, axis=1).T if few else take(flat, i * length)
     return block.reshape(size, *x.shape[1:])
 

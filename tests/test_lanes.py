@@ -62,7 +62,7 @@ def masked(valid, params, rows):
     return jnp.where(inside, network(params, rows), 0.0)
 
 
-@pytest.mark.parametrize("columns", [3, lanes.FEW_COLUMNS + 1])
+@pytest.mark.parametrize("columns", [3, dense.FEW_INPUTS + 1])
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 77, None])
 def test_in_blocks_is_the_network_and_its_gradient(length, columns):
     with jax.enable_x64(True):
