@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jaxpg import backend
 
 FEW_INPUTS, FEW_OUTPUTS = 8, 4
-MIN_HIDDEN = 32
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> Any:
@@ -33,29 +32,17 @@ def is_narrow(kernel: jax.Array, kernel_out: jax.Array) -> bool:
     return few and backend.form() == "cpu"
 
 
+@jax.custom_jvp
 def relu_network(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, kernel_out: jax.Array, bias_out: jax.Array
 ) -> jax.Array:
-    """relu(x · kernel + bias) · kernel_out + bias_out, of x [B, I], as [B, O].
-
-    Of fewer than MIN_HIDDEN hidden units it makes so many, by some that are always 0: LLVM takes a
-    loop over 16 apart before it could make vectors of it.
-    """
-    few = (0, max(0, MIN_HIDDEN - len(bias)))
-    kernel, bias = jnp.pad(kernel, ((0, 0), few)), jnp.pad(bias, few)
-    return _relu_network(x, kernel, bias, jnp.pad(kernel_out, (few, (0, 0))), bias_out)
-
-
-@jax.custom_jvp
-def _relu_network(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, kernel_out: jax.Array, bias_out: jax.Array
-) -> jax.Array:
+    """relu(x · kernel + bias) · kernel_out + bias_out, of x [B, I], as [B, O]."""
     z = _preactivations(x, kernel, bias)
     hidden = jnp.where(z < 0.0, 0.0, z)  # a CPU takes one operation fewer than for a maximum
     return jnp.stack([hidden @ column for column in kernel_out.T], axis=-1) + bias_out[None]
 
 
-@_relu_network.defjvp
+@relu_network.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     """The slope of output o is Σ_j [z_j > 0] (x, 1) · G_oj, linear in small matrices G_o.
 
@@ -73,7 +60,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     by_input = jnp.einsum("oij,bj->oib", small, mask)
     extended = jnp.concatenate([x.T, jnp.ones_like(x.T[:1])])
     slopes = jnp.sum(by_input * extended[None], axis=1).T + (mask * (dx @ kernel)) @ kernel_out
-    return _relu_network(*primals), slopes + dbias_out[None]
+    return relu_network(*primals), slopes + dbias_out[None]
 
 
 def _preactivations(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
