@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpg import lanes, noise, replay
+from jaxpg import dense, lanes, noise, replay
 from jaxpg.arithmetic import round_floats
 from jaxpg.config import Config
 from jaxpg.losses import masked_mean, value_loss
@@ -192,16 +192,18 @@ def _learn(
     def turn(
         config: Config, learned: Learned, trajectory: Trajectory, outputs: Any, samples: Any
     ) -> tuple:
-        trajectory = trajectory._replace(obs=trajectory.obs.T.reshape(obs.shape))
+        if few:
+            trajectory = trajectory._replace(obs=trajectory.obs.T.reshape(obs.shape))
         value, next_value = _values(config, algorithm, learned.params, trajectory)
         estimates = _estimate(config, algorithm, trajectory, value, next_value)
         return fit(config, algorithm, learned, trajectory, *estimates, outputs, value, samples)
 
     learned = Learned(state.params, state.opt_state, state.update)
     outputs, trajectory = _said(trajectory), trajectory._replace(acted=None)
-    # Observations column by column, as `lanes.in_blocks` reads them again and again.
     obs = trajectory.obs
-    trajectory = trajectory._replace(obs=obs.reshape(-1, obs.shape[-1]).T)
+    few = obs.shape[-1] <= dense.FEW_INPUTS
+    if few:  # column by column, as `lanes.in_blocks` reads them again and again
+        trajectory = trajectory._replace(obs=obs.reshape(-1, obs.shape[-1]).T)
     learned, losses = turn(config, learned, trajectory, outputs, samples)
     return state._replace(params=learned.params, opt_state=learned.opt_state), losses
 
