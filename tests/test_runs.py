@@ -55,25 +55,26 @@ def assert_same_results(one: Path, other: Path) -> None:
 
 
 @pytest.fixture
-def every_segment_is_saved(monkeypatch):
-    """And reported: a slow disk would leave a run of 7 updates with its end alone."""
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
-
-
-def stop_after(reports: int):
+def stop_after(monkeypatch):
     """A reporter that asks to stop, as a supervisor's SIGTERM does, at one of its calls.
 
     The handler is called, not the process signalled: that is heard when the main thread gets to it,
-    which may be after the end of so short a run. (tests/test_faults.py sends signals.)
+    which may be after the end of so short a run. (tests/test_faults.py sends signals.) And each
+    segment is saved and reported: a slow disk would leave 7 updates with their end alone.
     """
-    seen = []
 
-    def report(at):
-        seen.append(at)
-        if len(seen) == reports:
-            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+    def reporter(reports: int):
+        seen = []
 
-    return report
+        def report(at):
+            seen.append(at)
+            if len(seen) == reports:
+                signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+
+        return report
+
+    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
+    return reporter
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,8 @@ def test_what_is_in_the_directory(finished):
 
 
 @pytest.mark.thin(3)
-@pytest.mark.usefixtures("every_segment_is_saved")
 @pytest.mark.parametrize("reports", [1, 2, 3])
-def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, reports):
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, reports, stop_after):
     directory = begun(tmp_path / "run")
     with pytest.raises(Stopped):
         train(directory, report=stop_after(reports))
@@ -123,9 +123,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, reports):
     assert summary["total_env_steps"] == 5 * 7 * 72
 
 
-@pytest.mark.usefixtures("every_segment_is_saved")
 @pytest.mark.slow
-def test_a_frozen_seed_stays_frozen_across_a_stop(tmp_path):
+def test_a_frozen_seed_stays_frozen_across_a_stop(tmp_path, stop_after):
     reckless = dataclasses.replace(
         TINY, optimizer="sgd", learning_rate=1e30, value_learning_rate=1e30, max_grad_norm=None
     )
@@ -139,8 +138,7 @@ def test_a_frozen_seed_stays_frozen_across_a_stop(tmp_path):
     assert_same_results(tmp_path / "whole", tmp_path / "stopped")
 
 
-@pytest.mark.usefixtures("every_segment_is_saved")
-def test_every_seed_with_every_setting(tmp_path):
+def test_every_seed_with_every_setting(tmp_path, stop_after):
     """Stopped, merged and replayed: the rows are those of train_population in memory."""
     settings = [{}, {"gamma": 0.9}, {"gamma": 0.5, "learning_rate": 0.1}]
     whole = train_population(TINY, SEEDS, settings=settings, lanes=2)
@@ -189,9 +187,8 @@ def test_a_run_whose_rate_depends_on_the_budget_is_not_extended(tmp_path):
         edit.extend(linear, 72 * 9, None)
 
 
-@pytest.mark.usefixtures("every_segment_is_saved")
 @pytest.mark.slow
-def test_merged_runs_are_one_run(finished, tmp_path):
+def test_merged_runs_are_one_run(finished, tmp_path, stop_after):
     """One of the parts is not finished; the merged run finishes it."""
     first, second = begun(tmp_path / "a", seeds=[2, 9, 4]), begun(tmp_path / "b", seeds=[0, 5])
     train(first)
