@@ -42,12 +42,22 @@ def budget(updates: int) -> int:
     return updates * STEPS_PER_UPDATE
 
 
-def jaxpg(seeds: int, updates: int) -> dict[str, Any]:
+def jaxpg(seeds: int, updates: int, *options: str) -> dict[str, Any]:
     """`jaxpg train`: with its progress, metrics, checkpoints and files."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
         size = ["--seeds", str(seeds), "--total-steps", str(budget(updates))]
-        command = [sys.executable, "-m", "jaxpg", "train", "vpg", *size, "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "jaxpg",
+            "train",
+            "vpg",
+            *size,
+            *options,
+            "--out",
+            str(out),
+        ]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=sys.stderr)
         _, status, usage = os.wait4(process.pid, 0)

@@ -4,8 +4,9 @@
 
 In both forms that a GPU can be given (jaxpg/backend.py): `plain`, one vmap over all lanes, of which
 XLA makes the kernels; and `fused`, in which the rollout, the networks and their gradients are
-kernels of our own. First the two are compared, in float64 and in float32: if parameters after two
-updates differ by more than rounding, nothing is timed.
+kernels of our own. First the two are compared: if parameters after two updates differ by more than
+rounding, nothing is timed. Then, by turns in one process, the textbook's `jit(vmap(train))`
+(baselines/textbook.py) and both forms of what `jaxpg train` runs; and last whole trainings.
 
 A prediction takes the program as XLA compiles it for an H100 (benchmarks/h100.py, which needs jax's
 CUDA plugin and no GPU). An update takes
@@ -14,47 +15,56 @@ CUDA plugin and no GPU). An update takes
 
 one after the other, though a GPU does some of it at the same time. Operations are those in XLA's
 kernels, and the instructions in the loops of ours (cold branches too). Nothing is known of waiting
-for memory, so this is a prediction of the order, not of the digit. Where a GPU is found the same
-update is timed at each number of lanes, and stands beside it.
+for memory, so this is a prediction of the order, not of the digit.
 """
 
 import dataclasses
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import h100, measure, parts
+from benchmarks import contenders, h100, measure, parts
 from benchmarks.contenders import STEPS_PER_UPDATE, VPG
 from benchmarks.measure import Case, short
 from benchmarks.record import markdown
 
 LANES = (256, 1024, 4096, 16_384)
 FORMS = ("plain", "fused")
-MOST = {"float64": 1e-10, "float32": 1e-3}  # by which parameters of the forms may differ
+TEXTBOOK = "textbook"
+UPDATES = 16  # of a call that is timed
+TRAINED = 4096  # seeds that are trained to the end
+MOST = {  # by which parameters of the forms may differ
+    "float64": 1e-10,
+    "float32": 1e-3,
+    "float32_grid": 0.0,
+}
 
 
 def compare(smoke: bool, rounds: int) -> dict[str, Any]:
-    """Compare the forms, compile, predict, and time where a GPU is found (the smoke: anywhere)."""
-    cases = [Case("difference", {"arithmetic": arithmetic}) for arithmetic in MOST]
-    rows = measure.by_turns("gpu", cases, 1, cold=False)
-    found = {row["options"]["arithmetic"]: row["repetitions"][0] for row in rows}
-    for arithmetic, one in found.items():
-        if not one["relative"] < MOST[arithmetic]:
-            raise SystemExit(f"gpu: the forms differ by {one['relative']:.1e} in {arithmetic}")
-    reason = h100.missing()
-    programs, timed = [], []
+    """Compare the forms; time and train on a GPU (the smoke: anywhere), predict without one."""
+    found = measure.in_process("gpu", Case("difference", {}))
+    for arithmetic, most in MOST.items():
+        if not found[arithmetic] <= most:
+            raise SystemExit(f"gpu: the forms differ by {found[arithmetic]:.1e} in {arithmetic}")
+    is_measured = smoke or found["platform"] == "gpu"
+    reason = "measured instead" if is_measured and not smoke else h100.missing()
+    programs, speeds, trainings = [], [], []
     if not reason:
         sizes = LANES[:1] if smoke else LANES
         cases = [Case("program", {"form": form, "lanes": n}) for form in FORMS for n in sizes]
         rows = measure.by_turns("gpu", cases, 1, cold=False)
         programs = [{**row["options"], **row["repetitions"][0]} for row in rows]
-    if smoke or found["float32"]["platform"] == "gpu":
-        options = {"seconds": 0.1 if smoke else 2.0}
-        run = [("plain", 4)] if smoke else [(form, n) for form in FORMS for n in LANES]
-        cases = [Case("update", {"form": form, "lanes": n, **options}) for form, n in run]
-        timed = measure.by_turns("gpu", cases, rounds, cold=True)
+    if is_measured:
+        forms, lanes = (FORMS[:1], [4]) if smoke else (FORMS, list(LANES))
+        options = {"forms": forms, "lanes": lanes, "rounds": rounds, "seconds": 0.3}
+        speeds = measure.in_process("gpu", Case("speeds", options))["rows"]
+    if is_measured and not smoke:
+        cases = [Case("training", {"form": form, "seeds": TRAINED}) for form in FORMS]
+        trainings = measure.by_turns("gpu", cases, 1, cold=False)
     content = {
         "config": dataclasses.asdict(VPG),
         "assumed": {
@@ -66,7 +76,8 @@ def compare(smoke: bool, rounds: int) -> dict[str, Any]:
         "difference": found,
         "not_compiled": reason,
         "predicted": [{**one, **predict(one)} for one in programs],
-        "rows": timed,
+        "rows": speeds,
+        "trainings": [{**row["options"], **row["repetitions"][0]} for row in trainings],
     }
     return {**content, "table": table(content)}
 
@@ -86,30 +97,42 @@ def predict(program: dict[str, Any]) -> dict[str, float]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """A line for each form and number of lanes."""
+    """A line for each form and number of lanes; what whole trainings took."""
     measured = {
-        (row["options"]["form"], row["options"]["lanes"]): median(
-            one["rate"] for one in row["repetitions"]
-        )
-        for row in content["rows"]
+        (row["form"], row["lanes"]): median(row["steps_per_second"]) for row in content["rows"]
     }
     predicted = {(one["form"], one["lanes"]): one for one in content["predicted"]}
     lines = []
-    for key in sorted({*measured, *predicted}, key=lambda key: (FORMS.index(key[0]), key[1])):
-        one, rate = predicted.get(key), measured.get(key)
-        lines.append([key[0], f"{key[1]:,}", *(_parts(one) if one else ["not compiled"] * 6),
-                      short(rate) if rate else "no GPU here"])  # fmt: skip
-    columns = ["form", "lanes", "kernels", "bytes a step", "launches", "memory", "arithmetic",
-               "steps/s predicted", "measured"]  # fmt: skip
-    note = (
-        f" Not compiled for an H100: {content['not_compiled']}." if content["not_compiled"] else ""
-    )
+    for form, lanes in sorted({*measured, *predicted}, key=_order):
+        one, rate = predicted.get((form, lanes)), measured.get((form, lanes))
+        plain = measured.get((TEXTBOOK, lanes))
+        lines.append(
+            [form, f"{lanes:,}"]
+            + ([short(rate), f"{rate / plain:.1f} x" if plain else ""] if rate else [])
+            + (_parts(one) if one else [])
+        )
+    columns = ["form", "lanes"]
+    columns += ["steps/s", "to the textbook"] if measured else []
+    columns += ["kernels", "bytes a step", "launches", "memory", "arithmetic",
+                "steps/s predicted"] if predicted else []  # fmt: skip
+    text = markdown(columns, lines)
+    for one in content["trainings"]:
+        text += (
+            f"\n\n`jaxpg train vpg --seeds {one['seeds']}` in the form `{one['form']}`: "
+            f"{one['wall_seconds']:.1f} s, compiling ({one['compile_seconds']:.0f} s) aside; "
+            f"{one['solved']:.1%} of the seeds solve the task."
+        )
     difference = content["difference"]
-    apart = " and ".join(f"{one['relative']:.0e} in {name}" for name, one in difference.items())
-    return (
-        f"{markdown(columns, lines)}\n\nParameters of the two forms after two updates differ by "
-        f"{apart} of their norm ({difference['float32']['how']}).{note}"
+    apart = ", ".join(f"{difference[name]:.0e} in {name}" for name in MOST)
+    text += (
+        f"\n\nParameters of the two forms after two updates differ by {apart} of their norm "
+        f"({difference['how']})."
     )
+    return text + (f" Not predicted: {content['not_compiled']}." if content["not_compiled"] else "")
+
+
+def _order(key: tuple[str, int]) -> tuple[int, int]:
+    return ([TEXTBOOK, *FORMS].index(key[0]), key[1])
 
 
 def _parts(one: dict[str, Any]) -> list[str]:
@@ -124,24 +147,25 @@ def _parts(one: dict[str, Any]) -> list[str]:
 def draw(content: dict[str, Any], path: Path) -> None:
     """Predicted, and where there is a GPU measured, speed over lanes."""
     figure, (axes,) = measure.figure(6, 3)
-    for form, color in zip(FORMS, (measure.GREY, measure.BLUE), strict=True):
+    colors = (measure.INK, measure.GREY, measure.BLUE)
+    for form, color in zip((TEXTBOOK, *FORMS), colors, strict=True):
         expected = [one for one in content["predicted"] if one["form"] == form]
-        axes.plot([one["lanes"] for one in expected], [one["steps_per_second"] for one in expected],
-                  "--", color=color, label=f"{form}, predicted for an H100")  # fmt: skip
-        rows = [row for row in content["rows"] if row["options"]["form"] == form]
-        speeds = [median(one["rate"] for one in row["repetitions"]) for row in rows]
-        axes.plot([row["options"]["lanes"] for row in rows], speeds, "o", color=color,
-                  label=f"{form}, measured" if rows else None)  # fmt: skip
-    axes.axhline(1e9, color=measure.INK, linewidth=1)
-    axes.annotate("goal", (LANES[0], 1e9), (0, 4), textcoords="offset points", color=measure.INK)
+        if expected:
+            axes.plot([one["lanes"] for one in expected],
+                      [one["steps_per_second"] for one in expected],
+                      "--", color=color, label=f"{form}, predicted for an H100")  # fmt: skip
+        rows = [row for row in content["rows"] if row["form"] == form]
+        if rows:
+            speeds = [median(row["steps_per_second"]) for row in rows]
+            axes.plot([row["lanes"] for row in rows], speeds, "o-", color=color, label=form)
     axes.margins(y=0.15)
     axes.set(xscale="log", yscale="log", xlabel="lanes", ylabel="environment steps/s")
     axes.legend(frameon=False)
     figure.savefig(path)
 
 
-def difference(arithmetic: str) -> dict[str, Any]:
-    """How far the parameters of the two forms are apart after two updates of 20 steps, 2 lanes.
+def difference() -> dict[str, Any]:
+    """How far the parameters of the two forms are apart after two updates of 20 steps, by dtype.
 
     Relative to their norm, in the leaf where that is largest.
     """
@@ -152,19 +176,23 @@ def difference(arithmetic: str) -> dict[str, Any]:
     from jaxpg import chunks
 
     is_gpu = jax.default_backend() == "gpu"
-    config = dataclasses.replace(VPG, num_steps=20, arithmetic=arithmetic)
-    results = []
-    with chunks.word_size(config):
-        for form in FORMS:
-            os.environ["JAXPG_FORM"] = form
-            part = parts.make("update", config, 2)
-            traced, state = part.arguments
-            for _ in range(2):
-                state, _ = part.function(traced, state)
-            results.append([np.asarray(x) for x in jax.tree.leaves(state.params)])
-    apart = [np.linalg.norm(a - b) / np.linalg.norm(b) for b, a in zip(*results, strict=True)]
     how = f"on {jax.devices()[0].device_kind}" if is_gpu else "the kernels interpreted on a CPU"
-    return {"relative": float(max(apart)), "platform": jax.default_backend(), "how": how}
+    found: dict[str, Any] = {"platform": jax.default_backend(), "how": how}
+    for arithmetic in MOST:
+        config = dataclasses.replace(VPG, num_steps=20, arithmetic=arithmetic)
+        results = []
+        with chunks.word_size(config):
+            for form in FORMS:
+                os.environ["JAXPG_FORM"] = form
+                part = parts.make("update", config, 16 if is_gpu else 2)
+                traced, state = part.arguments
+                for _ in range(2):
+                    state, _ = part.function(traced, state)
+                results.append([np.asarray(x) for x in jax.tree.leaves(state.params)])
+        apart = [np.linalg.norm(a - b) / np.linalg.norm(b) for b, a in zip(*results, strict=True)]
+        found[arithmetic] = float(max(apart))
+        print(f"{arithmetic}: {found[arithmetic]:.1e}", file=sys.stderr, flush=True)
+    return found
 
 
 def program(form: str, lanes: int) -> dict[str, float]:
@@ -190,22 +218,73 @@ def program(form: str, lanes: int) -> dict[str, float]:
     }
 
 
-def update(form: str, lanes: int, seconds: float) -> dict[str, float]:
-    """Environment steps a second of `update` on this GPU."""
-    os.environ["JAXPG_FORM"] = form
+def speeds(
+    forms: list[str], lanes: list[int], rounds: int, seconds: float
+) -> dict[str, list[dict[str, Any]]]:
+    """Environment steps a second of the textbook and of the forms, by turns in this process."""
     measure.start_as_jaxpg()
-    part = parts.make("update", VPG, lanes)
-    rate = measure.rate_of_all_cores(part.function, part.arguments, part.env_steps, seconds)
-    memory = part.function.lower(*part.arguments).compile().memory_analysis()
-    print(f"{form}, {lanes} lanes: {short(rate)} steps/s", file=sys.stderr)
-    return {"rate": rate, "temporary_bytes": memory.temp_size_in_bytes}
+    rows: list[dict[str, Any]] = []
+    calls = []
+    for number in lanes:
+        for form in (TEXTBOOK, *forms):
+            began = time.perf_counter()
+            call, memory_bytes = _textbook(number) if form == TEXTBOOK else _jaxpg(form, number)
+            call()  # the first one allocates
+            row = {"form": form, "lanes": number, "compile_seconds": time.perf_counter() - began}
+            rows.append({**row, "program_bytes": memory_bytes, "steps_per_second": []})
+            calls.append(call)
+    for i in range(rounds):
+        for row, call in zip(rows, calls, strict=True):
+            done, began = 0, time.perf_counter()
+            while not done or time.perf_counter() - began < seconds:
+                call()
+                done += row["lanes"] * STEPS_PER_UPDATE * UPDATES
+            row["steps_per_second"].append(done / (time.perf_counter() - began))
+            last = f"{row['form']}, {row['lanes']} lanes: {short(row['steps_per_second'][-1])}"
+            print(f"round {i + 1} of {rounds}: {last} steps/s", file=sys.stderr, flush=True)
+    return {"rows": rows}
+
+
+def _textbook(seeds: int) -> tuple[Callable[[], Any], int]:
+    """A call that trains so many seeds for UPDATES, and the bytes that it takes."""
+    import jax
+
+    from benchmarks.baselines.textbook import make_train
+    from jaxpg import memory
+
+    keys = jax.random.split(jax.random.key(0), seeds)
+    train = jax.vmap(make_train(contenders.vpg(UPDATES)))
+    compiled = jax.jit(train).lower(keys).compile()
+    return lambda: jax.block_until_ready(compiled(keys)), memory.of_program(compiled)
+
+
+def _jaxpg(form: str, lanes: int) -> tuple[Callable[[], Any], int]:
+    """The same of what `jaxpg train` runs, which goes on where the last call has ended."""
+    from jaxpg import chunks, memory, population
+
+    os.environ["JAXPG_FORM"] = form
+    (chunk,) = population.make_chunks(VPG, range(lanes), [{}], lanes)
+    (program,) = chunks.compile_programs(chunk, UPDATES, 1)
+    endless = chunks.advance(program, chunk, sys.maxsize, None)
+    return lambda: next(endless), memory.of_program(program.advance)
+
+
+def training(form: str, seeds: int) -> dict[str, Any]:
+    """A whole `jaxpg train vpg` of so many seeds, all of them at once."""
+    os.environ["JAXPG_FORM"] = form
+    return contenders.jaxpg(seeds, VPG.num_updates, "--lanes", str(seeds))
 
 
 SCRIPT = measure.Script(
     name="gpu",
     doc=__doc__ or "",
     rounds=5,
-    measures={"difference": difference, "program": program, "update": update},
+    measures={
+        "difference": difference,
+        "program": program,
+        "speeds": speeds,
+        "training": training,
+    },
     compare=compare,
     draw=draw,
 )

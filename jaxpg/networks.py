@@ -39,7 +39,9 @@ class MLP(nn.Module):
 
 
 def _dense(size: int, name: str) -> nn.Dense:
-    return nn.Dense(size, name=name, dot_general=dense.dot_general)
+    # An NVIDIA GPU by itself rounds the factors of a float32 product to 10 bits (TF32).
+    precision = jax.lax.Precision.HIGHEST
+    return nn.Dense(size, name=name, dot_general=dense.dot_general, precision=precision)
 
 
 def make(config: Config, spec: EnvSpec) -> Networks:
