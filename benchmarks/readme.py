@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import short
 from benchmarks.record import RESULTS, fill, markdown
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ def render(page: str, text: str) -> str:
     """A page with each generated part made anew."""
     parts = {}
     for name, make in PAGES[page].items():
-        path = RESULTS / f"{name}-cpu.json"
+        path = RESULTS / f"{name}-{'gpu' if name == 'gpu' else 'cpu'}.json"
         if path.exists():
             parts[name] = make(json.loads(path.read_text()))
         else:
@@ -132,6 +133,50 @@ def plain(record: dict[str, Any]) -> str:
     )
 
 
+def _gpu(record: dict[str, Any]) -> str:
+    """What was measured on a GPU, and beside it what had been predicted without one."""
+    before = json.loads((RESULTS / "gpu-cpu.json").read_text())
+    predicted = {
+        (one["form"], one["lanes"]): one["steps_per_second"] for one in before["predicted"]
+    }
+    rows = []
+    for one in record["rows"]:
+        key, rate = (one["form"], one["lanes"]), statistics.median(one["steps_per_second"])
+        (plain,) = (
+            statistics.median(other["steps_per_second"])
+            for other in record["rows"]
+            if (other["form"], other["lanes"]) == ("textbook", one["lanes"])
+        )
+        expected = short(predicted[key]) if key in predicted else ""
+        rows.append([*map(str, key), short(rate), f"{rate / plain:.1f} x", expected])
+    columns = ["form", "lanes", "trained steps/s", "to the textbook", "predicted without a GPU"]
+    _, *notes = record["table"].split("\n\n")
+    seeds = "\n\n".join(notes).removesuffix(" Not predicted: measured instead.")
+    return (
+        f"{markdown(columns, rows)}\n\n{seeds}\n\n`{record['command']}`, commit "
+        f"{record['commit']}, jax {record['versions']['jax']}, {record['device']['kind']}; medians "
+        f"of {len(record['rows'][0]['steps_per_second'])}. The prediction is commit "
+        f"{before['commit']}'s (benchmarks/h100.py)."
+    )
+
+
+def _gpu_line(record: dict[str, Any]) -> str:
+    rates = {
+        (row["form"], row["lanes"]): statistics.median(row["steps_per_second"])
+        for row in record["rows"]
+    }
+    (whole,) = (one for one in record["trainings"] if one["form"] == "fused")
+    seeds = whole["seeds"]
+    fused, plain = (rates[form, seeds] for form in ("fused", "textbook"))
+    text = (
+        f"On one {record['device']['kind']} {seeds:,} seeds of `vpg` train to the end in "
+        f"{whole['wall_seconds']:.1f} s, and {whole['solved']:.1%} of them solve CartPole: "
+        f"{fused / 1e9:.2f} billion steps a second, {fused / plain:.1f} times the textbook's on "
+        f"the same card (`{record['command']}`, commit {record['commit']})."
+    )
+    return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
+
+
 def _number(error: float) -> str:
     return f"{error:.0e}" if error else "0 (bits)"
 
@@ -140,13 +185,17 @@ PAGES = {
     "README.md": {
         "train": _train,
         "throughput": _speed,
+        "gpu": _gpu_line,
         "parity": _parity,
         "certificate": _certificate,
     },
-    "docs/performance.md": {"throughput": plain, "gpu": plain},
-    "benchmarks/README.md": dict.fromkeys(
-        ("throughput", "scaling", "roofline", "time_to_solve", "compile", "memory", "gpu"), plain
-    ),
+    "docs/performance.md": {"throughput": plain, "gpu": _gpu},
+    "benchmarks/README.md": {
+        **dict.fromkeys(
+            ("throughput", "scaling", "roofline", "time_to_solve", "compile", "memory"), plain
+        ),
+        "gpu": _gpu,
+    },
 }
 
 if __name__ == "__main__":

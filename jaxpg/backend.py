@@ -15,16 +15,22 @@ VARIABLE = "JAXPG_FORM"
 
 
 def form() -> str:
-    """`cpu`, what XLA:CPU computes fastest; `plain`, one vmap; or `fused`, NVIDIA GPUs' kernels.
+    """`cpu`, what XLA:CPU computes fastest; `fused`, NVIDIA GPUs' kernels; or `plain`, one vmap.
 
-    By itself a CPU gets the first and anything else the second. The environment variable
-    JAXPG_FORM chooses another.
+    By itself a CPU gets the first, an NVIDIA GPU the second, anything else the third. The
+    environment variable JAXPG_FORM chooses another.
 
     Raises:
       ConfigError: if the variable names none of them.
     """
-    default = "cpu" if jax.default_backend() == "cpu" else "plain"
-    chosen = os.environ.get(VARIABLE, default)
+    chosen = os.environ.get(VARIABLE) or _default()
     if chosen not in FORMS:
         raise ConfigError(f"{VARIABLE} must be one of {', '.join(FORMS)}; got {chosen!r}")
     return chosen
+
+
+def _default() -> str:
+    platform = jax.default_backend()
+    if platform == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower():
+        return "fused"
+    return "cpu" if platform == "cpu" else "plain"

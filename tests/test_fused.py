@@ -6,6 +6,7 @@ That Triton accepts them is tested by lowering an update for CUDA, which needs n
 import dataclasses
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +276,18 @@ def test_triton_takes_the_kernels_of_an_update(monkeypatch):
     traced = jax.jit(jax.vmap(update)).trace(jaxpg.keys(range(2)))
     program = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert len(re.findall(r"custom_call @\S*triton", program)) == 9
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "form"),
+    [("cpu", "cpu", "cpu"), ("gpu", "PJRT C API\ncuda 13000", "fused"),
+     ("gpu", "PJRT C API\nrocm 60100", "plain"), ("tpu", "PJRT C API\nTFRT TPU v5", "plain")],
+)  # fmt: skip
+def test_an_nvidia_gpu_gets_the_kernels_by_itself(monkeypatch, platform, version, form):
+    device = SimpleNamespace(client=SimpleNamespace(platform_version=version))
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert backend.form() == form
 
 
 def test_a_form_that_does_not_exist_is_refused(monkeypatch):
