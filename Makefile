@@ -40,10 +40,10 @@ test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow tests/test_speed.py  # alone: it measures
 
 torture: $(VENV)/dev.done
-	JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_runs.py \
-	    tests/test_distributed.py
+	JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/runs/test_faults.py tests/runs/test_runs.py \
+	    tests/runs/test_distributed.py
 	XLA_FLAGS=--xla_backend_optimization_level=3 JAXPG_SOAK_SEEDS=4096 \
-	    $(BIN)/python -m pytest -s tests/test_soak.py
+	    $(BIN)/python -m pytest -s tests/runs/test_soak.py
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .

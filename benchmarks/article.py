@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import RESULTS, fill, markdown, write
-from jaxpg.config import PRESETS, Config
-from jaxpg.stats import SOLVED
+from jaxpg.analysis.stats import SOLVED
+from jaxpg.core.config import PRESETS, Config
 
 SEEDS = 256  # per preset and rate: 1,024 of `article` and of `article-corrected`
 RATES = {
@@ -78,8 +78,8 @@ def measure(config: Config, seeds: int, lanes: int) -> dict[str, Any]:
       seeds: how many, from 0.
       lanes: seeds that are trained at once.
     """
-    from jaxpg.lanes import STEPS
-    from jaxpg.population import train_population
+    from jaxpg.fast.lanes import STEPS
+    from jaxpg.population.population import train_population
 
     began = time.perf_counter()
     population = train_population(config, range(seeds), lanes=lanes, segments=20)
@@ -159,7 +159,7 @@ def draw_curves(cells: list[dict[str, Any]], path: Path) -> None:
 
 def fill_page(page: Path, record: dict[str, Any]) -> None:
     """Put the table and its origin between the page's markers."""
-    from jaxpg.lanes import STEPS
+    from jaxpg.fast.lanes import STEPS
 
     versions, device = record["versions"], record["device"]
     cells = record["cells"]

@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 from benchmarks.record import RESULTS, markdown, write
-from jaxpg.config import PRESETS, Config
+from jaxpg.core.config import PRESETS, Config
 from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep
-from jaxpg.results import commit
+from jaxpg.runs.results import commit
 
 
 class Case(NamedTuple):

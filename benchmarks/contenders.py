@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.config import PRESETS, Config
+from jaxpg.core.config import PRESETS, Config
 
 VPG = PRESETS["vpg"]
 STEPS_PER_UPDATE = VPG.num_envs * VPG.num_steps

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu [--smoke] [--rounds 5]
 
-In both forms that a GPU can be given (jaxpg/backend.py): `plain`, one vmap over all lanes, of which
-XLA makes the kernels; and `fused`, in which the rollout, the networks and their gradients are
+In both forms that a GPU can be given (jaxpg/fast/backend.py): `plain`, one vmap over all lanes, of
+which XLA makes the kernels; and `fused`, in which the rollout, the networks and their gradients are
 kernels of our own. First the two are compared: if parameters after two updates differ by more than
 rounding, nothing is timed. Then, by turns in one process, the textbook's `jit(vmap(train))`
 (baselines/textbook.py) and both forms of what `jaxpg train` runs; and last whole trainings.
@@ -173,7 +173,7 @@ def difference() -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from jaxpg import chunks
+    from jaxpg.population import chunks
 
     is_gpu = jax.default_backend() == "gpu"
     how = f"on {jax.devices()[0].device_kind}" if is_gpu else "the kernels interpreted on a CPU"
@@ -250,7 +250,7 @@ def _textbook(seeds: int) -> tuple[Callable[[], Any], int]:
     import jax
 
     from benchmarks.baselines.textbook import make_train
-    from jaxpg import memory
+    from jaxpg.population import memory
 
     keys = jax.random.split(jax.random.key(0), seeds)
     train = jax.vmap(make_train(contenders.vpg(UPDATES)))
@@ -260,7 +260,7 @@ def _textbook(seeds: int) -> tuple[Callable[[], Any], int]:
 
 def _jaxpg(form: str, lanes: int) -> tuple[Callable[[], Any], int]:
     """The same of what `jaxpg train` runs, which goes on where the last call has ended."""
-    from jaxpg import chunks, memory, population
+    from jaxpg.population import chunks, memory, population
 
     os.environ["JAXPG_FORM"] = form
     (chunk,) = population.make_chunks(VPG, range(lanes), [{}], lanes)

@@ -35,7 +35,7 @@ def threefry(count: int = 2**18, minimum_seconds: float = 1.0) -> dict[str, Any]
     """32-bit words a second of `noise.bits`, as many at a time as stay in a cache."""
     import jax
 
-    from jaxpg import noise
+    from jaxpg.core import noise
 
     draw = jax.jit(lambda key: noise.bits(key, (count,)))
     return {"rate": rate_of_all_cores(draw, (noise.key(0),), count, minimum_seconds)}

@@ -105,14 +105,14 @@ def in_process(name: str, case: Case, environment: dict[str, str] | None = None)
 
 def start_as_jaxpg() -> None:
     """Set jax up as the `jaxpg` command does; comes before the first use of jax."""
-    from jaxpg.cli import _prepare_jax
+    from jaxpg.cli.main import _prepare_jax
 
     _prepare_jax()
 
 
 def predictions() -> list[Any]:
-    """Where every `jaxpg.memory.Need` will be put that is predicted in this process."""
-    from jaxpg import memory
+    """Where every `jaxpg.population.memory.Need` will be put that is predicted in this process."""
+    from jaxpg.population import memory
 
     found, predict = [], memory.predict
 
@@ -147,8 +147,8 @@ def rate_of_all_cores(
     """
     import jax
 
-    from jaxpg import devices
-    from jaxpg.bench import on_every_core
+    from jaxpg.population import devices
+    from jaxpg.population.bench import on_every_core
 
     workers = devices.workers()
     compiled = devices.compile_on_each(function, arguments, workers)

@@ -66,8 +66,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
 
 def train(seeds: int, updates: int) -> dict[str, int]:
     """A whole run in this process."""
-    from jaxpg import memory
-    from jaxpg.cli import main
+    from jaxpg.cli.main import main
+    from jaxpg.population import memory
 
     predicted = measure.predictions()
     budget = updates * SMALL["num_envs"] * SMALL["num_steps"]

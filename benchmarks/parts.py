@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import measure
 from benchmarks.contenders import VPG
-from jaxpg.config import Config
+from jaxpg.core.config import Config
 
 NAMES = {
     "noise": "random numbers",
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 def speed(name: str, seconds: float) -> dict[str, float]:
     """Environment steps a second of one part of `vpg`, on every core at once."""
     measure.start_as_jaxpg()
-    from jaxpg import population
+    from jaxpg.population import population
 
     part = make(name, VPG, population.default_lanes())
     rate = measure.rate_of_all_cores(part.function, part.arguments, part.env_steps, seconds)
@@ -42,7 +42,8 @@ def make(name: str, config: Config, lanes: int, compute: bool = True) -> Part:
     import jax
     import jax.numpy as jnp
 
-    from jaxpg import algorithms, learner, noise, population
+    from jaxpg.core import algorithms, learner, noise
+    from jaxpg.population import population
 
     algorithm = algorithms.build(config)
     (chunk,) = population.make_chunks(config, range(lanes), [{}], lanes)

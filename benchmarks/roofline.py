@@ -91,7 +91,7 @@ def count() -> dict[str, float]:
     """What the compiled update does for one environment step."""
     measure.start_as_jaxpg()
     from benchmarks import hlo
-    from jaxpg import devices, population
+    from jaxpg.population import devices, population
 
     lanes = population.default_lanes()
     part = parts.make("update", VPG, lanes)

@@ -4,7 +4,7 @@
 
 `train_population` of `vpg` with one thing changed at a time; larger sizes do fewer updates. What is
 timed is training alone; memory is the process's peak, with all results gathered, beside what
-`jaxpg.memory` predicts before training starts.
+`jaxpg.population.memory` predicts before training starts.
 """
 
 import dataclasses
@@ -108,8 +108,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
 def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     """One size, in this process alone, whose memory is measured."""
     measure.start_as_jaxpg()
-    from jaxpg import devices, memory
-    from jaxpg import population as populations
+    from jaxpg.population import devices, memory
+    from jaxpg.population import population as populations
 
     seeds = size if name == "seeds" else 64
     config = VPG

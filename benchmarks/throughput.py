@@ -22,7 +22,7 @@ from benchmarks import contenders, measure, parts
 from benchmarks.contenders import NAMES, VPG
 from benchmarks.measure import Case
 from benchmarks.record import markdown
-from jaxpg.config import Config
+from jaxpg.core.config import Config
 
 MAIN = (("jaxpg", 64, 488), ("textbook", 64, 25), ("jaxpg", 1024, 488), ("textbook", 1024, 3))
 RIVALS = (("torch_ref", 1, 8), ("torch_batched", 64, 8), ("torch_compiled", 64, 8),

@@ -80,7 +80,7 @@ def on_every_core(name: str, updates: int) -> dict[str, Any]:
     """One seed on each core at the same time; the slowest counts."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from jaxpg.devices import cpu_count
+    from jaxpg.population.devices import cpu_count
 
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

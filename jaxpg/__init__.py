@@ -9,40 +9,40 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the names below, for type checkers and editors
-    from jaxpg.algorithms import build as build
-    from jaxpg.config import ConfigError as ConfigError
-    from jaxpg.config import preset as preset
-    from jaxpg.learner import init as init
-    from jaxpg.learner import update as update
-    from jaxpg.loading import Run as Run
-    from jaxpg.loading import load as load
-    from jaxpg.noise import key as key
-    from jaxpg.noise import keys as keys
-    from jaxpg.policy import Policy as Policy
-    from jaxpg.population import train_grid as train_grid
-    from jaxpg.population import train_population as train_population
+    from jaxpg.core.algorithms import build as build
+    from jaxpg.core.config import ConfigError as ConfigError
+    from jaxpg.core.config import preset as preset
+    from jaxpg.core.learner import init as init
+    from jaxpg.core.learner import update as update
+    from jaxpg.core.noise import key as key
+    from jaxpg.core.noise import keys as keys
+    from jaxpg.core.training import train as train
+    from jaxpg.core.types import Config as Config
+    from jaxpg.population.policy import Policy as Policy
+    from jaxpg.population.population import train_grid as train_grid
+    from jaxpg.population.population import train_population as train_population
     from jaxpg.runs import RunError as RunError
-    from jaxpg.training import train as train
-    from jaxpg.types import Config as Config
+    from jaxpg.runs.load import Run as Run
+    from jaxpg.runs.load import load as load
 
 __version__ = version("jaxpg")
 
 _HOME = {
-    "Config": "types",  # where it is registered with jax
-    "ConfigError": "config",
-    "preset": "config",
-    "build": "algorithms",
-    "init": "learner",
-    "update": "learner",
-    "key": "noise",
-    "keys": "noise",
-    "train": "training",
-    "train_population": "population",
-    "train_grid": "population",
-    "load": "loading",
-    "Run": "loading",
+    "Config": "core.types",  # where it is registered with jax
+    "ConfigError": "core.config",
+    "preset": "core.config",
+    "build": "core.algorithms",
+    "init": "core.learner",
+    "update": "core.learner",
+    "key": "core.noise",
+    "keys": "core.noise",
+    "train": "core.training",
+    "train_population": "population.population",
+    "train_grid": "population.population",
+    "load": "runs.load",
+    "Run": "runs.load",
     "RunError": "runs",
-    "Policy": "policy",
+    "Policy": "population.policy",
 }
 __all__ = ["__version__", *_HOME]
 

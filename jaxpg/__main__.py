@@ -1,5 +1,5 @@
 """`python -m jaxpg` is the `jaxpg` command."""
 
-from jaxpg.cli import main
+from jaxpg.cli.main import main
 
 main()

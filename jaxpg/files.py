@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxpg.config import ConfigError
+from jaxpg.core.config import ConfigError
 
 
 @contextmanager

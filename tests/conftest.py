@@ -53,7 +53,7 @@ def x64():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A finished run of five seeds of CartPole, tiny; to be read, not changed."""
-    from jaxpg.config import Config
+    from jaxpg.core.config import Config
     from jaxpg.runs import run
 
     config = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,))

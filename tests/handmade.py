@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg import results
-from jaxpg.config import Config
-from jaxpg.outcomes import per_update
-from jaxpg.population import Population
+from jaxpg.analysis.outcomes import per_update
+from jaxpg.core.config import Config
+from jaxpg.core.types import Metrics
+from jaxpg.population.population import Population
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import results
 from jaxpg.runs.manifest import Manifest
-from jaxpg.types import Metrics
 
 EPISODES = 100  # that end in each update
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 import jaxpg
-from jaxpg import cli
+from jaxpg.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -9,9 +9,9 @@ import pytest
 
 import jaxpg
 from benchmarks import readme
-from jaxpg import env
-from jaxpg.cli import main
-from jaxpg.config import Config, ConfigError
+from jaxpg.cli.main import main
+from jaxpg.core import env
+from jaxpg.core.config import Config, ConfigError
 from tests import pages
 
 PAGE = readme.ROOT / "docs" / "extending.md"

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_ref import noise, replay
+from torch_ref import noise
+from torch_ref import ring as replay
 from torch_ref.arithmetic import round_floats
 from torch_ref.config import Config
 from torch_ref.losses import masked_mean, value_loss

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from torch_ref import noise, replay
+from torch_ref import noise
+from torch_ref import ring as replay
 from torch_ref.config import PRESETS, Config, ConfigError, preset, validate
 from torch_ref.training import updates
 

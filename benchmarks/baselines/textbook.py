@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpg.config import Config
+from jaxpg.core.config import Config
 
 VARIES = (  # what may differ from the preset `vpg`
     "env", "num_envs", "num_steps", "total_steps", "total_episodes", "hidden_sizes", "gamma",

@@ -18,10 +18,11 @@ import torch_ref.algorithms
 import torch_ref.config
 import torch_ref.learner
 import torch_ref.training
-from jaxpg import algorithms, lanes, learner, losses, noise, training
-from jaxpg.config import Config, validate
+from jaxpg.core import algorithms, learner, losses, noise, training
+from jaxpg.core.config import Config, validate
+from jaxpg.core.types import Algorithm, Params, Trajectory
+from jaxpg.fast import lanes
 from jaxpg.proof import synthetic
-from jaxpg.types import Algorithm, Params, Trajectory
 from torch_ref import convert
 from torch_ref import noise as torch_noise
 

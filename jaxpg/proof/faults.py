@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from jaxpg.config import Config
+from jaxpg.core.config import Config
 from jaxpg.proof import batch
 from jaxpg.proof.levels import LEVELS, Level, attempt
 from torch_ref import (
@@ -30,7 +30,7 @@ from torch_ref import (
     losses,
     networks,
     noise,
-    replay,
+    ring,
 )
 
 Plant = AbstractContextManager[Any]
@@ -624,12 +624,12 @@ def replay_with_replacement() -> Plant:
         chosen = np.random.default_rng(bits).integers(ring.filled, size=batch_size)
         return tuple(rows[chosen] for rows in ring.rows), torch.ones(batch_size, dtype=torch.bool)
 
-    return mock.patch.object(replay, "sample", sample)
+    return mock.patch.object(ring, "sample", sample)
 
 
 def buffer_off_by_one() -> Plant:
     """The ring holds one transition less."""
-    return _wrap(replay, "empty", lambda original, row, size: original(row, size - 1))
+    return _wrap(ring, "empty", lambda original, row, size: original(row, size - 1))
 
 
 def replay_without_a_terminal_mask() -> Plant:
@@ -639,7 +639,7 @@ def replay_without_a_terminal_mask() -> Plant:
         (*rest, terminated), valid = original(*inputs)
         return (*rest, torch.zeros_like(terminated)), valid
 
-    return _wrap(replay, "sample", sample)
+    return _wrap(ring, "sample", sample)
 
 
 # The environment, and the grid.

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg import __version__, trace
-from jaxpg.config import Config
+from jaxpg import __version__
+from jaxpg.core import trace
+from jaxpg.core.config import Config
 from jaxpg.files import begin_directory
 from jaxpg.names import to_torch
 from jaxpg.proof import batch, pairs

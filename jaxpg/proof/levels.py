@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxpg import parity
-from jaxpg.config import PRESETS, Config
+from jaxpg.core.config import PRESETS, Config
 from jaxpg.proof import batch, lockstep, pairs
 
 REINFORCE, CRITIC, VPG = PRESETS["reinforce"], PRESETS["actor-critic"], PRESETS["vpg"]

@@ -1,8 +1,8 @@
 """Lockstep: the same run in both frameworks, compared bit by bit at every update.
 
-On the float32 grid, `python -m jaxpg.trace` and `python -m torch_ref.trace`, given one config and
-one integer seed, must produce the same bits. Each runs in its own process, proves that it has not
-imported the other's framework, and streams its records here. numpy only.
+On the float32 grid, `python -m jaxpg.core.trace` and `python -m torch_ref.trace`, given one config
+and one integer seed, must produce the same bits. Each runs in its own process, proves that it has
+not imported the other's framework, and streams its records here. numpy only.
 """
 
 import contextlib
@@ -24,10 +24,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from jaxpg import parity
-from jaxpg.config import Config, validate
+from jaxpg.core.config import Config, validate
 
 Record = dict[str, np.ndarray]
 Pair = tuple[Iterable[Record], Iterable[Record]]  # jaxpg's and torch_ref's
+MODULES = {"jaxpg": "jaxpg.core.trace", "torch_ref": "torch_ref.trace"}
 
 FOREIGN = {
     "jaxpg": {"torch", "torch_ref"},
@@ -128,7 +129,7 @@ def compare_runs(
     tensor, at a NaN, if no episode ended, or if a gradient was zero at every update.
 
     Args:
-      ours, theirs: from `jaxpg.trace.records` and `torch_ref.trace.records`.
+      ours, theirs: from `jaxpg.core.trace.records` and `torch_ref.trace.records`.
       seed: for the result.
       explain: (update) -> both sides' roundings in that update. Where the runs part, they tell a
         straddle from a fault; what they do not show to be a straddle is a fault.
@@ -182,7 +183,7 @@ def traced(
     with contextlib.ExitStack() as stack:
         sides = []
         for package, variables in zip(packages, environments, strict=True):
-            command = [sys.executable, "-m", f"{package}.trace", text]
+            command = [sys.executable, "-m", MODULES[package], text]
             sides.append(stack.enter_context(_process(command, package, variables)))
         yield tuple(partial(_run, side) for side in sides)
 

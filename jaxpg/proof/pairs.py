@@ -17,8 +17,8 @@ import torch_ref.algorithms
 import torch_ref.learner
 import torch_ref.trace
 import torch_ref.training
-from jaxpg import algorithms, learner, noise, trace, training
-from jaxpg.config import Config
+from jaxpg.core import algorithms, learner, noise, trace, training
+from jaxpg.core.config import Config
 from jaxpg.names import to_torch
 from jaxpg.proof import batch
 from jaxpg.proof.batch import twin

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-import jaxpg.types
+import jaxpg.core.types
 import torch_ref.types
 
 T, N = 12, 5
@@ -69,14 +69,14 @@ def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarra
     return fields
 
 
-def for_jax(fields: dict[str, np.ndarray], float_type: str) -> jaxpg.types.Trajectory:
+def for_jax(fields: dict[str, np.ndarray], float_type: str) -> jaxpg.core.types.Trajectory:
     """The same as a Trajectory of jaxpg."""
 
     def convert(field: np.ndarray) -> Any:
         kinds = {"f": float_type, "i": "int32", "b": "bool"}
         return jnp.asarray(field, kinds[field.dtype.kind])
 
-    return jaxpg.types.Trajectory(**{name: convert(field) for name, field in fields.items()})
+    return jaxpg.core.types.Trajectory(**{name: convert(field) for name, field in fields.items()})
 
 
 def for_torch(fields: dict[str, np.ndarray], float_type: str) -> torch_ref.types.Trajectory:

@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from jaxpg.chunks import Chunk, Lane, Snapshot, join_metrics
-from jaxpg.config import TRACED
+from jaxpg.core.config import TRACED
+from jaxpg.core.types import Metrics
+from jaxpg.population.chunks import Chunk, Lane, Snapshot, join_metrics
 from jaxpg.runs import RunError, durable, manifest
-from jaxpg.types import Metrics
 
 FOLDER = "checkpoints"
 KEPT = 2  # of each chunk

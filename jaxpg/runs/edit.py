@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jaxpg.config import validate
+from jaxpg.core.config import validate
 from jaxpg.files import whole_directory
 from jaxpg.runs import RunError, checkpoints, durable, lock
 from jaxpg.runs import manifest as manifests

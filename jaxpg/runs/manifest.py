@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg.config import FIELDS, Config, ConfigError, validate
+from jaxpg.core.config import FIELDS, Config, ConfigError, validate
+from jaxpg.population.settings import with_setting
 from jaxpg.runs import RunError, durable
-from jaxpg.settings import with_setting
 
 NAME = "manifest.json"
 SCHEMA = 2

@@ -19,11 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg import algorithms, chunks, population, results, track
-from jaxpg.chunks import Chunk, Lane, Program
-from jaxpg.config import Config
-from jaxpg.population import Progress, Tally
-from jaxpg.runs import RunError, Stopped, checkpoints, durable
+from jaxpg.analysis.stats import iqm
+from jaxpg.core import algorithms
+from jaxpg.core.config import Config
+from jaxpg.population import chunks, population
+from jaxpg.population.chunks import Chunk, Lane, Program
+from jaxpg.population.population import Progress, Tally
+from jaxpg.population.settings import Setting
+from jaxpg.runs import RunError, Stopped, checkpoints, durable, results, track
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.checkpoints import Checkpoint, Foreign
 from jaxpg.runs.lock import NAME as LOCK
@@ -32,8 +35,6 @@ from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.share import ALONE, PEER_SECONDS, Peers, Share
 from jaxpg.runs.share import FOLDER as PROCESSES
 from jaxpg.runs.watch import Watchdog, stop_on_signals
-from jaxpg.settings import Setting
-from jaxpg.stats import iqm
 
 SAVE_RATIO = 50
 SEGMENTS = 50  # of a chunk at least, where it has so many updates

@@ -1,0 +1,252 @@
+"""jaxpg sweep: a grid of hyperparameters, every point with every seed.
+
+What is in its directory:
+
+    DIR/sweep.json       what is swept; written once
+    DIR/1-NAME=VALUE/…   a run directory for each combination of static values, in which the
+                         traced ones are settings of one program
+    DIR/report.html      once all are finished
+"""
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from jaxpg.cli import runs
+from jaxpg.core.config import FIELDS, Config, ConfigError, nearest, validate
+from jaxpg.population.settings import expand, with_setting
+from jaxpg.runs import RunError, durable, manifest
+from jaxpg.runs.manifest import Manifest, format_seeds, parse_config, parse_seeds
+
+NAME = "sweep.json"
+SCHEMA = 1
+_HINTS = get_type_hints(Config)
+
+Grid = Mapping[str, Sequence[Any]]
+
+
+class Plan(NamedTuple):
+    """What a sweep is."""
+
+    preset: str
+    config: Config  # of everything that is not in the grid
+    grid: dict[str, list[Any]]
+    seeds: str
+    lanes: int | None  # None: the backend's, not chosen yet
+
+    @property
+    def programs(self) -> list[dict[str, Any]]:
+        """The static values of each run."""
+        return expand(self.config, self.grid)[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The run directories, in the order of the programs."""
+        return [_name(i, program) for i, program in enumerate(self.programs, 1)]
+
+    @property
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every point of the grid, the last field varying fastest."""
+        chosen = itertools.product(*self.grid.values())
+        return [dict(zip(self.grid, values, strict=True)) for values in chosen]
+
+
+def plan(name: str, options: Any) -> Plan:
+    """What the command line asks for.
+
+    Raises:
+      ConfigError: if the grid, a point of it, the seeds or the launch has no meaning.
+    """
+    if options.launch.distributed:
+        raise ConfigError(
+            "a sweep is begun by one process; others can take runs of it: jaxpg resume DIR/NAME"
+        )
+    runs.check_launch(options.launch)
+    seeds = format_seeds(parse_seeds(options.seeds))
+    asked = Plan(name, validate(options.config), parse_grid(options.grid), seeds, options.lanes)
+    expand(asked.config, asked.grid)
+    return asked
+
+
+def main(asked: Plan, launch: runs.Launch, out: Path) -> None:
+    """Train a sweep, or continue it; then its table and report.
+
+    Raises:
+      ConfigError: if a point has no meaning; nothing is written.
+      RunError: if the directory holds something else.
+    """
+    directories = begin(out, asked)
+    for i, directory in enumerate(directories, 1):
+        print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
+        runs.train(directory, dataclasses.replace(launch, report=False), again="the same line")
+    from jaxpg.report import sweep as sweep_report
+
+    found = sweep_report.load_sweep(out)
+    sweep_report.show(found)
+    if launch.report:
+        print(f"report: {sweep_report.make(found)}")
+
+
+def begin(out: Path, asked: Plan) -> list[Path]:
+    """Make the directory this sweep, with a run directory for every combination of static values.
+
+    Raises:
+      ConfigError: if a point has no meaning; nothing is written.
+      RunError: if it is another sweep (the sentence says what differs), or holds something else.
+    """
+    from jaxpg.runs import run
+
+    old = read(out) if is_sweep(out) else None
+    if old is None:
+        run.check_usable(out)
+        if (out / manifest.NAME).exists():
+            raise RunError(f"{out} is a run, and no sweep: take another --out")
+    elif asked.lanes is None:
+        asked = asked._replace(lanes=old.lanes)
+    manifests = _manifests(asked)
+    asked = asked._replace(lanes=manifests[0].lanes)
+    if old is not None and old != asked:
+        raise RunError(
+            f"{out} is a sweep of something else ({'; '.join(_differences(old, asked))}): take "
+            "another --out, or the same options"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        durable.write(out / NAME, _text(asked).encode())
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error.strerror})") from None
+    directories = [out / name for name in asked.names]
+    for directory, content in zip(directories, manifests, strict=True):
+        run.begin(directory, content)
+    return directories
+
+
+def read(directory: Path) -> Plan:
+    """What a directory sweeps.
+
+    Raises:
+      RunError: if it is no sweep, or its sweep.json is damaged.
+    """
+    path = directory / NAME
+    try:
+        fields = json.loads(path.read_bytes())
+        if fields["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {fields['schema']!r}, and this version reads {SCHEMA}")
+        grid = {
+            name: [tuple(x) if isinstance(x, list) else x for x in values]
+            for name, values in fields["grid"].items()
+        }
+        plan = Plan(
+            str(fields["preset"]),
+            parse_config(fields["config"]),
+            grid,
+            fields["seeds"],
+            fields["lanes"],
+        )
+        parse_seeds(plan.seeds)
+        expand(plan.config, plan.grid)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+    except KeyError as error:
+        raise RunError(f"{path} is damaged: it lacks {error}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    return plan
+
+
+def parse_grid(entries: Sequence[str]) -> dict[str, list[Any]]:
+    """The grid of 'learning_rate=1e-4,3e-4', 'hidden_sizes=32,64x64', 'max_grad_norm=0.5,none'.
+
+    Raises:
+      ConfigError: if an entry is none, or a field is unknown or given twice, or a value is not of
+        the field's type or given twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    if not entries:
+        raise ConfigError("--grid must be FIELD=VALUE,VALUE… at least once; got nothing")
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not text:
+            raise ConfigError(f"--grid must be FIELD=VALUE,VALUE…; got {entry!r}")
+        if name not in FIELDS:
+            raise ConfigError(f"--grid has an unknown field {name!r}{nearest(name, FIELDS)}")
+        if name == "arithmetic":
+            raise ConfigError("--grid cannot have arithmetic, which is one process's: sweep twice")
+        if name in grid:
+            raise ConfigError(f"--grid has {name} twice; give all its values at once")
+        values = [_parse(name, word.strip()) for word in text.split(",")]
+        if len(set(values)) < len(values):
+            raise ConfigError(f"--grid has a value of {name} twice; got {text!r}")
+        grid[name] = values
+    return grid
+
+
+def _parse(name: str, word: str) -> Any:
+    """A value of a field; what it must be beyond its type is `validate`'s to say."""
+    hint = _HINTS[name]
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    if type(None) in get_args(hint) and word.lower() == "none":
+        return None
+    kind = kinds[0] if kinds and isinstance(kinds[0], type) else hint
+    try:
+        if name == "hidden_sizes":
+            return tuple(int(width) for width in word.split("x"))
+        if kind is bool:
+            return {"true": True, "false": False}[word.lower()]
+        if kind in (int, float):
+            return kind(word)
+    except (ValueError, KeyError):
+        kinds_said = {bool: "true or false", int: "an integer", float: "a number"}
+        wanted = "widths such as 64x64" if name == "hidden_sizes" else kinds_said[kind]
+        raise ConfigError(f"--grid {name} must be {wanted}; got {word!r}") from None
+    return word
+
+
+def _manifests(plan: Plan) -> list[Manifest]:
+    """The manifest of every run; this is where every point is tried."""
+    from jaxpg.runs import run
+
+    programs, settings = expand(plan.config, plan.grid)
+    seeds = parse_seeds(plan.seeds)
+    configs = [dataclasses.replace(plan.config, **program) for program in programs]
+    # Fields that a setting replaces have the first setting's value, so that they say nothing false.
+    configs = [with_setting(config, settings[0]) for config in configs]
+    return [run.plan(plan.preset, config, seeds, plan.lanes, settings) for config in configs]
+
+
+def _name(i: int, program: Mapping[str, Any]) -> str:
+    said = ",".join(f"{name}={show(value)}" for name, value in program.items())
+    return f"{i}-" + (re.sub(r"[^\w.=,+-]", "_", said)[:100] or "all")
+
+
+def show(value: Any) -> str:
+    """A value as `parse_grid` reads it."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a directory holds a sweep."""
+    return (directory / NAME).is_file()
+
+
+def _text(plan: Plan) -> str:
+    content = {"schema": SCHEMA, **plan._asdict(), "config": dataclasses.asdict(plan.config)}
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _differences(old: Plan, new: Plan) -> list[str]:
+    ours, theirs = (
+        {**plan._asdict(), **dataclasses.asdict(plan.config), "config": None} for plan in (old, new)
+    )
+    return [
+        f"{name}: {ours[name]!r} -> {theirs[name]!r}" for name in ours if ours[name] != theirs[name]
+    ]

@@ -1,0 +1,232 @@
+"""Returns and advantage estimators: by how much did an action beat the policy's average?
+
+Arrays are time-major: T steps first, then batch axes (usually N environments) that do not
+affect one another. Rewards, values and advantages share one unit.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxpg.fast import lanes
+
+
+def discounted_return(
+    reward: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    *,
+    gamma: float | jax.Array,
+) -> jax.Array:
+    """Reward-to-go, discounted from the current step.
+
+        G_t = r_t + γ (0 if terminated_t, V(s_{t+1}) if truncated_t, else G_{t+1})
+
+    with G_T = V(s_T), the successor of the last row: a view that was cut goes on in V. Without a
+    critic V is 0 everywhere.
+
+    Args:
+      reward: r_t, float [T, ...].
+      next_value: V(s_{t+1}) of the true successor, before auto-reset, float [T, ...].
+      terminated, truncated: why the episode ended at step t, bool [T, ...].
+      gamma: discount per step, in [0, 1].
+
+    Returns:
+      G_t, float [T, ...].
+
+    Raises:
+      AssertionError: on tracing, if the shapes differ or a flag is not bool.
+
+    Source: Sutton & Barto, 2nd ed., eq. 3.8; truncation as in Pardo et al. 2018
+    (arXiv:1712.00378).
+    """
+    chex.assert_equal_shape([reward, next_value, terminated, truncated])
+    chex.assert_type([terminated, truncated], bool)
+
+    def step_back(returns, inputs):
+        reward, next_value, terminated, truncated = inputs
+        follow = jnp.where(truncated, next_value, returns)
+        returns = reward + gamma * jnp.where(terminated, 0.0, follow)
+        return returns, returns
+
+    inputs = (reward, next_value, terminated, truncated)
+    _, returns = lanes.scan(step_back, next_value[-1], [(inputs, 1)], reverse=True)
+    return returns
+
+
+def total_return(
+    reward: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    *,
+    gamma: float | jax.Array,
+) -> jax.Array:
+    """R(τ) = Σ_k γ^k r_k of the whole episode, the same at each of its steps.
+
+    Every column is one episode that starts at row 0.
+
+    Args:
+      reward, next_value, terminated, truncated, gamma: as in `discounted_return`.
+
+    Returns:
+      R(τ), float [T, ...].
+
+    Source: Williams 1992 (Machine Learning 8).
+    """
+    returns = discounted_return(reward, next_value, terminated, truncated, gamma=gamma)
+    return jnp.broadcast_to(returns[0], returns.shape)
+
+
+def td_error(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    *,
+    gamma: float | jax.Array,
+) -> jax.Array:
+    """δ_t = r_t + γ (1 - terminated_t) V(s_{t+1}) - V(s_t), the one-step advantage.
+
+    Args:
+      reward, value: r_t and V(s_t), float [T, ...].
+      next_value: V(s_{t+1}) of the true successor, before auto-reset, float [T, ...].
+      terminated: whether the task ended at step t, bool [T, ...].
+      gamma: discount per step, in [0, 1].
+
+    Returns:
+      δ_t, float [T, ...].
+
+    Raises:
+      AssertionError: on tracing, if the shapes differ or the flag is not bool.
+
+    Source: Sutton & Barto, 2nd ed., eq. 13.14.
+    """
+    chex.assert_equal_shape([reward, value, next_value, terminated])
+    chex.assert_type(terminated, bool)
+
+    return reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+
+
+def gae(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    *,
+    gamma: float | jax.Array,
+    gae_lambda: float | jax.Array,
+) -> jax.Array:
+    """Generalized advantage estimate, GAE(γ, λ).
+
+        δ_t = r_t + γ (1 - terminated_t) V(s_{t+1}) - V(s_t)
+        A_t = δ_t + γ λ (1 - done_t) A_{t+1},    done = terminated or truncated
+
+    with A_T = 0. Termination ends the task: nothing follows, so V(s_{t+1}) is dropped. Truncation
+    ends only our view of it: V(s_{t+1}) stays, but row t+1 belongs to another episode, so the
+    recursion restarts.
+
+    Args:
+      reward, value, next_value, terminated, gamma: as in `td_error`.
+      truncated: whether only our view ended at step t, bool [T, ...].
+      gae_lambda: λ in [0, 1]; 0 gives the TD error, 1 the Monte-Carlo return (bootstrapped where
+        the view was cut) minus V.
+
+    Returns:
+      A_t, float [T, ...]. The λ-return, a value target, is `advantage + value`.
+
+    Raises:
+      AssertionError: on tracing, if the shapes differ or a flag is not bool.
+
+    Source: Schulman et al. 2016 (arXiv:1506.02438), eq. 16; truncation as in Pardo et al. 2018
+    (arXiv:1712.00378).
+    """
+    chex.assert_equal_shape([reward, truncated])
+    chex.assert_type(truncated, bool)
+
+    delta = td_error(reward, value, next_value, terminated, gamma=gamma)
+    done = jnp.logical_or(terminated, truncated)
+
+    def step_back(advantage, inputs):
+        delta, done = inputs
+        advantage = delta + gamma * gae_lambda * jnp.where(done, 0.0, advantage)
+        return advantage, advantage
+
+    start = jnp.zeros_like(delta[0])
+    _, advantage = lanes.scan(step_back, start, [((delta, done), 1)], reverse=True)
+    return advantage
+
+
+def leave_one_out(returns: jax.Array) -> jax.Array:
+    """The average of the other trajectories' returns, b_i = Σ_{j≠i} R_j / (N - 1).
+
+    A baseline that included R_i would scale the gradient by 1 - 1/N.
+
+    Args:
+      returns: R_i, float [N], N ≥ 2.
+
+    Returns:
+      b_i, float [N].
+
+    Source: Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!
+    """
+    chex.assert_rank(returns, 1)
+    return (jnp.sum(returns) - returns) / (returns.shape[0] - 1)
+
+
+def broadcast_baseline(returns: jax.Array, value: jax.Array, valid: jax.Array) -> jax.Array:
+    """The weight that a baseline of shape (T, 1) gives to returns of shape (T,).
+
+    Their difference is a (T, T) matrix, and the article's loss sums all of it:
+
+        Σ_i Σ_t -log π(a_t|s_t) (G_t - V(s_i)) = Σ_t -log π(a_t|s_t) Ψ_t
+        Ψ_t = T (G_t - Σ_i V(s_i) / T)
+
+    Args:
+      returns: G_t, float [T, N].
+      value: V(s_t), float [T, N].
+      valid: which steps belong to the episode, bool [T, N]; T in the formula is their number.
+
+    Returns:
+      Ψ_t, float [T, N].
+
+    Source: Pichka 2023, Policy Gradient Algorithm's Mathematics Explained with PyTorch
+    Implementation; its code, github.com/ebrahimpichka/vanilla-pg.
+    """
+    chex.assert_equal_shape([returns, value, valid])
+    length = jnp.sum(valid, axis=0, keepdims=True, dtype=returns.dtype)
+    total_value = jnp.sum(jnp.where(valid, value, 0.0), axis=0, keepdims=True)
+    return length * returns - total_value
+
+
+def discount_from_start(time: jax.Array, *, gamma: jax.Array) -> jax.Array:
+    """γ^t, t counted from the episode's start: what turns a relative Ψ_t into an absolute one.
+
+    Args:
+      time: t, int32 [T, ...].
+      gamma: discount per step, in [0, 1], a scalar of the working dtype.
+
+    Source: Thomas 2014, Bias in natural actor-critic algorithms (ICML), on why the discounted
+    objective asks for it.
+    """
+    return jnp.power(gamma, time)
+
+
+def normalize(advantage: jax.Array, valid: jax.Array) -> jax.Array:
+    """(Ψ - mean) / (standard deviation + 1e-8) over the valid steps, ddof 0.
+
+    Args:
+      advantage: Ψ, float [T, ...].
+      valid: which steps count, bool [T, ...].
+
+    Returns:
+      float [T, ...]; steps that are not valid are 0.
+    """
+    chex.assert_equal_shape([advantage, valid])
+    count = jnp.sum(valid, dtype=advantage.dtype)
+    mean = jnp.sum(jnp.where(valid, advantage, 0.0)) / count
+    centred = jnp.where(valid, advantage - mean, 0.0)
+    std = jnp.sqrt(jnp.sum(centred * centred) / count)
+    return centred / (std + 1e-8)

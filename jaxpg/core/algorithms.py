@@ -1,0 +1,146 @@
+"""An algorithm: what to collect, an estimator, a policy loss, a value fit; chosen by name."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.core import advantages, distributions, env, losses, networks, rollout
+from jaxpg.core.arithmetic import grid_distribution, grid_env
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.types import Algorithm, Distribution, EnvSpec, Trajectory
+
+
+def build(config: Config) -> Algorithm:
+    """The algorithm that a config names.
+
+    Args:
+      config: validated.
+
+    Raises:
+      ConfigError: if the environment is unknown or not supported.
+    """
+    env_ = env.make(
+        config.env, float_type=config.float_type, max_episode_steps=config.max_episode_steps
+    )
+    if config.time_limit == "terminates":
+        env_ = env.terminate_at_limit(env_)
+    distribution = _distribution(config, env_.spec)
+    on_grid = config.arithmetic == "float32_grid"
+    return Algorithm(
+        env=grid_env(env_) if on_grid else env_,
+        networks=networks.make(config, env_.spec),
+        distribution=grid_distribution(distribution) if on_grid else distribution,
+        collect=COLLECT[config.collect],
+        advantage=make_advantage(config),
+        value_target=VALUE_TARGETS[config.value_target],
+        policy_loss=POLICY_LOSSES[config.reduction],
+        remember=REMEMBER[config.value_data],
+    )
+
+
+def _distribution(config: Config, spec: EnvSpec) -> Distribution:
+    if spec.discrete:
+        return DISTRIBUTIONS[config.log_prob]
+    if config.log_prob == "clamped":
+        raise ConfigError(f"log_prob='clamped' needs discrete actions; {config.env} has none")
+    return distributions.gaussian
+
+
+def make_advantage(config: Config) -> Callable[..., jax.Array]:
+    """Ψ of a trajectory, as the config's estimator, baseline and discounting define it.
+
+    Returns:
+      (trajectory, value [T, N], next_value [T, N], *, gamma, gae_lambda) -> Ψ [T, N].
+    """
+
+    def advantage(
+        trajectory: Trajectory,
+        value: jax.Array,
+        next_value: jax.Array,
+        *,
+        gamma: jax.Array,
+        gae_lambda: jax.Array,
+    ) -> jax.Array:
+        estimator = ESTIMATORS[config.estimator]
+        weight = advantages.discount_from_start(trajectory.time, gamma=gamma)
+        baseline = value
+        if config.estimator == "total_return":
+            baseline = weight * value  # R(τ) counts from the episode's start, and so must V
+        if config.baseline == "broadcast_value":
+            baseline = jnp.zeros_like(value)  # subtracted below
+        psi = estimator(trajectory, baseline, next_value, gamma, gae_lambda)
+        if config.baseline == "constant":
+            returns = monte_carlo(trajectory, value, next_value, gamma=gamma)[0]
+            psi = psi - advantages.leave_one_out(returns)[None, :]
+        if config.discounting == "absolute" and config.estimator != "total_return":
+            psi = weight * psi
+        if config.baseline == "broadcast_value":
+            psi = advantages.broadcast_baseline(psi, value, trajectory.valid)
+        return advantages.normalize(psi, trajectory.valid) if config.normalize_advantage else psi
+
+    return advantage
+
+
+def total_return(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+    """R(τ) - V; V is 0 without a critic."""
+    ends = (t.terminated, t.truncated)
+    return advantages.total_return(t.reward, next_value, *ends, gamma=gamma) - value
+
+
+def reward_to_go(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+    """G_t - V(s_t); V is 0 without a critic."""
+    return monte_carlo(t, value, next_value, gamma=gamma) - value
+
+
+def td_error(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+    """r_t + γ V(s_{t+1}) - V(s_t)."""
+    return advantages.td_error(t.reward, value, next_value, t.terminated, gamma=gamma)
+
+
+def gae(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+    """GAE(γ, λ)."""
+    inputs = (t.reward, value, next_value, t.terminated, t.truncated)
+    return advantages.gae(*inputs, gamma=gamma, gae_lambda=gae_lambda)
+
+
+def monte_carlo(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> jax.Array:
+    """G_t, bootstrapped where the view was cut."""
+    inputs = (t.reward, next_value, t.terminated, t.truncated)
+    return advantages.discounted_return(*inputs, gamma=gamma)
+
+
+def td0(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> jax.Array:
+    """r_t + γ V(s_{t+1})."""
+    return td_error(t, value, next_value, gamma, gae_lambda) + value
+
+
+def lambda_return(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> jax.Array:
+    """GAE(γ, λ) + V(s_t)."""
+    return gae(t, value, next_value, gamma, gae_lambda) + value
+
+
+def transitions(t: Trajectory) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(s, r, s', whether the task ended): V(s) is fitted to r + γ V(s')."""
+    return t.obs, t.reward, t.next_obs, t.terminated
+
+
+def successors(t: Trajectory) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(s', r, s', False): V(s') is fitted to r + γ V(s'), which drives it to r / (1 - γ)."""
+    return t.next_obs, t.reward, t.next_obs, jnp.zeros_like(t.terminated)
+
+
+COLLECT = {"steps": rollout.collect_steps, "episodes": rollout.collect_episodes}
+ESTIMATORS = {
+    "total_return": total_return,
+    "reward_to_go": reward_to_go,
+    "td_error": td_error,
+    "gae": gae,
+}
+VALUE_TARGETS = {"monte_carlo": monte_carlo, "td0": td0, "lambda_return": lambda_return}
+POLICY_LOSSES = {
+    "steps": losses.policy_loss_steps,
+    "trajectories": losses.policy_loss_trajectories,
+}
+REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
+DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

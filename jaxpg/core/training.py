@@ -1,0 +1,52 @@
+"""train: from a config and a key to trained parameters, as one pure function."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.core import algorithms, learner
+from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.types import Algorithm, LearnerState, Metrics
+
+
+def train(
+    config: Config, key: jax.Array, algorithm: Algorithm | None = None
+) -> tuple[LearnerState, Metrics]:
+    """Train one seed for the whole budget.
+
+    Pure: `jax.jit(jax.vmap(partial(train, config)))(keys)` trains many seeds, and a vmap over
+    traced fields of the config many settings. In float32 its last bits depend on whether JAX's
+    64-bit mode is on; those of `train_population` do not.
+
+    Args:
+      config: what to train; its traced fields may be traced.
+      key: of the seed, from `noise.key`; consumed.
+      algorithm: `algorithms.build(config)` with parts of your own; None for exactly that.
+
+    Returns:
+      The final state, and Metrics whose leaves are [U], U = config.num_updates.
+
+    Raises:
+      ConfigError: if the config has no meaning.
+    """
+    config = as_arrays(validate(config))
+    algorithm = algorithm or algorithms.build(config)
+    state = learner.init(config, key, algorithm)
+
+    def step(state: LearnerState, _: None) -> tuple[LearnerState, Metrics]:
+        return learner.update(config, state, algorithm)
+
+    return jax.lax.scan(step, state, None, length=config.num_updates)
+
+
+def as_arrays(config: Config) -> Config:
+    """The config with its traced fields as arrays of the working dtype.
+
+    Raises:
+      ConfigError: if it asks for float64 where JAX has none.
+    """
+    if config.float_type == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ConfigError(
+            f"arithmetic={config.arithmetic!r} needs JAX's 64-bit mode: set "
+            "JAX_ENABLE_X64=1 or call jax.config.update('jax_enable_x64', True)"
+        )
+    return jax.tree.map(lambda value: jnp.asarray(value, config.float_type), config)

@@ -1,0 +1,138 @@
+"""The data that flows between the modules; no code.
+
+Letters: T steps, N environments, D observation, A actions, M rows of a ring, K outputs of the
+policy network. Arrays are time-major. Floats have the working dtype, unless a line says otherwise.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxpg.core.config import STATIC, TRACED, Config
+
+jax.tree_util.register_dataclass(Config, data_fields=list(TRACED), meta_fields=list(STATIC))
+
+Params = dict[str, Any]  # network -> layer -> {"kernel", "bias"} (or a leaf such as "log_std")
+
+
+class EnvSpec(NamedTuple):
+    """What the rest needs to know of an environment."""
+
+    obs_size: int  # D
+    num_actions: int  # A: how many actions, or how many numbers one continuous action has
+    discrete: bool
+    time_limit: int  # steps after which an episode is truncated
+    min_episode_steps: int  # no episode ends sooner, so resets are drawn once per so many steps
+    reset_uniforms: int  # uniforms that a reset consumes; 0: it consumes a key
+
+
+class EnvState(NamedTuple):
+    """N environments between two steps."""
+
+    inner: Any  # the environment's own state, leaves [N, ...]
+    obs: jax.Array  # [N, D]
+    time: jax.Array  # int32 [N], steps since the episode's start
+    episode_return: jax.Array  # [N], undiscounted, since the episode's start
+
+
+class Env(NamedTuple):
+    """N environments as pure functions."""
+
+    spec: EnvSpec
+    reset: Callable[..., EnvState]  # (reset noise [N, ...]) -> state
+    step: Callable[..., tuple]  # (key [N], state, action) -> state, reward, terminated, truncated
+    restart: Callable[..., EnvState]  # (state, done [N], reset noise [N, ...]) -> state
+
+
+class Noise(NamedTuple):
+    """All randomness of one update."""
+
+    reset: jax.Array  # float32 [R, N, reset_uniforms], or keys [R, N]
+    action: jax.Array  # float32 [T, N], or [T, N, A] for a continuous action
+    env: jax.Array  # keys [T, N]
+    replay: jax.Array | None  # uint32 [value_steps, REPLAY_ROUNDS]
+
+
+class Acted(NamedTuple):
+    """What a policy was shown and what its network said."""
+
+    obs: jax.Array  # [T, N, D]
+    outputs: jax.Array | None  # [T, N, K]; None if `act` does not tell
+
+
+class Trajectory(NamedTuple):
+    """What the policy met; rows that are not valid are zero."""
+
+    obs: jax.Array  # [T, N, D]
+    action: jax.Array  # int32 [T, N], or [T, N, A]
+    reward: jax.Array  # [T, N]
+    next_obs: jax.Array  # [T, N, D], the true successor, before any reset
+    terminated: jax.Array  # bool [T, N], the task ended here
+    truncated: jax.Array  # bool [T, N], only our view of it ended here
+    valid: jax.Array  # bool [T, N], False on the padding after an episode's end
+    time: jax.Array  # int32 [T, N], steps since the episode's start
+    episode_return: jax.Array  # [T, N], sum of rewards since the episode's start, this one included
+    acted: Acted | None = None  # good for a gradient while its obs are the very array above
+
+
+class Ring(NamedTuple):
+    """The last M rows of a stream."""
+
+    rows: Any  # leaves [M, ...]
+    next_slot: jax.Array  # int32, where the next row goes
+    filled: jax.Array  # int32, slots that hold a row
+
+
+class Networks(NamedTuple):
+    """The two function approximators."""
+
+    init: Callable[..., Params]  # (key_policy, key_value) -> params
+    policy: Callable[..., jax.Array]  # (params, obs [..., D]) -> [..., K]
+    value: Callable[..., jax.Array]  # (params, obs [..., D]) -> [...]
+
+
+class Distribution(NamedTuple):
+    """An action distribution, given the policy network's outputs [..., K]."""
+
+    sample: Callable[..., jax.Array]  # (outputs, uniform) -> action
+    log_prob: Callable[..., jax.Array]  # (outputs, action) -> [...]
+    entropy: Callable[..., jax.Array]  # (outputs) -> [...]
+
+
+class Algorithm(NamedTuple):
+    """The parts of a policy-gradient method. Replace any with `algorithm._replace(part=yours)`."""
+
+    env: Env
+    networks: Networks
+    distribution: Distribution
+    collect: Callable[..., tuple]  # (env, act, params, env_state, noise) -> env_state, trajectory
+    advantage: Callable[..., jax.Array]  # (trajectory, value, next_value, *, gamma, gae_lambda)
+    value_target: Callable[..., jax.Array]  # the same arguments
+    policy_loss: Callable[..., jax.Array]  # (log_prob, advantage, valid) -> scalar
+    remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
+
+
+class LearnerState(NamedTuple):
+    """Everything that an update reads and writes, of one seed."""
+
+    params: Params
+    opt_state: dict[str, Any]  # network -> optimizer state; {"shared": ...} for a shared torso
+    env_state: EnvState
+    key: jax.Array  # key_run; never changes, each update folds its index in
+    update: jax.Array  # int32, updates done
+    replay: Ring | None  # (obs, reward, next_obs, terminated)
+    recent_returns: Ring  # the last 100 episodes' returns
+
+
+class Metrics(NamedTuple):
+    """One update's report, scalars. Losses and norms are those before its optimizer steps."""
+
+    env_steps: jax.Array  # int32, valid steps in this update
+    episodes: jax.Array  # int32, episodes that ended in this update
+    return_sum: jax.Array  # sum of their undiscounted returns
+    policy_loss: jax.Array
+    value_loss: jax.Array  # 0 without a critic
+    entropy: jax.Array  # nats per step
+    policy_grad_norm: jax.Array  # before clipping; of everything for a shared torso
+    value_grad_norm: jax.Array  # before clipping; 0 for a shared torso or without a critic

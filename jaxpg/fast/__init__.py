@@ -1,0 +1,1 @@
+"""How a machine computes the core's loops and products fastest."""

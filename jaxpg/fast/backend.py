@@ -1,0 +1,36 @@
+"""In which form the loops and products are computed: chosen here, for the whole package.
+
+The forms differ in the order of sums and in how an operation rounds, in nothing else. What has been
+traced keeps the form it was traced in.
+"""
+
+import os
+
+import jax
+
+from jaxpg.core.config import ConfigError
+
+FORMS = ("cpu", "plain", "fused")
+VARIABLE = "JAXPG_FORM"
+
+
+def form() -> str:
+    """`cpu`, what XLA:CPU computes fastest; `fused`, NVIDIA GPUs' kernels; or `plain`, one vmap.
+
+    By itself a CPU gets the first, an NVIDIA GPU the second, anything else the third. The
+    environment variable JAXPG_FORM chooses another.
+
+    Raises:
+      ConfigError: if the variable names none of them.
+    """
+    chosen = os.environ.get(VARIABLE) or _default()
+    if chosen not in FORMS:
+        raise ConfigError(f"{VARIABLE} must be one of {', '.join(FORMS)}; got {chosen!r}")
+    return chosen
+
+
+def _default() -> str:
+    platform = jax.default_backend()
+    if platform == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower():
+        return "fused"
+    return "cpu" if platform == "cpu" else "plain"

@@ -1,0 +1,82 @@
+"""Products with a narrow matrix, in the form that a CPU computes fastest.
+
+XLA:CPU leaves every dot to a routine for large matrices. With a handful of inputs it is several
+times faster as broadcast arithmetic, and with a handful of outputs as a product for each column.
+A network with one hidden ReLU layer between two such matrices has a gradient with one product.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.fast import backend
+
+FEW_INPUTS, FEW_OUTPUTS = 8, 4
+
+
+def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> Any:
+    """`jax.lax.dot_general` as flax's Dense calls it: x [B, I] times kernel [I, O]."""
+    if backend.form() == "cpu" and x.ndim == 2:
+        inputs, outputs = kernel.shape
+        if inputs <= FEW_INPUTS:
+            return _few_inputs(x, kernel)
+        if outputs <= FEW_OUTPUTS:
+            return jnp.stack([x @ column for column in kernel.T], axis=-1)
+    return jax.lax.dot_general(x, kernel, dimensions, precision=precision)
+
+
+def is_narrow(kernel: jax.Array, kernel_out: jax.Array) -> bool:
+    """Whether `relu_network` is made for these kernels, on this backend."""
+    few = kernel.shape[0] <= FEW_INPUTS and kernel_out.shape[1] <= FEW_OUTPUTS
+    return few and backend.form() == "cpu"
+
+
+@jax.custom_jvp
+def relu_network(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, kernel_out: jax.Array, bias_out: jax.Array
+) -> jax.Array:
+    """relu(x · kernel + bias) · kernel_out + bias_out, of x [B, I], as [B, O]."""
+    z = _preactivations(x, kernel, bias)
+    hidden = jnp.where(z < 0.0, 0.0, z)  # a CPU takes one operation fewer than for a maximum
+    return jnp.stack([hidden @ column for column in kernel_out.T], axis=-1) + bias_out[None]
+
+
+@relu_network.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """The slope of output o is Σ_j [z_j > 0] (x, 1) · G_oj, linear in small matrices G_o.
+
+    G_o holds the slopes of all parameters, (dW, db) w_o + (W, b) dw_o. In reverse this is one
+    product, of the output's slope times (x, 1) with the mask [z > 0].
+    """
+    x, kernel, bias, kernel_out, _ = primals
+    dx, dkernel, dbias, dkernel_out, dbias_out = tangents
+    z = _preactivations(x, kernel, bias)
+    mask = jnp.where(z > 0.0, jnp.ones_like(z), 0.0)
+    first = jnp.concatenate([kernel, bias[None]])
+    dfirst = jnp.concatenate([dkernel, dbias[None]])
+    columns = zip(kernel_out.T, dkernel_out.T, strict=True)
+    small = jnp.stack([dfirst * w[None] + first * dw[None] for w, dw in columns])
+    by_input = jnp.einsum("oij,bj->oib", small, mask)
+    extended = jnp.concatenate([x.T, jnp.ones_like(x.T[:1])])
+    slopes = jnp.sum(by_input * extended[None], axis=1).T + (mask * (dx @ kernel)) @ kernel_out
+    return relu_network(*primals), slopes + dbias_out[None]
+
+
+def _preactivations(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """bias + Σ_i x_i kernel_i, each step a fused multiply-add."""
+    return sum((x[:, i, None] * kernel[None, i] for i in range(len(kernel))), start=bias[None])
+
+
+@jax.custom_jvp
+def _few_inputs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Σ_i x_i kernel_i."""
+    first, *rest = (x[:, i, None] * kernel[None, i] for i in range(len(kernel)))
+    return sum(rest, start=first)
+
+
+@_few_inputs.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """The slope by dots, because its transpose, a sum over all rows, is fast as a dot."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return _few_inputs(x, kernel), dx @ kernel + x @ dkernel

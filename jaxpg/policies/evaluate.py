@@ -1,0 +1,316 @@
+"""Evaluate: trained policies in fresh episodes, in gymnax and in gymnasium's own environment.
+
+An episode is decided by the evaluation's seed, the policy's seed and its own index alone: not by
+the other seeds, nor by how many are evaluated at a time.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg.analysis.stats import SOLVED, iqm, iqm_interval
+from jaxpg.core import algorithms, noise
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.types import EnvState, Params
+from jaxpg.population.policy import actor
+from jaxpg.runs.load import Run
+
+ROWS = 8_192  # episodes that are simulated at a time, of all seeds together
+GYMNASIUM_STEPS = 400_000  # that a default evaluation in gymnasium may take, each mode
+MODES = ("greedy", "sampled")
+
+
+class Evaluation(NamedTuple):
+    """The episodes of some seeds in one simulator."""
+
+    simulator: str  # "gymnax" or "gymnasium"
+    mode: str  # of MODES
+    seeds: list[int]
+    returns: np.ndarray  # [S, E], undiscounted
+    lengths: np.ndarray  # int [S, E], steps
+    seconds: float
+
+
+def in_gymnax(
+    run: Run, seeds: Sequence[int], episodes: int, mode: str, *, setting: int = 0, key: int = 0
+) -> Evaluation:
+    """Let trained policies act in gymnax, many seeds and episodes at once.
+
+    Args:
+      run: finished.
+      seeds: S of its seeds.
+      episodes: E of each seed.
+      mode: "greedy" or "sampled".
+      setting: index in the run's settings.
+      key: seed of the evaluation's own randomness.
+    """
+    began = time.perf_counter()
+    play = _player(run.config, mode)
+    width = min(episodes, ROWS)
+    lanes = max(1, min(len(seeds), ROWS // width))
+    returns = np.zeros((len(seeds), episodes))
+    lengths = np.zeros((len(seeds), episodes), int)
+    for i in range(0, len(seeds), lanes):
+        for j in range(0, episodes, width):
+            # The last ones are done again to fill the shape, so that one program serves all.
+            rows = np.arange(i, i + lanes).clip(max=len(seeds) - 1)
+            indices = np.arange(j, j + width).clip(max=episodes - 1)
+            keys = _episode_keys(key, np.asarray(seeds)[rows], indices)
+            total, length = play(stacked_params(run, [seeds[row] for row in rows], setting), keys)
+            returns[np.ix_(rows, indices)], lengths[np.ix_(rows, indices)] = total, length
+    seconds = time.perf_counter() - began
+    return Evaluation("gymnax", mode, list(seeds), returns, lengths, seconds)
+
+
+def in_gymnasium(
+    run: Run, seeds: Sequence[int], episodes: int, mode: str, *, setting: int = 0, key: int = 0
+) -> Evaluation:
+    """Let trained policies act in gymnasium's environment of the same name.
+
+    Every seed and episode has an environment object of its own; their policies act together.
+
+    Args: as of `in_gymnax`.
+
+    Raises:
+      ConfigError: if gymnasium is not installed, or has no such environment.
+    """
+    make, obs_shape = gymnasium_maker(run.config), actor(run.config).interface.obs_shape
+    began = time.perf_counter()
+    choose = _chooser(run.config, mode)
+    params = stacked_params(run, seeds, setting)
+    envs = [make() for _ in range(len(seeds) * episodes)]
+    starts = np.random.SeedSequence(key).generate_state(2)
+    obs = np.zeros((len(envs), *obs_shape), np.float32)
+    for i, env in enumerate(envs):
+        seed, episode = seeds[i // episodes], i % episodes
+        start = np.random.SeedSequence([*starts.tolist(), seed, episode]).generate_state(1)[0]
+        obs[i], _ = env.reset(seed=int(start))
+    keys = _episode_keys(key, np.asarray(seeds), np.arange(episodes))
+    returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), int)
+    alive, t = list(range(len(envs))), 0
+    while alive:
+        grid = obs.reshape(len(seeds), episodes, *obs_shape)
+        actions = np.asarray(choose(params, grid, keys, np.int32(t)))
+        actions = actions.reshape(len(envs), *actions.shape[2:])
+        over = set()
+        for i in alive:
+            obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+            returns[i] += reward
+            if terminated or truncated:
+                over.add(i)
+                envs[i].close()
+        t += 1
+        lengths[alive] = t
+        alive = [i for i in alive if i not in over]
+    shape = (len(seeds), episodes)
+    seconds = time.perf_counter() - began
+    return Evaluation(
+        "gymnasium", mode, list(seeds), returns.reshape(shape), lengths.reshape(shape), seconds
+    )
+
+
+def record(
+    config: Config, params: Params, seeds: Sequence[int], episodes: int, mode: str, *, key: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """What policies meet in the episodes of `in_gymnax`, step by step.
+
+    Args:
+      params: leaves [S, ...].
+      seeds: S, which decide the episodes together with `key`.
+
+    Returns:
+      Observations [T + 1, S, E, D], where T is the time limit and an episode that is over keeps
+      its last one, and the episodes' lengths [S, E].
+    """
+    keys = _episode_keys(key, np.asarray(seeds), np.arange(episodes))
+    obs, lengths = _recorder(config, mode)(params, keys)
+    return np.asarray(obs), np.asarray(lengths)
+
+
+def default_gymnasium_seeds(config: Config, episodes: int) -> int:
+    """How many seeds gymnasium, a step at a time in Python, can evaluate in under a minute."""
+    limit = actor(config).spec.time_limit
+    return max(1, GYMNASIUM_STEPS // (episodes * limit))
+
+
+def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
+    """What the JSON file says of one evaluation.
+
+    `iqm` and its interval are over the seeds' mean returns; of a single seed over its episodes.
+    """
+    means = evaluation.returns.mean(axis=1)
+    units = means if len(means) > 1 else evaluation.returns[0]
+    low, high = iqm_interval(units)
+    solved = SOLVED.get(env)
+    return {
+        "simulator": evaluation.simulator,
+        "mode": evaluation.mode,
+        "seeds": evaluation.seeds,
+        "episodes": evaluation.returns.shape[1],
+        "iqm": float(iqm(units)),
+        "ci95_low": float(low),
+        "ci95_high": float(high),
+        "interval_over": "seeds" if len(means) > 1 else "episodes",
+        "worst_seed": evaluation.seeds[int(means.argmin())],
+        "worst_seed_return": float(means.min()),
+        "best_seed_return": float(means.max()),
+        "worst_episode": float(evaluation.returns.min()),
+        "solved_at": solved,
+        "solved_fraction": None if solved is None else float((means >= solved).mean()),
+        "mean_return": means.tolist(),
+        "steps": int(evaluation.lengths.sum()),
+        "seconds": round(evaluation.seconds, 3),
+    }
+
+
+@lru_cache(maxsize=16)
+def _player(config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """(params [S, ...], keys [S, E]) -> returns and lengths [S, E], of whole episodes."""
+    start, step = _episodes(config, mode)
+
+    def play(params: Params, keys: jax.Array) -> tuple:
+        def alive_somewhere(carry: tuple) -> jax.Array:
+            return jnp.any(carry[2])
+
+        def body(carry: tuple) -> tuple:
+            t, state, alive = carry
+            return t + 1, *step(params, keys, t, state, alive)
+
+        _, end, _ = jax.lax.while_loop(alive_somewhere, body, (jnp.int32(0), *start(keys)))
+        return end.episode_return.reshape(keys.shape), end.time.reshape(keys.shape)
+
+    return jax.jit(play)
+
+
+@lru_cache(maxsize=16)
+def _recorder(config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """(params [S, ...], keys [S, E]) -> obs [T + 1, S, E, D], lengths [S, E].
+
+    T is the environment's time limit; after an episode's end its last observation is repeated.
+    """
+    start, step = _episodes(config, mode)
+
+    def record(params: Params, keys: jax.Array) -> tuple:
+        def body(carry: tuple, t: jax.Array) -> tuple[tuple, jax.Array]:
+            state, alive = step(params, keys, t, *carry)
+            return (state, alive), state.obs
+
+        first, alive = start(keys)
+        times = jnp.arange(actor(config).spec.time_limit)
+        final, later = jax.lax.scan(body, (first, alive), times)
+        obs = jnp.concatenate([first.obs[None], later])
+        return obs.reshape(len(obs), *keys.shape, -1), final[0].time.reshape(keys.shape)
+
+    return jax.jit(record)
+
+
+def _episodes(config: Config, mode: str) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+    """How the episodes of S seeds begin and go on; rows [S · E].
+
+    Returns:
+      keys [S, E] -> state, alive; and (params, keys, step's number, state, alive) -> state, alive,
+      where a row that is over keeps its state.
+    """
+    algorithm = algorithms.build(config)
+    env, spec = algorithm.env, algorithm.env.spec
+    choose = _chooser(config, mode, raw=True)
+
+    def start(keys: jax.Array) -> tuple:
+        draws = jax.vmap(lambda key: noise.fold_in(key, 0))(keys.reshape(-1))
+        if spec.reset_uniforms:
+            draws = jax.vmap(lambda key: noise.uniform(key, (spec.reset_uniforms,)))(draws)
+        return env.reset(draws), jnp.ones(keys.size, bool)
+
+    def step(params: Params, keys: jax.Array, t: jax.Array, state: EnvState, alive: Any) -> tuple:
+        def step_key(key: jax.Array) -> jax.Array:
+            return noise.fold_in(noise.fold_in(key, 2), t)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(alive.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        action = choose(params, state.obs.reshape(*keys.shape, -1), keys, t)
+        action = action.reshape(-1, *action.shape[2:])
+        step_keys = jax.vmap(step_key)(keys.reshape(-1))
+        following, _, terminated, truncated = env.step(step_keys, state, action)
+        done = jnp.logical_or(terminated, truncated)
+        return jax.tree.map(keep, following, state), jnp.logical_and(alive, ~done)
+
+    return start, step
+
+
+@lru_cache(maxsize=16)
+def _chooser(config: Config, mode: str, raw: bool = False) -> Callable[..., jax.Array]:
+    """(params [S, ...], obs [S, E, ...], keys [S, E], step) -> actions [S, E, ...].
+
+    Args:
+      raw: whether observations and actions are those of jaxpg's Env, [S, E, D], or the
+        environment's own.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+    act = actor(config)
+    distribution = algorithms.build(config).distribution
+    per_action = () if act.spec.discrete else (act.spec.num_actions,)
+
+    def choose(params: Params, obs: jax.Array, keys: jax.Array, t: jax.Array) -> jax.Array:
+        if not raw:
+            obs = jax.vmap(jax.vmap(act.interface.encode))(jnp.asarray(obs))
+        outputs = jax.vmap(act.outputs)(params, obs)
+        if mode == "greedy":
+            action = act.most_probable(outputs)
+        else:
+
+            def draw(key: jax.Array) -> jax.Array:
+                return noise.uniform(noise.fold_in(noise.fold_in(key, 1), t), per_action)
+
+            action = distribution.sample(outputs, jax.vmap(jax.vmap(draw))(keys))
+        return action if raw else jax.vmap(jax.vmap(act.interface.decode))(action)
+
+    return choose if raw else jax.jit(choose)
+
+
+def _episode_keys(key: int, seeds: np.ndarray, episodes: np.ndarray) -> jax.Array:
+    """[S, E]; each depends on its seed's number and its episode's index."""
+    fold = jax.vmap(jax.vmap(noise.fold_in, (None, 0)), (0, None))
+    numbers, indices = jnp.asarray(seeds, jnp.uint32), jnp.asarray(episodes, jnp.uint32)
+    by_seed = jax.vmap(noise.fold_in, (None, 0))(noise.key(key), numbers)
+    return fold(by_seed, indices)
+
+
+def stacked_params(run: Run, seeds: Sequence[int], setting: int = 0) -> Params:
+    """The parameters of some seeds, leaves [S, ...]."""
+    rows = np.array([run.row(seed, setting) for seed in seeds])
+    return jax.tree.map(lambda leaf: leaf[rows], run.population.params)
+
+
+def gymnasium_maker(config: Config) -> Callable[[], Any]:
+    """A maker of gymnasium's environment of that name.
+
+    Raises:
+      ConfigError: if it is not installed, or has none that these policies can act in.
+    """
+    try:
+        import gymnasium
+    except ImportError:
+        raise ConfigError("gymnasium is not installed: pip install gymnasium") from None
+    if config.env not in gymnasium.registry:
+        raise ConfigError(f"gymnasium has no environment {config.env!r}")
+    limit = (
+        {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+    )
+
+    def make() -> Any:
+        return gymnasium.make(config.env, disable_env_checker=True, **limit)
+
+    obs_space = make().observation_space
+    wanted = actor(config).interface.obs_shape
+    if obs_space.shape != wanted:
+        raise ConfigError(
+            f"gymnasium's {config.env} observes {obs_space.shape}, and these policies {wanted}"
+        )
+    return make

@@ -1,0 +1,255 @@
+"""Export: one seed's trained policy as a file for another runtime, which needs no jaxpg.
+
+Whatever the networks were, a policy is one chain of layers from a flat observation [batch, D]
+(one-hot where the environment's is a number) to logits, or to the mean and log σ of an action.
+"""
+
+import dataclasses
+import io
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg import __version__
+from jaxpg.core.config import Config, ConfigError, nearest
+from jaxpg.core.types import Params
+from jaxpg.names import to_torch
+from jaxpg.population.policy import Policy
+from jaxpg.runs.load import Run
+
+SUFFIXES = {
+    "torch": ".pt",
+    "onnx": ".onnx",
+    "stablehlo": ".stablehlo",
+    "safetensors": ".safetensors",
+}
+OPSET, IR_VERSION = 17, 8  # of ONNX; every runtime since 2022 reads them
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+HOW = {  # to load each; tests run these lines
+    "torch": """\
+import torch
+from torch import nn
+
+saved = torch.load({path!r}, weights_only=True)
+policy = nn.Sequential(*(getattr(nn, name)(*sizes) for name, *sizes in saved["layers"]))
+policy.load_state_dict(saved["state_dict"], assign=True)
+outputs = policy(torch.zeros(1, {inputs}, dtype=torch.{dtype}))  # {outputs}""",
+    "onnx": """\
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession({path!r})
+(action,) = session.run(["action"], {{"observation": np.zeros((1, {inputs}), np.{dtype})}})""",
+    "stablehlo": """\
+import numpy as np
+from jax import export
+
+policy = export.deserialize(bytearray(open({path!r}, "rb").read()))
+outputs = policy.call(np.zeros((1, {inputs}), np.{dtype}))""",
+    "safetensors": """\
+from safetensors.numpy import load_file
+
+parameters = load_file({path!r})  # of all networks, by the names that torch gives""",
+}
+
+
+class Chain(NamedTuple):
+    """A policy's layers, and what its outputs are."""
+
+    layers: list[tuple[np.ndarray, np.ndarray]]  # weight [out, in] and bias [out]
+    activation: str  # "relu" or "tanh", between the layers
+    discrete: bool
+    log_std: np.ndarray | None  # [A], where σ does not depend on the observation
+    low: np.ndarray | None  # [A], bounds of a continuous action
+    high: np.ndarray | None
+
+
+def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
+    """A seed's policy as a file's content.
+
+    Args:
+      run: finished.
+      seed: one of its seeds.
+      target: of SUFFIXES.
+      setting: index in the run's settings.
+
+    Raises:
+      ConfigError: if there is no such target, or the package that it needs is not installed.
+    """
+    if target not in SUFFIXES:
+        raise ConfigError(f"--to is {target!r}{nearest(target, SUFFIXES)}")
+    about = {
+        "made_by": f"jaxpg {__version__}",
+        "env": run.config.env,
+        "seed": str(seed),
+        "setting": json.dumps(dict(run.settings[setting])),
+        "config": json.dumps(dataclasses.asdict(run.config)),
+    }
+    policy = run.policy(seed, setting)
+    if target == "safetensors":
+        return _to_safetensors(policy.params, about)
+    if target == "stablehlo":
+        return _to_stablehlo(run.config, policy)
+    chain = as_chain(run.config, policy)
+    return (_to_torch if target == "torch" else _to_onnx)(chain, about)
+
+
+def how_to_load(run: Run, target: str, path: str) -> str:
+    """The lines that load it, to be copied."""
+    policy = run.policy(run.seeds[0])
+    inputs = policy.actor.spec.obs_size
+    outputs = "logits" if policy.actor.spec.discrete else "mean, then log σ unless it is saved"
+    return HOW[target].format(
+        path=path, inputs=inputs, dtype=run.config.float_type, outputs=outputs
+    )
+
+
+def as_chain(config: Config, policy: Policy) -> Chain:
+    """The policy as one chain of layers, a shared torso included."""
+    named = to_torch(policy.params)
+    networks = ("torso", "policy") if config.networks == "shared" else ("policy",)
+    layers = [
+        (named[f"{network}.{layer}.weight"], named[f"{network}.{layer}.bias"])
+        for network in networks
+        for layer in (*(f"hidden_{i}" for i in range(len(config.hidden_sizes))), "output")
+        if f"{network}.{layer}.bias" in named
+    ]
+    spec, decode = policy.actor.spec, policy.actor.interface.decode
+    if spec.discrete:
+        return Chain(layers, config.activation, True, None, None, None)
+    low, high = (
+        np.asarray(decode(jnp.full(spec.num_actions, end))).reshape(-1).astype(config.float_type)
+        for end in (-jnp.inf, jnp.inf)
+    )
+    return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high)
+
+
+def _to_safetensors(params: Params, about: dict[str, str]) -> bytes:
+    from safetensors.numpy import save
+
+    return save(to_torch(params), about)
+
+
+def _to_stablehlo(config: Config, policy: Policy) -> bytes:
+    """jax.export's own format: {"action", "logits"}, or {"action", "mean", "log_std"}."""
+    try:
+        import flatbuffers  # noqa: F401  (jax imports it on serialising)
+    except ImportError:
+        raise _missing("stablehlo", "flatbuffers") from None
+    actor = policy.actor
+    params = jax.tree.map(jnp.asarray, policy.params)
+
+    def act(obs: jax.Array) -> dict[str, jax.Array]:
+        outputs = actor.outputs(params, obs)
+        action = actor.most_probable(outputs)
+        if actor.spec.discrete:
+            return {"action": action, "logits": outputs}
+        mean, log_std = jnp.split(outputs, 2, axis=-1)
+        action = jax.vmap(actor.interface.decode)(action).reshape(mean.shape)
+        return {"action": action, "mean": mean, "log_std": log_std}
+
+    shape = jax.export.symbolic_shape(f"batch, {actor.spec.obs_size}")
+    observation = jax.ShapeDtypeStruct(shape, config.float_type)
+    return bytes(jax.export.export(jax.jit(act), platforms=PLATFORMS)(observation).serialize())
+
+
+def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
+    """A dictionary that `torch.load(…, weights_only=True)` reads, so that loading runs no code.
+
+    "layers" says how to build the nn.Sequential that "state_dict" fits. (TorchScript is
+    deprecated, and `torch.export.load` falls back to unpickling whatever is in the file.)
+    """
+    try:
+        import torch
+    except ImportError:
+        raise _missing("torch", "torch") from None
+    layers: list[list[Any]] = []
+    state = {}
+    for i, (weight, bias) in enumerate(chain.layers):
+        if i:
+            layers.append([{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]])
+        state[f"{len(layers)}.weight"] = torch.from_numpy(weight.copy())
+        state[f"{len(layers)}.bias"] = torch.from_numpy(bias.copy())
+        layers.append(["Linear", weight.shape[1], weight.shape[0]])
+    content: dict[str, Any] = {"layers": layers, "state_dict": state, "about": about}
+    for name in ("log_std", "low", "high"):
+        value = getattr(chain, name)
+        if value is not None:
+            content[name] = torch.from_numpy(value.copy())
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
+    """A graph of Gemm and Relu or Tanh, made with onnx's helper and checked by its checker."""
+    try:
+        import onnx
+        from onnx import helper, numpy_helper
+    except ImportError:
+        raise _missing("onnx", "onnx") from None
+    constants: dict[str, Any] = {}
+    nodes, at = [], "observation"
+    for i, (weight, bias) in enumerate(chain.layers):
+        if i:
+            operator = {"relu": "Relu", "tanh": "Tanh"}[chain.activation]
+            nodes.append(helper.make_node(operator, [at], [f"hidden_{i}"]))
+            at = f"hidden_{i}"
+        last = i == len(chain.layers) - 1
+        name = _network_output(chain) if last else f"linear_{i}"
+        constants |= {f"weight_{i}": weight, f"bias_{i}": bias}
+        inputs = [at, f"weight_{i}", f"bias_{i}"]
+        nodes.append(helper.make_node("Gemm", inputs, [name], transB=1))
+        at = name
+    floats = helper.np_dtype_to_tensor_dtype(chain.layers[0][0].dtype)
+    inputs_size, actions = chain.layers[0][0].shape[1], len(chain.layers[-1][1])
+    if chain.discrete:
+        nodes.append(helper.make_node("ArgMax", [at], ["action"], axis=-1, keepdims=0))
+        action = helper.make_tensor_value_info("action", onnx.TensorProto.INT64, ["batch"])
+        outputs = {"logits": actions}
+    else:
+        if chain.log_std is None:
+            actions //= 2
+            nodes.append(helper.make_node("Split", [at], ["mean", "log_std"], axis=-1))
+        else:
+            constants["sigma"] = chain.log_std
+            nodes.append(helper.make_node("Shape", ["mean"], ["shape"]))
+            nodes.append(helper.make_node("Expand", ["sigma", "shape"], ["log_std"]))
+        constants |= {"low": chain.low, "high": chain.high}
+        nodes.append(helper.make_node("Max", ["mean", "low"], ["raised"]))
+        nodes.append(helper.make_node("Min", ["raised", "high"], ["action"]))
+        action = helper.make_tensor_value_info("action", floats, ["batch", actions])
+        outputs = {"mean": actions, "log_std": actions}
+    graph = helper.make_graph(
+        nodes,
+        "policy",
+        [helper.make_tensor_value_info("observation", floats, ["batch", inputs_size])],
+        [
+            action,
+            *(helper.make_tensor_value_info(x, floats, ["batch", n]) for x, n in outputs.items()),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(
+        graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="jaxpg"
+    )
+    helper.set_model_props(model, about)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _network_output(chain: Chain) -> str:
+    """What the last layer's outputs are called."""
+    if chain.discrete:
+        return "logits"
+    return "mean" if chain.log_std is not None else "mean_and_log_std"
+
+
+def _missing(target: str, package: str) -> ConfigError:
+    return ConfigError(
+        f"--to {target} needs {package}, which is not installed: pip install {package}"
+    )

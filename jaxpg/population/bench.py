@@ -1,0 +1,208 @@
+"""jaxpg bench: how fast a config trains on this machine, with how many lanes, in how much memory.
+
+Each number of lanes is compiled once and then timed by turns with the others; every core (or every
+device) trains lanes of its own, as in `jaxpg train`, but nothing is saved. Beside it the
+textbook's `jit(vmap(train))`, where there is a checkout that holds it and the config is one that it
+can train.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+
+from jaxpg.core.config import Config, validate
+from jaxpg.population import chunks, devices, memory, population
+from jaxpg.population.chunks import Chunk, Program
+from jaxpg.runs import results
+
+TEXTBOOK = Path(__file__).parents[2] / "benchmarks" / "baselines" / "textbook.py"
+TEXTBOOK_SEEDS, TEXTBOOK_UPDATES = 64, 5
+TRIED = (8, 16, 32, 64)  # lanes, where the backend is a CPU
+TRIED_ON_DEVICE = (256, 1024, 4096)
+
+
+def lanes_to_try() -> tuple[int, ...]:
+    """Where nobody has chosen them."""
+    return TRIED if jax.default_backend() == "cpu" else TRIED_ON_DEVICE
+
+
+def measure(
+    config: Config, lanes: Sequence[int], rounds: int, seconds: float, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Speed, compile time and memory with each number of lanes, and of the textbook's loop.
+
+    Args:
+      config: what to train.
+      lanes: numbers of lanes, >= 2 each.
+      rounds: measurements of each.
+      seconds: that a measurement takes about.
+      note: called with a sentence on what is being done.
+
+    Returns:
+      What `table` shows and --json writes.
+
+    Raises:
+      ConfigError: if the config or the lanes have no meaning, or memory has no room for them.
+    """
+    rows: list[dict[str, Any]] = []
+    runs = []
+    for number in lanes:
+        note(f"compiling {number} lanes")
+        (chunk,) = population.make_chunks(config, range(number), [{}], number)
+        length = min(10, config.num_updates)
+        began = time.perf_counter()
+        programs = chunks.compile_programs(chunk, length)
+        row: dict[str, Any] = {"lanes": number, "compile_seconds": time.perf_counter() - began}
+        shapes = chunks.lane_shapes(chunk)
+        population.check_memory(programs, shapes, [chunk], config.num_updates, writes=False)
+        a_worker = max(map(memory.of_program, (programs[0].start, programs[0].advance)))
+        rows.append({**row, "program_bytes": a_worker, "steps_per_second": []})
+        runs.append((programs, chunk))
+    textbook: dict[str, Any] | None = None
+    reason = _why_no_textbook(config)
+    for i in range(rounds):
+        for row, (programs, chunk) in zip(rows, runs, strict=True):
+            note(f"round {i + 1} of {rounds}: {row['lanes']} lanes")
+            row["steps_per_second"].append(_speed(programs, chunk, seconds))
+        if reason is None:
+            note(f"round {i + 1} of {rounds}: the textbook's loop")
+            measured = _run_textbook(config)
+            textbook = textbook or {"seeds": TEXTBOOK_SEEDS, "compile_seconds": [],
+                                    "steps_per_second": []}  # fmt: skip
+            for name, value in measured.items():
+                textbook[name].append(value)
+    return {
+        "command": shlex.join(["jaxpg", *sys.argv[1:]]),
+        "commit": results.commit(),
+        "versions": results.versions(),
+        "device": results.device(),
+        "config": dataclasses.asdict(config),
+        "budget": config.total_steps if config.collect == "steps" else None,  # steps of a seed
+        "rows": rows,
+        "textbook": textbook,
+        "no_textbook": reason,
+    }
+
+
+def table(measured: dict[str, Any]) -> str:
+    """A line for each number of lanes, one for the textbook, and what follows from them."""
+    plain = measured["textbook"] and median(measured["textbook"]["steps_per_second"])
+    lines = [["lanes", "steps/s", "range", "to the textbook", "compiling", "memory a worker"]]
+    for row in measured["rows"]:
+        speed = row["steps_per_second"]
+        ratio = f"{median(speed) / plain:.1f} x" if plain else ""
+        lines.append(
+            [
+                str(row["lanes"]),
+                f"{median(speed):,.0f}",
+                f"{min(speed):,.0f} to {max(speed):,.0f}",
+                ratio,
+                f"{row['compile_seconds']:.1f} s",
+                memory.size(row["program_bytes"]),
+            ]
+        )
+    if plain:
+        speed = measured["textbook"]["steps_per_second"]
+        compiling = max(measured["textbook"]["compile_seconds"])
+        lines.append(["textbook", f"{plain:,.0f}", f"{min(speed):,.0f} to {max(speed):,.0f}",
+                      "1.0 x", f"{compiling:.1f} s", ""])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+    best = max(measured["rows"], key=lambda row: median(row["steps_per_second"]))
+    text += f"\n\nfastest: --lanes {best['lanes']}"
+    if measured["budget"] is not None:
+        per_seed = measured["budget"] / median(best["steps_per_second"])
+        text += f"; with them the whole budget takes {per_seed:.3g} s a seed"
+    if measured["no_textbook"]:
+        text += f"\nwithout the textbook's loop: {measured['no_textbook']}"
+    return text
+
+
+def on_every_core(work: Callable[[int], float], minimum_seconds: float) -> float:
+    """How much is done a second by all workers, each working again and again.
+
+    Args:
+      work: given the number of its worker; returns how much it has done, once it is done.
+    """
+    workers = len(devices.workers())
+    end = time.perf_counter() + minimum_seconds
+
+    def turn(worker: int) -> float:
+        done, began = 0.0, time.perf_counter()
+        while time.perf_counter() < end or not done:
+            done += work(worker)
+        return done / (time.perf_counter() - began)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return sum(pool.map(turn, range(workers)))
+
+
+def _speed(programs: Sequence[Program], chunk: Chunk, seconds: float) -> float:
+    """Environment steps a second, by every worker together."""
+    endless = [chunks.advance(program, chunk, sys.maxsize, None) for program in programs]
+
+    def work(worker: int) -> float:
+        _, snapshot = next(endless[worker])
+        return float(snapshot.history[-1].env_steps.sum())
+
+    on_every_core(work, 0.0)  # the first call allocates
+    return on_every_core(work, seconds)
+
+
+def _why_no_textbook(config: Config) -> str | None:
+    if not TEXTBOOK.exists():
+        return "it is in the repository (benchmarks/baselines/textbook.py), not in the package"
+    return _textbook().unsupported(config)
+
+
+def _textbook() -> Any:
+    spec = importlib.util.spec_from_file_location("jaxpg_textbook", TEXTBOOK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _run_textbook(config: Config) -> dict[str, float]:
+    """In a process of its own."""
+    fields = json.dumps(dataclasses.asdict(config))
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxpg.population.bench", fields],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _time_textbook(fields: dict[str, Any]) -> dict[str, float]:
+    steps = fields["num_envs"] * fields["num_steps"] * TEXTBOOK_UPDATES
+    fields = {**fields, "hidden_sizes": tuple(fields["hidden_sizes"]), "total_steps": steps}
+    train = _textbook().make_train(validate(Config(**fields)))
+    keys = jax.random.split(jax.random.key(0), TEXTBOOK_SEEDS)
+    began = time.perf_counter()
+    compiled = jax.jit(jax.vmap(train)).lower(keys).compile()
+    compile_seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    jax.block_until_ready(compiled(keys))
+    rate = TEXTBOOK_SEEDS * steps / (time.perf_counter() - began)
+    return {"compile_seconds": compile_seconds, "steps_per_second": rate}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_time_textbook(json.loads(sys.argv[1]))))

@@ -1,0 +1,238 @@
+"""Chunks: L lanes that one compiled program trains together, a segment of updates at a time.
+
+The program's shape depends on the number of lanes alone, each chunk runs on one device, and every
+worker runs that same program: so what becomes of a lane depends neither on the other lanes, nor on
+how many chunks, devices or workers there are. (A float reduction of another batch shape, or of a
+program that XLA partitions over devices, would round otherwise.)
+
+A worker is a thread with a device of its own; a core of a CPU is one.
+
+JAX's 64-bit mode changes how float32 programs are compiled, and so their last bits: it is on here
+for float64 arithmetic and off for float32, whatever the process has.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg.core import algorithms, learner, noise
+from jaxpg.core import ring as replay
+from jaxpg.core.config import Config
+from jaxpg.core.types import Algorithm, LearnerState, Metrics
+from jaxpg.population import devices
+
+Build = Callable[[Config], Algorithm]
+# Why a lane is frozen: the first of these that is not finite. 0 is a lane that is not frozen.
+CAUSES = (
+    "",
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "policy_grad_norm",
+    "value_grad_norm",
+    "params",
+)
+
+
+class Chunk(NamedTuple):
+    """What L lanes train; numpy."""
+
+    config: Config  # traced leaves [L], of the working dtype
+    keys: np.ndarray  # uint32 [L, 2], the data of each seed's key
+    real: int  # lanes before the padding
+
+
+class Lane(NamedTuple):
+    """One lane between two updates."""
+
+    state: LearnerState  # its key as data, uint32 [2]
+    cause: jax.Array  # int32, index in CAUSES; if not 0, `state` is the last finite one
+
+
+class Snapshot(NamedTuple):
+    """A chunk after u of its updates."""
+
+    lanes: Lane  # leaves [L, ...]
+    history: list[Metrics]  # of consecutive updates, u in all; numpy, leaves [L, ...]
+    recent_return: np.ndarray  # [L], mean of the last (up to) 100 episodes; NaN if none ended
+
+
+class Program(NamedTuple):
+    """The two compiled functions of one worker."""
+
+    device: Any
+    start: Callable[..., Lane]  # (config, keys) -> lanes; of the first worker's device
+    advance: Callable[..., tuple]  # (config, lanes, count) -> lanes, metrics [L, length], recent
+    length: int  # updates that a call of `advance` does at most
+
+
+def word_size(config: Config) -> Any:
+    """A context with JAX's 64-bit mode, in this thread, as the config's arithmetic needs it."""
+    return jax.enable_x64(config.float_type == "float64")
+
+
+def compile_programs(
+    chunk: Chunk, length: int, workers: int | None = None, build: Build = algorithms.build
+) -> list[Program]:
+    """The program for chunks like this one, for every worker; it is traced once.
+
+    Args:
+      length: updates that a call of it does at most.
+      workers: at most so many; None for all that there can be.
+      build: makes the algorithm.
+    """
+    with word_size(chunk.config):
+        start, advance = _functions(chunk.config, length, build)
+        start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
+        arguments = (chunk.config, chunk.keys)
+        lanes = jax.eval_shape(start, *arguments)
+        on = devices.workers()[:workers]
+        (begin,) = devices.compile_on_each(start, arguments, on[:1])  # it runs once a chunk
+        advances = devices.compile_on_each(advance, (chunk.config, lanes, np.int32(0)), on)
+    return [Program(device, begin, each, length) for device, each in zip(on, advances, strict=True)]
+
+
+def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
+    """The shapes and dtypes of a chunk's lanes, without computing anything."""
+    with word_size(chunk.config):
+        start, _ = _functions(chunk.config, 1, build)
+        return jax.eval_shape(start, chunk.config, chunk.keys)
+
+
+def start(program: Program, chunk: Chunk) -> Lane:
+    """The lanes before their first update."""
+    with word_size(chunk.config):
+        return jax.device_put(program.start(chunk.config, chunk.keys), program.device)
+
+
+def advance(
+    program: Program, chunk: Chunk, updates: int, at: Snapshot | None
+) -> Iterator[tuple[int, Snapshot]]:
+    """Train a chunk until it has done so many updates; a snapshot after each segment.
+
+    Args:
+      updates: in all, at least those that `at` has done.
+      at: where to go on; None for the start.
+
+    Yields:
+      Updates done, and the snapshot; its lanes are valid until the next one is asked for.
+    """
+    with word_size(chunk.config):
+        config = jax.device_put(chunk.config, program.device)
+        lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
+    history = [] if at is None else list(at.history)
+    done = sum(part.env_steps.shape[1] for part in history)
+    while done < updates:
+        count = min(program.length, updates - done)
+        with word_size(chunk.config):
+            lanes, metrics, recent = program.advance(
+                config, lanes, jax.device_put(np.int32(count), program.device)
+            )
+        history.append(jax.tree.map(lambda x: np.array(x)[:, :count], metrics))
+        done += count
+        yield done, Snapshot(lanes, history, np.array(recent))
+
+
+def join_metrics(parts: Sequence[Metrics]) -> Metrics:
+    """Metrics of consecutive updates, joined along the updates."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+
+
+def work(
+    programs: Sequence[Program],
+    jobs: Sequence[int],
+    job: Callable[[Program, int], None],
+    stop: threading.Event,
+) -> None:
+    """Do `job(program, i)` for each i of the jobs, every worker taking the next one.
+
+    The first exception, in a worker or (Ctrl-C) here, sets `stop`; it is raised once every worker
+    has left its job. No further job is begun once `stop` is set.
+    """
+    left, lock = iter(jobs), threading.Lock()
+
+    def take_turns(program: Program) -> None:
+        try:
+            while not stop.is_set():
+                with lock:
+                    i = next(left, None)
+                if i is None:
+                    return
+                job(program, i)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(len(programs)) as pool:
+        try:
+            futures = [pool.submit(take_turns, program) for program in programs]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            stop.set()
+            raise
+    for future in futures:
+        future.result()
+
+
+def _functions(
+    config: Config, length: int, build: Build
+) -> tuple[Callable[..., Lane], Callable[..., tuple]]:
+    """`start` and `advance` of a Program."""
+    algorithm = build(config)
+
+    def begin(config: Config, key_data: jax.Array) -> Lane:
+        state = learner.init(config, noise.typed(key_data), algorithm)
+        return Lane(state._replace(key=jax.random.key_data(state.key)), jnp.int32(0))
+
+    def start(config: Config, key_data: jax.Array) -> Lane:
+        return jax.vmap(begin)(config, key_data)
+
+    def update(config: Config, lane: Lane) -> tuple[Lane, Metrics]:
+        key = noise.typed(lane.state.key)
+        state, metrics = learner.update(config, lane.state._replace(key=key), algorithm)
+        after = state._replace(key=lane.state.key)
+        cause = jnp.where(lane.cause > 0, lane.cause, _cause(after.params, metrics))
+        frozen = cause > 0
+        kept = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), lane.state, after)
+        return Lane(kept, cause), _blank(metrics, frozen)
+
+    def advance(config: Config, lanes: Lane, count: jax.Array) -> tuple:
+        step = jax.jit(jax.vmap(update))  # traced once for both uses
+        row = jax.eval_shape(step, config, lanes)[1]
+        history = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), row)
+
+        def body(i: jax.Array, carry: tuple) -> tuple:
+            lanes, history = carry
+            lanes, metrics = step(config, lanes)
+            return lanes, jax.tree.map(lambda rows, x: rows.at[i].set(x), history, metrics)
+
+        # A traced count: a loop whose length is known would be compiled differently for length 1.
+        lanes, history = jax.lax.fori_loop(0, count, body, (lanes, history))
+        by_lane = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), history)
+        return lanes, by_lane, jax.vmap(replay.mean)(lanes.state.recent_returns)
+
+    return start, advance
+
+
+def _cause(params: Any, metrics: Metrics) -> jax.Array:
+    """The first of CAUSES that is not finite, or 0."""
+    finite = [jnp.isfinite(getattr(metrics, name)) for name in CAUSES[1:-1]]
+    finite.append(jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)])))
+    broken = jnp.logical_not(jnp.stack(finite))
+    return jnp.where(jnp.any(broken), jnp.argmax(broken).astype(jnp.int32) + 1, 0)
+
+
+def _blank(metrics: Metrics, frozen: jax.Array) -> Metrics:
+    """A frozen lane takes no steps and has no losses: 0 for what is counted, NaN for the rest."""
+    counted = ("env_steps", "episodes", "return_sum")
+    return Metrics(
+        **{
+            name: jnp.where(frozen, 0 if name in counted else jnp.nan, x).astype(x.dtype)
+            for name, x in metrics._asdict().items()
+        }
+    )

@@ -1,0 +1,198 @@
+"""How much memory a run will take at its peak, known once its program is compiled.
+
+A chunk's memory does not depend on the number of seeds. What grows with them is on the host: at the
+end every lane's last state, its metrics and the results made of them are there together. Importing
+this imports no jax.
+"""
+
+import math
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxpg.core.config import ConfigError
+
+SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes of a checkpoint
+METRICS_COPIES = 3  # of all: as loaded, joined along updates, and along seeds
+WRITING = 60 * 2**20  # bytes that statistics and picture take, and their libraries
+LINE = 15_000  # and what they take for a seed; both above what benchmarks/memory.py measured
+ARRAYS = 20_000  # what a chunk's hundred arrays take beside their content; benchmarks/scaling.py
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Need(NamedTuple):
+    """Bytes at the peak."""
+
+    device: int  # on each device; 0 on a CPU, whose memory is the host's
+    training: int  # more than this process has now, while it trains
+    results: int  # more than this process has now, while it writes the results
+    host: int  # of this process, in all
+
+
+class DoesNotFit(ConfigError):
+    """There is not enough memory; with `lanes` there would be, if it is not None."""
+
+    def __init__(self, sentence: str, lanes: int | None = None):
+        """Say what is missing."""
+        super().__init__(sentence)
+        self.lanes = lanes
+
+
+def predict(
+    programs: Sequence[Any], lane: Any, num_chunks: int, updates: int, writes: bool
+) -> Need:
+    """What training will take.
+
+    Args:
+      programs: from `chunks.compile_programs`.
+      lane: the shapes and dtypes of a chunk's lanes, from `chunks.lane_shapes`.
+      num_chunks: that will be trained.
+      updates: of each.
+      writes: whether the results become files and a picture.
+    """
+    from jaxpg.core.types import Metrics
+
+    recent = lane.state.recent_returns.rows
+    num_lanes, float_bytes = recent.shape[0], recent.dtype.itemsize
+    device = max(map(of_program, (programs[0].start, programs[0].advance)))
+    on_cpu = programs[0].device.platform == "cpu"
+    workers = min(len(programs), num_chunks)
+    state, params = _bytes(lane), _bytes(lane.state.params)
+    history = num_lanes * updates * len(Metrics._fields) * float_bytes
+    training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))
+    results = num_chunks * (state + METRICS_COPIES * history + params + ARRAYS)
+    if writes:
+        results += WRITING + num_chunks * (2 * params + num_lanes * LINE)
+    host = max(peak(), resident() + max(training, results))  # compiling may have taken more
+    return Need(0 if on_cpu else device, training, results, host)
+
+
+def check(need: Need, lanes: int, devices: Sequence[Any]) -> str:
+    """One line on what will be taken, and what there is.
+
+    Args:
+      need: from `predict`, for L = `lanes`.
+      devices: on which the lanes are trained.
+
+    Raises:
+      DoesNotFit: if it is more than there is.
+    """
+    more, free = max(need.training, need.results), available()
+    line = f"memory: {size(need.host)} at the peak, {size(more)} more than now"
+    if free is not None:
+        line += f"; {size(free)} are available"
+        if need.training > free:
+            raise _too_many_lanes(need.training, free, lanes, "training takes {}")
+        if need.results > free:
+            raise DoesNotFit(
+                f"the results will take {size(need.results)} of memory and {size(free)} are "
+                "available: train fewer seeds at once, and join the runs with jaxpg merge on a "
+                "machine that holds them all"
+            )
+    if need.device:
+        rooms = [room for room in map(_room, devices) if room is not None]
+        line += f"; {size(need.device)} on each device"
+        if rooms:
+            line += f", which has {size(min(rooms))}"
+            if need.device > min(rooms):
+                raise _too_many_lanes(need.device, min(rooms), lanes, "the device must hold {}")
+    return line
+
+
+def fitting_lanes(lanes: int, need: int, room: int) -> int | None:
+    """A number of lanes that has room where `lanes` need more, or None.
+
+    A tenth is kept back for what does not shrink with the lanes.
+    """
+    fewer = int(0.9 * lanes * room / need)
+    return fewer if fewer >= 2 else None
+
+
+def size(number: float) -> str:
+    """Bytes for a person."""
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
+def of_program(compiled: Any) -> int:
+    """What a compiled function holds while it runs; what it is given and gives back too."""
+    used = compiled.memory_analysis()
+    whole = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
+    return whole - used.alias_size_in_bytes
+
+
+def available() -> int | None:
+    """Bytes that this process can still have: the machine's, or its control group's; or None."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None  # not Linux
+    fields = dict(line.split(":") for line in lines)
+    rooms = [1024 * int(fields["MemAvailable"].split()[0])]
+    for group in groups:
+        _, kinds, path = group.split(":", 2)
+        if kinds == "":
+            rooms += _rooms(CGROUPS, path, "memory.max", "memory.current")
+        elif "memory" in kinds.split(","):
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            rooms += _rooms(CGROUPS / "memory", path, *names)
+    return min(rooms)
+
+
+def peak() -> int:
+    """The most bytes of this process that were in memory at once until now."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident() -> int:
+    """Bytes of this process in memory now; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _rooms(root: Path, path: str, limit: str, usage: str) -> list[int]:
+    """What the limits of a control group and of those that it lies in leave, where they are set."""
+    found = []
+    group = root / path.lstrip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(root):
+            break
+        try:
+            most = (folder / limit).read_text().strip()
+            used = int((folder / usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue  # the root has no limit, and a container does not see what it lies in
+        if most != "max":
+            found.append(int(most) - used + int(stat.get("inactive_file", 0)))
+    return found
+
+
+def _room(device: Any) -> int | None:
+    """Bytes that are left on a device; None if it does not say."""
+    stats = device.memory_stats()
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
+
+
+def _too_many_lanes(need: int, room: int, lanes: int, what: str) -> DoesNotFit:
+    fewer = fitting_lanes(lanes, need, room)
+    advice = f"--lanes {fewer} would fit" if fewer else "fewer environments or steps would fit"
+    return DoesNotFit(
+        f"with {lanes} lanes {what.format(size(need))}, and there is room for {size(room)}: "
+        f"{advice}",
+        fewer,
+    )
+
+
+def _bytes(tree: Any) -> int:
+    import jax
+
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)

@@ -1,0 +1,115 @@
+"""A trained policy, to act with outside training."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg.core import algorithms, env, noise
+from jaxpg.core.config import Config, validate
+from jaxpg.core.training import as_arrays
+from jaxpg.core.types import Algorithm, EnvSpec, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Actor:
+    """How the policies of one config act; pure functions, compiled when they are called."""
+
+    spec: EnvSpec
+    interface: env.Interface
+    outputs: Callable[..., jax.Array]  # (params, obs [..., D]) -> [..., K]
+    most_probable: Callable[..., jax.Array]  # (outputs) -> action, before decoding
+    greedy: Callable[..., jax.Array]  # (params, observation [..., *obs_shape]) -> action
+    sampled: Callable[..., jax.Array]  # (params, observation, key) -> action
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Policy:
+    """One seed's policy: parameters and the pure function that acts by them."""
+
+    params: Params
+    actor: Actor
+
+    @classmethod
+    def of(cls, config: Config, params: Params, algorithm: Algorithm | None = None) -> "Policy":
+        """The policy that a config's networks and these parameters are.
+
+        Args:
+          params: of one seed, as in a LearnerState.
+          algorithm: with networks of your own; None for `jaxpg.build(config)`.
+
+        Raises:
+          ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
+        """
+        return cls(params, actor(config, algorithm))
+
+    def act(self, observation: Any, key: jax.Array | None = None) -> Any:
+        """Choose an action for each observation.
+
+        Args:
+          observation: one, or any number along leading axes, as the environment gives it
+            (of CartPole [..., 4]); numpy, JAX, or nested sequences.
+          key: to sample from π, as from `jaxpg.key`, consumed; None takes the most probable
+            action (of a Gaussian its mean).
+
+        Returns:
+          Actions as the environment takes them: int32 [...], or [..., *action_shape] clipped to
+          its bounds. A JAX array for a JAX array (or a traced key), numpy for
+          anything else.
+
+        Raises:
+          ValueError: if the observation has not the environment's shape.
+        """
+        shape = self.actor.interface.obs_shape
+        given = np.shape(observation)
+        if len(given) < len(shape) or given[len(given) - len(shape) :] != shape:
+            wanted = ", ".join(["…", *map(str, shape)])
+            raise ValueError(f"observation must have the shape ({wanted}); got {given}")
+        if key is None:
+            action = self.actor.greedy(self.params, observation)
+        else:
+            action = self.actor.sampled(self.params, observation, key)
+        traced = isinstance(action, jax.core.Tracer)
+        return action if traced or isinstance(observation, jax.Array) else np.asarray(action)
+
+
+@lru_cache(maxsize=16)
+def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
+    """How the policies of a config, or of an algorithm made from it, act.
+
+    Raises:
+      ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
+    """
+    as_arrays(validate(config))
+    algorithm = algorithm or algorithms.build(config)
+    spec, interface = algorithm.env.spec, env.interface(config.env, config.float_type)
+    outputs, sample = algorithm.networks.policy, algorithm.distribution.sample
+
+    def on_batch(choose: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def act(params: Params, observation: Any, *key: jax.Array) -> jax.Array:
+            observation = jnp.asarray(observation)
+            batch = observation.shape[: observation.ndim - len(interface.obs_shape)]
+            flat = observation.reshape(-1, *interface.obs_shape)
+            action = choose(outputs(params, jax.vmap(interface.encode)(flat)), *key)
+            action = jax.vmap(interface.decode)(action)
+            return action.reshape(*batch, *action.shape[1:])
+
+        return jax.jit(act)
+
+    def most_probable(outputs: jax.Array) -> jax.Array:
+        if spec.discrete:
+            return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+        return outputs[..., : spec.num_actions]
+
+    def sampled(outputs: jax.Array, key: jax.Array) -> jax.Array:
+        per_action = () if spec.discrete else (spec.num_actions,)
+        uniform = noise.uniform(key, (len(outputs), *per_action))
+        return sample(outputs, uniform)
+
+    return Actor(
+        spec, interface, outputs, most_probable, on_batch(most_probable), on_batch(sampled)
+    )

@@ -1,0 +1,291 @@
+"""Many seeds, and many settings of the traced hyperparameters, in fixed lanes on every device.
+
+A row is one seed with one setting. What becomes of it does not depend on the rows beside it, on
+their order, or on the number of devices; only, in the last bits, on the number of lanes.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpg.core import algorithms, noise
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.training import as_arrays
+from jaxpg.core.types import Metrics, Params
+from jaxpg.population import chunks, memory
+from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
+from jaxpg.population.settings import Setting, expand, with_setting
+
+# Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
+LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
+
+
+class Population(NamedTuple):
+    """What became of S rows over U updates; numpy arrays. Without settings a row is a seed."""
+
+    seeds: np.ndarray  # uint32 [S]
+    setting: np.ndarray  # int32 [S], index in the settings
+    params: Params  # leaves [S, ...]
+    metrics: Metrics  # leaves [S, U]; of a frozen row 0 for what is counted, NaN for the rest
+    final_return: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
+    frozen_at: np.ndarray  # int32 [S], the update that would have made the row non-finite, or -1
+    cause: np.ndarray  # int32 [S], index in CAUSES of what was not finite; 0 if not frozen
+    lanes: int  # L; the result depends on it, in the last bits
+    compile_seconds: float
+    wall_seconds: float  # training, without compiling
+
+
+class Progress(NamedTuple):
+    """How far a population is, after a segment."""
+
+    env_steps: int  # by all rows
+    fraction: float  # of all updates, in [0, 1]
+    recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
+    seconds: float  # since training began, compiling aside
+
+
+class GridPoint(NamedTuple):
+    """What became of one combination of static hyperparameters."""
+
+    config: Config
+    settings: Sequence[Setting]  # what `population.setting` is the index of
+    population: Population
+
+
+def train_population(
+    config: Config,
+    seeds: Sequence[int],
+    *,
+    settings: Sequence[Setting] = ({},),
+    lanes: int | None = None,
+    segments: int = 50,
+    report: Callable[[Progress], None] | None = None,
+    build: Build = algorithms.build,
+) -> Population:
+    """Train every seed with every setting, for the whole budget.
+
+    A row whose loss, gradient norm or parameters stop being finite is frozen at its last finite
+    state; the others do not notice.
+
+    Args:
+      config: what to train.
+      seeds: different integers in [0, 2^32).
+      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
+        them are trained by one program. Rows are ordered by setting, then as the seeds are.
+      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
+        fewer if memory has no room for them. For a given L a row's result does not depend on the
+        others.
+      segments: calls that each group of lanes is divided into, for the sake of `report`.
+      report: called after each of them, from any thread, one at a time.
+      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
+        meets the config's static fields as they are and the traced ones as arrays over the lanes.
+
+    Raises:
+      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
+        as DoesNotFit, if there is not enough memory.
+    """
+    if segments < 1:
+        raise ConfigError(f"segments must be at least 1; got {segments}")
+    groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
+    length = -(-config.num_updates // min(segments, config.num_updates))
+    began = time.perf_counter()
+    programs = chunks.compile_programs(groups[0], length, len(groups), build)
+    try:
+        shapes = chunks.lane_shapes(groups[0], build)
+        check_memory(programs, shapes, groups, config.num_updates, writes=False)
+    except memory.DoesNotFit as problem:
+        if lanes is not None or problem.lanes is None:
+            raise
+        fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
+        return train_population(config, seeds, settings=settings, build=build, **fewer)
+    tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
+    compile_seconds = tally.began - began
+    finals: dict[int, Snapshot] = {}
+    stop = threading.Event()
+
+    def train_one(program: Program, i: int) -> None:
+        for _, snapshot in chunks.advance(program, groups[i], config.num_updates, None):
+            tally.add(i, snapshot)
+            if stop.is_set():
+                return
+        # Copies: jax's own arrays are larger than what is in them.
+        finals[i] = snapshot._replace(lanes=jax.tree.map(np.array, snapshot.lanes))
+
+    chunks.work(programs, range(len(groups)), train_one, stop)
+    ends = [finals[i] for i in range(len(groups))]
+    order = rows(seeds, len(settings))
+    return gather(groups, ends, order, compile_seconds, tally.seconds())
+
+
+def train_grid(
+    config: Config, seeds: Sequence[int], grid: Mapping[str, Sequence[Any]], **options: Any
+) -> list[GridPoint]:
+    """Train every seed at every point of a grid of hyperparameters, traced and static ones.
+
+    The points that differ in traced fields alone are rows of one program; each combination of
+    static values is a program of its own, and they are trained one after another.
+
+    Args:
+      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]}.
+      options: of `train_population`.
+
+    Returns:
+      One entry for each combination of static values, in the order of the grid; its population
+      has the rows of all its settings.
+
+    Raises:
+      ConfigError: as `train_population` does; of every combination before the first is trained.
+    """
+    programs, settings = expand(config, grid)
+    configs = [dataclasses.replace(config, **values) for values in programs]
+    lanes = options.get("lanes") or default_lanes()
+    for point in configs:
+        make_chunks(point, seeds, settings, lanes)
+    return [
+        GridPoint(point, settings, train_population(point, seeds, settings=settings, **options))
+        for point in configs
+    ]
+
+
+def default_lanes() -> int:
+    """L where nobody has chosen it: the backend's."""
+    return LANES.get(jax.default_backend(), LANES["cpu"])
+
+
+def make_chunks(
+    config: Config, seeds: Sequence[int], settings: Sequence[Setting], lanes: int
+) -> list[Chunk]:
+    """The rows in groups of L, the last of them padded with its last row.
+
+    Raises:
+      ConfigError: as `train_population` does.
+    """
+    if lanes < 2:  # XLA compiles a batch of one otherwise
+        raise ConfigError(f"lanes must be at least 2; got {lanes}")
+    if len(set(seeds)) != len(seeds) or not len(seeds):
+        raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
+    if not settings:
+        raise ConfigError("settings must be at least one; got none")
+    with chunks.word_size(config):
+        arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
+    configs = jax.tree.map(np.asarray, arrays)
+    keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
+    count = len(configs) * len(seeds)
+    stacked = jax.tree.map(lambda *values: np.stack(values), *configs)
+    groups = []
+    for first in range(0, count, lanes):
+        setting, seed = np.divmod(np.arange(first, first + lanes).clip(max=count - 1), len(seeds))
+        at = jax.tree.map(lambda values: values[setting], stacked)
+        groups.append(Chunk(at, keys[seed], min(lanes, count - first)))
+    return groups
+
+
+def check_memory(
+    programs: Sequence[Program], shapes: Lane, groups: Sequence[Chunk], updates: int, writes: bool
+) -> str:
+    """What training these chunks takes at its peak, and what there is, in a line.
+
+    Args:
+      writes: whether the results become files.
+
+    Raises:
+      DoesNotFit: if it is more than there is.
+    """
+    need = memory.predict(programs, shapes, len(groups), updates, writes)
+    return memory.check(need, len(groups[0].keys), [program.device for program in programs])
+
+
+def rows(seeds: Sequence[int], num_settings: int) -> tuple[np.ndarray, np.ndarray]:
+    """The seed, uint32 [S], and the index of the setting, int32 [S], of each row, in order."""
+    return (
+        np.tile(np.array(seeds, np.uint32), num_settings),
+        np.repeat(np.arange(num_settings, dtype=np.int32), len(seeds)),
+    )
+
+
+class Tally:
+    """How far some chunks are together; workers add to it."""
+
+    def __init__(
+        self,
+        rows: Mapping[int, int],
+        num_updates: int,
+        report: Callable[[Progress], None] | None,
+        seconds: float = 0.0,
+    ):
+        """Begin the clock at so many seconds.
+
+        Args:
+          rows: how many each chunk has, by its index.
+        """
+        self.began = time.perf_counter() - seconds
+        self._rows, self._report = rows, report
+        self._all_updates = num_updates * sum(rows.values())
+        self._lock = threading.Lock()
+        self._steps = dict.fromkeys(rows, 0)
+        self._updates = dict.fromkeys(rows, 0)
+        self._recent: dict[int, np.ndarray] = {}
+
+    def seconds(self) -> float:
+        """Since the clock began."""
+        return time.perf_counter() - self.began
+
+    def add(self, i: int, snapshot: Snapshot, silent: bool = False) -> None:
+        """Chunk i has come so far; report it, unless silent."""
+        real = self._rows[i]
+        updates, steps = counts(snapshot, real)
+        with self._lock:
+            self._updates[i], self._steps[i] = real * updates, steps
+            self._recent[i] = snapshot.recent_return[:real]
+            if self._report is not None and not silent:
+                fraction = sum(self._updates.values()) / self._all_updates
+                returns = np.concatenate(list(self._recent.values()))
+                self._report(Progress(sum(self._steps.values()), fraction, returns, self.seconds()))
+
+
+def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
+    """Updates done, and environment steps taken by all lanes but the padding."""
+    updates = sum(part.env_steps.shape[1] for part in snapshot.history)
+    steps = sum(int(part.env_steps[:real].sum(dtype=np.int64)) for part in snapshot.history)
+    return updates, steps
+
+
+def gather(
+    groups: Sequence[Chunk],
+    finals: Sequence[Snapshot],
+    order: tuple[np.ndarray, np.ndarray],
+    compile_seconds: float,
+    wall_seconds: float,
+) -> Population:
+    """The population whose chunks have come to these ends (snapshots of numpy arrays).
+
+    Args:
+      order: the seed and the setting of each row, as of `rows`.
+    """
+    parts = []
+    for group, final in zip(groups, finals, strict=True):
+        lane, state = final.lanes, final.lanes.state
+        frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
+        metrics = chunks.join_metrics(final.history)
+        part = (state.params, metrics, final.recent_return, frozen_at, lane.cause)
+        parts.append(jax.tree.map(lambda x: x[: group.real], part))
+    params, metrics, final_return, frozen_at, cause = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *parts
+    )
+    return Population(
+        seeds=order[0],
+        setting=order[1],
+        params=params,
+        metrics=metrics,
+        final_return=final_return,
+        frozen_at=frozen_at,
+        cause=cause,
+        lanes=len(groups[0].keys),
+        compile_seconds=compile_seconds,
+        wall_seconds=wall_seconds,
+    )

@@ -1,0 +1,722 @@
+"""The exact oracle: the truth about every estimator, where all trajectories can be enumerated.
+
+On a small problem with a finite horizon the utility U(θ) = Σ_τ P(τ;θ) R(τ), its gradient, and the
+expectation Σ_τ P(τ;θ) ĝ(τ) and the variance of every estimator ĝ are finite sums. The estimators
+are the library's own: `collect_episodes` writes the trajectories down, `make_advantage` weights
+them, and ĝ is minus the gradient of the policy loss. All of it is float64, so call it with JAX's
+64-bit mode on, as `rows` does by itself.
+
+Letters: M trajectories, P parameters, K = M^N batches of N trajectories.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxpg.cli.arguments import with_examples
+from jaxpg.core import algorithms, env, networks, noise
+from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.distributions import categorical
+from jaxpg.core.rollout import collect_episodes
+from jaxpg.core.training import as_arrays
+from jaxpg.core.types import Env, EnvSpec, EnvState, Networks, Noise, Params, Trajectory
+
+KINDS = {  # of V that a baseline may use
+    "value": ("exact V", "wrong V"),
+    "broadcast_value": ("broadcast exact V", "broadcast wrong V"),
+}
+TOLERANCE = 1e-12  # of ‖∇U‖: what the bias of an unbiased estimator may be
+MAX_BATCHES = 20_000  # K: where there are more, estimators that couple trajectories are left out
+ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
+GAMMAS = (1.0, 0.9)
+VARIANTS = ("γ=1", "γ=0.9 absolute", "γ=0.9 relative", "normalised", "mean over steps")
+HEADINGS = (
+    *("estimator", "baseline"),
+    *(f"{variant}: {what}" for variant in VARIANTS[:3] for what in ("bias", "variance")),
+    *(f"{variant}: {what}" for variant in VARIANTS[3:] for what in ("bias", "cosine")),
+)
+BASE = Config(
+    collect="episodes",
+    num_envs=1,
+    hidden_sizes=(4,),
+    activation="tanh",  # smooth, so that finite differences can check ∇U
+    arithmetic="float64",
+)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("trajectory", "log_dynamics", "state"),
+    meta_fields=("name", "horizon", "env", "networks"),
+)
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Every trajectory of a problem with a fixed start and a horizon, which is a termination."""
+
+    name: str
+    horizon: int  # T
+    env: Env
+    networks: Networks
+    trajectory: Trajectory  # [T, M], a column for each trajectory
+    log_dynamics: jax.Array  # Σ_t log p(s_{t+1}|s_t,a_t), [M]
+    state: jax.Array  # number of the (s_t, t) that a row starts in, int [T, M]; -1 on padding
+
+
+class Moments(NamedTuple):
+    """An estimator's exact expectation and spread."""
+
+    mean: np.ndarray  # E ĝ, [P]
+    variance: float  # trace of ĝ's covariance, times the N trajectories that ĝ averages
+
+
+class Truth(NamedTuple):
+    """What an estimator at one γ is held against, and the V that it may use."""
+
+    gradient: np.ndarray  # ∇U, [P]
+    value: np.ndarray  # V_π(s_t, t), [T, M]
+    next_value: np.ndarray  # V_π(s_{t+1}, t+1), [T, M]
+
+    @classmethod
+    def of(cls, problem: Problem, params: Params, gamma: float) -> "Truth":
+        gradient = exact_gradient(problem, params, gamma)
+        return cls(gradient, *exact_value(problem, params, gamma))
+
+
+class Row(NamedTuple):
+    """One estimator, held against ∇U."""
+
+    problem: str
+    parameters: str  # "random" or "trained"
+    estimator: str
+    baseline: str  # "none", "constant", or one of KINDS
+    discounting: str
+    gamma: float
+    gae_lambda: float | None  # None where the estimator has none
+    reduction: str
+    normalized: bool
+    trajectories: int  # N in a batch
+    bias: float  # ‖E ĝ - ∇U‖
+    relative_bias: float  # bias / ‖∇U‖
+    cosine: float  # of the angle between E ĝ and ∇U; 0 where E ĝ is 0
+    variance: float  # as in Moments
+    unbiased_by_theory: bool
+    note: str  # why it is biased; empty if it is not
+
+
+def cartpole(horizon: int = 7) -> Problem:
+    """CartPole-v1 from a tilted start: in 3 steps the pole can fall, and it need not within 12."""
+    world = env.make("CartPole-v1", float_type="float64", max_episode_steps=horizon + 1)
+    upright = world.reset(jnp.full((1, 4), 0.5, "float64"))
+    tilt = {"theta": jnp.array([0.19]), "theta_dot": jnp.array([0.2])}
+    obs = jnp.array([[0.0, 0.0, 0.19, 0.2]])
+    start = upright._replace(obs=obs, inner=upright.inner.replace(**tilt))
+    finite = _with_horizon(world, start, horizon)
+    return _enumerate(f"CartPole, {horizon} steps", finite, horizon)
+
+
+def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
+    """A random chain of 3 states and 2 actions; state 2 ends it, rewards have both signs.
+
+    The observation is one-hot in the state and in the time, so that V can depend on both.
+
+    Args:
+      horizon: steps after which the task ends.
+      seed: of p(s'|s,a), from a flat Dirichlet distribution, and of r(s,a,s') ~ N(0, 1).
+    """
+    states, actions = 3, 2
+    rng = np.random.default_rng(seed)
+    p = jnp.asarray(rng.dirichlet(np.ones(states), size=(states, actions)))
+    r = jnp.asarray(rng.normal(size=(states, actions, states)))
+
+    def observe(s: jax.Array, time: jax.Array) -> jax.Array:
+        hot = (
+            jax.nn.one_hot(s, states, dtype=p.dtype),
+            jax.nn.one_hot(time, horizon, dtype=p.dtype),
+        )
+        return jnp.concatenate(hot, axis=-1)
+
+    def step(key: jax.Array, state: EnvState, choice: jax.Array) -> tuple:
+        action, following = choice // states, choice % states  # an action and where it leads
+        reward = r[state.inner, action, following]
+        time = state.time + 1
+        total = state.episode_return + reward
+        after = EnvState(following, observe(following, time), time, total)
+        return after, reward, following == states - 1, jnp.zeros_like(time, bool)
+
+    zero = jnp.zeros(1, jnp.int32)
+    start = EnvState(zero, observe(zero, zero), zero, jnp.zeros(1))
+    spec = EnvSpec(states + horizon, actions, True, horizon, 1, 0)
+    chain = _with_horizon(Env(spec, lambda _: start, step, lambda *_: start), start, horizon)
+
+    def dynamics(trajectory: Trajectory) -> tuple[Trajectory, jax.Array]:
+        action, following = trajectory.action // states, trajectory.action % states
+        s = jnp.argmax(trajectory.obs[..., :states], axis=-1)
+        log_p = jnp.where(trajectory.valid, jnp.log(p[s, action, following]), 0.0)
+        return trajectory._replace(action=action), jnp.sum(log_p, axis=0)
+
+    return _enumerate(f"random MDP, {horizon} steps", chain, horizon, states, dynamics)
+
+
+@jax.jit
+def probability(problem: Problem, params: Params) -> jax.Array:
+    """P(τ;θ) = Π_t π_θ(a_t|s_t) p(s_{t+1}|s_t,a_t), float [M]."""
+    valid = problem.trajectory.valid
+    outputs = problem.networks.policy(params, problem.trajectory.obs)
+    log_prob = categorical.log_prob(outputs, problem.trajectory.action)
+    log_policy = jnp.sum(jnp.where(valid, log_prob, 0.0), axis=0)
+    return jnp.exp(problem.log_dynamics + log_policy)
+
+
+def utility(problem: Problem, params: Params, gamma: float) -> jax.Array:
+    """U(θ) = Σ_τ P(τ;θ) Σ_k γ^k r_k, a scalar."""
+    weight = jnp.power(jnp.asarray(gamma), jnp.arange(problem.horizon))
+    return probability(problem, params) @ (weight @ problem.trajectory.reward)
+
+
+def exact_gradient(problem: Problem, params: Params, gamma: float) -> np.ndarray:
+    """∇U(θ) by automatic differentiation of the sum, [P] in the order of `ravel_pytree`."""
+    return np.asarray(ravel_pytree(_gradient(problem, params, gamma))[0])
+
+
+def exact_value(problem: Problem, params: Params, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    """V_π(s_t, t) and V_π(s_{t+1}, t+1), the mean of what follows over all that pass there.
+
+        V(s, t) = Σ_{τ: s_t = s} P(τ) G_t(τ) / Σ_{τ: s_t = s} P(τ),    G_t = Σ_{k≥t} γ^{k-t} r_k
+
+    Returns:
+      Two arrays [T, M]. Where nothing follows, and on padding, they are 9: an estimator that reads
+      them there is wrong, and should be seen to be.
+    """
+    valid = np.asarray(problem.trajectory.valid)
+    returns = np.array(problem.trajectory.reward)
+    for t in reversed(range(problem.horizon - 1)):
+        returns[t] += gamma * returns[t + 1]
+    weight = np.broadcast_to(np.asarray(probability(problem, params)), valid.shape)[valid]
+    state = np.asarray(problem.state)[valid]
+    mean = np.bincount(state, weight * returns[valid]) / np.bincount(state, weight)
+    value = np.full(valid.shape, 9.0)
+    value[valid] = mean[state]
+    return value, np.concatenate([value[1:], np.full_like(value[:1], 9.0)])
+
+
+def expectation(
+    problem: Problem,
+    params: Params,
+    config: Config,
+    value: np.ndarray | None = None,
+    next_value: np.ndarray | None = None,
+) -> Moments:
+    """Σ P(batch) ĝ(batch) over all batches of N trajectories, and the variance of ĝ.
+
+    ĝ is minus the gradient, in all parameters, of the config's policy loss on one batch. It is
+    assembled by the chain rule from the loss's derivatives in log π, V(s_t) and V(s_{t+1}), and
+    their Jacobians: a loss that lets a gradient through V is not forgiven.
+
+    Args:
+      problem: with M^N small enough for a list.
+      config: names the estimator; N = num_envs; arithmetic float64.
+      value, next_value: V(s_t) and V(s_{t+1}), constants, [T, M]; None takes the value network, or
+        0 without a critic.
+    """
+    config, count = as_arrays(config), config.num_envs
+    shape = problem.trajectory.reward.shape
+    given = value is not None and next_value is not None
+    (log_prob, *values), (score, *sensitivities) = _inputs(problem, params)
+    if given or not config.critic:
+        values = [jnp.asarray(v) if given else jnp.zeros(shape) for v in (value, next_value)]
+    batches = jnp.asarray(np.indices((shape[1],) * count).reshape(count, -1))  # [N, K]
+    estimator = dataclasses.replace(config, reduction="steps")  # not its part: one program for both
+    psi = _psi(estimator, problem.trajectory, batches, *values)
+    policy_loss = algorithms.POLICY_LOSSES[config.reduction]
+    slope, psi_slope = _loss_slopes(policy_loss, log_prob, psi, problem.trajectory.valid, batches)
+    gradient = -_chain(slope, score)
+    if np.any(psi_slope) and config.critic and not given:  # never, if the loss holds Ψ constant
+        slopes = _value_slopes(config, problem.trajectory, batches, *values, psi_slope)
+        for slope, jacobian in zip(slopes, sensitivities, strict=True):
+            gradient = gradient - _chain(slope, jacobian)
+
+    weight = np.prod(np.asarray(probability(problem, params))[batches], axis=0)
+    mean = weight @ gradient
+    gradient -= mean
+    spread = np.einsum("kp,kp->k", gradient, gradient)
+    return Moments(mean, count * float(weight @ spread))
+
+
+def rows(problems: Sequence[Problem] | None = None, *, seed: int = 0) -> list[Row]:
+    """Hold every valid estimator against ∇U, at random and at trained parameters.
+
+    Args:
+      problems: what to enumerate; None takes `cartpole()` and `tabular()`.
+      seed: of the networks' initial weights.
+    """
+    with jax.enable_x64(True):
+        problems = (cartpole(), tabular()) if problems is None else problems
+    with ThreadPoolExecutor() as pool:  # most of the time goes to compiling, outside Python's lock
+        return [row for found in pool.map(partial(_rows_of, seed), problems) for row in found]
+
+
+def _rows_of(seed: int, problem: Problem) -> list[Row]:
+    with jax.enable_x64(True):  # it holds for one thread
+        chosen = [(as_arrays(c), kind) for c, kind in cases(problem.trajectory.valid.shape[1])]
+        start = problem.networks.init(*noise.split(noise.key(seed), 2))
+        found = []
+        for parameters, params in (("random", start), ("trained", train(problem, start))):
+            truth = {gamma: Truth.of(problem, params, gamma) for gamma in GAMMAS}
+            for config, baseline in chosen:
+                case = (config, baseline, truth[float(config.gamma)])
+                found.append(hold(problem, parameters, params, *case))
+        return found
+
+
+def hold(
+    problem: Problem,
+    parameters: str,
+    params: Params,
+    config: Config,
+    baseline: str,
+    truth: Truth | None = None,
+) -> Row:
+    """One row: the estimator that config and baseline name, against the truth at its γ."""
+    truth = truth or Truth.of(problem, params, float(config.gamma))
+    exact = (truth.value, truth.next_value) if baseline.endswith("exact V") else ()
+    moments = expectation(problem, params, config, *exact)
+    norm, length = np.linalg.norm(truth.gradient), np.linalg.norm(moments.mean)
+    bias = np.linalg.norm(moments.mean - truth.gradient)
+    note = why_biased(config, baseline)
+    return Row(
+        problem=problem.name,
+        parameters=parameters,
+        estimator=config.estimator,
+        baseline=baseline,
+        discounting=config.discounting,
+        gamma=float(config.gamma),
+        gae_lambda=float(config.gae_lambda) if config.estimator == "gae" else None,
+        reduction=config.reduction,
+        normalized=config.normalize_advantage,
+        trajectories=config.num_envs,
+        bias=float(bias),
+        relative_bias=float(bias / norm),
+        cosine=float(moments.mean @ truth.gradient / (length * norm)) if length > 0 else 0.0,
+        variance=moments.variance,
+        unbiased_by_theory=not note,
+        note=note,
+    )
+
+
+def cases(trajectories: int) -> Iterator[tuple[Config, str]]:
+    """Every valid config with its kind of baseline, where M trajectories are few enough.
+
+    An estimator that couples the trajectories of a batch takes batches of 2, others of 1.
+    """
+    choices = itertools.product(
+        ("total_return", "reward_to_go", "td_error", "gae"),
+        ("none", "constant", "value", "broadcast_value"),
+        ("relative", "absolute"),
+        GAMMAS,
+        ("trajectories", "steps"),
+        (False, True),
+    )
+    for estimator, baseline, discounting, gamma, reduction, normalized in choices:
+        count = 2 if baseline == "constant" or reduction == "steps" or normalized else 1
+        for gae_lambda in (0.5, 1.0) if estimator == "gae" else (1.0,):
+            choice: dict[str, Any] = {
+                "estimator": estimator,
+                "baseline": baseline,
+                "discounting": discounting,
+                "gamma": gamma,
+                "gae_lambda": gae_lambda,
+                "reduction": reduction,
+                "normalize_advantage": normalized,
+            }
+            config = dataclasses.replace(BASE, num_envs=count, **choice)
+            try:
+                validate(config)
+            except ConfigError:
+                continue
+            if trajectories**count <= MAX_BATCHES:
+                kinds = KINDS.get(baseline, (baseline,))
+                yield from ((config, kind) for kind in kinds)
+
+
+def why_biased(config: Config, baseline: str) -> str:
+    """What theory says: the reasons for a bias, or nothing for an unbiased estimator.
+
+    A baseline may depend on s_t, on t and on the other trajectories, but not on a_t or on what
+    follows it. A bootstrap, which stands for the future, must be V_π itself. Discounting from the
+    current step drops the factor γ^t that the gradient of Σ γ^k r_k has.
+    """
+    bootstraps = config.estimator == "td_error" or (
+        config.estimator == "gae" and config.gae_lambda < 1.0
+    )
+    reasons = {
+        "bootstraps from a wrong V": bootstraps and baseline == "wrong V",
+        "sums a T × T matrix": config.baseline == "broadcast_value",
+        "drops the factor γ^t": config.discounting == "relative" and config.gamma < 1.0,
+        "a mean over steps is a ratio": config.reduction == "steps",
+        "normalised by its own batch": config.normalize_advantage,
+    }
+    return "; ".join(reason for reason, holds in reasons.items() if holds)
+
+
+def summary(rows: Sequence[Row]) -> list[list[str]]:
+    """The rows of one problem and one set of parameters, an estimator a line, as `HEADINGS` says.
+
+    Bias is relative to ‖∇U‖, variance that of one trajectory; the last four columns are at γ = 1.
+    """
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        variant = _variant(row)
+        if variant:
+            lines.setdefault((_label(row), row.baseline), {})[variant] = row
+    table = []
+    for (label, baseline), by_variant in lines.items():
+        cells = [label, baseline]
+        for variant in VARIANTS:
+            found = by_variant.get(variant)
+            cells.append(_bias(found.relative_bias) if found else "–")
+            angle = variant in VARIANTS[3:]
+            spread = found and (f"{found.cosine:.4f}" if angle else f"{found.variance:.3g}")
+            cells.append(spread or "–")
+        table.append(cells)
+    return table
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows by problem and parameters, under a title."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(f"{row.problem}, {row.parameters} parameters", []).append(row)
+    return found
+
+
+def table(rows: Sequence[Row]) -> Any:
+    """`summary` of each group, as a rich renderable for the terminal."""
+    from rich.console import Group
+    from rich.table import Table
+
+    tables = []
+    for title, group in groups(rows).items():
+        view = Table(title=title, title_justify="left", header_style="bold")
+        for i, heading in enumerate(HEADINGS):
+            view.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i < 2)
+        for cells in summary(group):
+            view.add_row(*cells)
+        tables.append(view)
+    return Group(*tables)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """`summary` of each group, as Markdown."""
+    lines = []
+    for title, group in groups(rows).items():
+        lines += [f"**{title}**", "", f"| {' | '.join(HEADINGS)} |"]
+        lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 2)]
+        lines += [f"| {' | '.join(cells)} |" for cells in summary(group)] + [""]
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Bias and variance of each estimator at random parameters, a problem a row, as PNG."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no window
+
+    from jaxpg.report.figures import ACCENT, INK, MUTED
+
+    colors = (ACCENT, "#5aa469", "#d1495b", MUTED, INK)
+    looks = dict(zip(VARIANTS, zip("os^Dx", colors, strict=True), strict=True))
+    random = groups([row for row in rows if row.parameters == "random"])
+    figure = Figure(figsize=(11, 5 * len(random)), dpi=130, layout="constrained")
+    grid = figure.subplots(len(random), 2, sharex="col", squeeze=False)
+    for axes, (title, group) in zip(grid, random.items(), strict=True):
+        names = list(dict.fromkeys((_label(row), row.baseline) for row in group))
+        for row in group:
+            variant = _variant(row)
+            if not variant:
+                continue
+            marker, color = looks[variant]
+            y = names.index((_label(row), row.baseline)) + 0.16 * (VARIANTS.index(variant) - 2)
+            style = {"marker": marker, "color": color, "markersize": 5, "linestyle": ""}
+            unbiased = row.relative_bias <= TOLERANCE
+            axes[0].plot(3e-4 if unbiased else max(row.relative_bias, 1.1e-3), y, **style)
+            if variant in VARIANTS[:3]:
+                axes[1].plot(row.variance, y, **style)
+        for panel, what in zip(axes, ("relative bias", "variance of one trajectory"), strict=True):
+            panel.set_xscale("log")
+            panel.set_title(f"{title.split(',')[0]}: {what}", loc="left", color=INK, fontsize=11)
+            panel.set_yticks(range(len(names)), [f"{a}, {b}" for a, b in names])
+            panel.set_ylim(len(names) - 0.4, -0.6)
+            panel.grid(axis="x", color="#e4e7eb", linewidth=0.7)
+            for y in range(1, len(names)):
+                panel.axhline(y - 0.5, color="#e4e7eb", linewidth=0.7)
+            panel.tick_params(colors=INK)
+            panel.tick_params(axis="y", length=0)
+            panel.spines[["top", "right", "left"]].set_visible(False)
+        axes[0].axvspan(1e-4, 1e-3, color=ACCENT, alpha=0.08, linewidth=0)
+        axes[0].set_xlim(1e-4, 20)
+        ticks = {3e-4: f"below {TOLERANCE:g}", 1e-2: "1 %", 1e-1: "10 %", 1.0: "100 %"}
+        axes[0].set_xticks(list(ticks), list(ticks.values()))
+        axes[0].set_xticks([], minor=True)
+        axes[1].tick_params(labelleft=False)
+    grid[-1, 0].set_xlabel("‖E ĝ − ∇U‖ / ‖∇U‖", color=INK)
+    grid[-1, 1].set_xlabel("N · trace Cov ĝ", color=INK)
+    handles = [
+        grid[0, 0].plot([], [], marker=marker, color=color, linestyle="", label=variant)[0]
+        for variant, (marker, color) in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.savefig(path)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`jaxpg oracle`: print the summary; write every row and the picture where asked.
+
+    Exits with 1 if an estimator that theory calls unbiased is off by more than `TOLERANCE`.
+
+    Raises:
+      ConfigError: for a horizon that cannot be enumerated, or a path that cannot be written.
+    """
+    import tyro
+    from rich.console import Console
+
+    options = tyro.cli(
+        Options,
+        prog="jaxpg oracle",
+        description=with_examples(
+            "Hold every estimator against the exact policy gradient of two small problems. Exits "
+            "with 1 if one that theory calls unbiased is not.",
+            ("jaxpg oracle", "jaxpg oracle --horizon 10 --json oracle.json --out oracle.png"),
+        ),
+        args=arguments,
+    )
+    if not 4 <= options.horizon <= 12:
+        raise ConfigError(f"--horizon must be an integer in [4, 12]; got {options.horizon}")
+    for path in (options.json, options.out):
+        if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+            raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
+    with jax.enable_x64(True):
+        poles = [cartpole(options.horizon)]
+        if poles[0].trajectory.valid.shape[1] ** 2 > MAX_BATCHES:
+            poles.append(cartpole())
+        found = rows([*poles, tabular()])
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(table(found))
+    if options.json:
+        lines = ",\n".join(json.dumps(row._asdict(), ensure_ascii=False) for row in found)
+        options.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    if options.out:
+        draw(found, options.out)
+    unbiased = [row for row in found if row.unbiased_by_theory]
+    worst = max(unbiased, key=lambda row: row.relative_bias)
+    wrong = sum(not row.relative_bias <= TOLERANCE for row in unbiased)  # NaN is wrong too
+    print(
+        f"{len(found)} estimators held against the exact gradient; theory calls {len(unbiased)} "
+        f"unbiased, of which the furthest is off by {worst.relative_bias:.1e} of ‖∇U‖"
+    )
+    if wrong:
+        print(f"{wrong} that should be unbiased are off by more than {TOLERANCE:g}")
+        sys.exit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    horizon: int = 7
+    """Steps of CartPole, in [4, 12]; where there are too many pairs of trajectories, estimators
+    that couple them are held at 7 steps."""
+    json: Path | None = None
+    """File for every row."""
+    out: Path | None = None
+    """File for the picture, a PNG."""
+
+
+def train(problem: Problem, params: Params) -> Params:
+    """Parameters after some steps of exact gradient ascent on U, at γ = 1."""
+
+    def step(params: Params, _: None) -> tuple[Params, None]:
+        gradient = _gradient(problem, params, 1.0)
+        return jax.tree.map(lambda x, g: x + ASCENT_RATE * g, params, gradient), None
+
+    return jax.jit(lambda params: jax.lax.scan(step, params, None, ASCENT_STEPS)[0])(params)
+
+
+def _with_horizon(world: Env, start: EnvState, horizon: int) -> Env:
+    """The environments with a fixed start, [1, ...], and with the horizon as a termination."""
+
+    def restart(state: EnvState, done: jax.Array, reset: jax.Array) -> EnvState:
+        many = done.shape
+        return jax.tree.map(lambda x: jnp.broadcast_to(x[0], many + x.shape[1:]), start)
+
+    def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
+        state, reward, terminated, truncated = world.step(key, state, action)
+        terminated = jnp.logical_or(terminated, state.time >= horizon)
+        return state, reward, terminated, jnp.zeros_like(truncated)
+
+    spec = world.spec._replace(time_limit=horizon)
+    return Env(spec, lambda reset: restart(start, jnp.ones(len(reset), bool), reset), step, restart)
+
+
+def _enumerate(
+    name: str,
+    world: Env,
+    horizon: int,
+    outcomes: int = 1,
+    dynamics: Callable[..., tuple] = lambda trajectory: (trajectory, jnp.zeros(())),
+) -> Problem:
+    """Every trajectory, written down by `collect_episodes` with the choices as its noise.
+
+    Args:
+      world: steps on a choice, action · outcomes + outcome.
+      dynamics: trajectory of choices -> trajectory of actions, Σ_t log p of its outcomes.
+    """
+    branches = world.spec.num_actions * outcomes
+    choices = np.indices((branches,) * horizon).reshape(horizon, -1)  # [T, branches^T]
+    count = choices.shape[1]
+    draws = Noise(
+        reset=jnp.zeros((1, count)),
+        action=jnp.asarray(choices, jnp.int32),
+        env=noise.split(noise.key(0), choices.shape),
+        replay=None,
+    )
+
+    def act(params: None, obs: jax.Array, choice: jax.Array) -> tuple[jax.Array, None]:
+        return choice, None
+
+    start = world.reset(draws.reset[0])
+    collect = jax.jit(lambda start, draws: collect_episodes(world, act, {}, start, draws)[1])
+    trajectory = collect(start, draws)._replace(acted=None)
+    valid = np.asarray(trajectory.valid)
+    different = np.all(valid | (choices == 0), axis=0)  # else it differs only after its end
+    trajectory = jax.tree.map(lambda x: x[:, different], trajectory)
+    trajectory, log_dynamics = dynamics(trajectory)
+    valid = valid[:, different]
+    key = np.concatenate([trajectory.time[..., None], trajectory.obs], axis=-1)
+    state = np.full(valid.shape, -1)
+    state[valid] = np.unique(key[valid], axis=0, return_inverse=True)[1].reshape(-1)
+    config = as_arrays(validate(BASE))
+    log_dynamics = jnp.broadcast_to(log_dynamics, valid.shape[1:])
+    nets = networks.make(config, world.spec)
+    return Problem(name, horizon, world, nets, trajectory, log_dynamics, jnp.asarray(state))
+
+
+@jax.jit
+def _gradient(problem: Problem, params: Params, gamma: float) -> Params:
+    return jax.grad(utility, argnums=1)(problem, params, gamma)
+
+
+def _label(row: Row) -> str:
+    names = {"total_return": "total return", "reward_to_go": "reward-to-go", "td_error": "TD error"}
+    return names.get(row.estimator) or f"GAE({row.gae_lambda:g})"
+
+
+def _variant(row: Row) -> str | None:
+    """Which of VARIANTS a row is; at γ = 1 the two ways of discounting are one."""
+    changes = (row.gamma < 1.0, row.normalized, row.reduction == "steps")
+    if sum(changes) > 1 or (row.gamma == 1.0 and row.discounting == "relative"):
+        return None
+    if row.gamma < 1.0:
+        return f"γ={row.gamma:g} {row.discounting}"
+    return "normalised" if row.normalized else "mean over steps" if changes[2] else "γ=1"
+
+
+def _bias(relative: float) -> str:
+    return f"{relative:.0e}" if relative <= TOLERANCE else f"{relative:.1%}"
+
+
+@jax.jit
+def _inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
+    """What a loss is a function of, log π(a_t|s_t), V(s_t), V(s_{t+1}), and their Jacobians.
+
+    Returns:
+      Three arrays [T, M] and three [T, M, P]. On padding they are what the networks say there.
+    """
+    flat, unravel = ravel_pytree(params)
+    nets, trajectory = problem.networks, problem.trajectory
+
+    def log_prob(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return categorical.log_prob(nets.policy(unravel(theta), row.obs), row.action)
+
+    def value(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return nets.value(unravel(theta), row.obs)
+
+    def next_value(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return nets.value(unravel(theta), row.next_obs)
+
+    found = []
+    for function in (log_prob, value, next_value):
+        by_row = jax.value_and_grad(function)
+        found.append(jax.vmap(jax.vmap(by_row, (None, 0)), (None, 0))(flat, trajectory))
+    values, jacobians = zip(*found, strict=True)
+    return values, jacobians
+
+
+@jax.jit
+def _psi(
+    config: Config,
+    trajectory: Trajectory,
+    batches: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+) -> jax.Array:
+    """The library's Ψ of each batch of trajectories, [T, N, K]; batches are columns, [N, K]."""
+    taken = jax.tree.map(lambda x: x[:, batches], (trajectory, value, next_value))
+    return _advantage(config)(*taken)
+
+
+@jax.jit
+def _value_slopes(
+    config: Config,
+    trajectory: Trajectory,
+    batches: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    psi_slope: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """A loss's derivatives in V(s_t) and V(s_{t+1}), from those in Ψ, [T, N, K] each."""
+    rows, *taken = jax.tree.map(lambda x: x[:, batches], (trajectory, value, next_value))
+    return jax.vjp(partial(_advantage(config), rows), *taken)[1](psi_slope)
+
+
+def _advantage(config: Config) -> Callable[..., jax.Array]:
+    coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
+    advantage = partial(algorithms.make_advantage(config), **coefficients)
+    return jax.vmap(advantage, in_axes=2, out_axes=2)
+
+
+@partial(jax.jit, static_argnums=0)
+def _loss_slopes(
+    policy_loss: Callable[..., jax.Array],
+    log_prob: jax.Array,
+    psi: jax.Array,
+    valid: jax.Array,
+    batches: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """The loss's derivatives in log π and in Ψ, [T, N, K] each."""
+    slopes = jax.vmap(jax.grad(policy_loss, (0, 1)), in_axes=2, out_axes=2)
+    return slopes(log_prob[:, batches], psi, valid[:, batches])
+
+
+def _chain(slope: jax.Array, jacobian: jax.Array) -> np.ndarray:
+    """Σ_n Σ_t slope[t, n, k] · jacobian[t, n-th trajectory of batch k], [K, P].
+
+    The batches are all tuples of trajectories in order, so that nothing need be gathered.
+    """
+    horizon, trajectories, params = jacobian.shape
+    grid = (trajectories,) * slope.shape[1]
+    by_trajectory = np.moveaxis(np.asarray(jacobian), 0, 1)  # [M, T, P]
+    total = np.zeros((*grid, params))
+    for n in range(len(grid)):
+        weight = np.asarray(slope)[:, n].reshape(horizon, *grid)
+        weight = np.moveaxis(np.moveaxis(weight, 0, -1), n, 0)  # [M of the n-th, others, T]
+        term = weight.reshape(trajectories, -1, horizon) @ by_trajectory
+        total += np.moveaxis(term.reshape(*grid, params), 0, n)
+    return total.reshape(-1, params)

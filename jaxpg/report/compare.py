@@ -1,0 +1,270 @@
+"""jaxpg compare: finished runs of one environment side by side, with intervals."""
+
+import itertools
+import json
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpg.analysis.measures import MEASURES, as_json, digest, remarks, write, write_interval
+from jaxpg.analysis.outcomes import Outcomes, outcomes, select
+from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
+from jaxpg.cli.arguments import command_parser
+from jaxpg.core.config import ConfigError
+from jaxpg.report import figures
+from jaxpg.report.figures import DASHES, SERIES, STYLE
+from jaxpg.runs import RunError
+from jaxpg.runs.load import Run, load
+
+POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
+KINDS = (".png", ".svg", ".pdf")
+
+
+class Entry(NamedTuple):
+    """One setting of one run."""
+
+    letter: str
+    name: str
+    run: Run
+    rows: np.ndarray  # of its population
+    some: Outcomes
+    measures: dict[str, Estimate | None]
+
+
+class Pair(NamedTuple):
+    """An entry held against the first."""
+
+    better: Entry
+    than: Entry
+    improvement: Estimate | None  # P(a seed of `better` beats one of `than`); None without scores
+    seeds: int | None  # of each, to tell them apart; None if they are alike
+
+
+def main(arguments: Sequence[str]) -> None:
+    """jaxpg compare."""
+    parser = command_parser(
+        "compare",
+        "Compare finished runs of one environment. The settings of a run count as runs "
+        "of their own; the first one is what the others are held against.",
+        "runs/vpg runs/reinforce --picture compare.png",
+    )
+    parser.add_argument(
+        "dirs", type=Path, nargs="+", metavar="DIR", help="directories of finished runs"
+    )
+    parser.add_argument(
+        "--solved", type=float, metavar="RETURN", help="what counts as solved; else gymnasium's"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help=f"draw it, as {', '.join(KINDS)}"
+    )
+    options = parser.parse_args(arguments)
+    if options.picture is not None and options.picture.suffix not in KINDS:
+        raise ConfigError(f"--picture must end in {', '.join(KINDS)}; got {options.picture}")
+    some = entries(options.dirs, options.solved)
+    held = pairs(some)
+    _print(some, held)
+    try:
+        if options.json is not None:
+            content = json.dumps(as_object(some, held), indent=2, allow_nan=False)
+            options.json.write_text(content + "\n")
+            print(f"numbers: {options.json}")
+        if options.picture is not None:
+            draw(some, options.picture)
+            print(f"picture: {options.picture}")
+    except OSError as error:
+        raise RunError(f"{error.filename} cannot be written ({error.strerror})") from None
+
+
+def entries(directories: Sequence[Path], target: float | None = None) -> list[Entry]:
+    """The settings of these runs, with their measures.
+
+    Args:
+      target: return that counts as solved; None takes the environment's own, if it has one.
+
+    Raises:
+      RunError: if a run is not finished or damaged, they are of different environments, or there
+        are fewer than two.
+    """
+    runs = [load(directory) for directory in directories]
+    for run in runs[1:]:
+        for name in ("env", "max_episode_steps"):
+            ours, theirs = (getattr(one.config, name) for one in (runs[0], run))
+            if ours != theirs:
+                raise RunError(
+                    f"only runs of one environment can be compared; {runs[0].directory} has "
+                    f"{name}={ours!r} and {run.directory} has {theirs!r}"
+                )
+    if len({run.directory.resolve() for run in runs}) < len(runs):
+        raise RunError("every run can be given once only")
+    parts = [(run, setting) for run in runs for setting in range(len(run.settings))]
+    if not 2 <= len(parts) <= len(string.ascii_uppercase):
+        raise RunError(f"between 2 and 26 runs and settings can be compared; got {len(parts)}")
+    found = []
+    for letter, (run, setting) in zip(string.ascii_uppercase, parts, strict=False):
+        rows = np.flatnonzero(run.population.setting == setting)
+        some = outcomes(run.config, select(run.population, rows), target)
+        name = str(run.directory)
+        if len(run.settings) > 1:
+            name += "  " + ", ".join(f"{k}={v:g}" for k, v in run.settings[setting].items())
+        found.append(Entry(letter, name, run, rows, some, digest([some])))
+    return found
+
+
+def pairs(some: Sequence[Entry]) -> list[Pair]:
+    """Every entry against the first."""
+    found = []
+    for entry in some[1:]:
+        ours, theirs = entry.some.scores, some[0].some.scores
+        if len(ours) and len(theirs):
+            needed = seeds_needed(ours, theirs, POWER, ALPHA)
+            found.append(Pair(entry, some[0], improvement([ours], [theirs]), needed))
+        else:
+            found.append(Pair(entry, some[0], None, None))
+    return found
+
+
+def notes(some: Sequence[Entry]) -> list[str]:
+    """What a reader must know besides: seeds unlike the others, and unequal budgets."""
+    lines = [f"{entry.letter}: {line}" for entry in some for line in remarks([entry.some])]
+    budgets = {entry.letter: _budget(entry) for entry in some}
+    if len(set(budgets.values())) > 1:
+        said = ", ".join(f"{letter} {budget}" for letter, budget in budgets.items())
+        lines.append(f"budgets differ: {said}")
+    return lines
+
+
+def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
+    """Everything for JSON."""
+    solving = some[0].some.solving
+    return {
+        "env": some[0].run.config.env,
+        "solved_at": solving and solving.target,
+        "confidence": CONFIDENCE,
+        "runs": [
+            {
+                "letter": entry.letter,
+                "directory": str(entry.run.directory),
+                "preset": entry.run.manifest.preset,
+                "setting": dict(entry.run.settings[entry.run.population.setting[entry.rows[0]]]),
+                "seeds": len(entry.rows),
+                "diverged": int(entry.some.diverged.sum()),
+                "without_episode": int(np.isnan(entry.some.final).sum()),
+                "measures": {name: as_json(one) for name, one in entry.measures.items()},
+            }
+            for entry in some
+        ],
+        "pairs": [
+            {
+                "better": pair.better.letter,
+                "than": pair.than.letter,
+                "probability_of_improvement": as_json(pair.improvement),
+                "seeds_needed": {"each": pair.seeds, "power": POWER, "alpha": ALPHA},
+            }
+            for pair in held
+        ],
+        "notes": notes(some),
+    }
+
+
+def draw(some: Sequence[Entry], path: Path) -> None:
+    """Learning curves, intervals, profiles and times to solve, as PNG, SVG or PDF."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    solvable = some[0].some.solving is not None
+    style: Any = STYLE
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(10, 7), dpi=150, layout="constrained")
+        curves, intervals, profiles, times = figure.subplots(2, 2).ravel()
+        looks = itertools.product(DASHES, SERIES)
+        ends = []
+        for i, (entry, (dash, color)) in enumerate(zip(some, looks, strict=False)):
+            look = {"color": color, "linestyle": dash}
+            config, population = entry.run.config, entry.run.population
+            amount, returns = figures.curve_points(config, select(population, entry.rows))
+            ends.append(amount[-1])
+            figures.draw_iqm(curves, amount, returns, label=f"{entry.letter}  {entry.name}", **look)
+            iqm = entry.measures["iqm"]
+            if iqm is not None:
+                span = [[iqm.value - iqm.low], [iqm.high - iqm.value]]
+                intervals.errorbar(iqm.value, -i, xerr=span, fmt="o", color=color, capsize=3)
+                figures.draw_profile(profiles, entry.some.final, **look)
+            if entry.some.solving is not None:
+                figures.draw_time_to_solve(times, entry.some.solving, config, **look)
+        units = {figures.unit(entry.run.config) for entry in some}
+        for axes in (curves, times):
+            figures.label_budget(axes, " or ".join(sorted(units)), max(ends))
+        figures.draw_target(curves, some[0].some.solving and some[0].some.solving.target)
+        figures.label_returns(curves)
+        intervals.set_yticks([-i for i in range(len(some))], [entry.letter for entry in some])
+        intervals.set_ylim(0.5 - len(some), 0.5)
+        intervals.set_xlabel("final return, IQM")
+        times.set_visible(solvable)
+        titles = ("Learning curves (IQM)", "Final return", "Performance profiles", "Time to solve")
+        for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
+            axes.set_title(title, loc="left", fontsize=11)
+        figure.legend(loc="outside upper left", ncols=1 if len(some) < 4 else 2)
+        figure.savefig(path)
+
+
+def _print(some: Sequence[Entry], held: Sequence[Pair]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(soft_wrap=False, highlight=False)
+    solving = some[0].some.solving
+    solved = f", solved from {solving.target:g}" if solving else ""
+    console.print(f"{escape(some[0].run.config.env)}{solved}; 95 % intervals over seeds")
+    for entry in some:
+        count = f"{len(entry.rows):,} seeds" if len(entry.rows) > 1 else "1 seed"
+        name = escape(f"{entry.name}  ({entry.run.manifest.preset}, {count}, {_budget(entry)})")
+        console.print(f"  {entry.letter}  {name}", overflow="fold")
+    table = Table("", *(entry.letter for entry in some), box=SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, measure in MEASURES.items():
+        cells = [_cell(entry.measures[name], measure.kind) for entry in some]
+        if any(cells):
+            table.add_row(measure.label, *(cell or "-" for cell in cells))
+    console.print(table)
+    for pair in held:
+        console.print(_verdict(pair), soft_wrap=True)
+    for line in notes(some):
+        console.print(escape(line))
+
+
+def _cell(one: Estimate | None, kind: str) -> str:
+    return "" if one is None else f"{write(one.value, kind)}\n{write_interval(one, kind)}"
+
+
+def _verdict(pair: Pair) -> str:
+    """What a pair says, in a sentence."""
+    one, better, than = pair.improvement, pair.better.letter, pair.than.letter
+    if one is None:
+        return f"{better} against {than}: one of them has no returns"
+    if one.low > 0.5:
+        says = f"{better} is better"
+    elif one.high < 0.5:
+        says = f"{than} is better"
+    else:
+        says = "not told apart"
+    if pair.seeds is None:
+        seeds = "no number of seeds would tell them apart"
+    else:
+        seeds = f"{pair.seeds:,} seeds of each would tell them apart (power {POWER:.0%})"
+    return (
+        f"{better} beats {than} with probability {one.value:.3f} "
+        f"({one.low:.3f} to {one.high:.3f}): {says}; {seeds}"
+    )
+
+
+def _budget(entry: Entry) -> str:
+    config = entry.run.config
+    budget = config.total_steps if config.collect == "steps" else config.total_episodes
+    return f"{budget:,} {'steps' if config.collect == 'steps' else 'episodes'}"

@@ -1,0 +1,393 @@
+"""What a sweep has found: its points, as a table on the terminal and as a page."""
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpg.analysis.measures import MEASURES, digest, write, write_interval
+from jaxpg.analysis.outcomes import Outcomes, outcomes, select
+from jaxpg.analysis.stats import Estimate, estimate, iqm
+from jaxpg.cli import sweep
+from jaxpg.report import figures
+from jaxpg.report.figures import ACCENT, DASHES, GRID, MUTED, SERIES, Drawn, Picture
+from jaxpg.report.page import render, save
+from jaxpg.runs.load import Run, load
+
+SHOWN = 20  # points in the table on the terminal
+CURVES = 4  # points whose learning curves are drawn
+TABLED = ("iqm", "solved", "collapse", "time_to_solve")
+
+
+class Point(NamedTuple):
+    """One combination of the grid's values."""
+
+    values: dict[str, Any]
+    directory: Path
+    setting: int  # index in its run's settings
+    some: Outcomes
+    measures: dict[str, Estimate | None]
+    amount: np.ndarray  # [P]
+    returns: np.ndarray  # [S, P]
+
+    @property
+    def score(self) -> float:
+        """What points are ordered by: the IQM of the final return; -inf without one."""
+        found = self.measures["iqm"]
+        return -math.inf if found is None else found.value
+
+
+class Found(NamedTuple):
+    """A sweep's points, in the order of its grid."""
+
+    directory: Path
+    preset: str
+    config: Any
+    grid: dict[str, list[Any]]
+    seeds: str
+    points: list[Point]
+
+    @property
+    def ranked(self) -> list[Point]:
+        """The best first; of equal ones the first of the grid."""
+        return sorted(self.points, key=lambda point: -point.score)
+
+
+def load_sweep(directory: Path, target: float | None = None) -> Found:
+    """A finished sweep, or a finished run of several settings.
+
+    Args:
+      target: return that counts as solved; None takes the environment's own, if it has one.
+
+    Raises:
+      RunError: if a run of it is not finished or damaged.
+    """
+    if sweep.is_sweep(directory):
+        plan = sweep.read(directory)
+        programs = plan.programs
+        points = [
+            point
+            for name, program in zip(plan.names, programs, strict=True)
+            for point in _points(load(directory / name), program, target)
+        ]
+        order = {_key(values): i for i, values in enumerate(plan.combinations)}
+        points.sort(key=lambda point: order[_key(point.values)])
+        return Found(directory, plan.preset, plan.config, plan.grid, plan.seeds, points)
+    run = load(directory)
+    names = list(dict.fromkeys(name for setting in run.settings for name in setting))
+    points = _points(run, {}, target)
+    points = [
+        point._replace(
+            values={name: point.values.get(name, getattr(run.config, name)) for name in names}
+        )
+        for point in points
+    ]
+    grid = {name: list(dict.fromkeys(p.values[name] for p in points)) for name in names}
+    seeds = ",".join(run.manifest.parts)
+    return Found(directory, run.manifest.preset, run.config, grid, seeds, points)
+
+
+def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Point]:
+    found = []
+    for i, setting in enumerate(run.settings):
+        part = select(run.population, np.flatnonzero(run.population.setting == i))
+        some = outcomes(run.config, part, target)
+        curve = figures.curve_points(run.config, part)
+        values = {**program, **setting}
+        found.append(Point(values, run.directory, i, some, digest([some]), *curve))
+    return found
+
+
+def _key(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
+
+
+def show(found: Found) -> None:
+    """The points on the terminal, the best first."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    diverged = any(point.some.diverged.any() for point in found.points)
+    heads = ["IQM", "95 %", "solved", *(["diverged"] if diverged else [])]
+    table = Table(box=SIMPLE_HEAD)
+    for head in [*found.grid, *heads]:
+        table.add_column(head, justify="right", no_wrap=True)
+    for point in found.ranked[:SHOWN]:
+        cells = [sweep.show(point.values[name]) for name in found.grid]
+        score, solved = point.measures["iqm"], point.measures["solved"]
+        cells += ["-", ""] if score is None else _written(score, "return")
+        cells.append("-" if solved is None else write(solved.value, "share"))
+        table.add_row(*cells, *([str(int(point.some.diverged.sum()))] if diverged else []))
+    console.print(table)
+    if len(found.points) > SHOWN:
+        console.print(f"and {len(found.points) - SHOWN} more: the report has all")
+    console.print(CAVEAT)
+
+
+CAVEAT = (
+    "The best of many points looks better than it is: train it again on fresh seeds before "
+    "reporting its number."
+)
+
+
+def _written(one: Estimate, kind: str) -> list[str]:
+    return [write(one.value, kind), write_interval(one, kind)]
+
+
+def make(found: Found) -> Path:
+    """Write the sweep's report and figures; those of before are replaced.
+
+    Raises:
+      RunError: if the directory cannot be written.
+    """
+    pictures = {
+        "Where it works": [*_sensitivities(found), *_heat_maps(found)],
+        "Learning": [_curves(found)],
+    }
+    drawn = {picture.name: figures.draw(picture) for part in pictures.values() for picture in part}
+    return save(found.directory, _page(found, pictures, drawn), drawn)
+
+
+def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Drawn]) -> str:
+    best = found.ranked[0]
+    rows = []
+    for rank, point in enumerate(found.ranked, 1):
+        cells = []
+        for name in TABLED:
+            one, kind = point.measures[name], MEASURES[name].kind
+            cells.append(
+                ("-", "") if one is None else (write(one.value, kind), write_interval(one, kind))
+            )
+        where = f"{point.directory.name}, setting {point.setting}"
+        rows.append(
+            (
+                rank,
+                [sweep.show(point.values[name]) for name in found.grid],
+                cells,
+                int(point.some.diverged.sum()),
+                where,
+            )
+        )
+    return render(
+        "sweep.html.j2",
+        title=f"{found.config.env} · {found.preset}",
+        points=len(found.points),
+        seeds=len(best.some.final),
+        swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},
+        best=_said(best, found),
+        best_iqm=best.measures["iqm"],
+        write=write,
+        write_interval=write_interval,
+        sections=pictures,
+        drawn=drawn,
+        fields=list(found.grid),
+        labels=[MEASURES[name].label for name in TABLED],
+        rows=rows,
+        caveat=CAVEAT,
+        config={
+            name: value
+            for name, value in dataclasses.asdict(found.config).items()
+            if name not in found.grid
+        },
+    )
+
+
+def _said(point: Point, found: Found) -> str:
+    return ", ".join(f"{name}={sweep.show(point.values[name])}" for name in found.grid)
+
+
+def _sensitivities(found: Found) -> list[Picture]:
+    """For each field that takes several values: the IQM over them."""
+    pictures = []
+    for name, values in found.grid.items():
+        if len(values) < 2:
+            continue
+        others = [other for other in found.grid if other != name and len(found.grid[other]) > 1]
+        along = " and the IQM of all of them together in bold" if others else ""
+        pictures.append(
+            Picture(
+                f"sensitivity-{name.replace('_', '-')}",
+                f"Sensitivity to {name}",
+                f"IQM of the final return by {name}, 95 % intervals"
+                + (f"; a thin line for each choice of the other fields{along}." if others else "."),
+                f"IQM of the final return for {name} of {', '.join(map(sweep.show, values))}.",
+                partial(_draw_sensitivity, found=found, name=name, thin=bool(others)),
+            )
+        )
+    return pictures
+
+
+def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool) -> None:
+    values = found.grid[name]
+    places = _places(axes, name, values)
+    groups: dict[str, list[Point]] = {}
+    for point in found.points:
+        rest = {k: v for k, v in point.values.items() if k != name}
+        groups.setdefault(_key(rest), []).append(point)
+    if thin:
+        for group in groups.values():
+            axes.plot(
+                places,
+                [_finite(point.score) for point in group],
+                color=MUTED,
+                linewidth=0.8,
+                alpha=0.6,
+                marker=".",
+                markersize=3,
+            )
+    pooled = [
+        _pooled([point for point in found.points if point.values[name] == value])
+        for value in values
+    ]
+    middle, low, high = (
+        np.array([getattr(one, part) for one in pooled]) for part in ("value", "low", "high")
+    )
+    axes.errorbar(
+        places,
+        middle,
+        yerr=[middle - low, high - middle],
+        color=ACCENT,
+        linewidth=2,
+        marker="o",
+        markersize=5,
+        capsize=3,
+    )
+    axes.set_xlabel(name)
+    axes.set_ylabel("final return, IQM")
+    axes.yaxis.set_major_formatter(lambda value, _: figures.short(value))
+
+
+def _pooled(points: Sequence[Point]) -> Estimate:
+    """The IQM of all scores of some points, each of them a stratum."""
+    strata = [point.some.scores for point in points if len(point.some.scores)]
+    return estimate(iqm, strata) if strata else Estimate(math.nan, math.nan, math.nan)
+
+
+def _finite(x: float) -> float:
+    return x if math.isfinite(x) else math.nan
+
+
+def _places(axes: Any, name: str, values: Sequence[Any]) -> np.ndarray:
+    """Where values lie on the horizontal axis: numbers where they are, others side by side."""
+    labels = [sweep.show(value) for value in values]
+    numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
+    if not numeric:
+        axes.set_xticks(range(len(values)), labels)
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        return np.arange(len(values), dtype=float)
+    if min(values) > 0 and max(values) >= 10 * min(values):
+        axes.set_xscale("log")
+    axes.set_xticks(values, labels)
+    axes.set_xticks([], minor=True)
+    return np.array(values, float)
+
+
+def _heat_maps(found: Found) -> list[Picture]:
+    """For each pair of fields that take several values: the IQM over both."""
+    several = [name for name, values in found.grid.items() if len(values) > 1]
+    if not math.isfinite(found.ranked[0].score):
+        return []
+    pictures = []
+    for down, across in itertools.combinations(several, 2):
+        rest = "; the mean over the other fields" if len(several) > 2 else ""
+        rows = len(found.grid[down])
+        pictures.append(
+            Picture(
+                f"heat-{down}-{across}".replace("_", "-"),
+                f"{down} and {across}",
+                f"IQM of the final return{rest}. The best cell has a frame.",
+                f"Heat map of the IQM of the final return over {down} and {across}.",
+                partial(_draw_heat, found=found, down=down, across=across),
+                (4.6, 1.1 + 0.5 * max(3, rows)),
+            )
+        )
+    return pictures
+
+
+def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    rows, columns = found.grid[down], found.grid[across]
+    cells = np.array(
+        [
+            [
+                np.mean(
+                    [
+                        _finite(p.score)
+                        for p in found.points
+                        if p.values[down] == row and p.values[across] == column
+                    ]
+                )
+                for column in columns
+            ]
+            for row in rows
+        ]
+    )
+    shades = LinearSegmentedColormap.from_list("jaxpg", ["#f1f6f9", "#0b4f6e"])
+    lowest, highest = np.nanmin(cells), np.nanmax(cells)
+    span = (highest - lowest) or 1.0
+    axes.grid(visible=False)
+    for i, j in np.ndindex(*cells.shape):
+        share = (cells[i, j] - lowest) / span
+        known = math.isfinite(cells[i, j])
+        color = shades(share) if known else GRID
+        axes.add_patch(_box(j, i, facecolor=color, edgecolor="#ffffff", linewidth=1.5))
+        text = figures.short(round(float(cells[i, j]), 1)) if known else "none"
+        axes.text(
+            j,
+            i,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="#fefefe" if known and share > 0.55 else "#101820",
+        )
+    row, column = divmod(int(np.nanargmax(cells)), len(columns))
+    axes.add_patch(_box(column, row, facecolor="none", edgecolor=SERIES[1], linewidth=2.5))
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xticks(range(len(columns)), [sweep.show(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [sweep.show(value) for value in rows])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(across)
+    axes.set_ylabel(down)
+
+
+def _box(x: float, y: float, **style: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, **style)
+
+
+def _curves(found: Found) -> Picture:
+    shown = found.ranked[:CURVES]
+    return Picture(
+        "learning-curves",
+        "Learning curves of the best points",
+        "IQM of the return with its 95 % interval.",
+        "Learning curves of " + "; ".join(_said(point, found) for point in shown) + ".",
+        partial(_draw_curves, found=found, shown=shown),
+        (4.6, 3.1 + 0.2 * len(shown)),
+        0.15 + 0.2 * len(shown),
+    )
+
+
+def _draw_curves(axes: Any, found: Found, shown: Sequence[Point]) -> None:
+    for point, color, dash in zip(shown, SERIES, DASHES, strict=False):
+        label = _said(point, found)
+        figures.draw_iqm(axes, point.amount, point.returns, color, linestyle=dash, label=label)
+    solving = shown[0].some.solving
+    figures.draw_target(axes, solving and solving.target)
+    figures.label_budget(axes, figures.unit(found.config), max(p.amount[-1] for p in shown))
+    figures.label_returns(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, fontsize=8.5)

@@ -1,0 +1,322 @@
+"""load: a finished run as one object, checked before it is believed. Executes nothing of it."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_safetensors
+
+from jaxpg.core.config import Config, nearest
+from jaxpg.core.types import Metrics, Params
+from jaxpg.names import from_torch
+from jaxpg.population.chunks import CAUSES
+from jaxpg.population.policy import Policy
+from jaxpg.population.population import Population, Setting
+from jaxpg.runs import RunError
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas
+
+RANKS = ("best", "worst", "median")
+HEADER = 10_000  # bytes before the data of an array in results.npz, at most
+COUNTED = ("env_steps", "episodes")  # metrics that are integers
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A finished run. A row is one seed with one setting, in the order of `manifest.rows`."""
+
+    directory: Path
+    manifest: Manifest
+    summary: dict[str, Any]  # summary.json
+    population: Population  # arrays over rows and updates
+
+    @property
+    def config(self) -> Config:
+        """What was trained, before any setting."""
+        return self.manifest.config
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order; each was trained with every setting."""
+        return self.manifest.seeds
+
+    @property
+    def settings(self) -> Sequence[Setting]:
+        """The settings of traced hyperparameters; of most runs one, which is empty."""
+        return self.manifest.settings
+
+    def __repr__(self) -> str:
+        what = f"{self.manifest.preset} on {self.config.env}, {len(self.seeds)} seeds"
+        return f"<Run {str(self.directory)!r}: {what}>"
+
+    def row(self, seed: int | str, setting: int = 0) -> int:
+        """Where a seed is in the population.
+
+        Args:
+          seed: one of the run's, or "best", "worst" or "median" by final_return. A seed that
+            diverged, or finished no episode, ranks below all others and never is the best; of
+            equal ones the first is taken, and of the two in the middle the lower one.
+          setting: index in `settings`.
+
+        Raises:
+          RunError: if there is no such seed or setting, or no seed is good enough to be the best.
+        """
+        if not isinstance(setting, int | np.integer) or not 0 <= setting < len(self.settings):
+            raise RunError(
+                f"setting must be in [0, {len(self.settings)}) for {self.directory}; "
+                f"got {setting!r}"
+            )
+        if isinstance(seed, str):
+            return self._ranked(seed, np.flatnonzero(self.population.setting == setting))
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
+        if int(seed) not in self.seeds:
+            parts = ",".join(self.manifest.parts)
+            raise RunError(f"{self.directory} has no seed {seed}; its seeds are {parts}")
+        population = self.population
+        return int(np.flatnonzero((population.seeds == seed) & (population.setting == setting))[0])
+
+    def params(self, seed: int | str, setting: int = 0) -> Params:
+        """The trained parameters of one seed, as the networks take them; numpy leaves.
+
+        Args, Raises: as of `row`. Of a seed that diverged they are the last finite ones.
+        """
+        row = self.row(seed, setting)
+        return jax.tree.map(lambda leaf: leaf[row], self.population.params)
+
+    def policy(self, seed: int | str, setting: int = 0) -> Policy:
+        """The trained policy of one seed, to act with.
+
+        Args, Raises: as of `row`; ConfigError if the environment is not registered any more.
+        """
+        return Policy.of(self.config, self.params(seed, setting))
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The metrics as a tidy table: a line for each row and update.
+
+        Returns:
+          Columns: `setting` (and one for each hyperparameter that the settings set), `seed`,
+          `update` (from 0), `total_env_steps` (of the seed, at the update's end), `mean_return`
+          (of the episodes that ended in the update; NaN if none did), `frozen` (whether the seed
+          had diverged), and the metrics of `results.npz` under their names.
+        """
+        import pandas
+
+        metrics = self.population.metrics
+        rows, updates = metrics.env_steps.shape
+        settings = self.population.setting
+        update = np.arange(updates)
+        frozen_at = self.population.frozen_at[:, None]
+        mean = np.full(metrics.return_sum.shape, np.nan, metrics.return_sum.dtype)
+        np.divide(metrics.return_sum, metrics.episodes, out=mean, where=metrics.episodes > 0)
+        set_names = list(dict.fromkeys(name for setting in self.settings for name in setting))
+        columns: dict[str, np.ndarray] = {"setting": np.repeat(settings, updates)}
+        for name in set_names:
+            values = [setting.get(name, getattr(self.config, name)) for setting in self.settings]
+            columns[name] = np.repeat(np.array(values)[settings], updates)
+        columns |= {
+            "seed": np.repeat(self.population.seeds, updates),
+            "update": np.tile(update, rows),
+            "total_env_steps": np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).reshape(-1),
+            "mean_return": mean.reshape(-1),
+            "frozen": ((frozen_at >= 0) & (update >= frozen_at)).reshape(-1),
+            **{name: values.reshape(-1) for name, values in metrics._asdict().items()},
+        }
+        return pandas.DataFrame(columns)
+
+    def _ranked(self, rank: str, rows: np.ndarray) -> int:
+        """The best, worst or median one of these rows."""
+        if rank not in RANKS:
+            raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")
+        healthy = self.population.frozen_at[rows] < 0
+        returns = self.population.final_return[rows]
+        score = np.where(healthy & np.isfinite(returns), returns, -np.inf)
+        if rank == "best" and not np.isfinite(score).any():
+            raise RunError(
+                f"{self.directory} has no best seed: none finished an episode without diverging"
+            )
+        ordered = np.sort(score)
+        place = {"worst": 0, "median": (len(score) - 1) // 2, "best": -1}[rank]
+        return int(rows[np.argmax(score == ordered[place])])
+
+
+def load(directory: str | os.PathLike[str]) -> Run:
+    """A finished run: its manifest, its summary, and what became of every seed.
+
+    Reads JSON, npz and safetensors, without pickle; sizes, shapes, dtypes and SHA-256 are checked.
+
+    Args:
+      directory: that `jaxpg train` wrote.
+
+    Raises:
+      RunError: if it is no run, or not finished, or damaged.
+    """
+    directory = Path(directory)
+    manifest = manifests.read(directory)
+    summary = _summary(directory)
+    order = np.array(manifest.rows)
+    arrays = _arrays(directory, summary, manifest.config, len(order))
+    for name, values in zip(("seed", "setting"), order.T, strict=True):
+        if not np.array_equal(arrays[name], values):
+            raise RunError(f"{directory / 'results.npz'} has other {name}s than the manifest")
+    cause, frozen_at = arrays["cause"], arrays["frozen_at"]
+    agree = (cause > 0) == (frozen_at >= 0)
+    in_range = (cause >= 0) & (cause < len(CAUSES)) & (frozen_at < manifest.config.num_updates)
+    if not (agree & in_range & (frozen_at >= -1)).all():
+        raise RunError(f"{directory / 'results.npz'} is damaged: its cause and frozen_at disagree")
+    population = Population(
+        seeds=arrays["seed"],
+        setting=arrays["setting"],
+        params=_params(directory, summary, manifest.config, len(order)),
+        metrics=Metrics._make(arrays[name] for name in Metrics._fields),
+        final_return=arrays["final_return"],
+        frozen_at=frozen_at,
+        cause=cause,
+        lanes=manifest.lanes,
+        compile_seconds=summary["compile_seconds"],
+        wall_seconds=summary["wall_seconds"],
+    )
+    return Run(directory, manifest, summary, population)
+
+
+def _summary(directory: Path) -> dict[str, Any]:
+    """summary.json, which says whose results they are."""
+    path = directory / "summary.json"
+    try:
+        summary = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(
+            f"{directory} is not finished: jaxpg resume {directory} finishes it"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(summary, dict):
+        raise RunError(f"{path} is damaged: it is no object")
+    if summary.get("manifest") != manifests.digest(directory):
+        raise RunError(
+            f"{directory} is not finished: its results are of another manifest; jaxpg resume "
+            f"{directory} finishes it"
+        )
+    for name in ("compile_seconds", "wall_seconds"):
+        if not isinstance(summary.get(name), int | float) or isinstance(summary[name], bool):
+            raise RunError(f"{path} is damaged: {name} is {summary.get(name)!r:.60}, not a number")
+    hashes = summary.get("sha256")
+    if not isinstance(hashes, dict):
+        raise RunError(
+            f"{path} lacks sha256, as an older version wrote it: remove it, and jaxpg resume "
+            f"{directory} writes the results again"
+        )
+    return summary
+
+
+def _content(directory: Path, name: str, summary: dict[str, Any]) -> bytes:
+    """A file of the results, with the SHA-256 that the summary says."""
+    path = directory / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != summary["sha256"].get(name):
+        raise RunError(f"{path} is damaged: it has not the SHA-256 that summary.json says")
+    return content
+
+
+def _arrays(
+    directory: Path, summary: dict[str, Any], config: Config, rows: int
+) -> dict[str, np.ndarray]:
+    """The arrays of results.npz, whose sizes are known before one is unpacked."""
+    path = directory / "results.npz"
+    floats, row, by_update = np.dtype(config.float_type), (rows,), (rows, config.num_updates)
+    wanted: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+        "seed": (row, np.dtype("uint32")),
+        "setting": (row, np.dtype("int32")),
+        "final_return": (row, floats),
+        "frozen_at": (row, np.dtype("int32")),
+        "cause": (row, np.dtype("int32")),
+    }
+    for name in Metrics._fields:
+        wanted[name] = (by_update, np.dtype("int32") if name in COUNTED else floats)
+    content = _content(directory, path.name, summary)
+    arrays = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if sizes.keys() != {f"{name}.npy" for name in wanted}:
+                odd = sorted(sizes.keys() ^ {f"{name}.npy" for name in wanted})[0]
+                raise RunError(f"{path} is not of this run: see {odd!r:.60}")
+            for name, (shape, dtype) in wanted.items():
+                size = int(np.prod(shape)) * dtype.itemsize
+                if not size <= sizes[f"{name}.npy"] <= size + HEADER:
+                    raise RunError(f"{path} is not of this run: {name} has not the size it should")
+                packed = io.BytesIO(archive.read(f"{name}.npy"))
+                array = np.lib.format.read_array(packed, allow_pickle=False)
+                if (array.shape, array.dtype) != (shape, dtype):
+                    raise RunError(
+                        f"{path} is not of this run: {name} is {array.dtype} {array.shape}, "
+                        f"and should be {dtype} {shape}"
+                    )
+                arrays[name] = array
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
+        raise RunError(f"{path} is damaged ({' '.join(str(error).split()):.200})") from None
+    return arrays
+
+
+def _params(directory: Path, summary: dict[str, Any], config: Config, rows: int) -> Params:
+    """params.safetensors as a parameter tree, leaves [rows, ...]."""
+    path = directory / "params.safetensors"
+    content = _content(directory, path.name, summary)
+    try:
+        named = from_safetensors(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({' '.join(str(error).split()):.200})") from None
+    found = {name: (leaf.shape, leaf.dtype.name) for name, leaf in named.items()}
+    wanted = _param_shapes(config, named, rows)
+    if found != wanted:
+        odd = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))[0]
+        raise RunError(
+            f"{path} does not fit the manifest: {odd!r:.60} is {found.get(odd, 'missing')}, "
+            f"and should be {wanted.get(odd, 'missing')}"
+        )
+    return from_torch(named)
+
+
+def _param_shapes(config: Config, named: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
+    """Shapes and dtypes by name, for the observations and outputs that these parameters have.
+
+    What the environment decides (D and K) is taken from them, and must be the same throughout.
+    """
+    shared = config.networks == "shared"
+    first = named.get(f"{'torso' if shared else 'policy'}.hidden_0.weight", np.zeros((0, 0, 0)))
+    outputs = named.get("policy.output.bias", np.zeros((0, 0))).shape[-1]
+    inputs = first.shape[-1]
+    if shared:
+        heads = {"torso": None, "policy": outputs, "value": 1}
+    else:
+        heads = {"policy": outputs} | ({"value": 1} if config.critic else {})
+    shapes: dict[str, tuple[int, ...]] = {}
+    for network, width in heads.items():
+        is_head = shared and network != "torso"
+        sizes = [config.hidden_sizes[-1]] if is_head else [inputs, *config.hidden_sizes]
+        layers = [f"hidden_{i}" for i in range(len(sizes) - 1)]
+        if width is not None:
+            sizes, layers = [*sizes, width], [*layers, "output"]
+        for layer, (before, after) in zip(layers, pairwise(sizes), strict=True):
+            shapes[f"{network}.{layer}.weight"] = (rows, after, before)
+            shapes[f"{network}.{layer}.bias"] = (rows, after)
+    if "policy.log_std" in named:
+        shapes["policy.log_std"] = (rows, outputs)
+    return {name: (shape, config.float_type) for name, shape in shapes.items()}

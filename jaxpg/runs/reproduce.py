@@ -1,0 +1,52 @@
+"""The commands that train a run again, from its manifest alone. Imports no jax."""
+
+import dataclasses
+import shlex
+from typing import Any
+
+from jaxpg.core.config import FIELDS, PRESETS
+from jaxpg.runs.manifest import Manifest
+
+
+def commands(manifest: Manifest, out: str = "again") -> list[str]:
+    """Shell lines that make a run of the same bits, on the same versions and kind of machine.
+
+    They are made of what decides the results, not of the command that the manifest recalls: that
+    one knows nothing of a later `extend` or `merge`, and is anybody's text.
+
+    Args:
+      manifest: of a run of one setting.
+      out: the directory that they train into.
+    """
+    name = manifest.preset if manifest.preset in PRESETS else "vpg"
+    base = PRESETS[name]
+    words = ["jaxpg", "train", name]
+    for field in FIELDS:
+        value = getattr(manifest.config, field)
+        if value != getattr(base, field):
+            words += _option(field, value)
+    words += ["--lanes", str(manifest.lanes)]
+    if len(manifest.parts) == 1:
+        return [shlex.join([*words, "--seeds", manifest.parts[0], "--out", out])]
+    parts = [f"{out}-{i}" for i in range(len(manifest.parts))]
+    lines = [
+        shlex.join([*words, "--seeds", seeds, "--out", part])
+        for seeds, part in zip(manifest.parts, parts, strict=True)
+    ]
+    return [*lines, shlex.join(["jaxpg", "merge", *parts, "--out", out])]
+
+
+def changed(manifest: Manifest) -> dict[str, tuple[Any, Any]]:
+    """Every field of the config: its value, and the preset's (None for an unknown preset)."""
+    base = PRESETS.get(manifest.preset)
+    values = dataclasses.asdict(manifest.config)
+    return {name: (value, base and getattr(base, name)) for name, value in values.items()}
+
+
+def _option(field: str, value: Any) -> list[str]:
+    """A field as an option of `jaxpg train`."""
+    name = field.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    values = value if isinstance(value, tuple) else (value,)
+    return [f"--{name}", *(x if isinstance(x, str) else repr(x) for x in values)]

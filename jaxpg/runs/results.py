@@ -1,0 +1,205 @@
+"""The files that a training run leaves behind."""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as to_safetensors
+
+from jaxpg.analysis.stats import SOLVED, iqm, iqm_interval
+from jaxpg.core.config import Config
+from jaxpg.names import to_torch
+from jaxpg.population import devices
+from jaxpg.population.chunks import CAUSES
+from jaxpg.population.population import Population
+from jaxpg.population.settings import Setting
+from jaxpg.report.figures import learning_curve
+
+FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")
+
+
+def save(
+    directory: Path,
+    preset: str,
+    config: Config,
+    population: Population,
+    manifest: str | None = None,
+    settings: Sequence[Setting] = ({},),
+) -> dict[str, Any]:
+    """Write summary.json, results.npz, params.safetensors and curve.png into a directory.
+
+    Args:
+      manifest: SHA-256 of the run's manifest.json, for the summary.
+      settings: what `population.setting` is the index of.
+
+    Returns:
+      The summary.
+    """
+    metrics = population.metrics
+    arrays = {name: getattr(metrics, name) for name in metrics._fields}
+    np.savez_compressed(
+        directory / "results.npz",
+        seed=population.seeds,
+        setting=population.setting,
+        final_return=population.final_return,
+        frozen_at=population.frozen_at,
+        cause=population.cause,
+        **arrays,
+    )
+    metadata = {
+        "seeds": json.dumps(population.seeds.tolist()),
+        "setting": json.dumps(population.setting.tolist()),
+    }
+    weights = to_safetensors(to_torch(population.params), metadata)
+    (directory / "params.safetensors").write_bytes(weights)
+    sha256 = {
+        name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        for name in ("results.npz", "params.safetensors")
+    }
+    summary = {
+        **summarize(preset, config, population, settings),
+        "manifest": manifest,
+        "sha256": sha256,
+    }
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    (directory / "summary.json").write_text(text + "\n")
+    learning_curve(config, population, directory / "curve.png")
+    return summary
+
+
+def summarize(
+    preset: str, config: Config, population: Population, settings: Sequence[Setting] = ({},)
+) -> dict[str, Any]:
+    """What summary.json says; every number a JSON number, or null where there is none."""
+    total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
+    frozen = np.flatnonzero(population.frozen_at >= 0)
+    silent = population.metrics.episodes.sum(axis=1) == 0
+    return {
+        "preset": preset,
+        "env": config.env,
+        "seeds": len(population.seeds) // len(settings),
+        "lanes": population.lanes,
+        "total_env_steps": total_env_steps,
+        "wall_seconds": round(population.wall_seconds, 3),
+        "compile_seconds": round(population.compile_seconds, 3),
+        "env_steps_per_second": round(total_env_steps / population.wall_seconds),
+        **_outcome(config, population, slice(None)),
+        "settings": [
+            {"setting": dict(setting), **_outcome(config, population, population.setting == i)}
+            for i, setting in enumerate(settings)
+        ],
+        "seeds_without_episode": population.seeds[silent].tolist(),
+        "diverged": [
+            {
+                "seed": int(population.seeds[i]),
+                "setting": int(population.setting[i]),
+                "update": int(population.frozen_at[i]),
+                "cause": CAUSES[population.cause[i]],
+            }
+            for i in frozen
+        ],
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+        "device": device(),
+    }
+
+
+def closing(summary: dict[str, Any], out: Path) -> str:
+    """What a person is told at the end of a run."""
+    speed = summary["env_steps_per_second"] / 1e6
+    times = (
+        f" with {len(summary['settings'])} settings each" if len(summary["settings"]) > 1 else ""
+    )
+    lines = [
+        f"{summary['seeds']} seeds{times}, {summary['total_env_steps']:,} environment steps in "
+        f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
+        f"{summary['compile_seconds']:.0f} s)"
+    ]
+    spread = summary["final_return"]
+    if spread is None:
+        lines.append("no episode ended: there is no return to report")
+    else:
+        lines.append(
+            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
+            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
+            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
+        )
+    if summary["solved_fraction"] is not None:
+        lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
+    diverged = summary["diverged"]
+    if diverged:
+        first = diverged[0]
+        lines.append(
+            f"{len(diverged)} diverged and were frozen at their last finite state, the first of "
+            f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
+        )
+    lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that the numbers depend on."""
+    packages = ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def device() -> dict[str, Any]:
+    """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
+    import jax
+
+    from jaxpg.fast import backend
+
+    first = jax.devices()[0]
+    count = devices.cpu_count() if first.platform == "cpu" else jax.device_count()
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": count,
+        "form": backend.form(),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
+    """Of these rows: the spread of their final returns, and how many solve the task."""
+    finals = population.final_return[rows]
+    finished = finals[np.isfinite(finals)]
+    solved = SOLVED.get(config.env)
+    # A row that finished no episode, or diverged, has not solved its task.
+    reached = (population.frozen_at[rows] < 0) & (
+        np.nan_to_num(finals, nan=-np.inf) >= (solved or 0)
+    )
+    return {
+        "final_return": _spread(finished) if len(finished) else None,
+        "solved_at": solved,
+        "solved_fraction": None if solved is None else float(np.mean(reached)),
+    }
+
+
+def _spread(x: np.ndarray) -> dict[str, float]:
+    low, high = iqm_interval(x)
+    named = {
+        "iqm": iqm(x),
+        "ci95_low": low,
+        "ci95_high": high,
+        "min": x.min(),
+        "median": np.median(x),
+        "max": x.max(),
+    }
+    return {name: round(float(value), 4) for name, value in named.items()}

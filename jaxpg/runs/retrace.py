@@ -1,0 +1,136 @@
+"""One seed of a run again, alone: what each update met, estimated and descended.
+
+The seed is trained by the very program of the run, so its state at every update is the run's, to
+the bit. What an update met is then computed from that state by a second program, which also gives
+out its trajectory and gradients.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpg.core import algorithms, noise, trace
+from jaxpg.core.types import Metrics
+from jaxpg.files import whole_directory
+from jaxpg.names import to_torch
+from jaxpg.population import chunks, population
+from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
+from jaxpg.runs import RunError, checkpoints
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.run import make_chunks
+
+
+def replay(directory: Path, seed: int, setting: int, update: int | None, out: Path) -> str:
+    """Write one npz per update, and replay.json, which says how well they agree with the run.
+
+    Args:
+      directory: a run, finished or not.
+      seed: one of its seeds.
+      setting: index of one of its settings.
+      update: the only one to write, from 0; None for all.
+      out: new or empty; complete or not there.
+
+    Returns:
+      A sentence on what was found.
+
+    Raises:
+      RunError: if the run has no such seed, setting or update.
+      ConfigError: if `out` holds something.
+    """
+    manifest = manifests.read(directory)
+    updates = manifest.config.num_updates
+    if seed not in manifest.seeds:
+        raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")
+    if not 0 <= setting < len(manifest.settings):
+        raise RunError(f"--setting must be in [0, {len(manifest.settings)}); got {setting}")
+    if update is not None and not 0 <= update < updates:
+        raise RunError(f"--update must be in [0, {updates}); got {update}")
+    wanted = range(updates) if update is None else range(update, update + 1)
+    saved = _saved_metrics(directory, manifest, seed, setting)
+    lane = population.make_chunks(
+        manifest.config, [seed], [manifest.settings[setting]], manifest.lanes
+    )[0]
+    compared = 0 if saved is None else sum(u < saved.env_steps.shape[0] for u in wanted)
+    try:
+        with whole_directory(out.absolute(), "--out") as partial:
+            same_end, differs = 0, []
+            for u, record, metrics, params in _records(manifest, lane, wanted):
+                with (partial / f"update-{u:06d}.npz").open("wb") as file:
+                    np.savez(file, **record)  # type: ignore[arg-type]
+                same_end += all(
+                    np.array_equal(record[f"params:{name}"], x) for name, x in params.items()
+                )
+                if u < compared + wanted.start and not _equal(metrics, saved, u):
+                    differs.append(u)
+            report = {
+                "seed": seed,
+                "setting": manifest.settings[setting],
+                "updates": [wanted.start, wanted.stop],
+                "compared_with_run": compared,
+                "differ_from_run": differs,
+                "records_that_end_in_the_parameters_of_the_run": same_end,
+            }
+            (partial / "replay.json").write_text(json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{out} could not be written ({error.strerror})") from None
+    verdict = f"update {differs[0]} differs from it" if differs else "all are equal to the bit"
+    return (
+        f"{out}: {len(wanted)} updates of seed {seed}; {compared} could be compared with the run"
+        + (f", and {verdict}" if compared else "")
+    )
+
+
+def _records(
+    manifest: Manifest, chunk: Chunk, wanted: range
+) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray]]]:
+    """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
+    run's parameters after it)."""
+    algorithm = algorithms.build(manifest.config)
+    (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
+    watch = jax.jit(jax.vmap(lambda config, state: trace.watch(config, state, algorithm)))
+    lanes, done = jax.tree.map(np.array, chunks.start(program, chunk)), 0
+    for u in wanted:
+        if u > done:
+            lanes, _ = _advance(program, chunk, lanes, u - done)
+        after, metrics = _advance(program, chunk, lanes, 1)
+        with chunks.word_size(manifest.config):
+            key = noise.typed(lanes.state.key)
+            seen = watch(chunk.config, lanes.state._replace(key=key))
+            record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))
+        params = jax.tree.map(lambda x: x[0], after.state.params)
+        yield u, record, jax.tree.map(lambda x: x[0, 0], metrics), to_torch(params)
+        lanes, done = after, u + 1
+
+
+def _advance(program: Program, chunk: Chunk, lanes: Lane, count: int) -> tuple[Lane, Metrics]:
+    """The lanes after count ≥ 1 more updates, and the metrics of the last segment of them."""
+    *_, (_, reached) = chunks.advance(program, chunk, count, Snapshot(lanes, [], np.zeros(0)))
+    return jax.tree.map(np.array, reached.lanes), reached.history[-1]
+
+
+def _equal(metrics: Metrics, saved: Metrics, update: int) -> bool:
+    """Whether an update's metrics, scalars, are those of the run, leaves [u], to the bit."""
+    pairs = zip(metrics, saved, strict=True)
+    return all(np.array_equal(ours, theirs[update], equal_nan=True) for ours, theirs in pairs)
+
+
+def _saved_metrics(directory: Path, manifest: Manifest, seed: int, setting: int) -> Any:
+    """The run's metrics of this seed with this setting, leaves [u], or None if there are none."""
+    groups = make_chunks(manifest)
+    row = manifest.rows.index((seed, setting))
+    first = np.cumsum([0] + [chunk.real for chunk in groups])
+    i = int(np.searchsorted(first, row, side="right")) - 1
+    lane = row - first[i]
+    shapes = chunks.lane_shapes(groups[i])
+    for at in reversed(checkpoints.listed(directory).get(i, [])):
+        try:
+            loaded = checkpoints.load(at, groups[i], shapes, manifest.config.num_updates)
+        except RunError:
+            continue  # the one before it says the same of fewer updates
+        return jax.tree.map(lambda x: x[lane], loaded.snapshot.history[0])
+    return None

@@ -1,0 +1,260 @@
+"""Trackers: what a run reports, for TensorBoard or Weights & Biases, from the host.
+
+    progress/…   at each commit, over all seeds; by the environment steps of all of them
+    curve/…      at the end, over all seeds; by a seed's own updates
+    seeds/…      at the end, one value per row (of a plain run the seed); by its position
+    final/…      at the end, what summary.json says
+
+DIR/tracker.json says which tracker a run has and what was written to it, so that a run that is
+continued, by whatever command, goes on in the same one.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from jaxpg.core.config import ConfigError, nearest
+from jaxpg.runs import RunError, durable
+from jaxpg.runs import manifest as manifests
+
+if TYPE_CHECKING:
+    from jaxpg.population.population import Progress
+    from jaxpg.runs.load import Run
+
+NAME = "tracker.json"
+FOLDER = "tensorboard"
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "none": None}
+POINTS = 100  # of a curve
+AXES = {  # what wandb calls the step of each group
+    "progress": "all_env_steps",
+    "curve": "update",
+    "seeds": "row",
+    "final": "updates",
+}
+
+Log = Callable[[dict[str, float], int], None]  # (values by tag, step)
+
+
+class State(NamedTuple):
+    """tracker.json."""
+
+    kind: str  # of PACKAGES
+    id: str  # of the tracker's run
+    manifest: str | None  # SHA-256 of the manifest whose results are logged
+    updates: int  # that they had
+
+
+NO_TRACKER = State("none", "", None, 0)
+
+
+def choose(directory: Path, kind: str | None) -> None:
+    """Remember which tracker a run has; None keeps the one that it has.
+
+    Raises:
+      ConfigError: if there is no such tracker, or its package is not installed.
+      RunError: if it cannot be remembered.
+    """
+    if kind is None:
+        return
+    check(kind)
+    state = read(directory)
+    if state.kind != kind:
+        _write(directory, State(kind, secrets.token_hex(4), None, 0))
+
+
+def check(kind: str) -> None:
+    """Raise ConfigError unless there is such a tracker and its package."""
+    if kind not in PACKAGES:
+        raise ConfigError(f"--track is {kind!r}{nearest(kind, PACKAGES)}")
+    package = PACKAGES[kind]
+    if package and importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"--track {kind} needs {package}, which is not installed: pip install {package}"
+        )
+
+
+def read(directory: Path) -> State:
+    """What tracker.json says; kind "none" if there is none.
+
+    Raises:
+      RunError: if it is damaged.
+    """
+    path = directory / NAME
+    try:
+        fields = json.loads(path.read_bytes())
+        state = State(**fields)
+        texts = isinstance(state.kind, str) and isinstance(state.id, str)
+        if not texts or state.kind not in PACKAGES or not isinstance(state.updates, int):
+            raise ValueError(f"it says {fields!r:.60}")
+    except FileNotFoundError:
+        return NO_TRACKER
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{path} is damaged ({reason}): remove it, or give --track again") from None
+    return state
+
+
+@contextmanager
+def tracking(directory: Path, active: bool = True) -> Iterator[Callable[["Progress"], None]]:
+    """A reporter that passes progress on to the run's tracker, which is open meanwhile.
+
+    Args:
+      active: whether this process tracks; of several that share a run the first does.
+
+    Raises:
+      ConfigError: if its package is not installed.
+      RunError: if tracker.json is damaged.
+    """
+    state = read(directory) if active else NO_TRACKER
+    with _open(directory, state) as log:
+        yield lambda at: log(_progress(at), at.env_steps)
+
+
+def log_results(directory: Path) -> None:
+    """Log a finished run's results, unless that was done."""
+    state = read(directory)
+    digest = manifests.digest(directory)
+    if state.kind == "none" or state.manifest == digest:
+        return
+    from jaxpg.runs.load import load
+
+    run = load(directory)
+    with _open(directory, state) as log:
+        for step, values in _results(run, after=state.updates):
+            log(values, step)
+    _write(directory, state._replace(manifest=digest, updates=run.config.num_updates))
+
+
+def _write(directory: Path, state: State) -> None:
+    try:
+        durable.write(directory / NAME, (json.dumps(state._asdict()) + "\n").encode())
+    except OSError as error:
+        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _open(directory: Path, state: State) -> Iterator[Log]:
+    check(state.kind)
+    opened = {"tensorboard": _tensorboard, "wandb": _wandb, "none": _none}[state.kind]
+    with opened(directory, state) as log:
+        yield log
+
+
+@contextmanager
+def _none(directory: Path, state: State) -> Iterator[Log]:
+    yield lambda values, step: None
+
+
+@contextmanager
+def _tensorboard(directory: Path, state: State) -> Iterator[Log]:
+    """An event file more in DIR/tensorboard, which TensorBoard reads as one run."""
+    from tensorboardX import SummaryWriter
+
+    unique = f".{secrets.token_hex(4)}"  # the rest of the name is the second that it was opened in
+    options = {"flush_secs": 10, "filename_suffix": unique}
+    with SummaryWriter(str(directory / FOLDER), **options) as writer:
+        if not state.updates:
+            writer.add_text("manifest", f"```\n{(directory / manifests.NAME).read_text()}\n```")
+
+        def log(values: dict[str, float], step: int) -> None:
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, step)
+
+        yield log
+
+
+@contextmanager
+def _wandb(directory: Path, state: State) -> Iterator[Log]:
+    """The wandb run of that id; WANDB_PROJECT, WANDB_MODE and its other variables are heeded."""
+    import wandb
+
+    manifest = manifests.read(directory)
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "jaxpg"),
+        id=state.id,
+        name=os.environ.get("WANDB_NAME", directory.resolve().name),
+        dir=str(directory),
+        resume="allow",
+        config={
+            "preset": manifest.preset,
+            "seeds": ",".join(manifest.parts),
+            "lanes": manifest.lanes,
+            **dataclasses.asdict(manifest.config),
+        },
+    )
+    try:
+        for group, axis in AXES.items():
+            run.define_metric(axis)
+            run.define_metric(f"{group}/*", step_metric=axis)
+
+        def log(values: dict[str, float], step: int) -> None:
+            axis = AXES[next(iter(values)).split("/")[0]]
+            run.log({**values, axis: step})
+
+        yield log
+    finally:
+        run.finish()
+
+
+def _progress(at: "Progress") -> dict[str, float]:
+    import numpy as np
+
+    from jaxpg.analysis.stats import iqm
+
+    known = at.recent_return[np.isfinite(at.recent_return)]
+    values = {
+        "progress/fraction": at.fraction,
+        "progress/seconds": at.seconds,
+        "progress/env_steps_per_second": at.env_steps / at.seconds,
+        "progress/seeds_begun": float(len(at.recent_return)),
+    }
+    if len(known):
+        values |= {
+            "progress/return_iqm": float(iqm(known)),
+            "progress/return_min": float(known.min()),
+            "progress/return_max": float(known.max()),
+        }
+    return values
+
+
+def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, values by tag); of the curve what lies after so many updates."""
+    import numpy as np
+
+    from jaxpg.analysis.stats import iqm
+    from jaxpg.report.figures import curve_points
+
+    population, updates = run.population, run.config.num_updates
+    amount, returns = curve_points(run.config, population)
+    at = np.round(amount * updates / amount[-1]).astype(int) if len(amount) else amount
+    for i, update in enumerate(at):
+        if update > after and np.isfinite(returns[:, i]).all():
+            yield int(update), {"curve/return_iqm": float(iqm(returns[:, i]))}
+    for update in np.unique(np.linspace(0, updates - 1, min(POINTS, updates)).round().astype(int)):
+        if update < after:
+            continue
+        values = {}
+        for name in ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm"):
+            column = getattr(population.metrics, name)[:, update]
+            if np.isfinite(column).any():
+                values[f"curve/{name}_mean"] = float(column[np.isfinite(column)].mean())
+        if values:
+            yield int(update) + 1, values
+    plain = len(run.settings) == 1
+    for row, value in enumerate(population.final_return):
+        values = {"seeds/diverged": float(population.frozen_at[row] >= 0)}
+        if np.isfinite(value):
+            values["seeds/final_return"] = float(value)
+        yield int(population.seeds[row]) if plain else row, values
+    spread = run.summary.get("final_return") or {}
+    values = {f"final/return_{name}": float(value) for name, value in spread.items()}
+    if run.summary.get("solved_fraction") is not None:
+        values["final/solved_fraction"] = float(run.summary["solved_fraction"])
+    values["final/diverged"] = float((population.frozen_at >= 0).sum())
+    yield updates, values

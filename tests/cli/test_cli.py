@@ -1,0 +1,163 @@
+"""The command: what it writes, and what it says to bad input."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxpg.cli.main import COMMANDS, main
+from jaxpg.core.config import PRESETS, ConfigError
+from jaxpg.runs.manifest import parse_seeds
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jaxpg", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_train_writes_a_complete_directory(tmp_path):
+    out = tmp_path / "deep" / "run"
+    options = ["--seeds", "3,17,5", "--lanes", "2", "--total-steps", "600", "--num-steps", "30"]
+    done = run("train", "vpg", *options, "--num-envs", "4", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "IQM" in done.stdout
+    assert "100%" in done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    wanted = "preset env seeds total_env_steps wall_seconds compile_seconds env_steps_per_second"
+    assert set(wanted.split()) <= summary.keys()
+    assert summary["final_return"].keys() == {
+        "iqm",
+        "ci95_low",
+        "ci95_high",
+        "min",
+        "median",
+        "max",
+    }
+    assert summary["total_env_steps"] == 3 * 600
+    assert summary["config"]["num_envs"] == 4
+    arrays = np.load(out / "results.npz", allow_pickle=False)
+    assert arrays["seed"].tolist() == [3, 17, 5]
+    assert arrays["return_sum"].shape == (3, 5)
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert f"report: {out / 'report.html'}" in done.stdout
+    assert (out / "report.html").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["run"]  # nothing half-written
+    again = run("train", "vpg", *options, "--num-envs", "4", "--out", str(out))
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    other = run("train", "vpg", *options, "--num-envs", "5", "--out", str(out))
+    assert other.returncode == 2
+    assert "num_envs: 4 -> 5" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "vgp"], "did you mean 'vpg'"),
+        (["train", "--gamma", "1.5"], "gamma must be in [0, 1]; got 1.5"),
+        (["train", "--learning-rate", "-1"], "learning_rate must be finite and greater than 0"),
+        (["train", "--learning-rate", "nan"], "learning_rate must be finite and greater than 0"),
+        (["train", "--seeds", "0"], "--seeds must be a count of at least 1"),
+        (["train", "--seeds", "5:5"], "--seeds must be"),
+        (["train", "--seeds", "1,1"], "--seeds must be"),
+        (["train", "--seeds", "4294967296,1"], "--seeds must be"),
+        (["train", "--seeds", "0:99999999999"], "--seeds must be"),
+        (["train", "--num-envs", "0"], "num_envs must be an integer of at least 1; got 0"),
+        (["train", "--total-steps", "10"], "total_steps must pay for at least one update of 1024"),
+        (["train", "--estimator", "total_return"], "needs collect='episodes'"),
+        (["train", "--networks", "shared"], "value_steps=1"),
+        (["train", "--env", "CartPol-v1", "--seeds", "2"], "did you mean 'CartPole-v1'"),
+        (["presets", "vpg"], "presets: unrecognized arguments: vpg"),
+        (["status", "runs/x", "--hlep"], "status: unknown option --hlep; did you mean '--help'?"),
+        (["merge", "runs/x", "--ot=runs/y"], "merge: unknown option --ot; did you mean '--out'?"),
+        (["replay", "runs/x"], "the following arguments are required: --seed"),
+        (["extend", "runs/x"], "one of the arguments --total-steps --total-episodes is required"),
+        (["resume", "runs/x", "--stall-seconds", "soon"], "--stall-seconds: invalid float value"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("jaxpg: ")
+    assert words in message
+    assert not any(tmp_path.glob("runs/*"))
+
+
+def test_a_typo_in_an_option_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--gama", "0.9"])
+    assert exit_.value.code == 2
+    assert "--gamma" in capsys.readouterr().err
+
+
+def test_a_directory_with_anything_in_it_is_left_alone(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    for out, words in (
+        (tmp_path, "new or empty"),
+        (tmp_path / "notes.txt", "cannot be a run directory"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(["train", "--out", str(out)])
+        assert exit_.value.code == 2
+        assert words in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_help_and_presets(capsys):
+    main(["--help"])
+    assert "jaxpg train vpg --seeds 256" in capsys.readouterr().out
+    main(["presets"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in PRESETS)
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--help"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--gae-lambda", "--seeds", "--out", "--env"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: jaxpg {command}")
+    assert re.search(rf"examples?:\s+jaxpg {command}", shown)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_options_that_it_does_not_know(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--outt", "x"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "--outt" in message
+    assert "--out" in message.replace("--outt", "") or command not in ("train", "merge", "render")
+
+
+def test_answering_for_help_imports_no_jax():
+    code = (
+        "import sys\n"
+        "from jaxpg.cli.main import main\n"
+        "main(['--help'])\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_seeds():
+    assert parse_seeds("4") == [0, 1, 2, 3]
+    assert parse_seeds("1000:1003") == [1000, 1001, 1002]
+    assert parse_seeds("3,17,42") == [3, 17, 42]
+    for text in ("", "a", "1:2:3", "-1", "1,,2", "1.5", "3:1"):
+        with pytest.raises(ConfigError):
+            parse_seeds(text)

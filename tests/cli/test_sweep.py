@@ -1,0 +1,324 @@
+"""Sweeps: what is trained, what is refused, what a second start does, and the page."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import handmade
+import numpy as np
+import pytest
+from browser import MISSING, chromium
+
+from jaxpg.analysis.stats import estimate, iqm
+from jaxpg.cli import runs, sweep
+from jaxpg.cli.main import _parse_sweep, main
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.population.population import train_grid
+from jaxpg.report import page as report
+from jaxpg.report import sweep as sweep_report
+from jaxpg.runs import RunError
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.load import load
+from tests.report.test_report import EVIL, VISIBLE, Page
+
+TINY = Config(  # of test_runs; the programs of all points are its, so they are compiled once
+    num_envs=3,
+    num_steps=24,
+    total_steps=72 * 4,
+    hidden_sizes=(6,),
+    value_steps=2,
+    lr_schedule="constant",
+)
+GRID: dict[str, list] = {"learning_rate": [1e-3, 1e-2], "total_steps": [72 * 3, 72 * 4]}
+SEEDS = [0, 1, 2]
+LAUNCH = runs.Launch()
+
+
+def planned(**changed) -> sweep.Plan:
+    return sweep.Plan("vpg", TINY, GRID, "0:3", 2)._replace(**changed)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Stopped after the first of its two runs, then started again by the same line."""
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    first, _ = sweep.begin(out, planned())
+    runs.train(first, runs.Launch(report=False))
+    before = (first / "results.npz").stat().st_mtime_ns
+    with pytest.raises(RunError, match="is not finished"):
+        sweep_report.load_sweep(out)
+    sweep.main(planned(lanes=None), LAUNCH, out)
+    assert (first / "results.npz").stat().st_mtime_ns == before  # not trained again
+    return out
+
+
+@pytest.mark.slow
+def test_every_point_is_what_train_grid_gives(trained):
+    names = sorted(path.name for path in trained.iterdir() if path.is_dir())
+    assert names == ["1-total_steps=216", "2-total_steps=288", "figures"]
+    for name, point in zip(names, train_grid(TINY, SEEDS, GRID, lanes=2), strict=False):
+        saved = load(trained / name)
+        assert saved.config.total_steps == point.config.total_steps
+        assert list(saved.settings) == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]
+        np.testing.assert_array_equal(saved.population.setting, point.population.setting)
+        ours, theirs = saved.population.metrics, point.population.metrics
+        for field in ours._fields:
+            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+
+
+def test_points_are_in_the_order_of_the_grid_and_know_their_values(trained):
+    found = sweep_report.load_sweep(trained)
+    wanted = [(rate, total) for rate in GRID["learning_rate"] for total in GRID["total_steps"]]
+    given = [(point.values["learning_rate"], point.values["total_steps"]) for point in found.points]
+    assert given == wanted
+    for point in found.points:
+        whole = load(point.directory)
+        rows = whole.population.setting == point.setting
+        assert whole.config.total_steps == point.values["total_steps"]
+        assert whole.settings[point.setting]["learning_rate"] == point.values["learning_rate"]
+        np.testing.assert_array_equal(point.some.final, whole.population.final_return[rows])
+    assert found.ranked[0].score == max(point.score for point in found.points)
+
+
+def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, capsys):
+    sweep.main(planned(), LAUNCH, trained)
+    shown = capsys.readouterr().out
+    assert shown.count("is finished") == 2
+    assert "learning_rate" in shown
+    assert f"report: {trained / report.NAME}" in shown
+    for other, words in (
+        (planned(seeds="0:4"), "seeds: '0:3' -> '0:4'"),
+        (planned(grid={"gamma": [0.9]}), "grid:"),
+        (planned(config=dataclasses.replace(TINY, gamma=0.5)), "gamma: 0.99 -> 0.5"),
+    ):
+        with pytest.raises(RunError, match="is a sweep of something else") as refused:
+            sweep.begin(trained, other)
+        assert words in str(refused.value)
+
+
+def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
+    directory = trained / "2-total_steps=288"
+    assert report.make(directory) == directory / report.NAME
+    text = Page((directory / report.NAME).read_text()).text
+    assert "2 points of 3 seeds each" in text
+    assert "learning_rate=0.01" in text or "learning_rate=0.001" in text
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        (["learning_rat=1"], "did you mean 'learning_rate'"),
+        (["learning_rate"], "must be FIELD=VALUE,VALUE"),
+        (["learning_rate="], "must be FIELD=VALUE,VALUE"),
+        (["learning_rate=1e-3,abc"], "learning_rate must be a number; got 'abc'"),
+        (["learning_rate=1e-3,0.001"], "has a value of learning_rate twice"),
+        (["gamma=0.9", "gamma=0.8"], "has gamma twice"),
+        (["gamma=0.9,1.5"], "gamma must be in [0, 1]; got 1.5"),
+        (["num_envs=2.5"], "num_envs must be an integer; got '2.5'"),
+        (["hidden_sizes=64,axb"], "hidden_sizes must be widths such as 64x64; got 'axb'"),
+        (["normalize_advantage=yes"], "normalize_advantage must be true or false; got 'yes'"),
+        (["optimizer=adam,adm"], "did you mean 'adam'"),
+        (["estimator=gae,total_return"], "needs collect='episodes'"),
+        (["arithmetic=float32,float64"], "cannot have arithmetic"),
+        ([], "at least once; got nothing"),
+    ],
+)
+def test_a_bad_grid_is_refused_before_anything_is_written(grid, words, tmp_path, capsys):
+    out = tmp_path / "out"
+    option = ["--grid", *grid] if grid else []
+    with pytest.raises(SystemExit) as exit_:
+        main(["sweep", "vpg", *option, "--out", str(out)])
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("jaxpg: ")
+    assert words in message
+    assert not out.exists()
+
+
+def test_an_unknown_environment_in_the_grid_is_refused_before_anything_is_trained(tmp_path):
+    asked = planned(grid={"env": ["CartPole-v1", "CartPol-v1"]})
+    with pytest.raises(ConfigError, match="did you mean 'CartPole-v1'"):
+        sweep.begin(tmp_path / "out", asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_distributed_sweep_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--grid", "gamma=0.9", "--distributed", "--out", str(tmp_path / "out")])
+    assert "begun by one process" in capsys.readouterr().err
+
+
+def test_values_of_every_kind_are_read():
+    grid = sweep.parse_grid(
+        [
+            "hidden-sizes=32,64x64",
+            "max_grad_norm=0.5,none",
+            "max_episode_steps=none,7",
+            "normalize_advantage=true,False",
+            "optimizer=sgd,adam",
+            "num_envs=4,8",
+            "gamma=1,0.9",
+        ]
+    )
+    assert grid == {
+        "hidden_sizes": [(32,), (64, 64)],
+        "max_grad_norm": [0.5, None],
+        "max_episode_steps": [None, 7],
+        "normalize_advantage": [True, False],
+        "optimizer": ["sgd", "adam"],
+        "num_envs": [4, 8],
+        "gamma": [1.0, 0.9],
+    }
+    assert isinstance(grid["gamma"][0], float)
+    for name, values in grid.items():
+        again = sweep.parse_grid([f"{name}={','.join(map(sweep.show, values))}"])
+        assert again == {name: values}  # show writes what parse_grid reads
+
+
+def test_the_command_line_is_that_of_train_and_a_grid():
+    name, options = _parse_sweep(
+        [
+            "reinforce",
+            "--grid",
+            "gamma=0.9,1",
+            "learning_rate=1e-3",
+            "--seeds",
+            "5",
+            "--num-envs",
+            "4",
+        ]
+    )
+    assert (name, options.grid, options.seeds) == (
+        "reinforce",
+        ("gamma=0.9,1", "learning_rate=1e-3"),
+        "5",
+    )
+    asked = sweep.plan(name, options)
+    assert asked.config.num_envs == 4
+    assert asked.config.collect == "episodes"
+    assert asked.seeds == "0:5"
+
+
+def test_other_directories_are_left_alone(tmp_path, trained):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"it holds notes\.txt"):
+        sweep.begin(tmp_path, planned())
+    with pytest.raises(RunError, match="is a run, and no sweep"):
+        sweep.begin(trained / "1-total_steps=216", planned())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b'{"schema": 9}', b'{"schema": 1, "grid": 3}', b"\xff", b"[" * 100_000],
+)
+def test_a_damaged_sweep_gets_a_sentence(tmp_path, content):
+    (tmp_path / sweep.NAME).write_bytes(content)
+    with pytest.raises(RunError, match=r"sweep\.json is damaged"):
+        sweep.read(tmp_path)
+
+
+def by_hand(out: Path, ends, *, preset: str = "vpg", env: str = "CartPole-v1") -> Path:
+    """A sweep of value_steps and num_envs whose runs end with these returns, one row each."""
+    out.mkdir()
+    grid = {"value_steps": [1, 2], "lr_schedule": ["constant", "linear"]}
+    config = Config(num_envs=2, num_steps=10, total_steps=60, hidden_sizes=(3,), env=env)
+    asked = sweep.Plan(preset, config, grid, "0:3", 2)
+    (out / sweep.NAME).write_text(sweep._text(asked))
+    for name, program, end in zip(asked.names, asked.programs, ends, strict=True):
+        returns = np.linspace(20, end, 3).T
+        handmade.run(out / name, returns, preset=preset, env=env, **program)
+        assert manifests.read(out / name).config == dataclasses.replace(config, **program)
+    return out
+
+
+ENDS = [[480, 490, 500], [20, 30, 40], [300, 310, 320], [400, 410, 500]]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    out = by_hand(tmp_path_factory.mktemp("page") / "out", ENDS)
+    main(["report", str(out)])
+    return out
+
+
+def test_the_page_says_the_best_point_and_has_the_pictures(page):
+    text = " ".join(Page((page / report.NAME).read_text()).text.split())
+    assert "Best: value_steps=1, lr_schedule=constant." in text
+    assert "4 points of 3 seeds each" in text
+    assert "490.0" in text
+    names = {path.stem for path in (page / report.FOLDER).glob("*.png")}
+    assert names == {
+        "sensitivity-value-steps",
+        "sensitivity-lr-schedule",
+        "heat-value-steps-lr-schedule",
+        "learning-curves",
+    }
+
+
+def test_a_fields_sensitivity_pools_the_other_fields_as_strata(page):
+    found = sweep_report.load_sweep(page)
+    first = [point for point in found.points if point.values["value_steps"] == 1]
+    pooled = sweep_report._pooled(first)
+    wanted = estimate(iqm, [np.array(ENDS[0], float), np.array(ENDS[1], float)])
+    assert pooled == wanted
+    # Resampled apart, each half stays three of its own: the interval spans no more than that.
+    assert pooled.low > 20
+    assert pooled.high < 500
+
+
+def test_the_page_in_a_browser(page):
+    if MISSING:
+        pytest.skip(f"not installed: {', '.join(MISSING)}")
+    with chromium() as browser:
+        for width in (1280, 390):
+            for dark in (False, True):
+                browser.open(page / report.NAME, width=width, dark=dark)
+                assert browser.messages() == []
+                assert browser.run("return document.documentElement.scrollWidth") == width
+                assert len(browser.run(VISIBLE)) == 4
+
+
+def test_a_strangers_sweep_injects_nothing(tmp_path):
+    out = by_hand(tmp_path / "out", ENDS, preset=EVIL, env=EVIL)
+    main(["report", str(out), "--solved", "400"])
+    page = Page((out / report.NAME).read_text())
+    assert not page.all("script")
+    assert not page.all("img")
+    assert EVIL in page.text
+
+
+def test_a_sweep_without_returns_has_a_page_too(tmp_path, capsys):
+    out = by_hand(tmp_path / "out", np.full((4, 3), np.nan))
+    main(["report", str(out)])
+    found = sweep_report.load_sweep(out)
+    sweep_report.show(found)
+    assert "value_steps" in capsys.readouterr().out
+    assert "no return to report" in Page((out / report.NAME).read_text()).text
+
+
+def test_sweep_json_says_what_is_swept(page):
+    content = json.loads((page / sweep.NAME).read_text())
+    assert content["grid"] == {"value_steps": [1, 2], "lr_schedule": ["constant", "linear"]}
+    assert sweep.read(page).lanes == 2
+
+
+@pytest.mark.slow
+def test_the_optuna_example_runs():
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    text = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    small = block.replace('dataclasses.replace(jaxpg.preset("vpg"), total_steps=20_480)', "TINY")
+    small = small.replace("settings=settings)", "settings=settings, lanes=2)")  # compiled before
+    assert small.count("TINY") == small.count("lanes=2") == 1
+    namespace: dict = {"TINY": TINY}
+    exec(small, namespace)
+    study, last = namespace["study"], namespace["found"]
+    assert len(study.trials) == 8
+    assert all(1e-3 <= trial.params["learning_rate"] <= 1e-1 for trial in study.trials)
+    told = [trial.value for trial in study.trials[4:]]
+    wanted = [float(iqm(last.final_return[last.setting == i])) for i in range(4)]
+    assert told == wanted
+    assert study.best_value == max(trial.value for trial in study.trials)

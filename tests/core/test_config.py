@@ -1,0 +1,336 @@
+"""Config: what is rejected and in which words, what is accepted, and what may be traced."""
+
+import dataclasses
+import inspect
+import math
+from itertools import product
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg.core.config
+import torch_ref.config
+from jaxpg.core.config import (
+    FIELDS,
+    PRESET_NOTES,
+    PRESETS,
+    STATIC,
+    TRACED,
+    ConfigError,
+    preset,
+    validate,
+)
+from jaxpg.core.types import Config  # registered with jax
+
+
+def test_both_packages_have_the_same_file():
+    files = [Path(inspect.getfile(module)) for module in (jaxpg.core.config, torch_ref.config)]
+    assert files[0] != files[1]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+# Presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_valid_and_described(name):
+    assert validate(preset(name)) is PRESETS[name]
+    assert PRESET_NOTES[name]
+
+
+def test_the_defaults_are_the_preset_vpg():
+    assert preset("vpg") == Config()
+
+
+def test_unknown_preset_names_the_nearest_and_all():
+    with pytest.raises(ConfigError, match="'actorcritic'; did you mean 'actor-critic'") as error:
+        preset("actorcritic")
+    assert all(name in str(error.value) for name in PRESETS)
+
+
+# Rejections: what is given, and words of the sentence
+
+EPISODES = {"collect": "episodes"}
+NO_CRITIC = {"baseline": "none"}
+REINFORCE = EPISODES | NO_CRITIC | {"estimator": "reward_to_go"}
+SHARED = {"networks": "shared", "value_steps": 1}
+REPLAY = {"value_data": "replay", "value_target": "td0"}
+
+COUNTS = (
+    "num_envs",
+    "num_steps",
+    "total_steps",
+    "total_episodes",
+    "value_steps",
+    "buffer_size",
+    "batch_size",
+    "max_episode_steps",
+)
+CHOICES = {name: hint for name, hint in get_type_hints(Config).items() if "Literal" in str(hint)}
+
+
+def bad_fields():
+    for name in COUNTS:
+        for bad in (0, -3, 2.0, True, "8"):
+            yield {name: bad}, f"{name} must be an integer of at least 1; got {bad!r}"
+    for bad in (0, 1.5, False):
+        yield {"hidden_sizes": (64, bad)}, f"each of hidden_sizes must be .* got {bad!r}"
+    yield {"hidden_sizes": ()}, "hidden_sizes must be a tuple of at least one width"
+    for name in TRACED:
+        for bad in ("0.5", True, None):
+            if (name, bad) != ("max_grad_norm", None):
+                yield {name: bad}, f"{name} must be a number; got {bad!r}"
+        for bad in (math.nan, math.inf, -math.inf, -1.0):
+            yield {name: bad}, f"{name} must be (in|finite and) .*; got {bad}"
+    for name in ("gamma", "gae_lambda"):
+        yield {name: 1.01}, rf"{name} must be in \[0, 1\]; got 1.01"
+    for name in ("ent_coef", "vf_coef"):
+        yield {name: -1e-9}, f"{name} must be finite and at least 0; got -1e-09"
+    for name in ("learning_rate", "value_learning_rate", "max_grad_norm"):
+        for bad in (0, 0.0):
+            yield {name: bad}, f"{name} must be finite and greater than 0; got {bad}"
+    for name, hint in CHOICES.items():
+        allowed = ", ".join(get_args(hint))
+        yield {name: "zzz"}, f"{name} is 'zzz'. Allowed: {allowed}"
+    yield {"estimator": "gea"}, "estimator is 'gea'; did you mean 'gae'"
+    yield {"optimizer": None}, "optimizer is None"
+
+
+BAD_COMBINATIONS = [
+    (
+        {"num_envs": 8, "num_steps": 128, "total_steps": 1023},
+        "total_steps must pay for at least one update of 1024; got 1023",
+    ),
+    (
+        EPISODES | {"num_envs": 16, "total_episodes": 15},
+        "total_episodes must pay for at least one update of 16; got 15",
+    ),
+    (
+        {"estimator": "total_return", "discounting": "absolute"},
+        "estimator='total_return' needs collect='episodes'",
+    ),
+    ({"estimator": "reward_to_go"} | NO_CRITIC, "needs baseline='value'.* got baseline='none'"),
+    (
+        {"estimator": "reward_to_go", "baseline": "constant"},
+        "needs baseline='value'.* got baseline='constant'",
+    ),
+    (NO_CRITIC, "estimator='gae' needs baseline='value'; got baseline='none'"),
+    (
+        EPISODES | {"estimator": "td_error", "baseline": "constant"},
+        "estimator='td_error' needs baseline='value'; got baseline='constant'",
+    ),
+    (
+        EPISODES | {"estimator": "total_return"},
+        "estimator='total_return' .* needs discounting='absolute'; got 'relative'",
+    ),
+    (
+        REINFORCE | {"baseline": "constant", "num_envs": 1},
+        "needs collect='episodes' and num_envs >= 2; got 'episodes' and 1",
+    ),
+    (REINFORCE | SHARED, "networks='shared' needs baseline='value'; got baseline='none'"),
+    (SHARED | REPLAY, "networks='shared' .* value_data='batch' .* got 'replay' and 1"),
+    (SHARED | {"value_steps": 2}, "networks='shared' .* value_steps=1; got 'batch' and 2"),
+    (
+        REPLAY | {"value_target": "lambda_return"},
+        "value_data='replay' .* needs value_target='td0'; got 'lambda_return'",
+    ),
+    (
+        REPLAY | {"value_data": "replay_successor", "value_target": "monte_carlo"},
+        "value_data='replay_successor' .* needs value_target='td0'; got 'monte_carlo'",
+    ),
+    (
+        EPISODES | {"estimator": "td_error", "baseline": "broadcast_value"},
+        "estimator='td_error' needs baseline='value'; got baseline='broadcast_value'",
+    ),
+    (
+        REINFORCE | {"baseline": "broadcast_value", "discounting": "absolute"},
+        "baseline='broadcast_value' .* got episodes, reward_to_go, absolute, steps",
+    ),
+    (
+        REPLAY | {"buffer_size": 100, "batch_size": 101},
+        "batch_size must be at most buffer_size; got 101 of 100",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), [*bad_fields(), *BAD_COMBINATIONS])
+def test_rejected_in_one_sentence(given, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        validate(Config(**given))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gamma": 0, "gae_lambda": 1},  # integers, and both ends of the range
+        {"gamma": 1.0, "gae_lambda": 0.0, "ent_coef": 0, "vf_coef": 0.0},
+        {"learning_rate": 1e-300, "max_grad_norm": 1e300},
+        {"max_grad_norm": None, "max_episode_steps": 1},
+        {"num_envs": 8, "num_steps": 128, "total_steps": 1024},
+        REPLAY | {"buffer_size": 100, "batch_size": 100},
+        REINFORCE | {"baseline": "constant", "num_envs": 2},
+    ],
+)
+def test_accepted_at_the_edge(given):
+    assert validate(Config(**given)) == Config(**given)
+
+
+def test_number_of_accepted_combinations():
+    """Counted by hand from the rules, part by part.
+
+    Collecting, estimator, baseline and discounting; N is 1 or 8:
+      steps     value      reward-to-go, TD error, GAE, each relative or absolute   6 · 2 N = 12
+      episodes  value      those, and the total return (absolute only)              7 · 2 N = 14
+      episodes  none       reward-to-go (2), total return (1)                       3 · 2 N =  6
+      episodes  constant   the same, with N = 8 only                                3 · 1 N =  3
+      episodes  broadcast  reward-to-go, absolute, summed over time only            1 · 2 N =  2
+    The fit of the critic, with 1 or 4 value steps:
+      separate  batch      3 targets · 2 = 6;   two kinds of replay   TD(0) only · 2 = 4      10
+      shared    batch      3 targets · 1                                                       3
+    With a critic (12 + 14) · (10 + 3) = 338. Without one, networks are separate and the other
+    fields of the fit play no part: (6 + 3) · 3 · 3 · 2 = 162. Either with both reductions; the
+    article's critic 2 · (10 + 3) = 26 with one. In all 2 · 500 + 26 = 1026.
+    """
+    free = {
+        name: get_args(CHOICES[name])
+        for name in (
+            "collect",
+            "estimator",
+            "baseline",
+            "discounting",
+            "networks",
+            "value_target",
+            "value_data",
+            "reduction",
+        )
+    } | {"num_envs": (1, 8), "value_steps": (1, 4)}
+    given = [dict(zip(free, values, strict=True)) for values in product(*free.values())]
+    complaints = [complaint(fields) for fields in given]
+    assert len(complaints) == 9216
+    assert complaints.count(None) == 1026
+    for text in filter(None, complaints):
+        assert any(name in text for name in free), f"names no field to change: {text}"
+
+
+def complaint(fields):
+    try:
+        validate(Config(**fields))
+    except ConfigError as error:
+        return str(error)
+
+
+# Static and traced fields
+
+
+def test_the_real_numbers_are_traced_and_all_else_is_static():
+    hints = get_type_hints(Config)
+    real = {name for name, hint in hints.items() if float in (hint, *get_args(hint))}
+    assert set(TRACED) == real
+    assert set(STATIC) == set(FIELDS) - real
+
+
+def test_leaves_are_the_traced_fields():
+    config = Config(gamma=0.5)
+    assert sorted(jax.tree.leaves(config)) == sorted(getattr(config, name) for name in TRACED)
+    assert len(jax.tree.leaves(config)) == 7
+    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 6
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, config)
+    assert doubled == dataclasses.replace(
+        config, **{name: 2 * getattr(config, name) for name in TRACED}
+    )
+
+
+def test_traced_fields_never_recompile_and_static_ones_do():
+    traces = []
+
+    @jax.jit
+    def f(config):
+        traces.append(config)
+        return config.learning_rate * config.num_envs
+
+    for rate in (1e-3, 1e-2, 1e-1):
+        assert f(Config(learning_rate=rate)) == jnp.float32(rate) * 8
+    assert len(traces) == 1
+    assert f(Config(learning_rate=1.0, num_envs=4)) == 4
+    assert len(traces) == 2
+    f(Config(max_grad_norm=None))  # no clipping is another program
+    assert len(traces) == 3
+
+
+def test_vmap_over_stacked_learning_rates_traces_once():
+    traces = []
+
+    def f(config):
+        traces.append(config)
+        return validate(config).learning_rate * config.num_envs
+
+    axes = jax.tree.map(lambda _: None, Config())
+    axes = dataclasses.replace(axes, learning_rate=0)
+    batched = jax.jit(jax.vmap(f, in_axes=(axes,)))
+    for rates in (jnp.array([1.0, 2.0, 3.0]), jnp.array([4.0, 5.0, 6.0])):
+        np.testing.assert_array_equal(batched(Config(learning_rate=rates)), 8 * rates)
+    assert len(traces) == 1
+
+
+def test_arrays_are_taken_unchecked():
+    """Stacked or traced values are not known when the config is."""
+    config = Config(learning_rate=jnp.array([-1.0, 1.0]), gamma=np.array([0.9, 2.0]))
+    assert validate(config) is config
+
+
+def test_numpy_float64_is_checked_like_a_number():
+    with pytest.raises(ConfigError, match="gamma must be in"):
+        validate(Config(gamma=np.float64(1.5)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gamma": np.float32(1.5)},
+        {"learning_rate": np.float32("nan")},
+        {"hidden_sizes": 64},
+        {"hidden_sizes": [64]},  # not hashable, so it fails later, in jit
+        {"normalize_advantage": "no"},  # true
+        {"env": None},
+    ],
+)
+def test_wrong_types_are_rejected(given):
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        validate(Config(**given))
+
+
+def test_config_is_frozen_and_hashable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().gamma = 0.5
+    assert hash(Config()) == hash(Config())
+
+
+# Derived values
+
+
+def test_num_updates_leaves_the_remainder_unspent():
+    # 488 updates of 8 · 128 = 1024 steps make 499,712; a 489th would need 500,736.
+    assert Config(total_steps=500_000, num_envs=8, num_steps=128).num_updates == 488
+    # 4,000 = 266 · 15 + 10
+    assert Config(**EPISODES, total_episodes=4_000, num_envs=15).num_updates == 266
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "float_type"),
+    [("float32", "float32"), ("float64", "float64"), ("float32_grid", "float64")],
+)
+def test_float_type(arithmetic, float_type):
+    assert Config(arithmetic=arithmetic).float_type == float_type
+
+
+@pytest.mark.parametrize(
+    ("baseline", "critic"),
+    [("none", False), ("constant", False), ("value", True), ("broadcast_value", True)],
+)
+def test_only_a_value_baseline_has_a_critic(baseline, critic):
+    assert Config(baseline=baseline).critic is critic

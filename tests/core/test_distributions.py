@@ -1,0 +1,285 @@
+"""Distributions: the inverse CDF to its last grid point, densities, entropies, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from compare import assert_close
+from jax.test_util import check_grads
+
+import torch_ref.distributions as twin
+from jaxpg.core.distributions import (
+    categorical,
+    categorical_entropy,
+    categorical_log_prob,
+    categorical_sample,
+    gaussian,
+    gaussian_entropy,
+    gaussian_log_prob,
+    gaussian_sample,
+)
+
+LAST = 1.0 - 2.0**-23  # the largest uniform draw
+GRID_ENDS = np.array([0.0, 2.0**-23, 0.5 - 2.0**-23, 0.5, 1.0 - 2.0**-22, LAST], np.float32)
+NEVER = -1000.0  # a logit whose probability is exactly 0, even in float64
+
+FLOAT_TYPES = [("float32", 1e-5), ("float64", 1e-12)]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+# Categorical
+
+
+@pytest.mark.parametrize(
+    ("logits", "uniform", "action"),
+    [
+        # The CDF is (0, 1): u = 0 stands exactly on its first step and belongs to action 1, so
+        # an action of probability 0 is never taken.
+        ([NEVER, 0.0], 0.0, 1),
+        ([NEVER, NEVER, 0.0], 0.0, 2),
+        # The CDF is (1, 1): every u is below.
+        ([0.0, NEVER], 0.0, 0),
+        ([0.0, NEVER], LAST, 0),
+        # The CDF is (½, ½, 1): ½ belongs to action 2, the draw before it to action 0.
+        ([0.0, NEVER, 0.0], 0.5, 2),
+        ([0.0, NEVER, 0.0], 0.5 - 2.0**-23, 0),
+        # The CDF is (0.1, 0.3, 0.6, 1).
+        (np.log([0.1, 0.2, 0.3, 0.4]), 0.05, 0),
+        (np.log([0.1, 0.2, 0.3, 0.4]), 0.15, 1),
+        (np.log([0.1, 0.2, 0.3, 0.4]), 0.55, 2),
+        (np.log([0.1, 0.2, 0.3, 0.4]), LAST, 3),
+        ([3.0], LAST, 0),  # one action
+    ],
+)
+@pytest.mark.parametrize("float_type", ["float32", "float64"])
+def test_categorical_sample_worked_by_hand(logits, uniform, action, float_type):
+    with jax.enable_x64(float_type == "float64"):
+        sampled = categorical_sample(jnp.asarray(logits, float_type), jnp.float32(uniform))
+    assert sampled.dtype == jnp.int32
+    assert sampled == action
+    logits = torch.tensor(np.asarray(logits), dtype=getattr(torch, float_type))
+    assert twin.categorical_sample(logits, torch.tensor(uniform, dtype=torch.float32)) == action
+
+
+def test_no_action_beyond_the_last_where_probabilities_add_up_to_less_than_one(rng):
+    """In float32 the CDF can end below the largest u."""
+    logits = rng.normal(size=(5000, 12)).astype(np.float32)
+    probabilities = scipy.special.softmax(logits, axis=-1)
+    assert np.any(np.cumsum(probabilities, axis=-1)[:, -1] < LAST)
+    uniform = np.full(5000, LAST, np.float32)
+    assert np.all(categorical_sample(jnp.array(logits), jnp.array(uniform)) == 11)
+    assert torch.all(twin.categorical_sample(torch.tensor(logits), torch.tensor(uniform)) == 11)
+
+
+def test_frequencies_of_the_inverse_cdf_are_the_probabilities():
+    """Of n evenly spaced u, each interval of length π holds π n ± 1; one in the last is sure."""
+    probabilities = np.array([0.5, 0.05, 0.0001, 0.3, 0.1499])
+    n = 2**16
+    uniform = jnp.arange(n, dtype=jnp.float32) / n
+    logits = jnp.broadcast_to(jnp.log(probabilities) + 7.0, (n, 5))
+    actions = np.asarray(categorical_sample(logits, uniform))
+    counts = np.bincount(actions, minlength=5)
+    np.testing.assert_allclose(counts, probabilities * n, atol=1.0)
+    assert np.all(np.diff(actions) >= 0)  # a larger u never takes an earlier action
+
+
+def test_categorical_log_prob_and_entropy_are_scipys(rng, x64):
+    logits = rng.normal(scale=3.0, size=(20, 5))
+    log_probs = scipy.special.log_softmax(logits, axis=-1)
+    for action in range(5):
+        actions = jnp.full((20,), action, jnp.int32)
+        assert_close(categorical_log_prob(jnp.array(logits), actions), log_probs[:, action], 1e-14)
+    entropy = scipy.stats.entropy(np.exp(log_probs), axis=-1)
+    assert_close(categorical_entropy(jnp.array(logits)), entropy, 1e-14)
+
+
+def test_categorical_entropy_worked_by_hand():
+    """Uniform over A: log A. (½, ¼, ¼): ½ · 1 + 2 · ¼ · 2 = 3/2 bits."""
+    assert_close(categorical_entropy(jnp.zeros((3, 4))), np.full(3, np.log(4.0)), 1e-6)
+    halves = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+    assert_close(categorical_entropy(halves), 1.5 * np.log(2.0), 1e-6)
+    assert categorical_entropy(jnp.array([0.0, NEVER])) == 0.0
+
+
+def test_categorical_is_unchanged_by_a_constant_in_the_logits(rng, x64):
+    logits, action = jnp.array(rng.normal(size=(6, 4))), jnp.arange(6) % 4
+    for f in (categorical_entropy, lambda logits: categorical_log_prob(logits, action)):
+        assert_close(f(logits + 100.0), f(logits), 1e-12)
+
+
+def test_score_has_mean_zero_and_its_gradient_is_that_of_the_entropy(rng, x64):
+    """Σ π ∇log π = 0, and ∇H = -Σ π log π ∇log π, with all actions enumerated."""
+    logits = jnp.array(rng.normal(size=4))
+    actions = jnp.arange(4)
+    log_probs = jax.jit(jax.vmap(categorical_log_prob, (None, 0)))(logits, actions)
+    scores = jax.jit(jax.vmap(jax.grad(categorical_log_prob), (None, 0)))(logits, actions)
+    np.testing.assert_allclose(jnp.exp(log_probs) @ scores, np.zeros(4), atol=1e-15)
+    expected = -(jnp.exp(log_probs) * log_probs) @ scores
+    assert_close(jax.jit(jax.grad(categorical_entropy))(logits), expected, 1e-12)
+
+
+@pytest.mark.parametrize("float_type", ["float32", "float64"])
+def test_saturated_categorical_stays_finite_and_keeps_its_gradient(float_type):
+    """torch's Categorical(probs) clamps here: log-prob -15.9 and no gradient at all."""
+    with jax.enable_x64(float_type == "float64"):
+        logits = jnp.array([1e4, -1e4, 0.0], float_type)
+        log_prob, gradient = jax.value_and_grad(categorical_log_prob)(logits, jnp.int32(1))
+        # log π = -1e4 - 1e4; its gradient is onehot(1) - π = (0, 1, 0) - (1, 0, 0).
+        np.testing.assert_array_equal(log_prob, -2e4)
+        np.testing.assert_array_equal(gradient, [-1.0, 1.0, 0.0])
+        entropy, gradient = jax.value_and_grad(categorical_entropy)(logits)
+        np.testing.assert_array_equal(entropy, 0.0)
+        np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+def test_categorical_gradients_are_the_numerical_ones(rng, x64):
+    logits, action = jnp.array(rng.normal(size=(3, 4))), jnp.array([0, 3, 1])
+    check_grads(
+        jax.jit(lambda x: categorical_log_prob(x, action)), (logits,), order=1, modes=["rev"]
+    )
+    check_grads(jax.jit(categorical_entropy), (logits,), order=1, modes=["rev"])
+
+
+# Gaussian
+
+
+def test_gaussian_sample_is_the_quantile_at_the_middle_of_the_draws_cell(rng, x64):
+    """u stands for the cell [u, u + 2^-23) of the unit interval."""
+    mean, log_std = np.array([1.0, -2.0, 0.0]), np.array([0.7, 0.0, -1.0])
+    uniform = np.concatenate([GRID_ENDS, rng.integers(0, 2**23, 100) * np.float32(2.0**-23)])
+    for u in uniform:
+        outputs = jnp.concatenate([mean, log_std])
+        sampled = gaussian_sample(outputs, jnp.full(3, u, jnp.float32))
+        expected = scipy.stats.norm.ppf(float(u) + 2.0**-24, mean, np.exp(log_std))
+        assert_close(sampled, expected, 1e-9)
+
+
+@pytest.mark.parametrize("float_type", ["float32", "float64"])
+def test_gaussian_sample_is_symmetric_and_finite_on_the_whole_grid(float_type):
+    """u and 1 - 2^-23 - u lie opposite one another, so their samples average to the mean."""
+    with jax.enable_x64(float_type == "float64"):
+        outputs = jnp.zeros((len(GRID_ENDS), 2), float_type)
+        lower = gaussian_sample(outputs, GRID_ENDS[:, None])
+        upper = gaussian_sample(outputs, (np.float32(LAST) - GRID_ENDS)[:, None])
+    np.testing.assert_array_equal(lower, -upper)
+    # The cells at the ends are half a grid step from 0 and 1: Φ⁻¹(2^-24) = -5.2947.
+    np.testing.assert_allclose(lower[0], scipy.stats.norm.ppf(2.0**-24), rtol=1e-4)
+    np.testing.assert_allclose(lower[-1], -scipy.stats.norm.ppf(2.0**-24), rtol=1e-4)
+
+
+def test_gaussian_sample_has_the_moments_of_its_parameters(x64):
+    """Over all quantiles of an even grid, μ = 3 and σ = e^½."""
+    uniform = jnp.arange(2**14, dtype=jnp.float32)[:, None] / 2**14 + 2.0**-15
+    outputs = jnp.broadcast_to(jnp.array([3.0, 0.5]), (2**14, 2))
+    samples = gaussian_sample(outputs, uniform)
+    assert samples.shape == (2**14, 1)
+    assert_close(jnp.mean(samples), 3.0, 1e-6)
+    assert_close(jnp.var(samples), np.exp(1.0), 1e-3)
+
+
+def test_gaussian_log_prob_and_entropy_are_scipys(rng, x64):
+    mean, log_std, action = rng.normal(size=(3, 20, 2)) * np.array([2.0, 1.0, 4.0])[:, None, None]
+    outputs = jnp.concatenate([mean, log_std], axis=-1)
+    log_prob = scipy.stats.norm.logpdf(action, mean, np.exp(log_std)).sum(-1)
+    assert_close(gaussian_log_prob(outputs, jnp.array(action)), log_prob, 1e-14)
+    entropy = scipy.stats.norm.entropy(mean, np.exp(log_std)).sum(-1)
+    assert_close(gaussian_entropy(outputs), entropy, 1e-14)
+
+
+def test_gaussian_worked_by_hand():
+    """One σ from the mean, σ = 2: -½ - log 2 - ½ log 2π = -2.112086."""
+    outputs = jnp.array([1.0, np.log(2.0)], jnp.float32)
+    assert_close(gaussian_log_prob(outputs, jnp.array([3.0])), -2.112086, 1e-6)
+    assert_close(gaussian_entropy(outputs), 0.5 + 2.112086 - 0.5, 1e-6)
+
+
+def test_gaussian_gradients_are_the_numerical_ones(rng, x64):
+    outputs, action = jnp.array(rng.normal(size=(3, 4))), jnp.array(rng.normal(size=(3, 2)))
+    log_prob = jax.jit(lambda x: gaussian_log_prob(x, action))
+    check_grads(log_prob, (outputs,), order=1, modes=["rev"])
+    check_grads(jax.jit(gaussian_entropy), (outputs,), order=1, modes=["rev"])
+
+
+# Both
+
+
+def inputs_of(kind, rng, shape, float_type):
+    """Outputs of a network, uniform draws and actions, as numpy arrays."""
+    width = 3
+    if kind == "categorical":
+        outputs = rng.normal(scale=2.0, size=(*shape, width))
+        return outputs.astype(float_type), uniforms(rng, shape), rng.integers(0, width, shape)
+    outputs = rng.normal(size=(*shape, 2 * width)).astype(float_type)
+    action = rng.normal(scale=2.0, size=(*shape, width)).astype(float_type)
+    return outputs, uniforms(rng, (*shape, width)), action
+
+
+def uniforms(rng, shape):
+    return (rng.integers(0, 2**23, shape) * 2.0**-23).astype(np.float32)
+
+
+KINDS = {"categorical": (categorical, twin.categorical), "gaussian": (gaussian, twin.gaussian)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_under_jit_and_vmap_is_a_loop(kind, rng, x64):
+    distribution, _ = KINDS[kind]
+    outputs, uniform, action = inputs_of(kind, rng, (3, 2), "float64")
+    batched = {
+        "sample": distribution.sample(outputs, uniform),
+        "log_prob": jax.jit(distribution.log_prob)(outputs, action),
+        "entropy": jax.vmap(distribution.entropy)(outputs),
+    }
+    for i, j in np.ndindex(3, 2):
+        single = {
+            "sample": distribution.sample(outputs[i, j], jnp.array(uniform[i, j])),
+            "log_prob": distribution.log_prob(outputs[i, j], jnp.array(action[i, j])),
+            "entropy": distribution.entropy(outputs[i, j]),
+        }
+        for name in single:
+            assert_close(batched[name][i, j], single[name], 1e-14, name)
+
+
+@pytest.mark.parametrize(("float_type", "tolerance"), FLOAT_TYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_twin_has_equal_values_and_gradients(kind, float_type, tolerance, rng):
+    ours, theirs = KINDS[kind]
+    outputs, _, action = inputs_of(kind, rng, (50, 4), float_type)
+    weight = rng.normal(size=(50, 4)).astype(float_type)  # every sample counts differently
+    for name, arguments in {"log_prob": (action,), "entropy": ()}.items():
+        with jax.enable_x64(float_type == "float64"):
+            f = getattr(ours, name)
+            value, pullback = jax.vjp(jax.jit(lambda x: f(x, *arguments)), jnp.array(outputs))
+            (gradient,) = pullback(jnp.array(weight))
+        leaf = torch.tensor(outputs, requires_grad=True)
+        twin_value = getattr(theirs, name)(leaf, *map(torch.tensor, arguments))
+        twin_value.backward(torch.tensor(weight))
+        assert value.dtype == gradient.dtype == float_type
+        assert np.all(np.any(np.asarray(gradient) != 0, axis=-1))
+        assert_close(twin_value, value, tolerance, name)
+        assert_close(leaf.grad, gradient, tolerance, f"gradient of {name}")
+
+
+@pytest.mark.parametrize(("float_type", "tolerance"), FLOAT_TYPES)
+def test_twin_takes_the_same_gaussian_actions(float_type, tolerance, rng):
+    outputs, uniform, _ = inputs_of("gaussian", rng, (500,), float_type)
+    uniform[: len(GRID_ENDS)] = GRID_ENDS[:, None]
+    with jax.enable_x64(float_type == "float64"):
+        ours = gaussian_sample(jnp.array(outputs), jnp.array(uniform))
+    theirs = twin.gaussian_sample(torch.tensor(outputs), torch.tensor(uniform))
+    assert_close(theirs, ours, tolerance)
+
+
+def test_twin_takes_the_same_categorical_actions(rng, x64):
+    outputs, uniform, _ = inputs_of("categorical", rng, (100, 100), "float64")
+    ours = categorical_sample(jnp.array(outputs), jnp.array(uniform))
+    theirs = twin.categorical_sample(torch.tensor(outputs), torch.tensor(uniform))
+    np.testing.assert_array_equal(ours, theirs)
+    assert np.unique(ours).tolist() == [0, 1, 2]

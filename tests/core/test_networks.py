@@ -1,0 +1,347 @@
+"""Networks: initial weights bit-equal with the twin, outputs and gradients equal, conversion."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from compare import assert_close, assert_trees_close
+
+import jaxpg.core.networks
+import jaxpg.core.noise
+import torch_ref.networks
+import torch_ref.noise
+from jaxpg.core.types import Config, EnvSpec
+from torch_ref.convert import to_flax, to_torch
+
+SPECS = {
+    discrete: EnvSpec(4, 3, discrete, time_limit=10, min_episode_steps=1, reset_uniforms=4)
+    for discrete in (True, False)
+}
+SHARED = {"networks": "shared", "value_steps": 1}
+NO_CRITIC = {"baseline": "none", "collect": "episodes", "estimator": "reward_to_go"}
+
+TWO_LAYERS = {"hidden_sizes": (16, 8)}
+
+# name: (discrete actions, fields of the config, outputs K of the policy)
+CASES = {
+    "separate, categorical": (True, {}, 3),
+    "separate, free sigma, two layers, tanh": (False, TWO_LAYERS | {"activation": "tanh"}, 6),
+    "separate, state sigma": (False, {"sigma": "state"}, 6),
+    "shared, categorical, two layers": (True, SHARED | TWO_LAYERS, 3),
+    "shared, free sigma, tanh": (False, SHARED | {"activation": "tanh"}, 6),
+    "shared, state sigma": (False, SHARED | {"sigma": "state"}, 6),
+    "no critic, free sigma": (False, NO_CRITIC, 6),
+}
+
+
+def build(case, **fields):
+    """The networks of both packages."""
+    discrete, given, _ = CASES[case]
+    config, spec = Config(**{"hidden_sizes": (16,)} | given | fields), SPECS[discrete]
+    return jaxpg.core.networks.make(config, spec), torch_ref.networks.make(config, spec)
+
+
+def initial(case, seed=0, **fields):
+    """Initial parameters of jaxpg."""
+    key_policy, key_value, _ = jaxpg.core.noise.streams(jaxpg.core.noise.key(seed))
+    return build(case, **fields)[0].init(key_policy, key_value)
+
+
+def twin_initial(case, seed=0, **fields):
+    """Initial parameters of torch_ref."""
+    key_policy, key_value, _ = torch_ref.noise.streams(torch_ref.noise.key(seed))
+    return build(case, **fields)[1].init(key_policy, key_value)
+
+
+def converted(case, **fields):
+    """Initial parameters of torch_ref, for jaxpg: nothing to compile."""
+    state_dict = twin_initial(case, **fields).state_dict()
+    return jax.tree.map(jnp.asarray, to_flax(state_dict))
+
+
+def flat(params):
+    """{"network.layer.kernel": array} of a flax tree."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
+def shapes(params):
+    return {name: leaf.shape for name, leaf in flat(params).items()}
+
+
+# Initial parameters
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_initial_parameters_are_bit_equal_with_the_twin(case, seed):
+    ours, theirs = to_torch(initial(case, seed)), twin_initial(case, seed).state_dict()
+    assert sorted(ours) == sorted(theirs)
+    for name in theirs:
+        assert ours[name].dtype == theirs[name].dtype == torch.float32
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_initial_parameters_are_those_of_float32_in_float64(x64):
+    case = "no critic, free sigma"
+    narrow = to_torch(initial(case))
+    wide = to_torch(initial(case, arithmetic="float64"))
+    twin_wide = twin_initial(case, arithmetic="float64").state_dict()
+    for name in narrow:
+        assert narrow[name].dtype == torch.float32
+        assert wide[name].dtype == twin_wide[name].dtype == torch.float64
+        assert torch.equal(wide[name], narrow[name].double())
+        assert torch.equal(wide[name], twin_wide[name])
+
+
+def test_initial_parameters_do_not_depend_on_jit_or_vmap():
+    mlp = jaxpg.core.networks.MLP((), 3, "relu")
+    keys = jaxpg.core.noise.keys([0, 2**31, 5])
+    batched = jax.jit(jax.vmap(lambda key: jaxpg.core.networks.init_mlp(key, mlp, 16)))(keys)
+    for i, key in enumerate(keys):
+        single = flat(jaxpg.core.networks.init_mlp(key, mlp, 16))
+        for name in single:
+            np.testing.assert_array_equal(flat(batched)[name][i], single[name])
+
+
+@pytest.mark.parametrize(("hidden_sizes", "outputs"), [((16,), 3), ((), 3), ((16, 8), None)])
+def test_initial_tree_is_the_one_that_flax_would_make(hidden_sizes, outputs):
+    mlp = jaxpg.core.networks.MLP(hidden_sizes, outputs, "relu")
+    expected = jax.eval_shape(mlp.init, jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    ours = jax.eval_shape(
+        lambda key: jaxpg.core.networks.init_mlp(key, mlp, 4), jaxpg.core.noise.key(0)
+    )
+    assert shapes(ours) == shapes(expected)
+
+
+def test_initial_weights_are_uniform_as_in_torchs_linear():
+    """U(-1/√fan_in, 1/√fan_in); a bias takes the fan-in of its layer, not its own width."""
+    draws = np.concatenate(scaled_draws(initial("separate, categorical")))
+    assert len(draws) == (4 + 1) * 16 + (16 + 1) * 3 + (4 + 1) * 16 + (16 + 1) * 1
+    assert np.abs(draws).max() <= 1.0
+    assert scipy.stats.kstest(draws, "uniform", (-1.0, 2.0)).pvalue > 0.01
+
+
+def test_no_two_parameters_share_a_key():
+    """Leaves drawn from one key would begin with the same draw."""
+    for case in ("separate, free sigma, two layers, tanh", "shared, categorical, two layers"):
+        starts = np.sort([draws[0] for draws in scaled_draws(converted(case))])
+        assert np.diff(starts).min() > 1e-5
+
+
+def scaled_draws(params):
+    """Every kernel and bias times √fan_in: the draws from U(-1, 1) that they were made of."""
+    return [
+        np.asarray(leaf, np.float64).ravel() * math.sqrt(layer["kernel"].shape[0])
+        for network in params.values()
+        for name, layer in network.items()
+        if name != "log_std"
+        for leaf in layer.values()
+    ]
+
+
+def test_free_log_sigma_starts_at_zero():
+    log_std = initial("no critic, free sigma")["policy"]["log_std"]
+    np.testing.assert_array_equal(log_std, np.zeros(3))
+
+
+def test_policy_starts_the_same_with_and_without_a_critic():
+    with_critic = initial("separate, categorical")
+    without = initial("separate, categorical", **NO_CRITIC)
+    assert sorted(with_critic) == ["policy", "value"]
+    assert sorted(without) == ["policy"]
+    jax.tree.map(np.testing.assert_array_equal, without["policy"], with_critic["policy"])
+
+
+# Outputs
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_outputs_worked_by_hand(activation):
+    """Two inputs, two hidden units, one output of each head.
+
+    hidden = f((1, 2) @ ((1, 0), (0, -1)) + (½, 1)) = f(3/2, -1)
+    policy = hidden @ (2, 10) + 1;  value = hidden @ (4, 10) - 1
+    relu: (3/2, 0) -> 4 and 5; tanh: (0.905148, -0.761594) -> -4.805644 and -4.995348
+    """
+    spec = EnvSpec(2, 1, False, time_limit=10, min_episode_steps=1, reset_uniforms=0)
+    fields = SHARED | {"hidden_sizes": (2,), "activation": activation}
+    hidden = {"kernel": [[1.0, 0.0], [0.0, -1.0]], "bias": [0.5, 1.0]}
+    policy, value = ({"kernel": [[w], [10.0]], "bias": [b]} for w, b in ((2.0, 1.0), (4.0, -1.0)))
+    params = jax.tree.map(
+        lambda leaf: jnp.array(leaf, jnp.float32),
+        {
+            "torso": {"hidden_0": hidden},
+            "policy": {"output": policy, "log_std": [0.25]},
+            "value": {"output": value},
+        },
+        is_leaf=lambda leaf: isinstance(leaf, list),
+    )
+    obs = jnp.array([1.0, 2.0])
+    shared = jaxpg.core.networks.make(Config(**fields), spec)
+    expected = {"relu": (4.0, 5.0), "tanh": (-4.805644, -4.995348)}[activation]
+    assert_close(shared.policy(params, obs), [expected[0], 0.25], 1e-6)
+    assert_close(shared.value(params, obs), expected[1], 1e-6)
+
+    # Two separate networks with the same torso say the same.
+    torso = params["torso"]
+    apart = {"policy": torso | params["policy"], "value": torso | params["value"]}
+    separate = jaxpg.core.networks.make(Config(**fields | {"networks": "separate"}), spec)
+    np.testing.assert_array_equal(separate.policy(apart, obs), shared.policy(params, obs))
+    np.testing.assert_array_equal(separate.value(apart, obs), shared.value(params, obs))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_of_the_outputs(case):
+    """[..., K] for the policy and [...] for the value, with any batch axes."""
+    ours, _ = build(case)
+    params = converted(case)
+    for batch in ((), (5,), (2, 5)):
+        obs = jnp.ones((*batch, 4))
+        assert jax.eval_shape(ours.policy, params, obs).shape == (*batch, CASES[case][2])
+        if "value" in params:
+            assert jax.eval_shape(ours.value, params, obs).shape == batch
+
+
+def test_free_sigma_is_the_same_in_every_state():
+    ours, _ = build("separate, free sigma, two layers, tanh")
+    params = converted("separate, free sigma, two layers, tanh")
+    params["policy"]["log_std"] = jnp.array([0.1, 0.2, 0.3])
+    outputs = ours.policy(params, jax.random.normal(jax.random.key(0), (7, 4)))
+    np.testing.assert_array_equal(outputs[:, 3:], np.tile(params["policy"]["log_std"], (7, 1)))
+    assert np.ptp(outputs[:, :3], axis=0).min() > 0.01
+
+
+def test_layers_are_taken_by_their_names():
+    """Whatever the order of the dictionary."""
+    narrow = {"hidden_sizes": (4,)}
+    ours, _ = build("separate, categorical", **narrow)
+    params = converted("separate, categorical", **narrow)
+    backwards = {**params, "policy": dict(reversed(params["policy"].items()))}
+    obs = jax.random.normal(jax.random.key(0), (7, 4))
+    np.testing.assert_array_equal(ours.policy(backwards, obs), ours.policy(params, obs))
+
+
+@pytest.mark.parametrize(
+    ("case", "of_policy", "of_value"),
+    [
+        ("separate, categorical", {"policy"}, {"value"}),
+        ("shared, categorical, two layers", {"torso", "policy"}, {"torso", "value"}),
+    ],
+)
+def test_which_parameters_each_output_depends_on(case, of_policy, of_value):
+    ours, _ = build(case)
+    params = converted(case)
+    obs = jax.random.normal(jax.random.key(0), (9, 4))
+    for f, expected in ((ours.policy, of_policy), (ours.value, of_value)):
+        gradient = jax.jit(jax.grad(lambda params: jnp.sum(f(params, obs) ** 2)))(params)
+        moved = {name for name, tree in gradient.items() if any(map(np.any, flat(tree).values()))}
+        assert moved == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_twin_has_equal_outputs_and_gradients_in_float64(case, x64):
+    compare_outputs_and_gradients(case, "float64", 1e-12)
+
+
+@pytest.mark.parametrize(
+    "case", ["separate, categorical", "separate, free sigma, two layers, tanh"]
+)
+def test_twin_has_equal_outputs_and_gradients_in_float32(case):
+    compare_outputs_and_gradients(case, "float32", 1e-5)
+
+
+def compare_outputs_and_gradients(case, float_type, tolerance):
+    """Σ weight · output over both networks, every output weighted differently."""
+    ours, theirs = build(case, arithmetic=float_type)
+    twin_params = twin_initial(case, arithmetic=float_type)
+    params = converted(case, arithmetic=float_type)
+    rng = np.random.default_rng(0)
+    obs, policy_weight, value_weight = (
+        rng.normal(size=(50, *tail)).astype(float_type) for tail in ((4,), (CASES[case][2],), ())
+    )
+
+    def outputs(networks, params, obs):
+        named = {"policy": networks.policy(params, obs)}
+        return named | ({"value": networks.value(params, obs)} if "value" in params else {})
+
+    weights = {"policy": policy_weight, "value": value_weight}
+
+    def weighted_sum(params):
+        return sum((x * weights[n]).sum() for n, x in outputs(ours, params, obs).items())
+
+    twin_outputs = outputs(theirs, twin_params, torch.tensor(obs))
+    sum((x * torch.tensor(weights[n])).sum() for n, x in twin_outputs.items()).backward()
+    our_outputs = jax.jit(partial(outputs, ours))(params, obs)
+    assert_trees_close(twin_outputs, our_outputs, tolerance)
+
+    gradient = to_torch(jax.jit(jax.grad(weighted_sum))(params))
+    twin_gradient = {name: leaf.grad for name, leaf in twin_params.named_parameters()}
+    assert all(leaf.any() for leaf in gradient.values())
+    assert_trees_close(twin_gradient, gradient, tolerance)
+
+
+def test_relu_has_no_gradient_at_zero_in_either_package():
+    """All weights 0: every hidden unit stands at its kink."""
+    ours, theirs = build("separate, categorical")
+    params, twin_params = (f("separate, categorical") for f in (converted, twin_initial))
+    params["policy"]["hidden_0"] = jax.tree.map(jnp.zeros_like, params["policy"]["hidden_0"])
+    gradient = jax.jit(jax.grad(lambda params: ours.policy(params, jnp.ones(4))[0]))(params)
+    twin_params.load_state_dict(to_torch(params))
+    theirs.policy(twin_params, torch.ones(4))[0].backward()
+    for leaf in gradient["policy"]["hidden_0"].values():
+        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+    for leaf in twin_params["policy"].get_submodule("hidden_0").parameters():
+        assert not leaf.grad.any()
+
+
+# Conversion
+
+
+def test_convert_worked_by_hand():
+    """flax has the kernel as [in, out], torch the weight as [out, in]."""
+    kernel = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
+    bias = np.array([7.0, 8.0, 9.0], np.float32)
+    log_std = np.array([0.5, 0.25], np.float32)
+    params = {"policy": {"output": {"kernel": kernel, "bias": bias}, "log_std": log_std}}
+    state_dict = to_torch(params)
+    assert sorted(state_dict) == ["policy.log_std", "policy.output.bias", "policy.output.weight"]
+    assert state_dict["policy.output.weight"].tolist() == [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
+    assert state_dict["policy.output.bias"].tolist() == [7.0, 8.0, 9.0]
+    assert state_dict["policy.log_std"].tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convert_there_and_back(case):
+    params, twin_params = converted(case), twin_initial(case, seed=1)
+    there = to_torch(params)
+    back = to_flax(there)
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    twin_params.load_state_dict(there)  # strict: every name, every shape
+    for name, leaf in twin_initial(case).state_dict().items():
+        assert torch.equal(twin_params.state_dict()[name], leaf)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_convert_keeps_the_dtype_and_copies(dtype):
+    source = {"value": {"output": {"kernel": np.ones((2, 1), dtype), "bias": np.ones(1, dtype)}}}
+    there = to_torch(source)
+    back = to_flax(there)
+    assert {leaf.dtype for leaf in flat(back).values()} == {np.dtype(dtype)}
+    for leaf in there.values():
+        leaf.zero_()
+    for params in (source, back):
+        for leaf in flat(params).values():
+            assert leaf.all()
+
+
+@pytest.mark.parametrize("name", ["weight", "policy.weight", "a.b.c.weight", "policy.output.scale"])
+def test_convert_rejects_a_name_that_is_not_ours(name):
+    with pytest.raises(ValueError, match=f"'{name}' is not network.layer.weight"):
+        to_flax({name: torch.zeros(2)})

@@ -1,0 +1,171 @@
+"""training: train is a pure function of (config, key), and the twin's run from the same integer."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compare import assert_close, assert_trees_close
+
+import torch_ref
+from jaxpg.core import noise
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.training import train
+from torch_ref import convert
+from torch_ref import noise as torch_noise
+
+SMALL = Config(num_envs=2, num_steps=16, total_steps=4 * 32 + 31, hidden_sizes=(8,), value_steps=2)
+SEEDS = 3
+
+
+def flat(params):
+    """{"network/layer/leaf": array} of a flax tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Three seeds of SMALL, and the program that trained them."""
+    program = jax.jit(jax.vmap(partial(train, SMALL)))
+    return program(noise.keys(range(SEEDS))), program
+
+
+def test_seeds_train_together_and_report_each_update(many):
+    """159 steps pay for 4 updates of 2 · 16 steps; the remaining 31 are left unspent."""
+    (state, metrics), _ = many
+    assert SMALL.num_updates == 4
+    for name, leaf in metrics._asdict().items():
+        assert leaf.shape == (SEEDS, 4), name
+        assert np.all(np.isfinite(leaf)), name
+    np.testing.assert_array_equal(metrics.env_steps, 32)
+    np.testing.assert_array_equal(state.update, [4] * SEEDS)
+    kernel = state.params["policy"]["hidden_0"]["kernel"]
+    assert kernel.shape == (SEEDS, 4, 8)
+    assert len({row.tobytes() for row in np.asarray(kernel)}) == SEEDS
+
+
+def test_a_seeds_result_does_not_depend_on_its_place_or_neighbours(many):
+    (state, _), program = many
+    other, _ = program(noise.keys([7, 1, 0]))
+    for seed, place in ((0, 2), (1, 1)):
+        ours = jax.tree.map(lambda x, i=seed: x[i], state.params)
+        theirs = jax.tree.map(lambda x, i=place: x[i], other.params)
+        assert_trees_close(flat(ours), flat(theirs), 0.0)
+
+
+@pytest.mark.slow
+def test_stacked_settings_equal_separate_runs_without_compiling_again():
+    traces = []
+
+    def run(learning_rate, gamma, key):
+        traces.append(1)
+        config = dataclasses.replace(SMALL, learning_rate=learning_rate, gamma=gamma)
+        return train(config, key)[0].params
+
+    key, rates, gammas = noise.key(5), jnp.array([1e-3, 1e-2]), jnp.array([0.9, 1.0])
+    together = jax.jit(jax.vmap(run, in_axes=(0, 0, None)))
+    stacked = together(rates, gammas, key)
+    together(2 * rates, gammas / 2, key)
+    assert len(traces) == 1
+    separate = dataclasses.replace(SMALL, learning_rate=1e-2, gamma=1.0)
+    alone = jax.jit(partial(train, separate))(key)[0].params
+    lane = jax.tree.map(lambda x: x[1], stacked)
+    assert_trees_close(flat(lane), flat(alone), 1e-4)  # float32, after four updates
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
+def test_float64_without_jaxs_64_bit_mode_is_refused(arithmetic):
+    config = dataclasses.replace(SMALL, arithmetic=arithmetic)
+    with pytest.raises(ConfigError, match="needs JAX's 64-bit mode: set JAX_ENABLE_X64=1"):
+        train(config, noise.key(0))
+
+
+def test_a_config_without_meaning_is_refused():
+    with pytest.raises(ConfigError, match="total_steps must pay for at least one update of 32"):
+        train(dataclasses.replace(SMALL, total_steps=31), noise.key(0))
+
+
+# The twin, from one integer and nothing else.
+
+
+def assert_runs_agree(config, seeds, tolerance):
+    """Parameters, observations and every update's metrics of some seeds.
+
+    Observations are compared because one different action would change them by far more than any
+    tolerance here: a push changes a pole's speed by 0.2.
+    """
+    with jax.enable_x64(config.float_type == "float64"):
+        state, metrics = jax.jit(jax.vmap(partial(train, config)))(noise.keys(seeds))
+        for i, seed in enumerate(seeds):
+            twin_config = torch_ref.Config(**dataclasses.asdict(config))
+            twin_state, twin_metrics = torch_ref.train(twin_config, torch_noise.key(seed))
+            ours = {
+                **flat(jax.tree.map(lambda x, i=i: x[i], state.params)),
+                "obs": state.env_state.obs[i],
+                **{name: x[i] for name, x in metrics._asdict().items()},
+            }
+            theirs = {
+                **flat(convert.to_flax(twin_state.params.state_dict())),
+                "obs": twin_state.env_state.obs,
+                **twin_metrics._asdict(),
+            }
+            exact = {name for name in ours if tolerance == 0.0 and name not in LOSSES}
+            for name in exact:
+                np.testing.assert_array_equal(ours.pop(name), theirs.pop(name), name)
+            assert_trees_close(ours, theirs, tolerance or 1e-12)
+            assert twin_metrics.episodes.sum() > 0
+
+
+# Computed in float64 and never rounded to the grid: equal to 1e-12, not bit by bit.
+LOSSES = {"policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm"}
+TWIN = Config(num_envs=4, num_steps=32, hidden_sizes=(16,), activation="tanh")
+
+
+def updates(count, **changes):
+    return dataclasses.replace(TWIN, total_steps=count * 4 * 32, **changes)
+
+
+def test_the_first_10_updates_in_float64_are_the_twins():
+    assert_runs_agree(updates(10, arithmetic="float64"), [0, 1], 1e-12)
+
+
+def test_the_first_3_updates_in_float32_are_the_twins():
+    assert_runs_agree(
+        updates(3, optimizer="sgd", normalize_advantage=False, arithmetic="float32"), [0, 1], 1e-5
+    )
+
+
+def test_15_updates_on_the_float32_grid_are_the_twins_bit_by_bit():
+    assert_runs_agree(updates(15, arithmetic="float32_grid"), [0, 1, 2**32 - 1], 0.0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, True, 1.5])
+def test_a_seed_that_would_alias_another_is_refused(seed):
+    with pytest.raises(ConfigError, match="a seed must be an integer"):
+        train(SMALL, noise.key(seed))
+
+
+@pytest.mark.slow
+def test_an_update_of_one_step_and_one_environment_works():
+    config = Config(num_envs=1, num_steps=1, total_steps=3, hidden_sizes=(4,))
+    _, metrics = jax.jit(partial(train, config))(noise.key(0))
+    assert_close(metrics.env_steps, [1, 1, 1], 0.0)
+    assert np.all(np.isfinite(metrics.policy_loss))
+
+
+def test_the_twin_trains_whole_episodes_of_a_gymnasium_environment():
+    """Acrobot cut after 6 steps: a reward of -1 for each, so every return is -6."""
+    config = torch_ref.Config(
+        env="Acrobot-v1",
+        max_episode_steps=6,
+        collect="episodes",
+        num_envs=2,
+        total_episodes=4,
+        hidden_sizes=(4,),
+    )
+    _, metrics = torch_ref.train(config, torch_ref.key(0))
+    assert metrics.episodes.tolist() == [2, 2]
+    assert metrics.return_sum.tolist() == [-12.0, -12.0]

@@ -1,0 +1,84 @@
+"""Products with narrow matrices: the same numbers and slopes as a dot."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpg.fast import dense
+from tests.compare import assert_close
+
+LAST_AXIS = (((1,), (0,)), ((), ()))
+
+
+@pytest.mark.parametrize("inputs", [1, 4, 9])
+@pytest.mark.parametrize("outputs", [1, 3, 5])
+def test_a_product_and_its_slopes_are_those_of_a_dot(inputs, outputs):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(inputs)
+        shapes = ((7, inputs), (inputs, outputs), (7, outputs))
+        x, kernel, weight = (jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+
+        def loss(product, x, kernel):
+            return jnp.sum(weight * product(x, kernel, LAST_AXIS) ** 2)
+
+        def everything(product):
+            slopes = jax.value_and_grad(loss, argnums=(1, 2))(product, x, kernel)
+            forward = jax.jvp(lambda x: loss(product, x, kernel), (x,), (x,))
+            return slopes, forward
+
+        result, expected = everything(dense.dot_general), everything(jax.lax.dot_general)
+        for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
+            assert_close(mine, other, 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4)])
+def test_any_number_of_leading_axes(shape):
+    x, kernel = jnp.ones(shape), jnp.arange(20.0).reshape(4, 5)
+    dimensions = (((len(shape) - 1,), (0,)), ((), ()))
+    np.testing.assert_array_equal(dense.dot_general(x, kernel, dimensions), x @ kernel)
+
+
+@pytest.mark.parametrize("inputs", [1, 4])
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_a_relu_network_and_its_slopes_are_those_of_its_layers(inputs, outputs):
+    """In reverse, forward, and forward over reverse."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(outputs)
+        shapes = ((9, inputs), (inputs, 5), (5,), (5, outputs), (outputs,))
+        arguments = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+        tangents = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+        weight = jnp.asarray(rng.normal(size=(9, outputs)))
+
+        def layers(x, kernel, bias, kernel_out, bias_out):
+            return jax.nn.relu(x @ kernel + bias[None]) @ kernel_out + bias_out[None]
+
+        def everything(network):
+            def loss(*arguments):
+                return jnp.sum(weight * network(*arguments) ** 2)
+
+            slopes = jax.grad(loss, argnums=(0, 1, 2, 3, 4))
+            return (
+                network(*arguments),
+                slopes(*arguments),
+                jax.jvp(network, arguments, tangents),
+                jax.jvp(slopes, arguments, tangents),
+            )
+
+        results = everything(dense.relu_network), everything(layers)
+        for mine, other in zip(*map(jax.tree.leaves, results), strict=True):
+            assert_close(mine, other, 1e-12)
+
+
+def test_a_relu_network_has_no_slope_at_zero():
+    """As jax.nn.relu, and torch's."""
+    zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
+    slopes = jax.grad(lambda *a: dense.relu_network(*a)[0, 0], argnums=(1, 2))
+    assert [float(s.sum()) for s in slopes(one, zero, jnp.zeros(1), one, jnp.zeros(1))] == [0, 0]
+
+
+def test_a_relu_network_shows_a_nan():
+    """A maximum does too; z > 0 would make it a 0, and a seed that has diverged would go on."""
+    kernels = jnp.ones((2, 3)), jnp.ones(3), jnp.ones((3, 1)), jnp.ones(1)
+    rows = jnp.array([[jnp.nan, 1.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(dense.relu_network(rows, *kernels), [[jnp.nan], [10.0]])

@@ -1,0 +1,298 @@
+"""fused: one kernel computes what XLA's loops do; here interpreted, so as to run on a CPU.
+
+That Triton accepts them is tested by lowering an update for CUDA, which needs no GPU.
+"""
+
+import dataclasses
+import re
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+import jaxpg
+from jaxpg.core import advantages, algorithms, learner, noise, training
+from jaxpg.core.config import PRESETS, ConfigError
+from jaxpg.core.distributions import categorical
+from jaxpg.fast import backend, lanes
+from jaxpg.fast import kernels as fused
+from tests.compare import assert_close, assert_same_training
+
+RNG = np.random.default_rng(0)
+KERNEL, BIAS, BACK = RNG.normal(size=(3, 16)), RNG.normal(size=(1, 16)), RNG.normal(size=(16, 2))
+
+
+@pytest.fixture
+def fused_form(monkeypatch, x64):
+    """Every loop as a kernel, which four threads a row share, two turns each."""
+    monkeypatch.setenv("JAXPG_FORM", "fused")
+    monkeypatch.setattr(fused, "SHARE", 4)
+    monkeypatch.setattr(fused, "SHARE_OF_SUM", 4)
+    monkeypatch.setattr(fused, "TURNS", 2)
+
+
+def network(params, rows):
+    """A hidden layer of 16."""
+    kernel, bias, back = params
+    flat = rows.reshape(-1, 3)
+    return (jax.nn.relu(flat @ kernel + bias) @ back).reshape(*rows.shape[:-1], 2)
+
+
+PARAMS = (KERNEL, BIAS, BACK)
+
+
+def walk(state, inputs, key, reset):
+    """A step of some walkers: a network says where to, and some of them begin again."""
+    place, count = state
+    towards = network(PARAMS, place)
+    place = place + jnp.concatenate([towards, inputs["push"][:, None]], axis=1) * 0.1
+    over = place[:, 0] > 0.5
+    row = {"place": place, "over": over, "action": categorical.sample(towards, inputs["u"])}
+    return (jnp.where(over[:, None], reset, place), jnp.where(over, 0, count + 1)), row
+
+
+def walkers(rows, steps=10):
+    """Start and streams for 2 lanes of so many walkers."""
+    rng = np.random.default_rng(rows)
+    inputs = {"push": rng.normal(size=(2, steps, rows)), "u": rng.random((2, steps, rows))}
+    keys = jax.vmap(lambda key: noise.split(key, (steps, rows)))(noise.keys(range(2)))
+    resets = rng.random((2, 4, rows, 3))  # each good for three steps
+    start = (jnp.asarray(rng.normal(size=(2, rows, 3))), jnp.zeros((2, rows), jnp.int32))
+    return start, inputs, keys, resets
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 8, 12])
+def test_a_scan_is_the_scan_of_xla(fused_form, monkeypatch, rows, reverse):
+    @jax.jit
+    @jax.vmap
+    def run(start, inputs, keys, resets):
+        streams = ((inputs, 1), (keys, 1), (resets, 3))
+        return lanes.scan(walk, start, streams, reverse=reverse)
+
+    assert "scan" in kernels_of(run, *walkers(rows))
+    result = run(*walkers(rows))
+    monkeypatch.setenv("JAXPG_FORM", "plain")
+    jax.clear_caches()
+    assert not kernels_of(run, *walkers(rows))
+    expected = run(*walkers(rows))
+    assert np.any(expected[1]["over"])
+    assert np.any(expected[1]["action"] != expected[1]["action"][0, 0, 0])
+    for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
+        assert mine.dtype == other.dtype
+        assert_close(mine, other, 1e-13)
+
+
+def kernels_of(function, *arguments):
+    """The names of the kernels that a function calls, without their tiles."""
+    found = []
+
+    def look(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "pallas_call":
+                found.append(str(equation.params["name"]).rpartition("_")[0])
+            for inner in jaxprs_in_params(equation.params):
+                look(inner)
+
+    look(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 1), (10, 30)])
+def test_outputs_and_gradient_in_blocks_are_the_networks(fused_form, shape):
+    rng = np.random.default_rng(len(shape))
+    rows, weight = (jnp.asarray(rng.normal(size=(*shape, size))) for size in (3, 2))
+
+    def loss(network, params):
+        return jnp.sum(weight * network(params, rows) ** 2)
+
+    fast = jax.jit(jax.value_and_grad(partial(loss, lanes.in_blocks(network))))
+    assert kernels_of(fast, PARAMS) == ["map_rows", "sum_rows"]
+    result, expected = fast(PARAMS), jax.value_and_grad(partial(loss, network))(PARAMS)
+    for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
+        assert_close(mine, other, 1e-13)
+
+
+def test_known_outputs_are_taken_and_have_the_networks_gradient(fused_form):
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+
+    def loss(network, params):
+        return jnp.sum(network(params, rows))
+
+    in_blocks = lanes.in_blocks(network, known=jnp.ones((6, 2)))
+    value, slope = jax.value_and_grad(partial(loss, in_blocks))(PARAMS)
+    expected = jax.grad(partial(loss, network))(PARAMS)
+    assert_close(value, 12.0, 1e-13)
+    for mine, other in zip(slope, expected, strict=True):
+        assert_close(mine, other, 1e-13)
+
+
+MASK = jnp.array([1.0, 0.0, 2.0, 0.5])
+STEPS = {
+    "sorts": lambda s, x: (s + jnp.sort(x, axis=-1), s),
+    "closes over the rows": lambda s, x: (s, x * MASK[:, None]),
+    "closes over the rows' state": lambda s, x: (s * MASK[:, None], x),
+    "says one thing of all": lambda s, x: (s, jnp.arange(3.0)),
+    "prints": lambda s, x: (jax.debug.callback(lambda: None) or s + x, s),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_cannot_be_a_kernel_is_left_to_xla(fused_form, name):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4, 3)))
+    result = lanes.scan(STEPS[name], x[0], [(x, 1)])
+    expected = jax.lax.scan(STEPS[name], x[0], x)
+    jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
+
+
+def test_a_network_that_cannot_be_a_kernel_is_left_to_xla(fused_form):
+    rng = np.random.default_rng(0)
+    params, rows = (KERNEL, rng.normal(size=(16, 16)), BACK), rng.normal(size=(5, 3))
+
+    def deep(params, rows):
+        first, second, last = params
+        return jnp.tanh(jnp.tanh(rows @ first) @ second) @ last
+
+    def loss(network):
+        return jax.value_and_grad(lambda params: jnp.sum(network(params, rows) ** 2))(params)
+
+    result, expected = loss(lanes.in_blocks(deep)), loss(deep)
+    jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
+
+
+def test_what_xla_refuses_is_refused(fused_form):
+    """A state that changes its shape; streams of different lengths."""
+    x = jnp.ones((5, 4, 3))
+    with pytest.raises(TypeError):
+        lanes.scan(lambda s, x: (s[:, None], x), x[0], [(x, 1)])
+    with pytest.raises(ValueError, match="different leading axis sizes"):
+        lanes.scan(lambda s, x, y: (s, x), x[0], [(x, 1), (x[:2], 1)])
+
+
+def test_estimates_of_a_single_trajectory(fused_form, monkeypatch):
+    """[T], without rows."""
+    reward, value = jnp.arange(6.0), jnp.ones(6)
+    ends = jnp.zeros(6, bool).at[3].set(True), jnp.zeros(6, bool)
+    returns = advantages.discounted_return(reward, value, *ends, gamma=0.5)
+    monkeypatch.setenv("JAXPG_FORM", "plain")
+    expected = advantages.discounted_return(reward, value, *ends, gamma=0.5)
+    assert_close(returns, expected, 1e-13)
+
+
+def test_a_slope_that_is_infinite_at_zero_spoils_nothing(fused_form, monkeypatch):
+    """Rows that are added to fill the last tile, or block, are not zeros."""
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)))
+
+    def distance(kernel, rows):
+        return jnp.sqrt(jnp.sum((rows @ kernel) ** 2, axis=-1))
+
+    def slope(network):
+        return jax.grad(lambda kernel: jnp.sum(network(kernel, rows)))(jnp.asarray(KERNEL))
+
+    expected = slope(distance)
+    assert_close(slope(lanes.in_blocks(distance)), expected, 1e-13)
+    monkeypatch.setenv("JAXPG_FORM", "cpu")
+    monkeypatch.setattr(lanes, "BLOCK", 8)
+    assert_close(slope(lanes.in_blocks(distance)), expected, 1e-13)
+
+
+@pytest.mark.parametrize("hidden", [12, 20])
+def test_threads_share_any_number_of_hidden_units(fused_form, hidden):
+    rng = np.random.default_rng(hidden)
+    rows, kernel, back = (jnp.asarray(rng.normal(size=s)) for s in ((7, 3), (3, hidden), (hidden,)))
+
+    def one_number(params, rows):
+        return jnp.einsum("ti,ij->tj", rows, params[0]) @ params[1]
+
+    def loss(network, params):
+        return jnp.sum(network(params, rows) ** 2)
+
+    fast = jax.value_and_grad(partial(loss, lanes.in_blocks(one_number)))
+    assert kernels_of(fast, (kernel, back)) == ["map_rows", "sum_rows"]
+    expected = jax.value_and_grad(partial(loss, one_number))((kernel, back))
+    jax.tree.map(partial(assert_close, tolerance=1e-13), fast((kernel, back)), expected)
+
+
+def test_what_the_lanes_share_is_not_theirs(fused_form):
+    """Of a vmap over parameters, over rows, and over both."""
+    rng = np.random.default_rng(0)
+    kernel, rows = (jnp.asarray(rng.normal(size=size)) for size in ((2, 3, 16), (2, 9, 3)))
+
+    def total(network, kernel, rows):
+        return jax.grad(lambda kernel: jnp.sum(network(kernel, rows) ** 2))(kernel)
+
+    def plain(kernel, rows):
+        return jnp.tanh(rows @ kernel)
+
+    for axes in ((0, None), (None, 0), (0, 0)):
+        given = [x if axis == 0 else x[0] for x, axis in zip((kernel, rows), axes, strict=True)]
+        result = jax.vmap(partial(total, lanes.in_blocks(plain)), in_axes=axes)(*given)
+        expected = jax.vmap(partial(total, plain), in_axes=axes)(*given)
+        assert_close(result, expected, 1e-13)
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_an_update_in_kernels_is_the_plain_one(fused_form, monkeypatch, env, arithmetic):
+    """To the bit on the float32 grid."""
+    config = dataclasses.replace(
+        PRESETS["vpg"], env=env, num_steps=20, hidden_sizes=(16,), arithmetic=arithmetic
+    )
+    config, algorithm = training.as_arrays(config), algorithms.build(config)
+
+    def update(state):
+        return learner.update(config, state, algorithm)[0]
+
+    def two_updates():
+        step = jax.jit(jax.vmap(lambda state: update(state)))  # a new one is traced anew
+        return step(step(start)).params
+
+    start = jax.vmap(lambda key: learner.init(config, key, algorithm))(jaxpg.keys(range(2)))
+    # The rollout, V(s), V(s'), Ψ and its target; a step of the policy, the critic's first and next.
+    kernels = ["scan", "map_rows", "map_rows", "scan", "scan"]
+    kernels += ["sum_rows", "sum_rows", "map_rows", "sum_rows"]
+    one = jax.tree.map(lambda x: x[0], start)
+    assert sorted(kernels_of(update, one)) == sorted(kernels)
+    fast = two_updates()
+    monkeypatch.setenv("JAXPG_FORM", "plain")
+    plain = two_updates()
+    assert_same_training(fast, plain, arithmetic)
+
+
+def test_triton_takes_the_kernels_of_an_update(monkeypatch):
+    """As they are for an H100, with 16 of 64 hidden units in a thread."""
+    monkeypatch.setenv("JAXPG_FORM", "fused")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = training.as_arrays(PRESETS["vpg"])
+    algorithm = algorithms.build(config)
+
+    def update(key):
+        state = learner.init(config, key, algorithm)
+        return learner.update(config, state, algorithm)[0].params
+
+    traced = jax.jit(jax.vmap(update)).trace(jaxpg.keys(range(2)))
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert len(re.findall(r"custom_call @\S*triton", program)) == 9
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "form"),
+    [("cpu", "cpu", "cpu"), ("gpu", "PJRT C API\ncuda 13000", "fused"),
+     ("gpu", "PJRT C API\nrocm 60100", "plain"), ("tpu", "PJRT C API\nTFRT TPU v5", "plain")],
+)  # fmt: skip
+def test_an_nvidia_gpu_gets_the_kernels_by_itself(monkeypatch, platform, version, form):
+    device = SimpleNamespace(client=SimpleNamespace(platform_version=version))
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert backend.form() == form
+
+
+def test_a_form_that_does_not_exist_is_refused(monkeypatch):
+    monkeypatch.setenv("JAXPG_FORM", "triton")
+    with pytest.raises(ConfigError, match="JAXPG_FORM must be one of cpu, plain, fused; got 'tri"):
+        backend.form()

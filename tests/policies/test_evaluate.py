@@ -1,0 +1,137 @@
+"""Evaluations in gymnax and gymnasium: policies whose return is known, and the command."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg.cli.main import main
+from jaxpg.core.config import ConfigError
+from jaxpg.policies import evaluate
+
+SIMULATORS = [evaluate.in_gymnax, evaluate.in_gymnasium]
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return jaxpg.load(trained)
+
+
+def with_bias(run, bias):
+    """The run with policies that look at nothing and prefer action 1 by so many nats."""
+    params = jax.tree.map(np.zeros_like, run.population.params)
+    params["policy"]["output"]["bias"][:] = [0.0, bias]
+    return dataclasses.replace(run, population=run.population._replace(params=params))
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_pushing_one_way_ends_soon(run, simulator):
+    """No start survives 11 pushes to one side, and none falls before the eighth."""
+    for mode in evaluate.MODES:
+        found = simulator(with_bias(run, 50.0), [9, 5], 20, mode)
+        assert found.lengths.min() >= 8
+        assert found.lengths.max() <= 11
+        np.testing.assert_array_equal(found.returns, found.lengths)
+
+
+def test_the_simulators_agree_on_chance(run):
+    """A coin's return is about 22 with a standard deviation of 12: 200 episodes, ± 5 errors."""
+    coin = with_bias(run, 0.0)
+    means = [simulator(coin, run.seeds, 40, "sampled").returns.mean() for simulator in SIMULATORS]
+    assert all(abs(mean - 22.0) < 5 * 12 / np.sqrt(200) for mean in means)
+    assert abs(means[0] - means[1]) < 5 * 12 * np.sqrt(2 / 200)
+    assert means[0] != means[1]
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_an_episode_depends_on_its_seed_and_index_alone(run, simulator, monkeypatch):
+    whole = simulator(run, run.seeds, 7, "sampled")
+    monkeypatch.setattr(evaluate, "ROWS", 4)  # two parts of the episodes, a seed at a time
+    part = simulator(run, [0, 9], 3, "sampled")
+    np.testing.assert_array_equal(part.returns, whole.returns[[3, 1], :3])
+    again = simulator(run, run.seeds, 7, "sampled")
+    np.testing.assert_array_equal(again.returns, whole.returns)
+    other = simulator(run, run.seeds, 7, "sampled", key=1)
+    assert (other.returns != whole.returns).any()
+
+
+@pytest.mark.slow
+def test_a_continuous_action_is_taken_by_both():
+    from jaxpg.runs.manifest import Manifest
+
+    config = dataclasses.replace(jaxpg.preset("vpg"), env="Pendulum-v1", total_steps=1024)
+    population = jaxpg.train_population(config, [1, 2], lanes=2, segments=1)
+    run = jaxpg.Run(None, Manifest("vpg", config, ("1,2",), 2, 1, ({},), {}), {}, population)
+    ours, theirs = (simulator(run, [1, 2], 20, "greedy") for simulator in SIMULATORS)
+    assert (ours.lengths == 200).all()
+    assert (theirs.lengths == 200).all()
+    assert abs(ours.returns.mean() - theirs.returns.mean()) < 400  # of about -1200 ± 300 each
+
+
+def test_summary_says_what_the_episodes_were(run):
+    returns = np.array([[500.0, 400.0], [480.0, 480.0], [10.0, 30.0]])
+    found = evaluate.Evaluation("gymnax", "greedy", [2, 9, 4], returns, returns.astype(int), 1.0)
+    summary = evaluate.summarize(found, "CartPole-v1")
+    assert summary["mean_return"] == [450.0, 480.0, 20.0]
+    assert summary["solved_fraction"] == pytest.approx(1 / 3)
+    assert (summary["worst_seed"], summary["worst_episode"]) == (4, 10.0)
+    assert summary["steps"] == 1900
+    assert summary["interval_over"] == "seeds"
+    one = evaluate.summarize(found._replace(seeds=[2], returns=returns[:1]), "CartPole-v1")
+    assert one["interval_over"] == "episodes"
+    assert (one["iqm"], one["ci95_low"], one["ci95_high"]) == (450.0, 400.0, 500.0)
+
+
+def test_modes_and_environments_that_are_not_there(run):
+    with pytest.raises(ConfigError, match="mode must be one of greedy, sampled; got 'gredy'"):
+        evaluate.in_gymnax(run, [9], 1, "gredy")
+    with pytest.raises(ConfigError, match="gymnasium has no environment 'Catch-bsuite'"):
+        evaluate.gymnasium_maker(dataclasses.replace(run.config, env="Catch-bsuite"))
+
+
+def test_the_command_prints_a_table_and_writes_json(trained, tmp_path, capsys):
+    out = tmp_path / "new" / "evaluation.json"
+    options = ["--episodes", "3", "--seeds", "9,0", "--gymnasium-seeds", "1"]
+    main(["evaluate", str(trained), *options, "--json", str(out)])
+    shown = capsys.readouterr().out
+    assert "the same 1 seed in gymnax and in gymnasium, mean return: greedy" in shown
+    content = json.loads(out.read_text())
+    rows = [(row["simulator"], row["mode"], row["seeds"]) for row in content["results"]]
+    assert rows == [
+        ("gymnax", "greedy", [9, 0]),
+        ("gymnax", "sampled", [9, 0]),
+        ("gymnasium", "greedy", [9]),
+        ("gymnasium", "sampled", [9]),
+    ]
+    assert f"{content['results'][0]['iqm']:.1f} [" in shown
+    assert [path.name for path in out.parent.iterdir()] == ["evaluation.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--episodes", "0"], "--episodes must be at least 1; got 0"),
+        (["--seed", "3"], "has no seed 3; its seeds are 2,9,4,0,5"),
+        (["--seed", "bets"], "did you mean 'best'"),
+        (["--seeds", "0,3"], "has no seed 3"),
+        (["--seeds", "9"], "one seed is --seed"),
+        (["--seeds", "al"], "did you mean 'all'"),
+        (["--setting", "1"], "setting must be in [0, 1)"),
+        (["--gymnasium-seeds", "-1"], "--gymnasium-seeds must be a number or all"),
+    ],
+)
+def test_bad_options_get_one_sentence(trained, capsys, options, words):
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", str(trained), *options])
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_directory_that_is_no_run(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", str(tmp_path)])
+    assert exit_.value.code == 2
+    assert "is not a run" in capsys.readouterr().err

@@ -1,0 +1,214 @@
+"""Exports, loaded by their own runtimes and compared with the policy, action by action."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg.cli import policies as policy_commands
+from jaxpg.cli.main import main
+from jaxpg.core import algorithms, noise
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.names import from_torch
+from jaxpg.policies import export
+from jaxpg.population.policy import Policy
+from jaxpg.runs.load import Run
+from jaxpg.runs.manifest import Manifest
+
+CONFIGS = {
+    "separate": Config(hidden_sizes=(16,)),
+    "shared, deep": Config(
+        hidden_sizes=(9, 7), activation="tanh", networks="shared", value_steps=1
+    ),
+    "σ free": Config(env="Pendulum-v1", hidden_sizes=(8,), activation="tanh"),
+    "σ of the state": Config(env="Pendulum-v1", hidden_sizes=(8, 5), sigma="state"),
+}
+
+
+def untrained(config: Config) -> Run:
+    """A run of one seed, 7, which has learned nothing; its biases and log σ are not 0."""
+    params = algorithms.build(config).networks.init(noise.key(3), noise.key(4))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, params)
+    one = np.zeros(1, np.int32)
+    population = SimpleNamespace(params=params, seeds=np.array([7], np.uint32), setting=one)
+    return Run(None, Manifest("vpg", config, ("7,",), 2, 1, ({},), {}), {}, population)
+
+
+@pytest.fixture(autouse=True)
+def manifests_of_one_seed(monkeypatch):
+    monkeypatch.setattr(Run, "seeds", property(lambda run: run.population.seeds.tolist()))
+
+
+def observations(config: Config, size: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2_000, size)).astype(config.float_type) * 2
+
+
+def in_torch(content, path, obs, config):
+    import torch
+
+    path.write_bytes(content)
+    saved = torch.load(path, weights_only=True)
+    chain = [getattr(torch.nn, name)(*sizes) for name, *sizes in saved["layers"]]
+    policy = torch.nn.Sequential(*chain)
+    policy.load_state_dict(saved["state_dict"], assign=True)
+    with torch.no_grad():
+        outputs = policy(torch.from_numpy(obs))
+    if "low" not in saved:
+        return {"action": outputs.argmax(dim=-1).numpy(), "logits": outputs.numpy()}
+    mean, log_std = outputs, saved.get("log_std")
+    if log_std is None:
+        mean, log_std = outputs.chunk(2, dim=-1)
+    action = mean.clip(saved["low"], saved["high"]).numpy()
+    return {
+        "action": action,
+        "mean": mean.numpy(),
+        "log_std": log_std.expand_as(mean).numpy(),
+    }
+
+
+def in_onnx(content, path, obs, config):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"observation": obs}), strict=True))
+
+
+def in_stablehlo(content, path, obs, config):
+    loaded = jax.export.deserialize(bytearray(content))
+    return {name: np.asarray(x) for name, x in loaded.call(obs).items()}
+
+
+def in_safetensors(content, path, obs, config):
+    from safetensors.numpy import load
+
+    policy = Policy.of(config, from_torch(load(content)))
+    outputs = np.asarray(policy.actor.outputs(policy.params, obs))
+    if policy.actor.spec.discrete:
+        return {"action": policy.act(obs), "logits": outputs}
+    mean, log_std = np.split(outputs, 2, axis=-1)
+    return {"action": policy.act(obs), "mean": mean, "log_std": log_std}
+
+
+RUNTIMES = {
+    "torch": in_torch,
+    "onnx": in_onnx,
+    "stablehlo": in_stablehlo,
+    "safetensors": in_safetensors,
+}
+
+
+def compare(run, seed, target, path, tolerance=2e-5):
+    policy = run.policy(seed)
+    obs = observations(run.config, policy.actor.spec.obs_size)
+    content = export.export(run, seed, target)
+    theirs = RUNTIMES[target](content, path, obs, run.config)
+    outputs = np.asarray(policy.actor.outputs(policy.params, obs))
+    actions = policy.act(obs)
+    assert theirs["action"].shape == actions.shape
+    if policy.actor.spec.discrete:
+        np.testing.assert_allclose(theirs["logits"], outputs, rtol=tolerance, atol=tolerance)
+        ordered = np.sort(outputs, axis=-1)
+        clear = ordered[:, -1] - ordered[:, -2] > 10 * tolerance  # else rounding may decide
+        assert clear.mean() > 0.99
+        np.testing.assert_array_equal(theirs["action"][clear], actions[clear])
+        assert len(np.unique(actions)) > 1
+        return
+    mean, log_std = np.split(outputs, 2, axis=-1)
+    np.testing.assert_allclose(theirs["mean"], mean, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(theirs["log_std"], log_std, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(theirs["action"], actions, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.thin(5)
+@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_runtime_acts_as_the_policy_does(name, target, tmp_path):
+    compare(untrained(CONFIGS[name]), 7, target, tmp_path / "policy")
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_a_trained_policy_acts_as_it_did(trained, target, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    compare(jaxpg.load(trained), "best", target, tmp_path / "policy")
+
+
+@pytest.mark.thin(4)
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_float64_stays_float64(target, tmp_path, x64):
+    config = Config(hidden_sizes=(5,), arithmetic="float64")
+    compare(untrained(config), 7, target, tmp_path / "policy", tolerance=1e-12)
+
+
+def test_bounds_are_those_of_the_environment():
+    """Outputs far beyond them are clipped to Pendulum's torque, in [-2, 2]."""
+    run = untrained(CONFIGS["σ free"])
+    run.population.params["policy"]["output"]["bias"][:] = 100.0
+    chain = export.as_chain(run.config, run.policy(7))
+    assert (chain.low.tolist(), chain.high.tolist()) == ([-2.0], [2.0])
+    obs = observations(run.config, 3)
+    acted = in_onnx(export.export(run, 7, "onnx"), None, obs, run.config)["action"]
+    assert (acted == 2.0).all()
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_the_lines_that_are_printed_load_it_without_jaxpg(trained, target, tmp_path, capsys):
+    out = tmp_path / "policy"
+    main(["export", str(trained), "--seed", "9", "--to", target, "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{out}: seed 9 of vpg on CartPole-v1")
+    code = shown.split("\n\n", 1)[1] + "\nimport sys; assert 'jaxpg' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_says_where_it_comes_from(trained, monkeypatch):
+    import onnx
+    from safetensors import safe_open
+
+    monkeypatch.undo()
+    run = jaxpg.load(trained)
+    model = onnx.load_from_string(export.export(run, 9, "onnx"))
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert (about["env"], about["seed"]) == ("CartPole-v1", "9")
+    assert '"gamma": 0.99' in about["config"]
+    path = trained.parent / "nine.safetensors"
+    path.write_bytes(export.export(run, 9, "safetensors"))
+    with safe_open(path, framework="np") as file:
+        assert file.metadata()["seed"] == "9"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--to", "onx"], "--to is 'onx'; did you mean 'onnx'"),
+        (["--to", "onnx", "--seed", "3"], "has no seed 3"),
+        (["--to", "onnx", "--setting", "2"], "setting must be in [0, 1)"),
+    ],
+)
+def test_bad_options_get_one_sentence(trained, capsys, monkeypatch, options, words):
+    monkeypatch.undo()
+    with pytest.raises(SystemExit) as exit_:
+        main(["export", str(trained), *options])
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("target", "package"),
+    [("torch", "torch"), ("onnx", "onnx"), ("stablehlo", "flatbuffers")],
+)
+def test_what_is_not_installed_is_named(target, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"--to {target} needs {package}"):
+        export.export(untrained(CONFIGS["separate"]), 7, target)
+
+
+def test_targets_are_those_of_the_command():
+    assert tuple(export.SUFFIXES) == policy_commands.EXPORTS
+    with pytest.raises(ConfigError, match="did you mean 'torch'"):
+        export.export(untrained(CONFIGS["separate"]), 7, "troch")

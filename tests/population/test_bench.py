@@ -1,0 +1,120 @@
+"""jaxpg bench, and what the benchmarks share."""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import contenders, measure, readme
+from benchmarks.baselines import textbook
+from jaxpg.cli.main import main
+from jaxpg.core.config import PRESETS
+from jaxpg.population import bench
+
+
+@pytest.mark.slow
+def test_bench_measures_a_config(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    options = ["--lanes", "2", "3", "--rounds", "2", "--seconds", "0.01", "--json", str(out)]
+    main(["bench", "reinforce", "--num-envs", "2", "--max-episode-steps", "4", *options])
+    shown = capsys.readouterr().out
+    measured = json.loads(out.read_text())
+    assert [row["lanes"] for row in measured["rows"]] == [2, 3]
+    for row in measured["rows"]:
+        assert len(row["steps_per_second"]) == 2
+        assert min(row["steps_per_second"]) > 0
+        assert row["program_bytes"] > 0
+    assert measured["config"]["num_envs"] == 2
+    assert measured["textbook"] is None
+    assert "it has max_episode_steps=None alone, as the preset vpg has it; got 4" in shown
+    assert "fastest: --lanes" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--lanes", "1"], "lanes must be at least 2; got 1"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--seconds", "nan"], "--rounds must be at least 1, and --seconds finite"),
+        (["--json", "no/such/folder/x.json"], "--json must be a file in a folder that exists"),
+        (["--gamma", "2"], "gamma must be in [0, 1]"),
+    ],
+)
+def test_bad_input_gets_one_sentence(options, words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", *options])
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_table_by_hand():
+    row = {"lanes": 8, "compile_seconds": 2.0, "program_bytes": 3 * 2**20}
+    measured = {
+        "rows": [
+            {**row, "steps_per_second": [100.0, 300.0, 200.0]},
+            {**row, "lanes": 16, "steps_per_second": [400.0, 410.0, 420.0]},
+        ],
+        "textbook": {"compile_seconds": [5.0, 1.0], "steps_per_second": [40.0, 60.0]},
+        "no_textbook": None,
+        "budget": 820,
+    }
+    lines = bench.table(measured).splitlines()
+    assert " ".join(lines[1].split()) == "8 200 100 to 300 4.0 x 2.0 s 3 MiB"
+    assert " ".join(lines[3].split()) == "textbook 50 40 to 60 1.0 x 5.0 s"
+    assert lines[5] == "fastest: --lanes 16; with them the whole budget takes 2 s a seed"
+
+
+def test_every_core_works_at_the_same_time(monkeypatch):
+    """Two workers that only wait do twice what one does."""
+    monkeypatch.setattr(bench.devices, "cpu_count", lambda: 2)
+
+    def work(worker):
+        time.sleep(0.02)
+        return 3.0
+
+    assert bench.on_every_core(work, 0.2) == pytest.approx(2 * 3.0 / 0.02, rel=0.3)
+
+
+def test_what_the_textbook_can_train():
+    vpg = PRESETS["vpg"]
+    assert textbook.unsupported(vpg) is None
+    assert textbook.unsupported(dataclasses.replace(vpg, env="Acrobot-v1", gamma=0.9)) is None
+    for change, words in (
+        ({"ent_coef": 0.1}, "ent_coef=0.0 alone"),
+        ({"hidden_sizes": (8, 8)}, "one hidden layer"),
+        ({"max_grad_norm": None}, "clips gradients"),
+        ({"env": "Pendulum-v1"}, "actions are discrete"),
+        ({"env": "Breakout-MinAtar"}, "flat observations"),
+    ):
+        assert words in textbook.unsupported(dataclasses.replace(vpg, **change))
+
+
+def test_returns_of_the_last_episodes():
+    """Updates with 60, 50, 50 and 40 episodes: the last three hold the last 100 of seed 0."""
+    episodes = np.array([[60, 50, 50, 40], [1, 0, 1, 0]])
+    return_sum = np.array([[0.0, 140.0, 140.0, 140.0], [10.0, 0.0, 30.0, 0.0]])
+    assert contenders.last_hundred(return_sum, episodes).tolist() == [3.0, 20.0]
+    assert contenders.last_tenth(return_sum, episodes) == 140.0 / 40
+
+
+def test_cases_take_turns(monkeypatch):
+    order = []
+
+    def in_process(name, case):
+        order.append(case.what)
+        return {"value": len(order)}
+
+    monkeypatch.setattr(measure, "in_process", in_process)
+    rows = measure.by_turns("none", [measure.Case("a", {}), measure.Case("b", {})], 2)
+    assert order == ["a", "b"] * 3
+    assert rows[1]["cold"] == {"value": 2}
+    assert rows[1]["repetitions"] == [{"value": 4}, {"value": 6}]
+
+
+def test_a_page_says_what_was_not_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    text = "<!-- scaling: begin --><!-- scaling: end -->"
+    monkeypatch.setitem(readme.PAGES, "page", {"scaling": readme.plain})
+    assert "Not measured yet: `python -m benchmarks.scaling`." in readme.render("page", text)

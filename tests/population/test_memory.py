@@ -1,0 +1,168 @@
+"""Memory: what is predicted, what is refused, and what is taken instead."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from jaxpg.cli.main import main
+from jaxpg.core.config import Config
+from jaxpg.population import chunks, memory, population
+from jaxpg.population.memory import DoesNotFit, Need
+
+TINY = Config(num_envs=2, num_steps=4, total_steps=24, hidden_sizes=(4,), value_steps=1)
+OPTIONS = ["--num-envs", "2", "--num-steps", "4", "--total-steps", "24", "--hidden-sizes", "4"]
+MIB = 2**20
+
+
+def compiled(platform, program_bytes):
+    used = SimpleNamespace(
+        argument_size_in_bytes=program_bytes,
+        output_size_in_bytes=2 * program_bytes,
+        alias_size_in_bytes=2 * program_bytes,
+        temp_size_in_bytes=0,
+    )
+    function = SimpleNamespace(memory_analysis=lambda: used)
+    device = SimpleNamespace(platform=platform)
+    return SimpleNamespace(device=device, start=function, advance=function)
+
+
+@pytest.fixture(scope="module")
+def lane():
+    (chunk,) = population.make_chunks(TINY, [0, 1], [{}], 2)
+    return chunks.lane_shapes(chunk)
+
+
+def bytes_of(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def test_prediction_by_hand(lane):
+    """Two lanes, five chunks of 100 updates, two cores: 32 bytes a lane and update."""
+    need = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 100, writes=False)
+    state, params = bytes_of(lane), bytes_of(lane.state.params)
+    assert need.device == 0
+    assert need.training == 2 * (MIB + state + 3 * 2 * 100 * 32)
+    assert need.results == 5 * (state + 3 * 2 * 100 * 32 + params + memory.ARRAYS)
+    written = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 100, writes=True)
+    more = memory.WRITING + 5 * (2 * params + 2 * memory.LINE)
+    assert written.results == need.results + more
+    one = memory.predict([compiled("cpu", MIB)] * 2, lane, 1, 100, writes=False)
+    assert one.training == need.training // 2  # one chunk has one worker
+
+
+def test_a_device_has_memory_of_its_own(lane):
+    need = memory.predict([compiled("gpu", MIB)] * 4, lane, 5, 100, writes=False)
+    assert need.device == MIB
+    assert need.training == 4 * (bytes_of(lane) + 3 * 2 * 100 * 32)
+
+
+def room(monkeypatch, free):
+    monkeypatch.setattr(memory, "available", lambda: free)
+
+
+def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
+    room(monkeypatch, 100 * MIB)
+    fits = Need(device=0, training=60 * MIB, results=90 * MIB, host=500 * MIB)
+    line = memory.check(fits, 16, [])
+    assert line == "memory: 500 MiB at the peak, 90 MiB more than now; 100 MiB are available"
+    with pytest.raises(DoesNotFit, match="--lanes 7 would fit") as refused:
+        memory.check(fits._replace(training=200 * MIB), 16, [])
+    assert refused.value.lanes == 7  # 16 / 2, less a tenth
+    with pytest.raises(DoesNotFit, match="fewer environments or steps") as refused:
+        memory.check(fits._replace(training=2000 * MIB), 16, [])
+    assert refused.value.lanes is None
+    with pytest.raises(DoesNotFit, match="train fewer seeds at once") as refused:
+        memory.check(fits._replace(results=101 * MIB), 16, [])
+    assert refused.value.lanes is None
+    room(monkeypatch, None)
+    assert "available" not in memory.check(fits._replace(results=2**50), 16, [])
+
+
+def test_a_device_too_small_is_refused(monkeypatch):
+    room(monkeypatch, 2**40)
+    stats = {"bytes_limit": 80 * MIB, "bytes_in_use": 30 * MIB}
+    devices = [SimpleNamespace(memory_stats=lambda: None),
+               SimpleNamespace(memory_stats=lambda: stats)]  # fmt: skip
+    need = Need(device=50 * MIB, training=MIB, results=MIB, host=MIB)
+    assert "50 MiB on each device, which has 50 MiB" in memory.check(need, 256, devices)
+    with pytest.raises(DoesNotFit, match="with 256 lanes the device must hold 100 MiB") as refused:
+        memory.check(need._replace(device=100 * MIB), 256, devices)
+    assert refused.value.lanes == 115
+
+
+@pytest.mark.slow
+def test_fewer_lanes_are_taken_where_nobody_chose_them(monkeypatch):
+    whole = memory.predict
+
+    def by_lanes(programs, lane, *rest, **options):
+        lanes = lane.state.update.shape[0]
+        return whole(programs, lane, *rest, **options)._replace(training=lanes * MIB)
+
+    monkeypatch.setattr(memory, "predict", by_lanes)
+    monkeypatch.setattr(population, "default_lanes", lambda: 6)
+    room(monkeypatch, 5 * MIB)
+    made = population.train_population(TINY, [0, 1, 2])
+    assert made.lanes == 4
+
+
+@pytest.mark.slow
+def test_train_says_refuses_and_adapts(monkeypatch, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["train", "vpg", "--seeds", "3", "--value-steps", "1", *OPTIONS, "--out", str(out)]
+    whole = memory.predict
+
+    def by_lanes(programs, lane, *rest, **options):
+        lanes = lane.state.update.shape[0]
+        return whole(programs, lane, *rest, **options)._replace(training=lanes * MIB, results=0)
+
+    monkeypatch.setattr(memory, "predict", by_lanes)
+    room(monkeypatch, 5 * MIB)
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--lanes", "16"])
+    assert exit_.value.code == 2
+    assert "--lanes 4 would fit" in capsys.readouterr().err
+    main(command)  # the refused run has left nothing that is in the way
+    said = capsys.readouterr()
+    assert "--lanes 4 would fit, and is taken" in said.err
+    assert "memory: " in said.err
+    assert json.loads((out / "manifest.json").read_text())["lanes"] == 4
+    assert json.loads((out / "summary.json").read_text())["lanes"] == 4
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limit_of_a_control_group_counts(version, monkeypatch, tmp_path):
+    """A group that may have 300 bytes and has 100, of which 30 are a cache that it can drop."""
+    limit, usage, root = (
+        ("memory.max", "memory.current", tmp_path)
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", tmp_path / "memory")
+    )
+    for folder, most in ((root / "job", "300"), (root / "job" / "step", "max")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / limit).write_text(most if version == 2 or most != "max" else str(2**62))
+        (folder / usage).write_text("100")
+        (folder / "memory.stat").write_text("anon 70\ninactive_file 30\n")
+    real = Path.read_text
+    groups = "0::/job/step\n" if version == 2 else "3:cpu:/other\n4:cpu,memory:/job/step\n"
+
+    def read_text(path, *rest):
+        if path == Path("/proc/meminfo"):
+            return "MemTotal: 9 kB\nMemAvailable: 8 kB\n"
+        return groups if path == Path("/proc/self/cgroup") else real(path, *rest)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    assert memory.available() == 230
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "none")
+    assert memory.available() == 8 * 1024
+
+
+def test_importing_it_imports_no_jax():
+    import subprocess
+    import sys
+
+    code = "import sys, jaxpg.population.memory; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

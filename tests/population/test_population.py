@@ -1,0 +1,286 @@
+"""Many seeds at once: the invariance contract, padding, reports and bad input."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpg.core import learner, noise
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.training import train
+from jaxpg.population import chunks, population
+from jaxpg.population.population import Progress, train_grid, train_population
+
+TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 7, hidden_sizes=(6,), value_steps=2)
+CONSTANT = dataclasses.replace(TINY, lr_schedule="constant")
+EPISODES = Config(
+    collect="episodes",
+    num_envs=2,
+    total_episodes=8,
+    hidden_sizes=(6,),
+    value_target="td0",
+    value_data="replay",
+    buffer_size=64,
+    batch_size=16,
+    optimizer="sgd",
+    learning_rate=1e-3,
+)
+
+
+@pytest.fixture(scope="module")
+def neighbours():
+    """Seed 5 among others, in the last of three groups of lanes."""
+    return train_population(TINY, [2, 9, 4, 0, 5], lanes=2)
+
+
+def rows(population, index):
+    """Every leaf of the rows at these places."""
+    whole = (population.params, population.metrics, population.final_return)
+    return [leaf[index] for leaf in jax.tree.leaves(whole)]
+
+
+def assert_equal(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_seed_does_not_depend_on_its_neighbours(neighbours):
+    """Alone, the other lane is padding; the result is the same to the bit."""
+    alone = train_population(TINY, [5], lanes=2, segments=3)
+    assert_equal(rows(neighbours, 4), rows(alone, 0))
+
+
+def test_a_seed_does_not_depend_on_jaxs_64_bit_mode(neighbours, x64):
+    """Which belongs to the process; a config says itself what it computes in."""
+    again = train_population(TINY, [2, 9, 4, 0, 5], lanes=2)
+    assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
+
+
+def test_float64_needs_no_64_bit_mode_of_the_process():
+    config = dataclasses.replace(TINY, arithmetic="float64", total_steps=72)
+    trained = train_population(config, [0], lanes=2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained.params)} == {np.dtype("float64")}
+
+
+def assert_position_is_nothing(config, others, positions):
+    """Seed 5000 alone, and at each position among so many others."""
+    alone = train_population(config, [5000], lanes=8)
+    for position in positions:
+        seeds = [*range(position), 5000, *range(position, others)]
+        together = train_population(config, seeds, lanes=8, segments=2)
+        assert_equal(rows(together, position), rows(alone, 0))
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
+def test_a_seed_does_not_depend_on_its_position(config):
+    """Among 64 others, in the first lane of a group."""
+    assert_position_is_nothing(config, 64, [64])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
+def test_nor_on_a_thousand_others(config):
+    assert_position_is_nothing(config, 7, range(8))
+    assert_position_is_nothing(config, 64, range(0, 65, 9))
+    assert_position_is_nothing(config, 1000, [0, 517, 1000])
+
+
+def bits_of_three() -> str:
+    """Seeds 5, 4 and 9 among many; every bit of them, hashed."""
+    population = train_population(TINY, [7, 5, 4, 9, *range(20, 44)], lanes=4)
+    leaves = rows(population, slice(1, 4))
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
+
+
+def bits_on(devices: int, spread: bool) -> str:
+    """The same in a process with so many host devices.
+
+    Spread: over all of them, as if they were accelerators; otherwise on the cores.
+    """
+    code = (
+        "import jax\n"
+        "from jaxpg.population import devices\n"
+        "from tests.population.test_population import bits_of_three\n"
+        f"assert jax.device_count() == {devices}\n"
+        + ("devices.workers = jax.local_devices\n" if spread else "")
+        + "print(bits_of_three())"
+    )
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_a_seed_does_not_depend_on_how_many_devices_there_are():
+    assert jax.device_count() == 1
+    assert bits_of_three() == bits_on(2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "spread"), [(1, False), (2, False), (4, False), (4, True)])
+def test_nor_on_four(devices, spread):
+    assert bits_of_three() == bits_on(devices, spread)
+
+
+def test_no_program_has_a_collective():
+    """Chunks never wait for one another."""
+    config, text = TINY, []
+    groups = population.make_chunks(config, [1, 2, 3], [{}], 2)
+    for program in chunks.compile_programs(groups[0], 4):
+        text += [program.start.as_text(), program.advance.as_text()]
+    instruction = r" (all-[a-z]+|collective-[a-z]+|reduce-scatter|partition-id)[-a-z]*\("
+    assert not re.search(instruction, "".join(text))
+    assert re.search(r" while\(", "".join(text))  # the expression would find one
+
+
+def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(monkeypatch):
+    """A NaN in the reward of update 3 of seed 37 of 64, in the midst of eight groups of lanes."""
+    seed, shorter = 37, dataclasses.replace(CONSTANT, total_steps=72 * 3)
+    clean = train_population(CONSTANT, range(64), lanes=8)
+    short = train_population(shorter, [seed], lanes=8)
+    original = learner.update
+
+    def planted(config, state, algorithm):
+        def collect(*arguments):
+            env_state, trajectory = algorithm.collect(*arguments)
+            hit = jnp.logical_and(state.update == 3, jnp.all(state.key == target))
+            reward = jnp.where(hit, jnp.nan, trajectory.reward)
+            return env_state, trajectory._replace(reward=reward)
+
+        return original(config, state, algorithm._replace(collect=collect))
+
+    target = noise.streams(noise.key(seed))[2]
+    monkeypatch.setattr(learner, "update", planted)
+    hurt = train_population(CONSTANT, range(64), lanes=8)
+    assert hurt.frozen_at.tolist() == [3 if i == seed else -1 for i in range(64)]
+    assert chunks.CAUSES[hurt.cause[seed]] == "policy_loss"
+    others = [i for i in range(64) if i != seed]
+    assert_equal(rows(hurt, others), rows(clean, others))
+    before = [leaf[seed, :3] for leaf in jax.tree.leaves(clean.metrics)]
+    assert_equal([leaf[seed, :3] for leaf in jax.tree.leaves(hurt.metrics)], before)
+    assert (hurt.metrics.env_steps[seed, 3:] == 0).all()
+    assert np.isnan(hurt.metrics.policy_loss[seed, 3:]).all()
+    assert_equal(
+        [leaf[seed] for leaf in jax.tree.leaves(hurt.params)],
+        [leaf[0] for leaf in jax.tree.leaves(short.params)],
+    )
+
+
+def test_settings_are_rows_of_one_program():
+    """Each (setting, seed) equals the run of that setting alone."""
+    settings = [{"learning_rate": 1e-3}, {"gamma": 0.5, "gae_lambda": 0.0}, {}]
+    swept = train_population(TINY, [4, 1], settings=settings, lanes=4)
+    assert swept.seeds.tolist() == [4, 1] * 3
+    assert swept.setting.tolist() == [0, 0, 1, 1, 2, 2]
+    for i, setting in enumerate(settings):
+        alone = train_population(dataclasses.replace(TINY, **setting), [1], lanes=4)
+        assert_equal(rows(swept, 2 * i + 1), rows(alone, 0))
+
+
+@pytest.mark.slow
+def test_a_grid_is_one_program_for_each_static_combination():
+    grid = {"gamma": [0.9, 0.99], "hidden_sizes": [(6,), (5,)]}
+    points = train_grid(CONSTANT, [3, 1], grid, lanes=4)
+    assert [point.config.hidden_sizes for point in points] == [(6,), (5,)]
+    assert [point.settings for point in points] == [[{"gamma": 0.9}, {"gamma": 0.99}]] * 2
+    alone = train_population(dataclasses.replace(CONSTANT, gamma=0.9), [1], lanes=4)
+    assert_equal(rows(points[0].population, 1), rows(alone, 0))
+    assert points[1].population.params["policy"]["hidden_0"]["kernel"].shape == (4, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"gama": [1]}, "did you mean 'gamma'"),
+        ({"gamma": []}, "at least one"),
+        ({"num_envs": [0]}, "num_envs must be"),
+    ],
+)
+def test_a_bad_grid_is_refused(grid, words):
+    with pytest.raises(ConfigError, match=words):
+        train_grid(TINY, [1], grid)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ([], "at least one"),
+        ([{"gama": 0.9}], "did you mean 'gamma'"),
+        ([{"num_envs": 3}], "cannot be a setting"),
+        ([{"gamma": 1.5}], "gamma must be in"),
+        ([{"max_grad_norm": None}], "two programs"),
+    ],
+)
+def test_bad_settings_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        train_population(TINY, [1], settings=settings)
+
+
+@pytest.mark.slow
+def test_it_agrees_with_train(neighbours):
+    """Another compiled program: equal up to float32 rounding, over a few updates."""
+    short = dataclasses.replace(TINY, lr_schedule="constant", total_steps=72 * 2)
+    population = train_population(short, [5, 6], lanes=2)
+    state, metrics = jax.jit(lambda key: train(short, key))(noise.key(5))
+    for ours, theirs in zip(
+        jax.tree.leaves(population.params), jax.tree.leaves(state.params), strict=True
+    ):
+        np.testing.assert_allclose(ours[0], theirs, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(population.metrics.episodes[0], metrics.episodes)
+
+
+def test_shapes_and_bookkeeping(neighbours):
+    assert neighbours.seeds.tolist() == [2, 9, 4, 0, 5]
+    assert neighbours.metrics.env_steps.shape == (5, 7)
+    assert (neighbours.metrics.env_steps == 72).all()
+    assert neighbours.params["policy"]["hidden_0"]["kernel"].shape == (5, 4, 6)
+    assert (neighbours.frozen_at == -1).all()
+    # Fewer than 100 episodes end in 7 updates, so final_return is the mean over all of them.
+    episodes = neighbours.metrics.episodes.sum(axis=1)
+    assert (episodes < 100).all()
+    np.testing.assert_allclose(
+        neighbours.final_return, neighbours.metrics.return_sum.sum(axis=1) / episodes, rtol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_a_diverged_seed_is_marked():
+    """An absurd learning rate drives ReLU networks to infinity within a few updates."""
+    reckless = dataclasses.replace(
+        TINY, optimizer="sgd", learning_rate=1e30, value_learning_rate=1e30, max_grad_norm=None
+    )
+    assert (train_population(reckless, [1, 2], lanes=2).frozen_at >= 0).all()
+
+
+def test_progress_is_reported_to_the_end():
+    reports: list[Progress] = []
+    short = dataclasses.replace(TINY, total_steps=72 * 5)
+    train_population(short, [1, 2, 3], lanes=2, segments=2, report=reports.append)
+    assert reports[-1].fraction == 1.0
+    assert reports[-1].env_steps == 3 * 5 * 72
+    assert all(a.fraction < b.fraction for a, b in pairwise(reports))
+    assert len(reports[-1].recent_return) == 3
+
+
+@pytest.mark.parametrize(
+    ("seeds", "lanes", "words"),
+    [
+        ([], None, "at least one"),
+        ([1, 1], None, "different"),
+        ([-1], None, "2^32"),
+        ([True], None, "2^32"),
+        ([1], 1, "lanes must be at least 2"),
+    ],
+)
+def test_bad_input_is_refused(seeds, lanes, words):
+    with pytest.raises(ConfigError, match=words.replace("^", r"\^")):
+        train_population(TINY, seeds, lanes=lanes)

@@ -1,0 +1,280 @@
+"""jaxpg against torch_ref on shared synthetic batches: loss, every gradient leaf, one update.
+
+Every combination of choices, on `jaxpg.proof.batch`. That faults are seen is `test_proof`'s to
+show. jax runs op by op with scans as Python loops, because compiling a program for each
+configuration would take seconds; that jit changes nothing is `test_learner`'s to show.
+"""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import torch_ref
+from jaxpg import parity
+from jaxpg.core import learner
+from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.fast import lanes
+from jaxpg.names import to_torch
+from jaxpg.proof import batch, synthetic
+
+# Relative to each leaf's norm. In float32 the leaves of a gradient that cancel lose most: where
+# 60 terms of norm 1 add to 0.1, rounding by 6e-8 each is 4e-5 of the sum.
+TOLERANCE = {"float32": 5e-5, "float64": 1e-12}
+# RMSprop and Adam divide by |g| + 1e-8: a rounding error of 4e-17 in an entry of 8e-8, the rest of
+# its leaf near 1, becomes 3e-12 in the parameter (one of the 13,968 combinations).
+STEP_TOLERANCE = {"float32": 5e-5, "float64": 1e-11}
+
+# "env" stands for the distribution: Pendulum's is a Gaussian, with a sigma of either kind.
+CHOICES: dict[str, tuple] = {
+    "estimator": ("total_return", "reward_to_go", "td_error", "gae"),
+    "baseline": ("none", "constant", "value"),
+    "discounting": ("relative", "absolute"),
+    "collect": ("steps", "episodes"),
+    "value_target": ("monte_carlo", "td0", "lambda_return"),
+    "value_data": ("batch", "replay"),
+    "networks": ("separate", "shared"),
+    "env": ("CartPole-v1", "Pendulum-v1 free", "Pendulum-v1 state"),
+    "reduction": ("steps", "trajectories"),
+    "normalize_advantage": (False, True),
+    "optimizer": ("sgd", "adam", "rmsprop"),
+    "max_grad_norm": (None, 0.02),  # 0.02 is below every gradient's norm here: active
+    "ent_coef": (0.0, 0.1),
+}
+# Those that decide whether a combination has a meaning; any values of the others go with them.
+MEANING = (
+    "estimator",
+    "baseline",
+    "discounting",
+    "collect",
+    "value_target",
+    "value_data",
+    "networks",
+)
+USUAL = {
+    "collect": "episodes",
+    "value_target": "monte_carlo",
+    "value_data": "batch",
+    "env": "CartPole-v1",
+    "normalize_advantage": False,
+    "optimizer": "sgd",
+    "max_grad_norm": None,
+    "ent_coef": 0.1,
+}
+
+
+def config_of(choices: dict[str, Any], **changes: Any) -> Config:
+    """The config that a choice for each of CHOICES names, with numbers for small batches."""
+    env, *sigma = choices["env"].split()
+    return Config(
+        **{
+            **choices,
+            "env": env,
+            "sigma": sigma[0] if sigma else "free",
+            "num_envs": synthetic.N,
+            "num_steps": synthetic.T,
+            "max_episode_steps": synthetic.T,
+            "total_steps": 4 * synthetic.N * synthetic.T,
+            "total_episodes": 4 * synthetic.N,  # four updates, so that the schedule shows
+            "gamma": 0.9,
+            "gae_lambda": 0.8,
+            "value_steps": 1 if choices["networks"] == "shared" else 2,
+            "buffer_size": 20,  # fewer than a batch's valid rows: the ring wraps
+            "batch_size": 16,
+            "hidden_sizes": (5,),
+            "activation": "tanh",
+            "learning_rate": 1e-2,
+            "value_learning_rate": 3e-2,
+            **changes,
+        }
+    )
+
+
+def exists(choices: dict[str, Any]) -> bool:
+    """Whether the combination has a meaning, and is not another one by a different name."""
+    try:
+        config = validate(config_of(choices))
+    except ConfigError:
+        return False
+    one_name = config.value_target == "monte_carlo" and config.value_data == "batch"
+    return config.critic or one_name
+
+
+def combinations(**fixed: Any) -> list[dict[str, Any]]:
+    """Every combination that exists and agrees with `fixed`, whose values are tuples."""
+    axes = {**CHOICES, **fixed}
+    meaning = {name: axes[name] for name in MEANING}
+    free = {name: values for name, values in axes.items() if name not in MEANING}
+    some = {name: values[0] for name, values in free.items()}
+    return [
+        {**choices, **rest}
+        for choices in product(meaning)
+        if exists({**choices, **some})
+        for rest in product(free)
+    ]
+
+
+def product(axes: dict[str, tuple]) -> list[dict[str, Any]]:
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def pairwise(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A few of them that hold every pair of choices that any of them holds (greedy cover)."""
+    numbers: dict[tuple, int] = {}
+    pairs = np.array(
+        [
+            [
+                numbers.setdefault(pair, len(numbers))
+                for pair in itertools.combinations(c.items(), 2)
+            ]
+            for c in candidates
+        ]
+    )
+    missing, chosen = np.ones(len(numbers), bool), []
+    while missing.any():
+        best = missing[pairs].sum(axis=1).argmax()
+        missing[pairs[best]] = False
+        chosen.append(candidates[best])
+    return chosen
+
+
+def name_of(choices: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in choices.values())
+
+
+def assert_results(
+    actual: dict[str, Any],
+    expected: dict[str, Any],
+    config: Config,
+    tolerances: dict[str, float] = TOLERANCE,
+    **options: Any,
+) -> None:
+    """Arrays by their norm; scalars, sums of terms of size 1 that may cancel, by at least 1."""
+    scale = {
+        name: max(1.0, abs(float(leaf))) if np.ndim(leaf) == 0 else np.asarray(leaf)
+        for name, leaf in actual.items()
+    }
+    tolerance = tolerances[config.float_type]
+    parity.assert_close(actual, expected, tolerance=tolerance, scale=scale, **options)
+
+
+def assert_gradients_agree(config: Config) -> None:
+    """Ψ, target, objectives and gradient leaves are those of the twin, and no leaf is zero."""
+    with jax.enable_x64(config.float_type == "float64"):
+        side = batch.jax_side(config)
+        inputs = (side.config, side.algorithm, side.state.params, side.trajectory)
+        results, gradient = batch.gradients(*inputs)
+        expected, their_gradient = batch.torch_gradients(batch.torch_side(config))
+        assert_results(results, expected, config)
+        assert_results(to_torch(gradient), their_gradient, config)
+
+
+def assert_updates_agree(config: Config, count: int = 2) -> None:
+    """Parameters and metrics after some updates are those of the twin."""
+    with jax.enable_x64(config.float_type == "float64"):
+        ours, theirs = batch.jax_side(config), batch.torch_side(config)
+        state, twin = ours.state, theirs.state
+        for _ in range(count):
+            state, metrics = learner.update(ours.config, state, ours.algorithm)
+            twin, expected = torch_ref.update(theirs.config, twin, theirs.algorithm)
+        assert_results(metrics._asdict(), expected._asdict(), config, allow_zero="value_*")
+        tolerances = TOLERANCE if config.optimizer == "sgd" else STEP_TOLERANCE
+        assert_results(to_torch(state.params), twin.params.state_dict(), config, tolerances)
+        if config.max_grad_norm is not None:
+            assert expected.policy_grad_norm > config.max_grad_norm, "clipping is not active"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch):
+    """jax.lax.scan as a Python loop, and no loops over lanes (tests/fast/test_lanes.py has those)."""
+
+    def scan(step, carry, inputs=None, length=None, reverse=False):
+        length = len(jax.tree.leaves(inputs)[0]) if length is None else length
+        outputs = [None] * length
+        for t in reversed(range(length)) if reverse else range(length):
+            carry, outputs[t] = step(carry, jax.tree.map(lambda x: x[t], inputs))
+        return carry, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
+
+    monkeypatch.setattr(jax.lax, "scan", scan)
+    monkeypatch.setattr(lanes, "one_by_one", lambda f: f)
+    monkeypatch.setattr(lanes, "in_blocks", lambda network, *_: network)
+
+
+USUALLY = {name: (value,) for name, value in USUAL.items()}
+FIRST = combinations(**USUALLY)
+SECOND = combinations(
+    **{**USUALLY, "optimizer": CHOICES["optimizer"], "max_grad_norm": CHOICES["max_grad_norm"]},
+    estimator=("gae",),
+    discounting=("relative",),
+    reduction=("steps",),
+)
+THIRD = pairwise(combinations())
+
+
+@pytest.mark.thin(5)
+@pytest.mark.parametrize("choices", FIRST, ids=name_of)
+def test_estimator_baseline_discounting_loss_and_network(choices):
+    config = config_of(choices, arithmetic="float64")
+    assert_gradients_agree(config)
+    assert_updates_agree(config, count=1)
+
+
+@pytest.mark.thin(3)
+@pytest.mark.parametrize("choices", SECOND, ids=name_of)
+def test_optimizer_clipping_and_network(choices):
+    assert_updates_agree(config_of(choices, arithmetic="float64"), count=3)
+
+
+@pytest.mark.parametrize("float_type", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("choices", THIRD, ids=name_of)
+def test_every_pair_of_choices(choices, float_type):
+    config = config_of(choices, arithmetic=float_type)
+    assert_gradients_agree(config)
+    assert_updates_agree(config)
+
+
+def test_a_replay_ring_that_is_still_filling():
+    """60 rows in a ring of 150: the first batch of 100 has 40 rows that do not count."""
+    choices = {**FIRST[-1], "value_target": "td0", "value_data": "replay", "collect": "steps"}
+    choices |= {"estimator": "td_error", "baseline": "value", "networks": "separate"}
+    sizes = {"buffer_size": 150, "batch_size": 100}
+    assert_updates_agree(config_of(choices, arithmetic="float64", **sizes), count=4)
+
+
+def test_the_pairs_are_covered():
+    """20 of 13,968 combinations hold each pair of choices that any of them holds."""
+
+    def pairs(some):
+        return {pair for choices in some for pair in itertools.combinations(choices.items(), 2)}
+
+    every = combinations()
+    assert pairs(THIRD) == pairs(every)
+    assert len(THIRD) < 30 < 10_000 < len(every)
+
+
+GROUPED_BY = ("estimator", "baseline", "discounting", "networks")
+GROUPS = sorted({tuple(choices[name] for name in GROUPED_BY) for choices in FIRST})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(GROUPED_BY, GROUPS, ids=map("-".join, GROUPS))
+def test_every_combination_that_exists(estimator, baseline, discounting, networks):
+    """13,968 in all; gradients do not depend on what is done with them, updates do."""
+    fixed = {
+        "estimator": (estimator,),
+        "baseline": (baseline,),
+        "discounting": (discounting,),
+        "networks": (networks,),
+    }
+    alone = {"value_data": "batch", "optimizer": "sgd", "max_grad_norm": None}
+    for choices in combinations(**fixed):
+        config = config_of(choices, arithmetic="float64")
+        try:
+            if alone.items() <= choices.items():
+                assert_gradients_agree(config)
+            assert_updates_agree(config, count=1)
+        except AssertionError as error:
+            raise AssertionError(name_of(choices)) from error

@@ -1,0 +1,466 @@
+"""Lockstep: both packages in two processes, bit by bit; its verdicts, and what it refuses."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxpg.core.algorithms
+import jaxpg.core.arithmetic
+import jaxpg.core.trace
+import torch_ref
+import torch_ref.algorithms
+import torch_ref.arithmetic
+import torch_ref.trace
+from jaxpg.core.config import PRESETS, Config
+from jaxpg.proof import lockstep
+from jaxpg.proof.lockstep import Job, TraceError, compare_runs, locksteps, traced
+
+SMALL = {"num_steps": 16, "max_episode_steps": 20, "arithmetic": "float32_grid"}
+SEEDS, UPDATES = [0, 1, 2**32 - 1], 25
+
+
+OTHERS = sorted(PRESETS.keys() - {"vpg"})
+
+
+def cut(config, **changes):
+    """The config on the grid, with short episodes and small batches."""
+    return dataclasses.replace(config, **SMALL, num_envs=min(config.num_envs, 4), **changes)
+
+
+PARTS = {
+    "SGD, replay": cut(
+        PRESETS["actor-critic"],
+        value_data="replay",
+        optimizer="sgd",
+        learning_rate=0.1,
+        value_learning_rate=1e-3,
+        batch_size=128,
+        buffer_size=300,  # it wraps
+    ),
+    "RMSprop, shared torso, entropy bonus, clipping": cut(
+        PRESETS["vpg"],
+        networks="shared",
+        value_steps=1,
+        optimizer="rmsprop",
+        learning_rate=1e-3,
+        ent_coef=0.01,
+        normalize_advantage=True,
+        max_grad_norm=0.02,
+    ),
+    "Gaussian, Pendulum": cut(PRESETS["vpg"], env="Pendulum-v1", sigma="state"),
+    "episodes, constant baseline": cut(
+        PRESETS["reinforce"],
+        estimator="total_return",
+        discounting="absolute",
+        baseline="constant",
+        ent_coef=0.1,
+        max_grad_norm=0.5,
+        activation="tanh",
+    ),
+}
+
+
+@pytest.mark.thin(3)
+@pytest.mark.parametrize(
+    "configs",
+    [{"vpg": cut(PRESETS["vpg"])}, {name: cut(PRESETS[name]) for name in OTHERS}, PARTS],
+    ids=["vpg", "other presets", "parts"],
+)
+def test_two_processes_compute_the_same_bits(configs):
+    jobs = [Job(config, SEEDS, UPDATES) for config in configs.values()]
+    for name, runs in zip(configs, locksteps(jobs), strict=True):
+        assert [run.seed for run in runs] == SEEDS
+        for run in runs:
+            assert (run.verdict, run.updates) == ("equal", UPDATES), f"{name}: {run.split}"
+            assert 0 < run.gradient <= 1e-12
+            assert all(ours == theirs for ours, theirs in run.sha256.values())
+        assert len({run.sha256["params"] for run in runs}) == len(SEEDS)
+
+
+@pytest.mark.slow
+def test_processes_that_are_stopped_and_continued_lose_nothing(monkeypatch):
+    """PYTHONUNBUFFERED leaves no buffer that would complete a write which a signal cut short."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    config = dataclasses.replace(PRESETS["actor-critic"], arithmetic="float32_grid")
+    over = threading.Event()
+
+    def pester(pids):
+        while not over.wait(0.002):
+            for signal_ in (signal.SIGSTOP, signal.SIGCONT):
+                for pid in pids:
+                    os.kill(pid, signal_)
+
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
+    with traced([Job(config, [0], 10)]) as sides:
+        records = [side(0) for side in sides]
+        first = [next(run) for run in records]
+        thread = threading.Thread(target=pester, args=([side.pid for side in started],))
+        thread.start()
+        try:
+            rest = [list(run) for run in records]
+        finally:
+            over.set()
+            thread.join()
+    assert compare_runs([first[0], *rest[0]], [first[1], *rest[1]], seed=0).verdict == "equal"
+
+
+def test_the_clipping_above_is_active():
+    config = torch_ref.Config(
+        **dataclasses.asdict(PARTS["RMSprop, shared torso, entropy bonus, clipping"])
+    )
+    for record in torch_ref.trace.records(config, 0, 3):
+        assert record["metrics:policy_grad_norm"] > 0.02
+        leaves = [x for name, x in record.items() if name.startswith("gradient:")]
+        norm = np.sqrt(sum(np.sum(np.square(x)) for x in leaves))
+        np.testing.assert_allclose(norm, 0.02, rtol=1e-12)
+
+
+# Verdicts, on records made by hand.
+
+
+def run_of(updates=3):
+    """Records like those of a trace: 4 steps of 2 environments, one parameter."""
+    rng = np.random.default_rng(0)
+    flags = np.array([[False, True], [False, False], [True, False], [False, False]])
+    return [
+        {
+            "obs": rng.normal(size=(4, 2, 3)),
+            "action": rng.integers(2, size=(4, 2), dtype=np.int32),
+            "terminated": flags,
+            "episode_return": np.ones((4, 2)),
+            "advantage": rng.normal(size=(4, 2)),
+            "gradient:w": rng.normal(size=5),
+            "params:b": rng.normal(size=2).astype(np.float32).astype(float),
+            "params:w": rng.normal(size=5).astype(np.float32).astype(float),
+            "metrics:env_steps": np.int32(8),
+            "metrics:episodes": np.int32(2),
+            "metrics:entropy": np.float64(0.6),
+        }
+        for _ in range(updates)
+    ]
+
+
+def changed(name, value, update=1):
+    """`run_of` with one tensor of one update replaced."""
+    run = run_of()
+    run[update][name] = value(run[update][name])
+    return run
+
+
+def nudge(size):
+    """Adds `size` to the entry in the middle."""
+
+    def add(x):
+        x = np.array(x)
+        x.flat[x.size // 2] += size
+        return x
+
+    return add
+
+
+def test_equal_runs_are_equal():
+    result = compare_runs(run_of(), run_of(), seed=7)
+    assert (result.seed, result.updates, result.env_steps) == (7, 3, 24)
+    assert (result.verdict, result.split, result.gradient) == ("equal", None, 0.0)
+    assert set(result.sha256) == {"actions", "obs", "returns", "params"}
+    assert all(ours == theirs for ours, theirs in result.sha256.values())
+    assert len(set(result.sha256.values())) == 4
+    other_order = [dict(reversed(record.items())) for record in run_of()]
+    assert compare_runs(run_of(), other_order, seed=7) == result
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "step"),
+    [
+        ("obs", 1e-15, 2),
+        ("action", 1, 2),
+        ("episode_return", 1e-15, 2),
+        ("advantage", 1e-10, None),
+        ("gradient:w", 1e-10, None),
+        ("params:w", 1e-15, None),
+        ("metrics:episodes", 1, None),
+    ],
+)
+def test_a_difference_is_named_and_is_a_fault(name, size, step):
+    result = compare_runs(run_of(), changed(name, nudge(size)), seed=0)
+    assert (result.verdict, result.updates) == ("fault", 1)
+    assert (result.split.update, result.split.step, result.split.leaf.name) == (1, step, name)
+
+
+def test_hashes_cover_the_update_that_differs():
+    result = compare_runs(run_of(), changed("params:w", nudge(1e-15)), seed=0)
+    differing = {name for name, (ours, theirs) in result.sha256.items() if ours != theirs}
+    assert differing == {"params"}
+
+
+def test_gradients_may_differ_by_1e_12_of_their_norm_and_the_worst_is_reported():
+    result = compare_runs(run_of(), changed("gradient:w", lambda x: x * (1 + 5e-13)), seed=0)
+    assert result.verdict == "equal"
+    assert result.gradient == pytest.approx(5e-13, rel=1e-2)
+
+
+def test_the_cause_is_named_before_its_consequences():
+    theirs = changed("params:w", nudge(1e-3))
+    theirs[1]["gradient:w"] = theirs[1]["gradient:w"] * 1.1
+    assert compare_runs(run_of(), theirs, seed=0).split.leaf.name == "gradient:w"
+    theirs[1]["advantage"] = theirs[1]["advantage"] * 1.1
+    assert compare_runs(run_of(), theirs, seed=0).split.leaf.name == "advantage"
+    theirs[1]["action"] = 1 - theirs[1]["action"]
+    assert compare_runs(run_of(), theirs, seed=0).split.leaf.name == "action"
+
+
+def test_equal_values_in_other_bits_are_a_fault():
+    ours, theirs = changed("obs", lambda x: x * 0.0), changed("obs", lambda x: x * -0.0)
+    result = compare_runs(ours, theirs, seed=0)
+    assert (result.verdict, result.split.leaf.name) == ("fault", "obs")
+    result = compare_runs(run_of(), changed("params:w", np.float32), seed=0)
+    assert (result.verdict, result.split.leaf.name) == ("fault", "params:w")
+
+
+def not_a_number(x):
+    return x * np.nan
+
+
+def without(name):
+    run = run_of()
+    del run[1][name]
+    return run
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reason"),
+    [
+        (run_of(2), run_of(3), "jaxpg has ended first"),
+        (run_of(3), run_of(2), "torch_ref has ended first"),
+        ([], [], "neither run has an update"),
+        (without("obs"), run_of(), "jaxpg has no tensor 'obs'"),
+        (run_of(), without("params:w"), "torch_ref has no tensor 'params:w'"),
+        (changed("obs", not_a_number), changed("obs", not_a_number), "not finite in a and b"),
+        (*[changed("gradient:w", not_a_number)] * 2, "not finite in a and b"),
+        (run_of(), changed("obs", lambda x: x[:3]), "shape (4, 2, 3) is not (3, 2, 3)"),
+        (run_of(), changed("action", np.float64), "kind int is not float"),
+    ],
+)
+def test_what_cannot_be_compared_never_passes(ours, theirs, reason):
+    result = compare_runs(ours, theirs, seed=0)
+    assert result.verdict == "incomparable"
+    assert reason in str(result.split)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("metrics:episodes", "no episode ended"), ("gradient:w", "'gradient:w' is zero at every")],
+)
+def test_runs_that_show_nothing_are_no_proof(name, reason):
+    run = run_of()
+    for record in run[:2]:
+        record[name] = record[name] * 0
+    assert compare_runs(run, run.copy(), seed=0).verdict == "equal"
+    run[2][name] = run[2][name] * 0
+    result = compare_runs(run, run.copy(), seed=0)
+    assert result.verdict == "incomparable"
+    assert reason in str(result.split)
+
+
+# Straddles and faults, in real runs: one environment's position is planted at one step.
+
+TINY = Config(num_envs=2, num_steps=12, hidden_sizes=(4,), value_steps=2, arithmetic="float32_grid")
+AT = 5  # steps since an episode's start at which the position is planted
+BELOW = np.float32(0.015)
+MIDPOINT = (float(BELOW) + float(np.nextafter(BELOW, np.float32(1)))) / 2
+
+
+@pytest.fixture
+def x64_everywhere():
+    """JAX's 64-bit mode in every thread."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def jaxpg_with(position):
+    """jaxpg with a CartPole that is at `position` after AT steps."""
+    env = jaxpg.core.algorithms.env.make(TINY.env, float_type="float64")
+
+    def step(key, state, action):
+        state, *rest = env.step(key, state, action)
+        x = jnp.where(state.time == AT, position, state.inner.x)
+        return state._replace(inner=state.inner.replace(x=x)), *rest
+
+    planted = jaxpg.core.arithmetic.grid_env(env._replace(step=step))
+    return jaxpg.core.algorithms.build(TINY)._replace(env=planted)
+
+
+def torch_ref_with(position):
+    config = torch_ref.Config(**dataclasses.asdict(TINY))
+    env = torch_ref.algorithms.env.make(TINY.env, float_type="float64")
+
+    def step(key, state, action):
+        state, *rest = env.step(key, state, action)
+        x = torch.where(
+            state.time == AT, torch.tensor(position, dtype=torch.float64), state.inner.x
+        )
+        return state._replace(inner=state.inner._replace(x=x)), *rest
+
+    planted = torch_ref.arithmetic.grid_env(env._replace(step=step))
+    return torch_ref.algorithms.build(config)._replace(env=planted)
+
+
+def planted(ours, theirs, explained=None):
+    """The result for CartPoles planted at these positions; `explained`: theirs in `explain`."""
+    a, b = jaxpg_with(ours), torch_ref_with(theirs)
+    again = torch_ref_with(theirs if explained is None else explained)
+    config = torch_ref.Config(**dataclasses.asdict(TINY))
+    return compare_runs(
+        jaxpg.core.trace.records(TINY, 0, 3, a),
+        torch_ref.trace.records(config, 0, 3, b),
+        seed=0,
+        explain=lambda update: (
+            list(jaxpg.core.trace.roundings(TINY, 0, update, a)),
+            list(torch_ref.trace.roundings(config, 0, update, again)),
+        ),
+    )
+
+
+def test_both_sides_of_a_midpoint_are_a_straddle(x64_everywhere):
+    assert planted(MIDPOINT - 2e-17, MIDPOINT - 1e-17).verdict == "equal"
+    result = planted(MIDPOINT - 1e-17, MIDPOINT + 1e-17)
+    assert result.verdict == "straddle"
+    assert (result.split.update, result.split.step) == (0, AT - 1)
+    assert result.split.leaf.name == "next_state.inner.x"
+    assert result.split.before == (MIDPOINT - 1e-17, MIDPOINT + 1e-17)
+    assert "on either side of a float32 midpoint" in str(result.split)
+
+
+def test_what_is_further_apart_is_a_fault(x64_everywhere):
+    result = planted(MIDPOINT - 1e-17, MIDPOINT + 1e-10)
+    assert (result.verdict, result.split.leaf.name) == ("fault", "next_state.inner.x")
+    assert "A fault, not a straddle" in str(result.split)
+
+
+def test_a_split_that_does_not_show_again_is_a_fault(x64_everywhere):
+    result = planted(MIDPOINT - 1e-17, MIDPOINT + 1e-17, explained=MIDPOINT - 1e-17)
+    assert result.verdict == "fault"
+    assert "no rounding explains it" in str(result.split)
+
+
+def test_a_fault_in_a_real_run_is_named_by_its_cause(x64):
+    """γ off by 1e-7 moves the first advantages, and through them everything."""
+    twin = torch_ref.Config(**{**dataclasses.asdict(TINY), "gamma": TINY.gamma + 1e-7})
+    ours, theirs = jaxpg.core.trace.records(TINY, 0, 3), torch_ref.trace.records(twin, 0, 3)
+    result = compare_runs(ours, theirs, seed=0)
+    assert (result.verdict, result.updates) == ("fault", 0)
+    assert result.split.leaf.name == "advantage"
+
+
+@pytest.mark.thin(4)
+@pytest.mark.parametrize(
+    ("env", "collect"), [("CartPole-v1", "episodes"), ("Pendulum-v1", "steps")]
+)
+def test_all_roundings_of_an_update_are_seen_and_agree(env, collect, x64_everywhere):
+    """Recorded, the update still ends where it ended; and both sides round the same things."""
+    config = dataclasses.replace(TINY, collect=collect, env=env, max_episode_steps=12)
+    twin = torch_ref.Config(**dataclasses.asdict(config))
+    ours = list(jaxpg.core.trace.roundings(config, 3, 1))
+    theirs = list(torch_ref.trace.roundings(twin, 3, 1))
+    *_, record = torch_ref.trace.records(twin, 3, 2)
+    steps = int(record["valid"].any(axis=1).sum())
+    assert len(ours) == len(theirs) == steps + config.value_steps
+    assert lockstep._first_rounding(ours, theirs) is None
+    for n in range(steps):
+        for event in (ours[n], theirs[n]):
+            before, after = event["next_state.obs:before_rounding"], event["next_state.obs"]
+            np.testing.assert_array_equal(after, before.astype(np.float32))
+            live = record["valid"][n]
+            np.testing.assert_array_equal(after[live], record["next_obs"][n][live])
+            assert ("action" in event) == (env == "Pendulum-v1")
+    for network, event in (("policy", steps), ("value", -1)):
+        name = f"params:{network}.hidden_0.weight"
+        for side in (ours, theirs):
+            np.testing.assert_array_equal(side[event][name], record[name])
+            assert np.any(side[event][name] != side[event][f"{name}:before_rounding"])
+
+
+# The processes and their streams.
+
+JOBS = [Job(TINY, [3], 2)]
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Makes the environment in which `jaxpg.core.trace` is a program of our own."""
+
+    def make(program):
+        core = tmp_path / "jaxpg" / "core"
+        core.mkdir(parents=True)
+        (core.parent / "__init__.py").touch()
+        (core / "trace.py").write_text(program)
+        return {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}  # before the checkout
+
+    return make
+
+
+HEADER = 'print(\'{"seed": 3, "bytes": 100}\');'
+END = 'print(\'{"seed": 3, "packages": ["numpy"]}\')'
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("raise OSError('no more memory')", "ended with status 1:\n(.|\n)*OSError: no more memory"),
+        ("import os; os._exit(9)", "ended with status 9; it said nothing"),
+        (HEADER + "print('x' * 39)", "sent 40 of a record's 100 bytes and ended with status 0"),
+        (HEADER + "print('x' * 99)", "sent a record that cannot be read"),
+        ("print('hello')", "sent b'hello\\\\n' where a record begins"),
+        (END.replace("3", "4"), "sent seed 4 where seed 3 was due"),
+        (END.replace("numpy", "torch"), "the jaxpg process has imported torch"),
+    ],
+)
+def test_a_process_that_fails_is_reported(stand_in, program, message):
+    options = {"packages": ("jaxpg", "jaxpg"), "environments": (stand_in(program),) * 2}
+    with pytest.raises(TraceError, match=message), traced(JOBS, **options) as (ours, _):
+        list(ours(3))
+
+
+def test_the_other_process_is_killed(stand_in, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
+    for name, value in stand_in("raise SystemExit(2)").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TraceError, match=r"the jaxpg process .* ended with status 2"):
+        locksteps(JOBS)
+    assert len(started) == 2
+    assert all(process.poll() is not None for process in started)
+
+
+def test_a_process_that_imports_the_other_framework_is_refused(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import chex")
+    environments = ({}, {"PYTHONPATH": str(tmp_path)})
+    packages = ("torch_ref", "torch_ref")
+    with traced(JOBS, packages=packages, environments=environments) as (clean, mixed):
+        assert len(list(clean(3))) == 2
+        with pytest.raises(TraceError, match="the torch_ref process has imported chex, jax"):
+            list(mixed(3))
+
+
+def test_it_imports_no_framework():
+    code = (
+        "import sys, jaxpg.proof.lockstep; heavy = {'jax', 'torch', 'flax', 'torch_ref'};"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,434 @@
+"""The oracle against hand-worked numbers; the library's estimators and planted faults against it.
+
+Everything here is exact: an unbiased estimator is off by less than 1e-12 of the gradient's norm,
+and a fault in the library's code must make that fail.
+"""
+
+import dataclasses
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxpg.core import advantages, algorithms, noise
+from jaxpg.core.config import ConfigError
+from jaxpg.core.distributions import categorical
+from jaxpg.core.rollout import collect_episodes
+from jaxpg.core.training import as_arrays
+from jaxpg.proof import oracle
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(autouse=True)
+def wide(x64):
+    """Every test here is float64."""
+
+
+@pytest.fixture(scope="module")
+def chain():
+    """The random MDP with 2 steps, its initial parameters."""
+    with jax.enable_x64(True):
+        problem = oracle.tabular(2)
+        return problem, problem.networks.init(*noise.split(noise.key(1), 2))
+
+
+@pytest.fixture(scope="module")
+def pole():
+    """CartPole with 4 steps, its initial parameters."""
+    with jax.enable_x64(True):
+        problem = oracle.cartpole(4)
+        return problem, problem.networks.init(*noise.split(noise.key(1), 2))
+
+
+@pytest.fixture(scope="module")
+def rows(chain):
+    """Every estimator on the random MDP with 2 steps."""
+    return oracle.rows([chain[0]])
+
+
+def config(**fields):
+    return dataclasses.replace(oracle.BASE, normalize_advantage=False, **fields)
+
+
+REINFORCE = {"estimator": "reward_to_go", "baseline": "none", "reduction": "trajectories"}
+CRITIC = {**REINFORCE, "baseline": "value"}
+DISCOUNTED = {"gamma": 0.9, "discounting": "absolute"}
+
+
+def test_all_trajectories_are_there_once(chain, pole):
+    # CartPole falls after LR at the soonest in 3 steps: of 16 sequences of 4 actions, those that
+    # differ only after the fall are one. The MDP: 2·3 outcomes at the last step; before it 2 that
+    # end and 4 that go on, so 2 + 4·6 = 26.
+    lengths = np.asarray(pole[0].trajectory.valid.sum(0))
+    assert np.sum(2.0**-lengths) == 1.0  # a full binary tree
+    assert lengths.min() == 3
+    assert chain[0].trajectory.valid.shape == (2, 26)
+    for problem, _ in (chain, pole):
+        t = problem.trajectory
+        columns = np.concatenate([np.asarray(t.action), np.asarray(t.obs).sum(-1)]).T
+        assert len(np.unique(columns, axis=0)) <= columns.shape[0]
+        assert np.array_equal(t.terminated.sum(0), np.ones(t.valid.shape[1]))
+        assert not t.truncated.any()
+        for leaf in jax.tree.leaves(t):  # padding as collect_episodes leaves it
+            assert not np.any(np.asarray(leaf)[~np.asarray(t.valid)])
+
+
+def test_probabilities_sum_to_one(chain, pole):
+    for problem, params in (chain, pole):
+        assert float(oracle.probability(problem, params).sum()) == pytest.approx(1.0, abs=1e-14)
+
+
+@pytest.mark.parametrize("gamma", oracle.GAMMAS)
+def test_gradient_by_finite_differences(chain, pole, gamma):
+    for problem, params in (chain, pole):
+        flat, unravel = ravel_pytree(params)
+
+        def utility(theta, problem=problem, unravel=unravel):
+            return float(oracle.utility(problem, unravel(theta), gamma))
+
+        step = 1e-5
+        moves = step * np.eye(len(flat))
+        numeric = [(utility(flat + m) - utility(flat - m)) / (2 * step) for m in moves]
+        exact = oracle.exact_gradient(problem, params, gamma)
+        assert np.linalg.norm(exact) > 0.01
+        np.testing.assert_allclose(exact, numeric, atol=1e-9)
+
+
+def test_exact_value_by_backward_induction(chain):
+    problem, params = chain
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), size=(3, 2))
+    r = rng.normal(size=(3, 2, 3))
+    gamma, value = 0.9, np.zeros((3, 3))  # [t, s]; 0 at the horizon and in the final state 2
+    for t in (1, 0):
+        for s in (0, 1):
+            obs = np.concatenate([np.eye(3)[s], np.eye(2)[t]])
+            policy = np.asarray(jax.nn.softmax(problem.networks.policy(params, jnp.asarray(obs))))
+            q = (p[s] * (r[s] + gamma * value[t + 1])).sum(-1)
+            value[t, s] = policy @ q
+    found, following = oracle.exact_value(problem, params, gamma)
+    t = problem.trajectory
+    valid, goes_on = np.asarray(t.valid), np.asarray(t.valid & ~t.terminated)
+    s = np.asarray(t.obs[..., :3].argmax(-1))
+    np.testing.assert_allclose(found[valid], value[np.asarray(t.time), s][valid], atol=1e-14)
+    after = np.asarray(t.next_obs[..., :3].argmax(-1))
+    expected = value[np.asarray(t.time) + 1, after]
+    np.testing.assert_allclose(following[goes_on], expected[goes_on], atol=1e-14)
+
+
+def test_one_step_bandit_by_hand():
+    # One step: U = Σ_a π_a Q_a with Q_a = Σ_s' p(s'|a) r(a, s'), so ∂U/∂z_a = π_a (Q_a - U), and
+    # the output layer's bias is added to the logits z. The variance of R(τ) ∇_z log π in z is
+    # Σ_a,s' π_a p r² |e_a - π|² - |∂U/∂z|².
+    problem = oracle.tabular(1)
+    params = problem.networks.init(*noise.split(noise.key(0), 2))
+    rng = np.random.default_rng(0)
+    p, r = rng.dirichlet(np.ones(3), size=(3, 2))[0], rng.normal(size=(3, 2, 3))[0]
+    obs = jnp.asarray([1.0, 0.0, 0.0, 1.0])
+    policy = np.asarray(jax.nn.softmax(problem.networks.policy(params, obs)))
+    q = (p * r).sum(-1)
+    by_hand = policy * (q - policy @ q)
+    _, unravel = ravel_pytree(params)
+
+    def output_bias(flat):
+        return unravel(jnp.asarray(flat))["policy"]["output"]["bias"]
+
+    assert problem.trajectory.valid.shape == (1, 6)
+    assert float(oracle.utility(problem, params, 1.0)) == pytest.approx(policy @ q, abs=1e-15)
+    exact = output_bias(oracle.exact_gradient(problem, params, 1.0))
+    np.testing.assert_allclose(exact, by_hand, atol=1e-15)
+    moments = oracle.expectation(problem, params, config(**REINFORCE, gamma=1.0))
+    np.testing.assert_allclose(output_bias(moments.mean), by_hand, atol=1e-15)
+
+    only_bias = jax.tree.map(jnp.zeros_like, params)  # with zero weights ĝ moves the bias alone
+    moments = oracle.expectation(problem, only_bias, config(**REINFORCE, gamma=1.0))
+    half = np.array([0.5, 0.5])
+    spread = np.sum(half[:, None] * p * r**2 * 0.5) - np.sum((half * (q - half @ q)) ** 2)
+    assert moments.variance == pytest.approx(spread, rel=1e-13)
+
+
+def test_unbiased_estimators_are_exact(rows):
+    unbiased = [row for row in rows if row.unbiased_by_theory]
+    # total return 4 baselines, reward-to-go 2·4, TD 2·1, GAE(0.5) 2·1, GAE(1) 2·2 at γ = 1, and
+    # 4, 4, 1, 1, 2 with absolute discounting at γ = 0.9; each at two sets of parameters.
+    assert len(unbiased) == 2 * (20 + 12)
+    assert len(rows) == 2 * 200
+    assert max(row.relative_bias for row in unbiased) < oracle.TOLERANCE
+
+
+def test_biased_estimators_are_seen_to_be(rows):
+    biased = [row for row in rows if not row.unbiased_by_theory]
+    assert min(row.relative_bias for row in biased) > 1e-4
+    assert all(row.note for row in biased)
+
+
+def find(rows, **fields):
+    """The one row with these fields, at random parameters, γ = 1 and no tricks."""
+    defaults = {
+        "parameters": "random",
+        "gamma": 1.0,
+        "discounting": "absolute",
+        "reduction": "trajectories",
+        "normalized": False,
+    }
+    wanted = {**defaults, **fields}
+    (found,) = [r for r in rows if all(getattr(r, k) == v for k, v in wanted.items())]
+    return found
+
+
+def test_relations_between_estimators(rows):
+    go = partial(find, rows, estimator="reward_to_go")
+    gae = partial(find, rows, estimator="gae")
+    for baseline in ("exact V", "wrong V"):  # GAE(1) is the reward-to-go less V
+        for gamma in oracle.GAMMAS:
+            same = gae(baseline=baseline, gae_lambda=1.0, gamma=gamma)
+            assert same.variance == pytest.approx(
+                go(baseline=baseline, gamma=gamma).variance, rel=1e-12
+            )
+    td = find(rows, estimator="td_error", baseline="exact V")
+    middle = gae(baseline="exact V", gae_lambda=0.5)
+    # With V exact the later TD errors have mean 0 given the past and only add noise here.
+    assert td.variance < middle.variance < go(baseline="exact V").variance
+    assert (
+        go(baseline="none").variance
+        < find(rows, estimator="total_return", baseline="none").variance
+    )
+    assert go(baseline="exact V").variance < go(baseline="none").variance
+    # Normalising removes the mean of a batch, so a constant b for all its steps drops out.
+    total = partial(find, rows, estimator="total_return", reduction="trajectories")
+    assert total(baseline="none", normalized=True).trajectories == 2
+
+
+def test_relative_discounting_is_biased_by_the_lost_weight(chain):
+    # At γ → 1 the weight γ^t is lost no more; at γ = 0 only the first reward counts in either way
+    # of discounting, but the relative one still follows the later ones.
+    problem, params = chain
+    bias = {}
+    for gamma in (0.0, 0.5, 1.0):
+        estimator = config(**REINFORCE, gamma=gamma, discounting="relative")
+        bias[gamma] = oracle.hold(problem, "", params, estimator, "none").relative_bias
+    assert bias[0.0] > bias[0.5] > 1e-2
+    assert bias[1.0] < oracle.TOLERANCE
+
+
+def test_the_mean_over_steps_of_one_cartpole_episode_learns_nothing(pole):
+    # R(τ) is the episode's length, so the mean over its steps weights each ∇log π with R / R = 1:
+    # E ĝ = E Σ_t ∇log π = 0. A baseline breaks the tie.
+    problem, params = pole
+    fields = {"estimator": "total_return", "reduction": "steps", **DISCOUNTED, "gamma": 1.0}
+    bare = oracle.expectation(problem, params, config(**fields, baseline="none"))
+    based = oracle.expectation(problem, params, config(**fields, baseline="value"))
+    scale = np.linalg.norm(oracle.exact_gradient(problem, params, 1.0))
+    assert np.linalg.norm(bare.mean) < oracle.TOLERANCE * scale
+    assert np.linalg.norm(based.mean) > 0.01 * scale
+
+
+def test_sampled_episodes_agree(pole):
+    """Real episodes through collect_episodes: their mean gradient is ∇U within its error."""
+    problem, params = pole
+    estimator = as_arrays(config(**CRITIC, **DISCOUNTED))
+    count = 20_000
+    draws = noise.draw(
+        noise.key(3),
+        0,
+        dataclasses.replace(estimator, num_envs=count),
+        problem.env.spec,
+        problem.horizon,
+    )
+    start = problem.env.reset(draws.reset[0])
+
+    def act(params, obs, uniform):
+        return categorical.sample(problem.networks.policy(params, obs), uniform), None
+
+    @jax.jit
+    def sample(params):
+        t = collect_episodes(problem.env, act, params, start, draws)[1]
+        value = problem.networks.value(params, t.obs)
+        next_value = problem.networks.value(params, t.next_obs)
+        psi = algorithms.make_advantage(estimator)(
+            t, value, next_value, gamma=estimator.gamma, gae_lambda=estimator.gae_lambda
+        )
+
+        def loss(flat, obs, action, psi, valid):
+            log_prob = categorical.log_prob(problem.networks.policy(unravel(flat), obs), action)
+            policy_loss = algorithms.POLICY_LOSSES["trajectories"]
+            return policy_loss(log_prob[:, None], psi[:, None], valid[:, None])
+
+        flat, unravel = ravel_pytree(params)
+        columns = (t.obs, t.action, psi, t.valid)
+        return -jax.vmap(jax.grad(loss), (None, 1, 1, 1, 1))(flat, *columns)
+
+    gradients = np.asarray(sample(params))
+    moments = oracle.expectation(problem, params, estimator)
+    exact = oracle.exact_gradient(problem, params, 0.9)
+    error = gradients.std(0) / np.sqrt(count)
+    moving = error > 0
+    assert np.all(np.abs(gradients.mean(0) - exact)[moving] < 5 * error[moving])
+    assert not np.any(exact[~moving])
+    assert gradients.var(0).sum() == pytest.approx(moments.variance, rel=0.05)
+
+
+# Faults, each planted in the library's own code. `caught` is the unbiased estimator that shows it.
+
+
+def planted(monkeypatch, where, name, fault):
+    put = monkeypatch.setitem if isinstance(where, dict) else monkeypatch.setattr
+    original = where[name] if isinstance(where, dict) else getattr(where, name)
+    put(where, name, partial(fault, original))
+
+
+def late(original, reward, next_value, terminated, truncated, *, gamma):
+    """Reward-to-go without the reward of the step itself."""
+    returns = original(reward, next_value, terminated, truncated, gamma=gamma)
+    return returns - reward
+
+
+def follows(original, reward, *args, gamma):
+    """A baseline that looks ahead: the next reward is taken off."""
+    ahead = jnp.concatenate([reward[1:], jnp.zeros_like(reward[:1])])
+    return original(reward, *args, gamma=gamma) - ahead
+
+
+def one_more(original, time, *, gamma):
+    """γ^(t+1)."""
+    return original(time + 1, gamma=gamma)
+
+
+def less(original, time, *, gamma):
+    """γ + 1e-9."""
+    return original(time, gamma=gamma + 1e-9)
+
+
+def included(original, returns):
+    """An average that includes the own return."""
+    return jnp.broadcast_to(jnp.mean(returns), returns.shape)
+
+
+def unending(original, reward, value, next_value, terminated, truncated, **coefficients):
+    """GAE whose δ and decay do not see the termination."""
+    never = jnp.zeros_like(terminated)
+    return original(reward, value, next_value, never, truncated, **coefficients)
+
+
+def decaying(original, *args, gamma, gae_lambda):
+    """A decay of λ where it should be γλ."""
+    return original(*args, gamma=gamma, gae_lambda=gae_lambda / gamma)
+
+
+def bootstrapped(original, reward, value, next_value, terminated, *, gamma):
+    """A TD error with V after the end."""
+    return original(reward, value, next_value, jnp.zeros_like(terminated), gamma=gamma)
+
+
+def attached(original, log_prob, advantage, valid):
+    """A gradient through the baseline."""
+    return -jnp.sum(jnp.where(valid, log_prob * advantage, 0.0)) / log_prob.shape[1]
+
+
+def unmasked(original, log_prob, advantage, valid):
+    """Padding in the loss."""
+    return original(log_prob, advantage, jnp.ones_like(valid))
+
+
+def by_row(original, log_prob, advantage, valid):
+    """A mean over all T rows and N trajectories."""
+    return original(log_prob, advantage, valid) / log_prob.shape[0]
+
+
+def broadcast(original, log_prob, advantage, valid):
+    """The (T, T) product of a forgotten axis: each step is weighted by every Ψ."""
+    return original(log_prob, jnp.broadcast_to(advantage.sum(0), advantage.shape), valid)
+
+
+LOSSES = algorithms.POLICY_LOSSES
+LOO = {**REINFORCE, "estimator": "total_return", "baseline": "constant", "num_envs": 2}
+GAE = {**CRITIC, "estimator": "gae"}
+FAULTS = {
+    "reward-to-go starts late": (advantages, "discounted_return", late, REINFORCE, "none"),
+    "baseline looks ahead": (advantages, "discounted_return", follows, REINFORCE, "none"),
+    "discount weight one step off": (
+        advantages,
+        "discount_from_start",
+        one_more,
+        CRITIC,
+        "exact V",
+    ),
+    "discount weight 1e-9 off": (advantages, "discount_from_start", less, CRITIC, "exact V"),
+    "leave-one-out includes itself": (advantages, "leave_one_out", included, LOO, "constant"),
+    "GAE ignores termination": (advantages, "gae", unending, GAE, "wrong V"),
+    "GAE decays by λ alone": (advantages, "gae", decaying, {**GAE, "gae_lambda": 1.0}, "wrong V"),
+    "TD error bootstraps past the end": (
+        *(advantages, "td_error", bootstrapped),
+        *({**CRITIC, "estimator": "td_error"}, "exact V"),
+    ),
+    "baseline with a gradient": (LOSSES, "trajectories", attached, CRITIC, "wrong V"),
+    "padding in the loss": (LOSSES, "trajectories", unmasked, CRITIC, "wrong V"),
+    "mean over rows": (LOSSES, "trajectories", by_row, REINFORCE, "none"),
+    "broadcast over steps": (LOSSES, "trajectories", broadcast, CRITIC, "wrong V"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_caught(chain, monkeypatch, fault):
+    where, name, change, fields, baseline = FAULTS[fault]
+    estimator = config(**{"gae_lambda": 1.0, **fields, **DISCOUNTED})
+    assert not oracle.why_biased(estimator, baseline)
+    oracle._psi.clear_cache()  # a compiled program would hide the fault
+    planted(monkeypatch, where, name, change)
+    try:
+        row = oracle.hold(chain[0], "", chain[1], estimator, baseline)
+    finally:
+        monkeypatch.undo()
+        oracle._psi.clear_cache()
+        oracle._value_slopes.clear_cache()
+    assert row.relative_bias > 100 * oracle.TOLERANCE
+    if fault.startswith("leave-one-out"):  # (1 - 1/N) ∇U
+        assert row.relative_bias == pytest.approx(0.5, rel=1e-12)
+        assert row.cosine == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--horizon", "3"], r"--horizon must be an integer in \[4, 12\]; got 3"),
+        (["--json", "/nowhere/rows.json"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_a_sentence(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        oracle.main(arguments)
+
+
+def test_the_command(monkeypatch, capsys, tmp_path, chain, rows):
+    monkeypatch.setattr(oracle, "cartpole", lambda horizon: chain[0])
+    monkeypatch.setattr(oracle, "tabular", lambda: None)
+    monkeypatch.setattr(oracle, "rows", lambda problems: rows)
+    files = {"--json": tmp_path / "rows.json", "--out": tmp_path / "rows.png"}
+    oracle.main([str(word) for pair in files.items() for word in pair])
+    assert "theory calls 64" in capsys.readouterr().out
+    written = json.loads(files["--json"].read_text())
+    assert [oracle.Row(**row) for row in written] == rows
+    assert files["--out"].read_bytes().startswith(b"\x89PNG")
+
+    off = [row._replace(relative_bias=float("nan")) for row in rows]
+    monkeypatch.setattr(oracle, "rows", lambda problems: off)
+    with pytest.raises(SystemExit) as stop:
+        oracle.main([])
+    assert stop.value.code == 1
+
+
+def test_the_page_shows_its_numbers():
+    rows = [
+        oracle.Row(**row) for row in json.loads((DOCS / "oracle.json").read_text(encoding="utf-8"))
+    ]
+    page = (DOCS / "oracle.md").read_text()
+    (shown,) = re.findall(r"<!-- table -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert shown.strip() == oracle.markdown(rows).strip()
+    assert max(row.relative_bias for row in rows if row.unbiased_by_theory) < oracle.TOLERANCE

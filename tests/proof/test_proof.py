@@ -1,0 +1,291 @@
+"""The certificate: levels pass, planted faults are seen, golden files suffice."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpg import parity
+from jaxpg.cli import parity as command
+from jaxpg.core.config import ConfigError
+from jaxpg.proof import batch, faults, golden, levels
+
+SEEN_IN_RUNS = {
+    "euler_step_with_the_new_speed",
+    "time_limit_one_step_early",
+    "parameters_off_the_grid",
+    "environment_off_the_grid",
+}
+CHEAP = ("distributions", "optimizer")  # to compile
+
+
+# Levels.
+
+
+@pytest.mark.parametrize(
+    "level", [x for x in levels.LEVELS if x.name in CHEAP], ids=lambda x: x.name
+)
+def test_cheap_levels_pass(level):
+    row = levels.measure(level, level.cases, [1], lambda text: None)
+    assert row.passed, row
+    assert row.configurations == len(level.cases)
+
+
+def test_cases_cover_every_choice():
+    """Each optimizer, collect, network, distribution, estimator, baseline, target and data."""
+    for name in ("optimizer", "collect", "networks", "env", "sigma", "estimator", "baseline"):
+        choices = {getattr(config, name) for config in levels.CASES.values()}
+        assert len(choices) >= 2, name
+    free = {c.optimizer for c in levels.CASES.values()}
+    assert free == {"sgd", "adam", "rmsprop"}
+    assert {c.value_data for c in levels.CASES.values()} >= {"batch", "replay"}
+
+
+def test_a_level_names_the_first_leaf_that_differs():
+    a = {"first": np.ones(3), "second": np.ones(3)}
+    b = {"first": np.ones(3) * (1 + 1e-6), "second": np.ones(3) * 2}
+    outcome = levels.judge_tensors(1e-12, a, b)
+    assert not outcome.passed
+    assert outcome.where == "first"
+    assert outcome.error == pytest.approx(1e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_side_that_raises_is_a_difference(side):
+    level = next(level for level in levels.LEVELS if level.name == "optimizer")
+
+    def broken(config, seed):
+        raise RuntimeError("nothing today")
+
+    spoiled = level._replace(pair=level.pair._replace(**{side: broken}))
+    outcome = levels.attempt(spoiled, levels.CASES["vpg"], 0)
+    assert not outcome.passed
+    assert outcome.where == "RuntimeError: nothing today"
+
+
+@pytest.mark.parametrize("label", ["reinforce", "shared torso, RMSprop"])
+def test_the_terms_that_scale_float32_add_up_to_the_gradient(label, x64, monkeypatch):
+    """With and without padding; what is left out is the absolute value."""
+    config = dataclasses.replace(batch.small(levels.CASES[label]), arithmetic="float64")
+    side = batch.jax_side(config)
+    inputs = (side.state.params, side.trajectory)
+    gradient, terms = (
+        jax.jit(partial(function, side.config, side.algorithm))
+        for function in (lambda *x: batch.gradients(*x)[1], batch.absolute_terms)
+    )
+    monkeypatch.setattr(jnp, "abs", lambda x: x)
+    parity.assert_close(terms(*inputs), gradient(*inputs), tolerance=1e-13)
+
+
+# Faults.
+
+
+def by_name(fault):
+    return fault.plant.__name__
+
+
+MARKED = [
+    pytest.param(fault, marks=[pytest.mark.slow] if by_name(fault) in SEEN_IN_RUNS else [])
+    for fault in faults.FAULTS
+]
+
+
+@pytest.mark.parametrize("fault", MARKED, ids=by_name)
+def test_a_planted_fault_is_seen(fault):
+    """And its control passes the same levels without it, or `examine` names no level."""
+    catch = faults.examine(fault)
+    assert catch.level, catch
+    assert catch.error > 0
+
+
+def test_there_are_enough_faults_and_each_is_explained():
+    assert len(faults.FAULTS) >= 50
+    assert len({fault.name for fault in faults.FAULTS}) == len(faults.FAULTS)
+    for fault in faults.FAULTS:
+        assert re.fullmatch(r"[^\n]+\.", fault.description), fault.name
+
+
+def test_nothing_stays_planted():
+    """After all of them the controls pass again, on a level that most of them spoil."""
+    level = next(level for level in levels.LEVELS if level.name == "optimizer")
+    for fault in faults.FAULTS:
+        with fault.plant():
+            pass
+    assert levels.attempt(level, faults.CONTROLS["episodes"], 0).passed
+
+
+def test_a_fault_that_nothing_sees_is_reported():
+    blind = [level for level in levels.LEVELS if level.name == "noise"]
+    fault = next(fault for fault in faults.FAULTS if by_name(fault) == "weight_decay")
+    catch = faults.examine(fault, blind)
+    assert catch.level is None
+    assert catch.where == "not caught"
+
+
+# The command.
+
+
+def run(*arguments, **environment):
+    program = [sys.executable, "-m", "jaxpg", "parity", *arguments]
+    return subprocess.run(
+        program, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.slow
+def test_the_command_prints_and_writes(tmp_path):
+    path = tmp_path / "parity.json"
+    done = run("--smoke", "--level", "noise", "optimizer", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "2 levels: all equal" in done.stdout
+    assert "noise: passed" in done.stderr
+    document = json.loads(path.read_text())
+    assert document["passed"] is True
+    assert [row["level"] for row in document["levels"]] == ["noise", "optimizer"]
+    assert document["levels"][0]["error"] == 0
+    assert 0 < document["levels"][1]["error"] <= document["levels"][1]["tolerance"] == 1e-12
+    assert {"command", "commit", "versions", "device", "faults"} <= document.keys()
+    assert {"jax", "torch"} <= document["versions"].keys()
+    assert [file.name for file in tmp_path.iterdir()] == ["parity.json"]
+
+
+def test_the_command_fails_where_the_packages_differ(capsys, monkeypatch, tmp_path):
+    """One side takes the noise of another update: a level fails, and no control is sound."""
+    monkeypatch.setattr(faults, "FAULTS", faults.FAULTS[:1])
+    path = tmp_path / "parity.json"
+    with faults.noise_of_the_update_before(), pytest.raises(SystemExit) as exit_:
+        command.main(["--smoke", "--level", "noise", "faults", "--json", str(path)])
+    assert exit_.value.code == 1
+    printed = capsys.readouterr().out
+    assert "DIFFERENT" in printed
+    assert "FAILED noise" in printed
+    assert "NOT CAUGHT swapped keys" in printed
+    assert "noise fails without the fault" in printed
+    assert json.loads(path.read_text())["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--level", "nosie"], "did you mean 'noise'"),
+        (["--full", "--smoke"], "exclude each other"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--json", "/no/such/folder/x.json"], "cannot be written"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(arguments, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        command.main(arguments)
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'jaxpg[torch]'")):
+        command.main(["--smoke"])
+
+
+def test_help_shows_examples_and_imports_no_framework():
+    program = "import sys\nfrom jaxpg.cli.main import main\ntry: main(['parity', '--help'])\n"
+    program += "finally: print({'jax', 'torch'} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "jaxpg parity record golden" in done.stdout
+    assert done.stderr.strip().endswith("set()")
+
+
+# Golden files.
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    out = tmp_path_factory.mktemp("golden") / "files"
+    golden.record(out, {"vpg": levels.CASES["vpg"]})
+    return out
+
+
+@pytest.mark.slow
+def test_golden_files_are_the_same_bytes_twice(recorded, tmp_path):
+    golden.record(tmp_path / "again", {"vpg": levels.CASES["vpg"]})
+    names = sorted(path.name for path in recorded.iterdir())
+    assert names == ["README.md", "vpg.npz"]
+    for name in names:
+        assert (recorded / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_a_directory_that_holds_something_is_refused(recorded):
+    with pytest.raises(ConfigError, match="must be a new or empty directory"):
+        golden.record(recorded, {})
+
+
+def test_the_page_names_every_array_and_its_checker_runs(recorded, monkeypatch):
+    page = (recorded / "README.md").read_text()
+    for name in np.load(recorded / "vpg.npz"):
+        assert f"`{name.partition('.')[0]}" in page, name
+    assert "{files}" not in page
+    assert "{version}" not in page
+    (checker,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    monkeypatch.chdir(recorded)
+    exec(checker, {})
+
+
+def test_golden_files_suffice(recorded):
+    """numpy alone, with backpropagation by hand, arrives at the objectives and every gradient."""
+    with np.load(recorded / "vpg.npz") as file:
+        arrays = dict(file)
+    batch = {k.removeprefix("batch."): x for k, x in arrays.items() if k.startswith("batch.")}
+    valid, count = batch["valid"], batch["valid"].sum()
+    hidden, logits = forward(arrays, "policy", batch["obs"])
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_pi = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    chosen = np.eye(2)[batch["action"]]
+    weight = np.where(valid, arrays["advantage"], 0.0) / count
+    slope = -weight[..., None] * (chosen - np.exp(log_pi))  # of -Σ Ψ log π / count, in the logits
+    found = {"policy_objective": -np.sum(weight * (log_pi * chosen).sum(axis=-1))}
+    found |= backward(arrays, "policy", batch["obs"], hidden, slope)
+
+    hidden, value = forward(arrays, "value", batch["obs"])
+    error = np.where(valid, value[..., 0] - arrays["target"], 0.0)
+    found["value_objective"] = np.sum(error**2) / count
+    found |= backward(arrays, "value", batch["obs"], hidden, 2 * error[..., None] / count)
+    expected = {k: x for k, x in arrays.items() if k.startswith(("gradient.", *found))}
+    parity.assert_close(found, expected, tolerance=1e-12)
+    assert len(found) == 2 + 8
+
+
+def forward(arrays, network, obs):
+    """Hidden activations and outputs of a ReLU network with one hidden layer."""
+    layer = {k.removeprefix(f"params.{network}."): x for k, x in arrays.items()}
+    hidden = np.maximum(obs @ layer["hidden_0.weight"].T + layer["hidden_0.bias"], 0.0)
+    return hidden, hidden @ layer["output.weight"].T + layer["output.bias"]
+
+
+def backward(arrays, network, obs, hidden, slope):
+    """Gradients of the layers, from the objective's slope in the outputs."""
+    flat = [x.reshape(-1, x.shape[-1]) for x in (obs, hidden, slope)]
+    obs, hidden, slope = flat
+    inner = (slope @ arrays[f"params.{network}.output.weight"]) * (hidden > 0)
+    return {
+        f"gradient.{network}.output.weight": slope.T @ hidden,
+        f"gradient.{network}.output.bias": slope.sum(axis=0),
+        f"gradient.{network}.hidden_0.weight": inner.T @ obs,
+        f"gradient.{network}.hidden_0.bias": inner.sum(axis=0),
+    }
+
+
+def test_a_recorded_config_can_be_read_back(recorded):
+    with np.load(recorded / "vpg.npz", allow_pickle=False) as file:
+        config = json.loads(str(file["config"]))
+        assert config["arithmetic"] == "float32_grid"
+        steps, envs = file["run_0.action"].shape
+        assert (steps, envs) == (config["num_steps"], config["num_envs"])
+        fields = dataclasses.asdict(levels.CASES["vpg"]) | {"arithmetic": "float32_grid"}
+        assert config == json.loads(json.dumps(fields))

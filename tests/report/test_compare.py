@@ -1,0 +1,125 @@
+"""jaxpg compare: what it says of two runs, and what it refuses."""
+
+import json
+
+import handmade
+import numpy as np
+import pytest
+
+from jaxpg.analysis.stats import improvement, seeds_needed
+from jaxpg.cli.main import main
+from jaxpg.report import compare
+
+UPDATES = 5
+
+
+def rising(ends) -> list[np.ndarray]:
+    return [np.linspace(20, end, UPDATES) for end in ends]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs whose final returns overlap, the second of 7 seeds with a diverged and a silent."""
+    folder = tmp_path_factory.mktemp("compare")
+    good = handmade.run(folder / "good", rising([500, 490, 480, 470, 460, 450]))
+    ends = [*rising([475, 440, 430, 420, 410, 500]), np.full(UPDATES, np.nan)]
+    return good, handmade.run(folder / "poor", ends, frozen_at={5: 3}, gamma=0.9)
+
+
+def told(capsys, *arguments) -> str:
+    main(["compare", *map(str, arguments)])
+    return capsys.readouterr().out
+
+
+def test_it_says_what_the_statistics_say(runs, tmp_path, capsys):
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.png"
+    shown = told(capsys, *runs, "--json", numbers, "--picture", picture)
+    found = json.loads(numbers.read_text())
+    good = np.array([500, 490, 480, 470, 460, 450.0])
+    frozen = np.linspace(20, 500, UPDATES)[2]
+    poor = np.array([475, 440, 430, 420, 410, frozen])
+    (pair,) = found["pairs"]
+    wanted = improvement([poor], [good])
+    assert pair["probability_of_improvement"]["value"] == pytest.approx(wanted.value)
+    # 475 beats 470, 460 and 450; nobody else beats anybody: 3 of 36 pairs.
+    assert pair["probability_of_improvement"]["value"] == pytest.approx(3 / 36)
+    assert pair["seeds_needed"]["each"] == seeds_needed(poor, good)
+    first, second = found["runs"]
+    assert first["measures"]["iqm"]["value"] == pytest.approx((490 + 480 + 470 + 460) / 4)
+    assert first["measures"]["solved"]["value"] == pytest.approx(3 / 6)
+    assert second["measures"]["solved"]["value"] == pytest.approx(1 / 7)
+    assert (second["seeds"], second["diverged"], second["without_episode"]) == (7, 1, 1)
+    assert "B beats A with probability 0.083" in shown
+    assert "A is better" in shown
+    assert "B: 1 seed diverged" in shown
+    assert "B: 1 seed finished no episode" in shown
+    assert "475.0" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_solves_nothing_is_compared_all_the_same(tmp_path, capsys):
+    poor = handmade.run(tmp_path / "poor", rising([30, 31, 32, 33]))
+    silent = handmade.run(tmp_path / "silent", np.full((3, UPDATES), np.nan))
+    numbers = tmp_path / "numbers.json"
+    shown = told(capsys, poor, silent, "--json", numbers, "--picture", tmp_path / "picture.svg")
+    assert "B against A: one of them has no returns" in shown
+    first, second = json.loads(numbers.read_text())["runs"]
+    # None of four has by the end, at 100 steps; that half of all seeds would have is not excluded.
+    wanted = {"value": None, "ci95_low": 100.0, "ci95_high": None}
+    assert first["measures"]["time_to_solve"] == wanted
+    assert first["measures"]["collapse"] is None
+    assert second["measures"]["iqm"] is None
+    assert second["measures"]["solved"]["value"] == 0
+
+
+def test_equal_runs_are_not_told_apart_by_any_number_of_seeds(tmp_path, capsys):
+    same = [handmade.run(tmp_path / name, rising([400, 450, 500])) for name in "ab"]
+    shown = told(capsys, *same)
+    assert "0.500" in shown
+    assert "not told apart; no number of seeds would" in shown
+
+
+def test_what_counts_as_solved_can_be_given(tmp_path, capsys):
+    both = [handmade.run(tmp_path / name, rising([40, 50]), env="Mine-v0") for name in "ab"]
+    assert "solved at" not in told(capsys, *both)
+    assert "solved from 45" in told(capsys, *both, "--solved", "45")
+
+
+def test_unequal_budgets_are_said(runs, tmp_path, capsys):
+    longer = handmade.run(tmp_path / "longer", [np.linspace(20, 500, 9)] * 3)
+    assert "budgets differ: A 100 steps, B 180 steps" in told(capsys, runs[0], longer)
+
+
+def test_names_from_a_stranger_are_only_text(runs, tmp_path, capsys):
+    odd = handmade.run(tmp_path / "[red]odd", rising([400, 500]), preset="[bold]x[/]")
+    shown = told(capsys, runs[0], odd, "--picture", tmp_path / "picture.png").replace("\n", "")
+    assert "[red]odd" in shown
+    assert "[bold]x[/]" in shown
+
+
+def test_refusals(runs, tmp_path, capsys):
+    other = handmade.run(tmp_path / "other", rising([-80, -90]), env="Acrobot-v1")
+    limited = handmade.run(tmp_path / "limited", rising([20, 30]), max_episode_steps=50)
+    unfinished = handmade.run(tmp_path / "unfinished", rising([20, 30]))
+    (unfinished / "summary.json").unlink()
+    for arguments, words in (
+        ([runs[0], other], "env='CartPole-v1' and"),
+        ([runs[0], limited], "max_episode_steps=None and"),
+        ([runs[0], unfinished], "is not finished: jaxpg resume"),
+        ([runs[0], runs[0]], "once only"),
+        ([runs[0]], "between 2 and 26"),
+        ([*runs, "--picture", "x.gif"], "must end in .png, .svg, .pdf; got x.gif"),
+        ([*runs, "--json", tmp_path / "no" / "x.json"], "cannot be written"),
+        ([*runs, "--picture", tmp_path / "no" / "x.png"], "cannot be written"),
+        ([tmp_path / "none", runs[0]], "is not a run"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(["compare", *map(str, arguments)])
+        assert exit_.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_the_settings_of_a_run_count_as_runs(runs):
+    entries = compare.entries(list(runs))
+    assert [entry.letter for entry in entries] == ["A", "B"]
+    assert [len(entry.rows) for entry in entries] == [6, 7]

@@ -1,0 +1,342 @@
+"""The report: what it says, in a real browser, and of runs by strangers."""
+
+import dataclasses
+import html.parser
+import itertools
+import re
+import shlex
+import time
+from pathlib import Path
+
+import handmade
+import numpy as np
+import pytest
+from browser import MISSING, chromium
+
+from jaxpg.cli import runs
+from jaxpg.cli.main import _parse_train, main
+from jaxpg.core.config import PRESETS, Config
+from jaxpg.report import figures
+from jaxpg.report import page as report
+from jaxpg.runs import RunError, reproduce
+from jaxpg.runs.load import load
+from jaxpg.runs.manifest import Manifest, parse_seeds
+
+RISING = [np.linspace(20, end, 12) for end in (500, 490, 480, 480, 300, 500)]
+RISING.append(np.full(12, np.nan))  # finishes no episode
+RISING.append(np.array([20, 480, *[30.0] * 10]))  # solves, and loses it
+FROZEN = {5: 7}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    made = handmade.run(tmp_path_factory.mktemp("report") / "run", RISING, frozen_at=FROZEN)
+    report.make(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if MISSING:
+        pytest.skip(f"not installed: {', '.join(MISSING)}")
+    with chromium() as session:
+        yield session
+
+
+class Page(html.parser.HTMLParser):
+    """A page's elements with their attributes, and its text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read(directory: Path) -> Page:
+    return Page((directory / report.NAME).read_text())
+
+
+def test_it_says_the_numbers(directory):
+    text = re.sub(r"\s+", " ", read(directory).text)
+    # Final returns: 500, 490, 480, 480, 300, the diverged seed's last (row 5 at update 6, 281.8),
+    # none, 30. The middle half of the seven (one cut at each end): 490, 480, 480, 300, 281.8.
+    frozen = RISING[5][6]
+    wanted = np.mean([490, 480, 480, 300, frozen])
+    assert f"IQM {wanted:.1f}" in text
+    assert "50.0 %" in text  # 4 of 8 have solved it at the end
+    assert "1 seed diverged" in text
+    assert "1 seed finished no episode" in text
+    assert "20.0 %" in text  # 1 of 5 that ever solved it has lost it
+    assert "jaxpg train vpg" in text
+    assert "abc123" in text
+    for name in ("learning_rate", "gae_lambda", "total_steps"):
+        assert name in text
+
+
+def test_every_figure_is_there_as_png_and_svg(directory):
+    names = {path.stem for path in (directory / report.FOLDER).glob("*.svg")}
+    assert {"learning-curve", "final-returns", "seeds", "performance-profile"} < names
+    assert {"time-to-solve", "entropy", "policy-loss", "value-grad-norm"} < names
+    for name in names:
+        png = (directory / report.FOLDER / f"{name}.png").read_bytes()
+        assert png.startswith(b"\x89PNG")
+    shown = {attributes.get("id") for attributes in read(directory).all("figure")}
+    assert shown == names
+
+
+def test_it_needs_nothing_from_elsewhere_and_runs_nothing(directory):
+    page = read(directory)
+    assert not page.all("script")
+    policy = next(x for x in page.all("meta") if x.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy["content"]
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href", "srcset"):
+                assert value.startswith(("#", "data:")), (name, value)
+            assert not name.startswith("on")
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(directory):
+    page = read(directory)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    text = (directory / report.NAME).read_text()
+    references = set(re.findall(r'href="#([^"]+)"', text)) | set(
+        re.findall(r"url\(#([^)]+)\)", text)
+    )
+    assert references
+    assert references <= set(ids)
+
+
+def test_headings_descend_and_every_figure_has_words(directory):
+    page = read(directory)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    images = [x for x in page.all("svg") if x.get("role") == "img"]
+    assert len(images) == len(page.all("figure")) + 1  # the first is there for two widths
+    assert all(len(x["aria-label"]) > 20 for x in images)
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_the_same_run_gives_the_same_page(directory, tmp_path):
+    before = (directory / report.NAME).read_text()
+    report.make(directory)
+    assert (directory / report.NAME).read_text() == before
+
+
+VISIBLE = """
+return [...document.querySelectorAll('figure svg[role=img]')]
+  .map(x => [x.closest('figure').id, x.getBoundingClientRect()])
+  .filter(([, box]) => box.width > 0)
+  .map(([id, box]) => [id, box.width, box.height]);
+"""
+CONTRAST = """
+function rgb(text) { return text.match(/[\\d.]+/g).map(Number); }
+function light([r, g, b]) {
+  const [x, y, z] = [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+}
+const low = [];
+for (const node of document.querySelectorAll('body *')) {
+  const own = [...node.childNodes].some(x => x.nodeType === 3 && x.textContent.trim());
+  if (!own || !node.getBoundingClientRect().width || node.tagName === 'style') continue;
+  const style = getComputedStyle(node);
+  let behind = node;
+  while (behind && rgb(getComputedStyle(behind).backgroundColor)[3] === 0)
+    behind = behind.parentElement;
+  const front = light(rgb(node.closest('svg') ? style.fill : style.color));
+  const back = light(rgb(getComputedStyle(behind || document.body).backgroundColor));
+  const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
+  if (ratio < 4.5) low.push([node.tagName, node.textContent.slice(0, 30), ratio]);
+}
+return low;
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_in_a_browser(directory, browser, width, dark):
+    browser.open(directory / report.NAME, width=width, dark=dark)
+    assert browser.messages() == []
+    ground = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(16, 21, 26)") == dark
+    assert browser.run("return document.documentElement.scrollWidth") == width
+    shown = browser.run(VISIBLE)
+    names = sorted(path.stem for path in (directory / report.FOLDER).glob("*.svg"))
+    assert sorted(name for name, *_ in shown) == names  # each once
+    for name, across, up in shown:
+        assert across > 300, name
+        assert up > 100, name
+    assert browser.run(CONTRAST) == []  # WCAG 2.1 AA, in figures too
+
+
+def test_printed_it_is_dark_on_white_whatever_the_screen(directory, browser):
+    browser.open(directory / report.NAME, width=1280, dark=True, print_=True)
+    style = "getComputedStyle(document.body)"
+    assert browser.run(f"return {style}.backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.run(f"return {style}.color") == "rgb(0, 0, 0)"
+    assert browser.run(CONTRAST) == []
+
+
+EVIL = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">$x"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    entries = {"<b onmouseover=alert(1)>": EVIL, "python": {"nested": [EVIL]}}
+    made = {"commit": EVIL, "command": EVIL, "versions": entries, "device": "not a mapping"}
+    directory = tmp_path_factory.mktemp("hostile") / "run"
+    handmade.run(directory, RISING[:3], preset=EVIL, made=made, env=EVIL)
+    report.make(directory)
+    return directory
+
+
+def test_a_strangers_run_injects_nothing(hostile):
+    page = read(hostile)
+    assert not page.all("script")
+    assert not page.all("img")
+    assert not page.all("b")
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert EVIL in page.text  # as text it is there
+
+
+def test_a_strangers_run_injects_nothing_in_a_browser(hostile, browser):
+    browser.open(hostile / report.NAME, width=1280)
+    assert browser.messages() == []
+    assert "hacked" not in browser.run("return document.title").split("·")[0].replace(EVIL, "")
+    assert browser.run("return document.title").startswith("<script>")
+    assert browser.run("return document.querySelectorAll('script, img').length") == 0
+
+
+@pytest.mark.parametrize(
+    ("returns", "frozen_at", "words"),
+    [
+        ([[np.nan] * 3] * 2, None, "No seed finished an episode"),
+        ([[20.0, 20, 20]], None, "1 seed,"),
+        ([[20.0, 20, 20]] * 3, {0: 0, 1: 1, 2: 2}, "3 seeds diverged"),
+    ],
+)
+def test_odd_runs_have_a_page_too(tmp_path, returns, frozen_at, words):
+    directory = handmade.run(tmp_path / "run", returns, frozen_at=frozen_at)
+    report.make(directory)
+    assert words in read(directory).text
+
+
+def test_without_a_known_return_for_solved_it_says_so_and_takes_one(tmp_path):
+    directory = handmade.run(tmp_path / "run", RISING[:3], env="Mine-v0")
+    report.make(directory)
+    assert "What counts as solved is not known" in read(directory).text
+    assert "time-to-solve" not in (directory / report.NAME).read_text()
+    main(["report", str(directory), "--solved", "400"])
+    assert "solved at the end" in read(directory).text
+    assert 'id="time-to-solve"' in (directory / report.NAME).read_text()
+
+
+def test_ten_thousand_seeds_stay_a_small_page(tmp_path):
+    rng = np.random.default_rng(1)
+    returns = np.cumsum(rng.exponential(3.0, (10_000, 60)), axis=1)
+    directory = handmade.run(tmp_path / "run", returns)
+    began = time.process_time()
+    report.make(directory)
+    assert time.process_time() - began < 15  # 5 s where nothing else runs
+    assert (directory / report.NAME).stat().st_size < 2.5e6
+    assert "500 of the 10,000 seeds" in read(directory).text
+
+
+def test_the_seeds_that_are_drawn_have_the_best_and_the_worst():
+    values = np.random.default_rng(2).normal(size=2_000)
+    chosen = values[figures.spread(values)]
+    assert len(chosen) == figures.FAINT
+    assert {values.min(), values.max()} <= set(chosen)
+    assert np.median(chosen) == pytest.approx(np.median(values), abs=0.05)
+
+
+def manifest(name: str, config: Config, parts: tuple[str, ...] = ("0:4",)) -> Manifest:
+    return Manifest(name, config, parts, 16, 1, ({},), {})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_commands_make_the_same_run(name):
+    config = dataclasses.replace(
+        PRESETS[name],
+        env="it's $HOME",
+        hidden_sizes=(8, 16),
+        max_grad_norm=None if PRESETS[name].max_grad_norm else 0.25,
+        normalize_advantage=True,
+        learning_rate=1 / 3,
+        max_episode_steps=7,
+    )
+    for wanted in (config, PRESETS[name], dataclasses.replace(PRESETS[name], gamma=0.1)):
+        (line,) = reproduce.commands(manifest(name, wanted))
+        program, command, *words = shlex.split(line)
+        assert (program, command) == ("jaxpg", "train")
+        _, options = _parse_train(words)
+        assert options.config == wanted
+        assert parse_seeds(options.seeds) == [0, 1, 2, 3]
+        assert options.lanes == 16
+
+
+def test_what_a_preset_switches_on_can_be_switched_off(monkeypatch):
+    normalized = dataclasses.replace(Config(), normalize_advantage=True)
+    monkeypatch.setitem(PRESETS, "vpg", normalized)
+    (line,) = reproduce.commands(manifest("vpg", Config()))
+    assert _parse_train(shlex.split(line)[2:])[1].config == Config()
+
+
+def test_the_commands_of_a_merged_run_merge():
+    lines = reproduce.commands(manifest("vpg", Config(), ("0:4", "7,9")))
+    assert [line.split()[1] for line in lines] == ["train", "train", "merge"]
+    assert "--seeds 7,9 --out again-1" in lines[1]
+    assert lines[2] == "jaxpg merge again-0 again-1 --out again"
+
+
+def test_a_finished_run_gets_its_report_once_and_only_if_wanted(tmp_path, capsys):
+    directory = handmade.run(tmp_path / "run", RISING[:2])
+    runs.train(directory, runs.Launch(report=False))
+    assert not (directory / report.NAME).exists()
+    runs.train(directory, runs.Launch())
+    assert f"report: {directory / report.NAME}" in capsys.readouterr().out
+    (directory / report.NAME).write_text("kept")
+    runs.train(directory, runs.Launch())
+    assert (directory / report.NAME).read_text() == "kept"
+
+
+def test_train_takes_an_option_to_leave_it_out():
+    assert _parse_train([])[1].launch.report
+    assert not _parse_train(["--no-report"])[1].launch.report
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
+    for arguments, words in (
+        (["report", str(tmp_path)], "is not a run"),
+        (["report", str(tmp_path / "none")], "is not a run"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 2
+        assert words in capsys.readouterr().err
+    directory = handmade.run(tmp_path / "run", RISING[:2])
+    (directory / "summary.json").unlink()
+    with pytest.raises(RunError, match="is not finished"):
+        report.make(directory)
+
+
+def test_a_directory_that_cannot_be_written_gets_a_sentence(tmp_path):
+    directory = handmade.run(tmp_path / "run", RISING[:2])
+    (directory / report.FOLDER).write_text("in the way")
+    with pytest.raises(RunError, match="cannot be written"):
+        report.make(directory)
+    assert load(directory).seeds == [0, 1]  # the run is as it was

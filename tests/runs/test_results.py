@@ -1,0 +1,132 @@
+"""What a run leaves behind, and what it says when something is missing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jaxpg.core.config import Config
+from jaxpg.core.types import Metrics
+from jaxpg.names import to_torch
+from jaxpg.population.population import Population
+from jaxpg.report.figures import curve_points
+from jaxpg.runs import results
+
+CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
+
+
+def population(final_return, frozen_at=None) -> Population:
+    """Three seeds and six updates, in each of which two episodes end with return 30 + update."""
+    shape = (len(final_return), 6)
+    fields = {name: np.zeros(shape, np.float32) for name in Metrics._fields}
+    fields["episodes"] = np.full(shape, 2, np.int32)
+    fields["return_sum"] = np.broadcast_to(2.0 * (30 + np.arange(6)), shape).copy()
+    fields["env_steps"] = np.full(shape, 20, np.int32)
+    layer = {"kernel": np.zeros((shape[0], 4, 2), np.float32), "bias": np.zeros((shape[0], 2))}
+    return Population(
+        seeds=np.array([3, 1, 7][: shape[0]], np.uint32),
+        setting=np.zeros(shape[0], np.int32),
+        params={"policy": {"output": layer}},
+        metrics=Metrics(**fields),
+        final_return=np.array(final_return, np.float32),
+        frozen_at=np.array([-1] * shape[0] if frozen_at is None else frozen_at),
+        cause=np.array([0] * shape[0] if frozen_at is None else np.array(frozen_at) >= 0, np.int32),
+        lanes=16,
+        compile_seconds=1.0,
+        wall_seconds=2.0,
+    )
+
+
+def test_summary_numbers():
+    summary = results.summarize("vpg", CONFIG, population([480.0, 470.0, 500.0]))
+    assert summary["seeds"] == 3
+    assert summary["total_env_steps"] == 3 * 6 * 20
+    assert summary["env_steps_per_second"] == 180
+    assert summary["solved_fraction"] == pytest.approx(2 / 3)
+    assert summary["final_return"]["median"] == 480.0
+    assert summary["config"]["gamma"] == 0.99
+    json.dumps(summary, allow_nan=False)
+
+
+def test_a_seed_without_an_episode_is_named_and_has_not_solved():
+    some = population([500.0, np.nan, 500.0])
+    some.metrics.episodes[1] = 0
+    summary = results.summarize("vpg", CONFIG, some)
+    assert summary["seeds_without_episode"] == [1]
+    assert summary["solved_fraction"] == pytest.approx(2 / 3)
+    assert summary["final_return"]["min"] == 500.0
+
+
+def test_a_diverged_seed_is_named_and_has_not_solved():
+    diverged = population([500.0, 500.0, 500.0], frozen_at=[-1, -1, 4])
+    summary = results.summarize("vpg", CONFIG, diverged)
+    assert summary["diverged"] == [{"seed": 7, "setting": 0, "update": 4, "cause": "policy_loss"}]
+    assert summary["solved_fraction"] == pytest.approx(2 / 3)
+
+
+def test_no_episode_at_all_is_null_not_nan():
+    summary = results.summarize("vpg", CONFIG, population([np.nan, np.nan]))
+    assert summary["final_return"] is None
+    json.dumps(summary, allow_nan=False)
+
+
+def test_curve_averages_over_episodes_and_carries_on():
+    """Updates in which no episode ended keep the last value; before the first it is NaN."""
+    some = population([1.0, 1.0])
+    some.metrics.episodes[0, 0] = some.metrics.return_sum[0, 0] = 0
+    some.metrics.episodes[1, 3] = some.metrics.return_sum[1, 3] = 0
+    amount, returns = curve_points(CONFIG, some)
+    assert amount.tolist() == [20, 40, 60, 80, 100, 120]
+    np.testing.assert_array_equal(returns, [[np.nan, 31, 32, 33, 34, 35], [30, 31, 32, 32, 34, 35]])
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_seeds_that_never_finish_an_episode_do_not_cost_the_others_their_results(tmp_path, silent):
+    some = population([1.0, 1.0])
+    some.metrics.episodes[:silent] = 0
+    some.metrics.return_sum[:silent] = 0
+    some.final_return[:silent] = np.nan
+    summary = results.save(tmp_path, "vpg", CONFIG, some)
+    assert summary["seeds_without_episode"] == [3, 1][:silent]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_files_are_complete_and_load_without_pickle(tmp_path):
+    saved = population([480.0, np.nan, 500.0])
+    results.save(tmp_path, "vpg", CONFIG, saved)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "summary.json",
+        "results.npz",
+        "params.safetensors",
+        "curve.png",
+    }
+    arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
+    own = {"seed", "setting", "final_return", "frozen_at", "cause"}
+    assert set(arrays) == {*own, *Metrics._fields}
+    np.testing.assert_array_equal(arrays["seed"], [3, 1, 7])
+    weights = load_file(tmp_path / "params.safetensors")
+    assert {name: tuple(x.shape) for name, x in weights.items()} == {
+        "policy.output.weight": (3, 2, 4),
+        "policy.output.bias": (3, 2),
+    }
+
+
+def test_names_are_those_of_the_twin():
+    """A parameter of seed s loads into torch_ref's own network."""
+    import torch_ref
+    from torch_ref.networks import make
+    from torch_ref.types import EnvSpec
+
+    spec = EnvSpec(3, 2, False, 200, 1, 2)
+    networks = make(torch_ref.Config(env="Pendulum-v1"), spec)
+    module = networks.init(torch_ref.key(0), torch_ref.key(1))
+    from jaxpg.core.networks import make as make_jax
+    from jaxpg.core.noise import key
+
+    params = make_jax(Config(env="Pendulum-v1"), spec).init(key(0), key(1))
+    named = {name: torch.from_numpy(x.copy()) for name, x in to_torch(params).items()}
+    assert named.keys() == module.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, named[name]), name
