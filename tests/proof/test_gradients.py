@@ -189,7 +189,7 @@ def assert_updates_agree(config: Config, count: int = 2) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_compiled(monkeypatch):
-    """jax.lax.scan as a Python loop, and no loops over lanes (tests/fast/test_lanes.py has those)."""
+    """jax.lax.scan as a Python loop, and no loops over lanes (tests/fast has those)."""
 
     def scan(step, carry, inputs=None, length=None, reverse=False):
         length = len(jax.tree.leaves(inputs)[0]) if length is None else length

@@ -61,8 +61,8 @@ def stop_after(monkeypatch):
     """A reporter that asks to stop, as a supervisor's SIGTERM does, at one of its calls.
 
     The handler is called, not the process signalled: that is heard when the main thread gets to it,
-    which may be after the end of so short a run. (tests/runs/test_faults.py sends signals.) And each
-    segment is saved and reported: a slow disk would leave 7 updates with their end alone.
+    which may be after the end of so short a run. (test_faults.py sends signals.) Each segment is
+    saved and reported: a slow disk would leave 7 updates with their end alone.
     """
 
     def reporter(reports: int):
