@@ -36,16 +36,17 @@ def speed(name: str, seconds: float) -> dict[str, float]:
 def make(name: str, config: Config, lanes: int, compute: bool = True) -> Part:
     """A part of an update of so many lanes, which have just begun.
 
-    Without `compute` its arguments are only shapes, and it is about no steps. `learning` is an
-    update whose rollout is given: of what is drawn for it nothing is computed.
+    Without `compute` its arguments are only shapes, and it is about no steps.
     """
     import jax
     import jax.numpy as jnp
 
-    from jaxpg.core import algorithms, learner, noise
+    import jaxpg
+    from jaxpg.core import learner, noise
+    from jaxpg.core.types import Learned
     from jaxpg.population import population
 
-    algorithm = algorithms.build(config)
+    algorithm = jaxpg.build(config)
     (chunk,) = population.make_chunks(config, range(lanes), [{}], lanes)
     traced = jax.tree.map(jnp.asarray, chunk.config)
 
@@ -53,8 +54,7 @@ def make(name: str, config: Config, lanes: int, compute: bool = True) -> Part:
         return state._replace(key=noise.typed(state.key))
 
     def start(config: Config, key_data: Any) -> Any:
-        keys = noise.typed(key_data)
-        state = learner.init(config, keys, algorithm)
+        state = learner.init(config, noise.typed(key_data), algorithm)
         return state._replace(key=jax.random.key_data(state.key))
 
     def draw(config: Config, state: Any) -> Any:
@@ -63,26 +63,15 @@ def make(name: str, config: Config, lanes: int, compute: bool = True) -> Part:
         return noise.draw(typed(state).key, state.update, config, spec, steps)
 
     def rollout(config: Config, state: Any) -> Any:
-        found = []
-
-        def keep(*arguments: Any) -> Any:
-            found.append(algorithm.collect(*arguments))
-            return found[0]
-
-        learner.update(config, typed(state), algorithm._replace(collect=keep))
-        return found[0]
+        return learner.collect(algorithm, state.params, state.env_state, draw(config, state))
 
     def update(config: Config, state: Any) -> Any:
         after, metrics = learner.update(config, typed(state), algorithm)
         return after._replace(key=state.key), metrics
 
     def learning(config: Config, state: Any, collected: Any) -> Any:
-        env_state, trajectory = collected
-        acted = trajectory.acted._replace(obs=trajectory.obs)  # as in an update, the same array
-        collected = (env_state, trajectory._replace(acted=acted))
-        given = algorithm._replace(collect=lambda *_: collected)
-        after, metrics = learner.update(config, typed(state), given)
-        return after._replace(key=state.key), metrics
+        learned = Learned(state.params, state.opt_state, state.update)
+        return algorithm.learn(config, algorithm, learned, collected[1], None)
 
     @jax.jit
     @jax.vmap

@@ -58,8 +58,8 @@ def flop_per_step(config: Config) -> int:
     """Multiplications and additions in the networks for each environment step trained on.
 
     A network of D inputs, H hidden units and K outputs takes 2H(D + K) forward, and backward, in
-    its parameters alone, 2H(D + 2K). Nothing is counted twice: the policy's gradient follows from
-    what it said when it acted, and the first value step from the V(s) that Ψ has, beside V(s').
+    its parameters alone, 2H(D + 2K). What is needed is counted, and once: the policy's gradient
+    follows from what it said when it acted, and the first value step from the V(s) that Ψ has.
     """
     inputs, actions, (hidden,) = 4, 2, config.hidden_sizes
 

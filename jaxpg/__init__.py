@@ -9,15 +9,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the names below, for type checkers and editors
-    from jaxpg.core.algorithms import build as build
     from jaxpg.core.config import ConfigError as ConfigError
     from jaxpg.core.config import preset as preset
     from jaxpg.core.learner import init as init
     from jaxpg.core.learner import update as update
     from jaxpg.core.noise import key as key
     from jaxpg.core.noise import keys as keys
-    from jaxpg.core.training import train as train
     from jaxpg.core.types import Config as Config
+    from jaxpg.fast import build as build
+    from jaxpg.fast import train as train
     from jaxpg.population.policy import Policy as Policy
     from jaxpg.population.population import train_grid as train_grid
     from jaxpg.population.population import train_population as train_population
@@ -31,12 +31,12 @@ _HOME = {
     "Config": "core.types",  # where it is registered with jax
     "ConfigError": "core.config",
     "preset": "core.config",
-    "build": "core.algorithms",
+    "build": "fast",
     "init": "core.learner",
     "update": "core.learner",
     "key": "core.noise",
     "keys": "core.noise",
-    "train": "core.training",
+    "train": "fast",
     "train_population": "population.population",
     "train_grid": "population.population",
     "load": "runs.load",

@@ -37,27 +37,36 @@ SEES_BOTH = {
 }
 TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
 
-# Public names that only one package has, and why.
+# Names that only one package has, and why.
 ONLY_IN_JAXPG = {
-    "types": {"Params", "Acted"},  # torch: an nn.ModuleDict; see PASSED_ON
+    "types": {"Params"},  # torch: an nn.ModuleDict
     "noise": {"typed"},  # torch's keys are their words
-    # how to place a gymnax environment, and what a trained policy sees of it
-    "env": {"RESETS", "Reset", "Interface", "interface"},
-    "learner": {"Learned"},  # torch changes its networks in place
+    "networks": {"apply", "_dense"},  # a torch module is called; flax's layers know no TF32
+    # what a gymnax environment is, and what a trained policy sees of it
+    "env": {"Interface", "interface", "_gymnax", "_spec", "_check_spaces", "_dynamics", "_examples",
+            "_state_types", "_interface", "_place_cartpole", "_place_pendulum", "Known", "KNOWN",
+            "_known"},
+    "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
-    "trace": {"watch", "record"},  # for replays of a run
-}
+    "trace": {"_program"},  # nothing is compiled in torch
+}  # fmt: skip
 ONLY_IN_TORCH = {
     # gymnax has these
-    "env": {"CartPoleState", "PendulumState", "cartpole", "pendulum", "gymnasium_env"},
+    "env": {"CARTPOLE_MIN_STEPS", "CartPoleState", "PendulumState", "cartpole", "pendulum",
+            "gymnasium_env", "_start", "_advance", "_tensor_env"},
+    "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
     "training": {"as_tensors", "updates"},
-}
-# What jaxpg passes on, torch_ref computes again: its policy acts without a graph.
-PASSED_ON = {
-    "types.Trajectory": ["acted"],
-    "learner.policy_objective": ["outputs"],
-    "learner.joint_objective": ["outputs", "value"],
+    "trace": {"_as_in_jax"},  # torch counts and indexes with int64
+}  # fmt: skip
+# Primitives that are handed to jaxpg's functions; of each the plain one is the default.
+HANDED_IN = {
+    "advantages": {"scan"},
+    "algorithms": {"primitives", "scan"},
+    "env": {"rows"},
+    "learner": {"scan"},
+    "networks": {"apply"},
+    "rollout": {"loop"},
 }
 OTHER_ARGUMENTS = {
     # A torch module must be told the width of its input, which flax infers when it first sees one.
@@ -66,6 +75,24 @@ OTHER_ARGUMENTS = {
         ["inputs", "hidden_sizes", "outputs", "activation"],
     ),
     "networks.init_mlp": (["key", "mlp", "inputs"], ["key", "mlp"]),
+    "networks._outputs": (["params", "policy", "inputs"], ["policy", "inputs"]),
+    "networks._init_log_std": (["config", "spec"], ["policy", "config", "spec"]),
+    # In jax parameters and the optimizer's state are one thing that is passed on.
+    "learner.descend": (
+        ["config", "algorithm", "rate", "objective", "start"],
+        ["config", "algorithm", "rate", "objective", "module", "optimizer"],
+    ),
+    # The grid is the only primitive that the twin is handed.
+    "algorithms.build": (["config", "primitives"], ["config", "round_floats"]),
+    # What a parameter is called: torch modules know it, of a tree only the config tells.
+    "trace._events": (["sites", "config"], ["sites"]),
+    "trace._leaves": (["site", "tree", "config"], ["site", "tree"]),
+    "trace._rounding_into": (["sites", "config", "build"], ["sites", "config", "build", "params"]),
+    "trace._do": (
+        ["stream", "build", "config", "seeds", "updates", "explain"],
+        ["stream", "config", "seeds", "updates", "explain"],
+    ),
+    "trace.main": (["arguments", "build"], ["arguments"]),
 }
 
 
@@ -75,13 +102,13 @@ def modules(package):
     return [package.__name__, *(m.name for m in found if not m.name.endswith(".__main__"))]
 
 
-def public_names(module):
-    """What a module defines, in order; not what it imports."""
-    names = []
+def names(module):
+    """What a module defines, in order, private names too; not what it imports."""
+    found = []
     for node in ast.parse(inspect.getsource(module)).body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        names += [getattr(target, "id", "_") for target in targets] or [getattr(node, "name", "_")]
-    return [name for name in names if not name.startswith("_")]
+        found += [getattr(target, "id", "") for target in targets] or [getattr(node, "name", "")]
+    return [name for name in found if name]
 
 
 def twins(name):
@@ -97,8 +124,8 @@ def test_every_core_file_has_its_twin():
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_twins_define_the_same_public_names_in_the_same_order(name):
-    ours, theirs = map(public_names, twins(name))
+def test_twins_define_the_same_names_in_the_same_order(name):
+    ours, theirs = map(names, twins(name))
     assert set(ours) - set(theirs) == ONLY_IN_JAXPG.get(name, set())
     assert set(theirs) - set(ours) == ONLY_IN_TORCH.get(name, set())
     assert [n for n in ours if n in theirs] == [n for n in theirs if n in ours]
@@ -108,19 +135,32 @@ def test_twins_define_the_same_public_names_in_the_same_order(name):
 def test_twins_have_the_same_arguments_and_fields(name):
     """Names, order, keyword-only or not, and defaults; of a NamedTuple the fields."""
     ours, theirs = twins(name)
-    for public in public_names(ours):
-        pair = [getattr(module, public, None) for module in (ours, theirs)]
+    for one in names(ours):
+        pair = [getattr(module, one, None) for module in (ours, theirs)]
         if not all(map(has_arguments, pair)):
             continue
-        if f"{name}.{public}" in OTHER_ARGUMENTS:
-            names = tuple([argument for argument, *_ in arguments(f)] for f in pair)
-            assert names == OTHER_ARGUMENTS[f"{name}.{public}"]
+        if f"{name}.{one}" in OTHER_ARGUMENTS:
+            found = tuple([argument for argument, *_ in arguments(f)] for f in pair)
+            assert found == OTHER_ARGUMENTS[f"{name}.{one}"]
         else:
-            last = [
-                (argument, inspect.Parameter.POSITIONAL_OR_KEYWORD, None)
-                for argument in PASSED_ON.get(f"{name}.{public}", [])
-            ]
-            assert arguments(pair[0]) == arguments(pair[1]) + last, public
+            mine, others = map(arguments, pair)
+            plain = [a for a in mine if a[0] not in HANDED_IN.get(name, ())]
+            assert plain == [a for a in others if a[0] not in HANDED_IN.get(name, ())], one
+
+
+@pytest.mark.parametrize(("name", "handed_in"), HANDED_IN.items())
+def test_what_is_handed_in_is_plain_by_default(name, handed_in):
+    """No primitive is asked for: whoever hands in nothing reads and runs the plain page."""
+    module, _ = twins(name)
+    functions = [getattr(module, one) for one in names(module)]
+    public = [f for f in functions if inspect.isfunction(f) and not f.__name__.startswith("_")]
+    found = {
+        p.name
+        for f in public
+        for p in inspect.signature(f).parameters.values()
+        if p.name in handed_in and p.default is not p.empty
+    }
+    assert found == handed_in
 
 
 def has_arguments(f):
@@ -130,14 +170,18 @@ def has_arguments(f):
 def arguments(f):
     """(name, kind, default) of each; flax adds `parent` and `name` to a module's own."""
     given = inspect.signature(f).parameters.values()
-    return [(p.name, p.kind, p.default) for p in given if p.name not in ("parent", "name")]
+    return [
+        (p.name, p.kind, getattr(p.default, "__name__", p.default))
+        for p in given
+        if p.name not in ("parent", "name")
+    ]
 
 
 @pytest.mark.parametrize("name", CORE)
 def test_whatever_is_public_is_explained_in_both(name):
     for module in twins(name):
         assert module.__doc__
-        for public in public_names(module):
+        for public in [name for name in names(module) if not name.startswith("_")]:
             value = getattr(module, public)
             if inspect.isfunction(value) or inspect.isclass(value):
                 assert value.__doc__, public

@@ -1,40 +1,50 @@
-"""An algorithm: what to collect, an estimator, a policy loss, a value fit; chosen by name."""
+"""An algorithm: what to collect, an estimator, a policy loss, a fit; chosen by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from torch_ref import advantages, distributions, env, losses, networks, rollout
-from torch_ref.arithmetic import grid_distribution, grid_env
+from torch_ref import advantages, distributions, env, learner, losses, networks, rollout
+from torch_ref.arithmetic import grid_distribution, grid_env, round_floats
 from torch_ref.config import Config, ConfigError
 from torch_ref.types import Algorithm, Distribution, EnvSpec, Trajectory
 
 
-def build(config: Config) -> Algorithm:
+def as_it_is(x: Any) -> Any:
+    """What is done to something where nothing is to be done."""
+    return x
+
+
+def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
     """The algorithm that a config names.
 
     Args:
       config: validated.
+      round_floats: to the float32 grid.
 
     Raises:
       ConfigError: if the environment is unknown or not supported.
     """
-    env_ = env.make(
-        config.env, float_type=config.float_type, max_episode_steps=config.max_episode_steps
-    )
+    limit = config.max_episode_steps
+    env_ = env.make(config.env, float_type=config.float_type, max_episode_steps=limit)
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
     distribution = _distribution(config, env_.spec)
     on_grid = config.arithmetic == "float32_grid"
     return Algorithm(
-        env=grid_env(env_) if on_grid else env_,
+        env=grid_env(env_, round_floats) if on_grid else env_,
         networks=networks.make(config, env_.spec),
-        distribution=grid_distribution(distribution) if on_grid else distribution,
+        distribution=grid_distribution(distribution, round_floats) if on_grid else distribution,
         collect=COLLECT[config.collect],
         advantage=make_advantage(config),
         value_target=VALUE_TARGETS[config.value_target],
         policy_loss=POLICY_LOSSES[config.reduction],
         remember=REMEMBER[config.value_data],
+        fit=FITS[config.networks],
+        optimizer=learner.OPTIMIZERS[config.optimizer],
+        rounded=round_floats if on_grid else as_it_is,
+        learn=learner.learn,
     )
 
 
@@ -68,9 +78,10 @@ def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
             baseline = weight * value  # R(τ) counts from the episode's start, and so must V
         if config.baseline == "broadcast_value":
             baseline = torch.zeros_like(value)  # subtracted below
-        psi = estimator(trajectory, baseline, next_value, gamma, gae_lambda)
+        coefficients = {"gamma": gamma, "gae_lambda": gae_lambda}
+        psi = estimator(trajectory, baseline, next_value, **coefficients)
         if config.baseline == "constant":
-            returns = monte_carlo(trajectory, value, next_value, gamma=gamma)[0]
+            returns = monte_carlo(trajectory, value, next_value, **coefficients)[0]
             psi = psi - advantages.leave_one_out(returns)[None, :]
         if config.discounting == "absolute" and config.estimator != "total_return":
             psi = weight * psi
@@ -81,23 +92,23 @@ def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
     return advantage
 
 
-def total_return(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+def total_return(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> torch.Tensor:
     """R(τ) - V; V is 0 without a critic."""
-    ends = (t.terminated, t.truncated)
-    return advantages.total_return(t.reward, next_value, *ends, gamma=gamma) - value
+    inputs = (t.reward, next_value, t.terminated, t.truncated)
+    return advantages.total_return(*inputs, gamma=gamma) - value
 
 
-def reward_to_go(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+def reward_to_go(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> torch.Tensor:
     """G_t - V(s_t); V is 0 without a critic."""
     return monte_carlo(t, value, next_value, gamma=gamma) - value
 
 
-def td_error(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+def td_error(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> torch.Tensor:
     """r_t + γ V(s_{t+1}) - V(s_t)."""
     return advantages.td_error(t.reward, value, next_value, t.terminated, gamma=gamma)
 
 
-def gae(t: Trajectory, value, next_value, gamma, gae_lambda) -> torch.Tensor:
+def gae(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> torch.Tensor:
     """GAE(γ, λ)."""
     inputs = (t.reward, value, next_value, t.terminated, t.truncated)
     return advantages.gae(*inputs, gamma=gamma, gae_lambda=gae_lambda)
@@ -109,14 +120,14 @@ def monte_carlo(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> 
     return advantages.discounted_return(*inputs, gamma=gamma)
 
 
-def td0(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> torch.Tensor:
+def td0(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> torch.Tensor:
     """r_t + γ V(s_{t+1})."""
-    return td_error(t, value, next_value, gamma, gae_lambda) + value
+    return td_error(t, value, next_value, gamma=gamma) + value
 
 
 def lambda_return(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> torch.Tensor:
     """GAE(γ, λ) + V(s_t)."""
-    return gae(t, value, next_value, gamma, gae_lambda) + value
+    return gae(t, value, next_value, gamma=gamma, gae_lambda=gae_lambda) + value
 
 
 def transitions(t: Trajectory) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -141,5 +152,6 @@ POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
 }
+FITS = {"separate": learner.fit_separate, "shared": learner.fit_shared}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

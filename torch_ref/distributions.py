@@ -34,8 +34,7 @@ def categorical_sample(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Ten
 
 def categorical_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """log π(a), float [...], of actions int64 [...]."""
-    log_probs = torch.log_softmax(logits, dim=-1)
-    return torch.gather(log_probs, -1, action[..., None])[..., 0]
+    return _of_action(torch.log_softmax(logits, dim=-1), action)
 
 
 def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -51,14 +50,18 @@ def clamped_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor
 
     Source: torch.distributions.Categorical(probs) in float32.
     """
-    log_probs = _clamped_log(torch.softmax(logits, dim=-1))
-    return torch.gather(log_probs, -1, action[..., None])[..., 0]
+    return _of_action(_clamped_log(torch.softmax(logits, dim=-1)), action)
 
 
 def clamped_entropy(logits: torch.Tensor) -> torch.Tensor:
     """-Σ π log(clamped π) in nats, float [...]."""
     probs = torch.softmax(logits, dim=-1)
     return -torch.sum(probs * _clamped_log(probs), dim=-1)
+
+
+def _of_action(by_action: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """The entry of the action."""
+    return torch.gather(by_action, -1, action[..., None])[..., 0]
 
 
 def _clamped_log(probs: torch.Tensor) -> torch.Tensor:

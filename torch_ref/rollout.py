@@ -11,6 +11,25 @@ import torch
 from torch_ref.types import Env, EnvState, Noise, Trajectory
 
 
+def over_time(step: Callable, state: EnvState, noise: Noise, block: int) -> tuple[Any, Any]:
+    """The steps of a rollout, one after the other; a reset's noise is for a block of them.
+
+    Args:
+      step: (state, uniform [N, ...], key [N], reset noise [N, ...]) -> state, and its row.
+      state: of N environments.
+      noise: of this update.
+      block: steps in a block.
+
+    Returns:
+      The state in the end, and the rows, leaves [T, N, ...].
+    """
+    rows = []
+    for t in range(noise.action.shape[0]):
+        state, row = step(state, noise.action[t], noise.env[t], noise.reset[t // block])
+        rows.append(row)
+    return state, _stack(rows)
+
+
 @torch.no_grad()
 def collect_steps(
     env: Env, act: Callable, params: Any, state: EnvState, noise: Noise
@@ -19,7 +38,7 @@ def collect_steps(
 
     Args:
       env: the environments.
-      act: (params, obs [N, D], uniform [N, ...]) -> action [N, ...].
+      act: (params, obs [N, D], uniform [N, ...]) -> action [N, ...] and log π(a|s) [N].
       params: the acting policy's.
       state: where the last update left the environments.
       noise: of this update; T is the length of its action draws.
@@ -28,14 +47,15 @@ def collect_steps(
       The environments' next state, and a Trajectory whose rows are all valid. `next_obs` is the
       true successor; the row after an episode's end begins the next episode.
     """
-    rows = []
-    for t in range(noise.action.shape[0]):
-        state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
+
+    def step(
+        state: EnvState, uniform: torch.Tensor, key: Any, reset: Any
+    ) -> tuple[EnvState, Trajectory]:
+        state, row = _step(env, act, params, state, uniform, key)
         done = torch.logical_or(row.terminated, row.truncated)
-        block = t // env.spec.min_episode_steps
-        state = env.restart(state, done, noise.reset[block])
-        rows.append(row)
-    return state, _stack(rows)
+        return env.restart(state, done, reset), row
+
+    return over_time(step, state, noise, env.spec.min_episode_steps)
 
 
 @torch.no_grad()
@@ -72,11 +92,12 @@ def _step(
     env: Env, act: Callable, params: Any, state: EnvState, uniform: torch.Tensor, key: Any
 ) -> tuple[EnvState, Trajectory]:
     """One step of N environments: the true next state, and the trajectory's row."""
-    action = act(params, state.obs, uniform)
+    action, log_prob = act(params, state.obs, uniform)
     next_state, reward, terminated, truncated = env.step(key, state, action)
     row = Trajectory(
         obs=state.obs,
         action=action,
+        log_prob=log_prob,
         reward=reward,
         next_obs=next_state.obs,
         terminated=terminated,

@@ -10,24 +10,21 @@ of npz; after each seed a line that names all packages that this process has imp
 index as "explain" asks for its roundings instead.
 """
 
-import contextlib
 import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any, BinaryIO
-from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
 
 from torch_ref import algorithms, arithmetic, learner, noise
 from torch_ref.config import Config, validate
 from torch_ref.training import as_tensors
-from torch_ref.training import updates as run_updates
-from torch_ref.types import Algorithm, LearnerState
+from torch_ref.types import Algorithm, Seen
 
 Record = dict[str, np.ndarray]
 Sites = dict[str, list[tuple[Any, Any]]]  # where floats were rounded -> (before, after) each time
@@ -46,20 +43,22 @@ def records(
       config: its traced fields are numbers.
       seed: an integer in [0, 2^32).
       updates: at most this many; None for the whole budget.
-      algorithm: with parts of your own; None for what the config names.
+      algorithm: None for the one that the config names.
 
     Raises:
       ConfigError: if the config has no meaning.
     """
-    seen: dict[str, Any] = {}
     algorithm = algorithm or algorithms.build(validate(config))
-    algorithm = _watch(as_tensors(config), algorithm, seen)
-    for state, metrics in islice(run_updates(config, noise.key(seed), algorithm), updates):
-        yield _record(state, {**seen, "metrics": metrics})
+    tensors = as_tensors(validate(config))
+    state = learner.init(tensors, noise.key(seed), algorithm)
+    count = config.num_updates if updates is None else min(updates, config.num_updates)
+    for _ in range(count):
+        state, seen = learner.watch(tensors, state, algorithm)
+        yield record(state.params, seen)
 
 
 def roundings(
-    config: Config, seed: int, update: int, algorithm: Algorithm | None = None
+    config: Config, seed: int, update: int, build: Callable[..., Algorithm] = algorithms.build
 ) -> Iterator[Record]:
     """Every rounding to the float32 grid in one update: {name, name:before_rounding}.
 
@@ -68,18 +67,41 @@ def roundings(
 
     Args:
       config: on the float32 grid.
-      seed, algorithm: as in `records`.
+      seed: as in `records`.
       update: its index, from 0.
+      build: makes the algorithm, from the config and what rounds to the grid.
     """
     tensors = as_tensors(validate(config))
-    algorithm = algorithm or algorithms.build(config)
+    algorithm = build(config, arithmetic.round_floats)
     state = learner.init(tensors, noise.key(seed), algorithm)
     for _ in range(update):
         state, _ = learner.update(tensors, state, algorithm)
     sites: Sites = {}
-    with _roundings_into(sites, algorithm, state) as watched:
-        learner.update(tensors, state, watched)
+    learner.update(tensors, state, _rounding_into(sites, config, build, state.params))
     yield from _events(sites)
+
+
+def record(params: nn.ModuleDict, seen: Seen) -> Record:
+    """What `records` gives of one update, as numpy arrays.
+
+    Args:
+      params: after the update.
+      seen: from `learner.watch`.
+    """
+    last = {
+        name if network == "shared" else f"{network}.{name}": leaf
+        for network, steps in seen.gradients.items()
+        for name, leaf in steps[-1].items()
+    }
+    tensors = {
+        **seen.trajectory._asdict(),
+        "advantage": seen.batch.advantage,
+        "target": seen.batch.target,
+        **{f"gradient:{name}": leaf for name, leaf in last.items()},
+        **{f"params:{name}": leaf for name, leaf in params.named_parameters()},
+        **{f"metrics:{name}": leaf for name, leaf in seen.metrics._asdict().items()},
+    }
+    return {name: _as_in_jax(leaf) for name, leaf in tensors.items()}
 
 
 def send(stream: BinaryIO, seed: int, record: Record) -> None:
@@ -119,50 +141,24 @@ def _do(
         stream.flush()
 
 
-def _watch(config: Config, algorithm: Algorithm, seen: dict[str, Any]) -> Algorithm:
-    """The same algorithm; `seen` holds what it met last, and what that is estimated to be worth."""
-
-    def collect(env: Any, act: Callable, params: Any, state: Any, noise: Any) -> tuple:
-        env_state, trajectory = algorithm.collect(env, act, params, state, noise)
-        advantage, target = learner.estimate(config, algorithm, params, trajectory)
-        seen.update(trajectory=trajectory, advantage=advantage, target=target)
-        return env_state, trajectory
-
-    return algorithm._replace(collect=collect)
-
-
-def _record(state: LearnerState, seen: dict[str, Any]) -> Record:
-    named = dict(state.params.named_parameters())
-    gradients = {name: param.grad for name, param in named.items() if param.grad is not None}
-    tensors = {
-        **seen["trajectory"]._asdict(),
-        "advantage": seen["advantage"],
-        "target": seen["target"],
-        **{f"gradient:{name}": leaf for name, leaf in gradients.items()},
-        **{f"params:{name}": leaf for name, leaf in named.items()},
-        **{f"metrics:{name}": leaf for name, leaf in seen["metrics"]._asdict().items()},
-    }
-    return {name: _as_in_jax(leaf) for name, leaf in tensors.items()}
-
-
 def _as_in_jax(leaf: torch.Tensor) -> np.ndarray:
     """A copy, of jax's dtype: torch counts and indexes with int64."""
     array = leaf.detach().numpy().copy()
     return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
-@contextlib.contextmanager
-def _roundings_into(sites: Sites, algorithm: Algorithm, state: LearnerState) -> Iterator[Algorithm]:
-    """While the algorithm that this gives runs, `sites` fills with what is rounded where."""
-    original, scope = arithmetic.round_floats, [""]
-    params = {id(param): f"params:{name}" for name, param in state.params.named_parameters()}
+def _rounding_into(
+    sites: Sites, config: Config, build: Callable, params: nn.ModuleDict
+) -> Algorithm:
+    """The algorithm, which when it runs fills `sites` with what is rounded where."""
+    scope = [""]
+    names = {id(param): f"params:{name}" for name, param in params.named_parameters()}
 
     def round_floats(tree: Any) -> Any:
-        site = scope[0] or params[id(tree)]
+        rounded = arithmetic.round_floats(tree)
+        site = scope[0] or names[id(tree)]
         if site == "next_state" and isinstance(tree, torch.Tensor):
             site = "reward"
-        with mock.patch.object(arithmetic, "round_floats", original):  # it calls itself
-            rounded = original(tree)
         sites.setdefault(site, []).append((_leaves(site, tree), _leaves(site, rounded)))
         return rounded
 
@@ -175,14 +171,11 @@ def _roundings_into(sites: Sites, algorithm: Algorithm, state: LearnerState) -> 
 
         return scoped
 
+    algorithm = build(config, round_floats)
     env, distribution = algorithm.env, algorithm.distribution
     env = env._replace(step=within("next_state", env.step), restart=within("restart", env.restart))
     distribution = distribution._replace(sample=within("action", distribution.sample))
-    with (
-        mock.patch.object(arithmetic, "round_floats", round_floats),
-        mock.patch.object(learner, "round_floats", round_floats),
-    ):
-        yield algorithm._replace(env=env, distribution=distribution)
+    return algorithm._replace(env=env, distribution=distribution)
 
 
 def _events(sites: Sites) -> Iterator[Record]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from torch_ref import noise
-from torch_ref import ring as replay
+from torch_ref import noise, ring
 from torch_ref.config import PRESETS, Config, ConfigError, preset, validate
 from torch_ref.training import updates
 
@@ -58,7 +57,7 @@ def _train(options: Options) -> None:
             shown = 20 * state.update // config.num_updates
             speed = env_steps / (time.perf_counter() - began)
             recent = state.recent_returns
-            score = f"{float(replay.mean(recent)):.1f}" if recent.filled else "none yet"
+            score = f"{float(ring.mean(recent)):.1f}" if recent.filled else "none yet"
             print(
                 f"{state.update / config.num_updates:4.0%}  {env_steps:,} steps  "
                 f"{speed:,.0f} steps/s  return {score}",

@@ -45,7 +45,7 @@ class Env(NamedTuple):
 class Noise(NamedTuple):
     """All randomness of one update."""
 
-    reset: Any  # float32 [R, N, reset_uniforms], or keys [R, N, 2]
+    reset: Any  # float32 [R, N, reset_uniforms], or keys [R, N, 2]; R blocks of steps
     action: torch.Tensor  # float32 [T, N], or [T, N, A] for a continuous action
     env: np.ndarray  # keys [T, N, 2]
     replay: np.ndarray | None  # uint32 [value_steps, REPLAY_ROUNDS]
@@ -56,6 +56,7 @@ class Trajectory(NamedTuple):
 
     obs: torch.Tensor  # [T, N, D]
     action: torch.Tensor  # int64 [T, N], or [T, N, A]
+    log_prob: torch.Tensor  # [T, N], log π(a|s) of the policy that acted
     reward: torch.Tensor  # [T, N]
     next_obs: torch.Tensor  # [T, N, D], the true successor, before any reset
     terminated: torch.Tensor  # bool [T, N], the task ended here
@@ -63,6 +64,20 @@ class Trajectory(NamedTuple):
     valid: torch.Tensor  # bool [T, N], False on the padding after an episode's end
     time: torch.Tensor  # int32 [T, N], steps since the episode's start
     episode_return: torch.Tensor  # [T, N], rewards since the episode's start, this one included
+
+
+class Batch(NamedTuple):
+    """What a fit learns from, constants; on padding Ψ and the target are 0."""
+
+    obs: torch.Tensor  # [T, N, D]
+    action: torch.Tensor  # int64 [T, N], or [T, N, A]
+    log_prob: torch.Tensor  # [T, N], of the policy that acted
+    valid: torch.Tensor  # bool [T, N]
+    advantage: torch.Tensor  # [T, N], Ψ
+    value: torch.Tensor  # [T, N], V(s) before the fit; 0 without a critic
+    target: torch.Tensor  # [T, N], what the critic is fitted to
+    samples: Any  # from the ring, a list of ((obs, reward, next_obs, terminated), valid), one
+    # for each of value_steps, tensors [batch_size, ...]; None without one
 
 
 class Ring(NamedTuple):
@@ -100,6 +115,34 @@ class Algorithm(NamedTuple):
     value_target: Callable[..., torch.Tensor]  # the same arguments
     policy_loss: Callable[..., torch.Tensor]  # (log_prob, advantage, valid) -> scalar
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
+    fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
+    optimizer: Callable[..., torch.optim.Optimizer]  # (parameters) -> its optimizer
+    rounded: Callable[..., torch.Tensor]  # (param) -> param, after a step: as it is, or on the grid
+    learn: Callable[..., tuple]  # learner.learn
+
+
+class Learned(NamedTuple):
+    """What a fit changes; in place."""
+
+    params: nn.ModuleDict
+    opt_state: dict[str, torch.optim.Optimizer]  # by network; {"shared": ...} for a shared torso
+    update: int  # updates done
+
+
+class Fitted(NamedTuple):
+    """What a fit tells of itself."""
+
+    losses: dict[str, torch.Tensor]  # the metrics that are its own, by name
+    gradients: dict[str, Any]  # by optimizer: every gradient it was given, [{name: tensor}, ...]
+
+
+class Seen(NamedTuple):
+    """What one update met, estimated, descended and reports."""
+
+    trajectory: "Trajectory"
+    batch: Batch
+    gradients: dict[str, Any]  # as in Fitted
+    metrics: "Metrics"
 
 
 class LearnerState(NamedTuple):

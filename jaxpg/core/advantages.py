@@ -1,14 +1,15 @@
 """Returns and advantage estimators: by how much did an action beat the policy's average?
 
 Arrays are time-major: T steps first, then batch axes (usually N environments) that do not
-affect one another. Rewards, values and advantages share one unit.
+affect one another. Rewards, values and advantages share one unit. `scan` is the loop over time,
+with the arguments of `jax.lax.scan`.
 """
+
+from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
-
-from jaxpg.fast import lanes
 
 
 def discounted_return(
@@ -18,6 +19,7 @@ def discounted_return(
     truncated: jax.Array,
     *,
     gamma: float | jax.Array,
+    scan: Callable = jax.lax.scan,
 ) -> jax.Array:
     """Reward-to-go, discounted from the current step.
 
@@ -51,7 +53,7 @@ def discounted_return(
         return returns, returns
 
     inputs = (reward, next_value, terminated, truncated)
-    _, returns = lanes.scan(step_back, next_value[-1], [(inputs, 1)], reverse=True)
+    _, returns = scan(step_back, next_value[-1], inputs, reverse=True)
     return returns
 
 
@@ -62,6 +64,7 @@ def total_return(
     truncated: jax.Array,
     *,
     gamma: float | jax.Array,
+    scan: Callable = jax.lax.scan,
 ) -> jax.Array:
     """R(τ) = Σ_k γ^k r_k of the whole episode, the same at each of its steps.
 
@@ -75,7 +78,8 @@ def total_return(
 
     Source: Williams 1992 (Machine Learning 8).
     """
-    returns = discounted_return(reward, next_value, terminated, truncated, gamma=gamma)
+    ends = (terminated, truncated)
+    returns = discounted_return(reward, next_value, *ends, gamma=gamma, scan=scan)
     return jnp.broadcast_to(returns[0], returns.shape)
 
 
@@ -118,6 +122,7 @@ def gae(
     *,
     gamma: float | jax.Array,
     gae_lambda: float | jax.Array,
+    scan: Callable = jax.lax.scan,
 ) -> jax.Array:
     """Generalized advantage estimate, GAE(γ, λ).
 
@@ -155,7 +160,7 @@ def gae(
         return advantage, advantage
 
     start = jnp.zeros_like(delta[0])
-    _, advantage = lanes.scan(step_back, start, [((delta, done), 1)], reverse=True)
+    _, advantage = scan(step_back, start, (delta, done), reverse=True)
     return advantage
 
 

@@ -1,41 +1,80 @@
-"""An algorithm: what to collect, an estimator, a policy loss, a value fit; chosen by name."""
+"""An algorithm: what to collect, an estimator, a policy loss, a fit; chosen by name."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import advantages, distributions, env, losses, networks, rollout
-from jaxpg.core.arithmetic import grid_distribution, grid_env
+from jaxpg.core import advantages, distributions, env, learner, losses, networks, rollout
+from jaxpg.core.arithmetic import grid_distribution, grid_env, round_floats
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import Algorithm, Distribution, EnvSpec, Trajectory
 
 
-def build(config: Config) -> Algorithm:
+def as_it_is(x: Any) -> Any:
+    """What is done to something where nothing is to be done."""
+    return x
+
+
+class Primitives(NamedTuple):
+    """What the parts are made of: plain here, and handed in by who knows the machine.
+
+    Whatever stands here for another computes the same, up to rounding.
+    """
+
+    rows: Callable = jax.vmap  # a function of one environment, for N
+    over_time: Callable = rollout.over_time  # a rollout's steps
+    scan: Callable = jax.lax.scan  # over time, of rows that do not affect one another
+    steps: Callable = jax.lax.scan  # over the steps of an optimizer
+    while_loop: Callable = jax.lax.while_loop  # its body changes nothing once its condition fails
+    apply: Callable = networks.apply  # an MLP's outputs
+    network: Callable = as_it_is  # (params, obs [..., D]) -> [..., K], which treats rows alike
+    sample: Callable = as_it_is  # (outputs [..., K], uniform) -> action, entry by entry
+    optimizer: Callable = as_it_is  # an optax.GradientTransformation, entry by entry
+    learn: Callable = as_it_is  # learner.learn, of one seed
+    round_floats: Callable = round_floats  # to the float32 grid
+
+
+PLAIN = Primitives()
+
+
+def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
     """The algorithm that a config names.
 
     Args:
       config: validated.
+      primitives: what its parts are made of.
 
     Raises:
       ConfigError: if the environment is unknown or not supported.
     """
-    env_ = env.make(
-        config.env, float_type=config.float_type, max_episode_steps=config.max_episode_steps
-    )
+    rows, rounded = primitives.rows, primitives.round_floats
+    limit = config.max_episode_steps
+    env_ = env.make(config.env, float_type=config.float_type, max_episode_steps=limit, rows=rows)
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
+    networks_ = networks.make(config, env_.spec, primitives.apply)
     distribution = _distribution(config, env_.spec)
+    distribution = distribution._replace(sample=primitives.sample(distribution.sample))
+    loops = {"steps": primitives.over_time, "episodes": primitives.while_loop}
     on_grid = config.arithmetic == "float32_grid"
     return Algorithm(
-        env=grid_env(env_) if on_grid else env_,
-        networks=networks.make(config, env_.spec),
-        distribution=grid_distribution(distribution) if on_grid else distribution,
-        collect=COLLECT[config.collect],
-        advantage=make_advantage(config),
-        value_target=VALUE_TARGETS[config.value_target],
+        env=grid_env(env_, rounded) if on_grid else env_,
+        networks=networks_._replace(
+            policy=primitives.network(networks_.policy), value=primitives.network(networks_.value)
+        ),
+        distribution=grid_distribution(distribution, rounded) if on_grid else distribution,
+        collect=partial(COLLECT[config.collect], loop=loops[config.collect]),
+        advantage=make_advantage(config, primitives.scan),
+        value_target=partial(VALUE_TARGETS[config.value_target], scan=primitives.scan),
         policy_loss=POLICY_LOSSES[config.reduction],
         remember=REMEMBER[config.value_data],
+        fit=partial(FITS[config.networks], scan=primitives.steps),
+        optimizer=primitives.optimizer(learner.OPTIMIZERS[config.optimizer]),
+        rounded=rounded if on_grid else as_it_is,
+        learn=primitives.learn(learner.learn),
     )
 
 
@@ -47,8 +86,11 @@ def _distribution(config: Config, spec: EnvSpec) -> Distribution:
     return distributions.gaussian
 
 
-def make_advantage(config: Config) -> Callable[..., jax.Array]:
+def make_advantage(config: Config, scan: Callable = jax.lax.scan) -> Callable[..., jax.Array]:
     """Ψ of a trajectory, as the config's estimator, baseline and discounting define it.
+
+    Args:
+      scan: the loop over time.
 
     Returns:
       (trajectory, value [T, N], next_value [T, N], *, gamma, gae_lambda) -> Ψ [T, N].
@@ -69,9 +111,10 @@ def make_advantage(config: Config) -> Callable[..., jax.Array]:
             baseline = weight * value  # R(τ) counts from the episode's start, and so must V
         if config.baseline == "broadcast_value":
             baseline = jnp.zeros_like(value)  # subtracted below
-        psi = estimator(trajectory, baseline, next_value, gamma, gae_lambda)
+        coefficients = {"gamma": gamma, "gae_lambda": gae_lambda, "scan": scan}
+        psi = estimator(trajectory, baseline, next_value, **coefficients)
         if config.baseline == "constant":
-            returns = monte_carlo(trajectory, value, next_value, gamma=gamma)[0]
+            returns = monte_carlo(trajectory, value, next_value, **coefficients)[0]
             psi = psi - advantages.leave_one_out(returns)[None, :]
         if config.discounting == "absolute" and config.estimator != "total_return":
             psi = weight * psi
@@ -82,42 +125,54 @@ def make_advantage(config: Config) -> Callable[..., jax.Array]:
     return advantage
 
 
-def total_return(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+def total_return(
+    t: Trajectory, value, next_value, *, gamma, gae_lambda=None, scan=jax.lax.scan
+) -> jax.Array:
     """R(τ) - V; V is 0 without a critic."""
-    ends = (t.terminated, t.truncated)
-    return advantages.total_return(t.reward, next_value, *ends, gamma=gamma) - value
+    inputs = (t.reward, next_value, t.terminated, t.truncated)
+    return advantages.total_return(*inputs, gamma=gamma, scan=scan) - value
 
 
-def reward_to_go(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+def reward_to_go(
+    t: Trajectory, value, next_value, *, gamma, gae_lambda=None, scan=jax.lax.scan
+) -> jax.Array:
     """G_t - V(s_t); V is 0 without a critic."""
-    return monte_carlo(t, value, next_value, gamma=gamma) - value
+    return monte_carlo(t, value, next_value, gamma=gamma, scan=scan) - value
 
 
-def td_error(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+def td_error(
+    t: Trajectory, value, next_value, *, gamma, gae_lambda=None, scan=jax.lax.scan
+) -> jax.Array:
     """r_t + γ V(s_{t+1}) - V(s_t)."""
     return advantages.td_error(t.reward, value, next_value, t.terminated, gamma=gamma)
 
 
-def gae(t: Trajectory, value, next_value, gamma, gae_lambda) -> jax.Array:
+def gae(t: Trajectory, value, next_value, *, gamma, gae_lambda, scan=jax.lax.scan) -> jax.Array:
     """GAE(γ, λ)."""
     inputs = (t.reward, value, next_value, t.terminated, t.truncated)
-    return advantages.gae(*inputs, gamma=gamma, gae_lambda=gae_lambda)
+    return advantages.gae(*inputs, gamma=gamma, gae_lambda=gae_lambda, scan=scan)
 
 
-def monte_carlo(t: Trajectory, value, next_value, *, gamma, gae_lambda=None) -> jax.Array:
+def monte_carlo(
+    t: Trajectory, value, next_value, *, gamma, gae_lambda=None, scan=jax.lax.scan
+) -> jax.Array:
     """G_t, bootstrapped where the view was cut."""
     inputs = (t.reward, next_value, t.terminated, t.truncated)
-    return advantages.discounted_return(*inputs, gamma=gamma)
+    return advantages.discounted_return(*inputs, gamma=gamma, scan=scan)
 
 
-def td0(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> jax.Array:
+def td0(
+    t: Trajectory, value, next_value, *, gamma, gae_lambda=None, scan=jax.lax.scan
+) -> jax.Array:
     """r_t + γ V(s_{t+1})."""
-    return td_error(t, value, next_value, gamma, gae_lambda) + value
+    return td_error(t, value, next_value, gamma=gamma) + value
 
 
-def lambda_return(t: Trajectory, value, next_value, *, gamma, gae_lambda) -> jax.Array:
+def lambda_return(
+    t: Trajectory, value, next_value, *, gamma, gae_lambda, scan=jax.lax.scan
+) -> jax.Array:
     """GAE(γ, λ) + V(s_t)."""
-    return gae(t, value, next_value, gamma, gae_lambda) + value
+    return gae(t, value, next_value, gamma=gamma, gae_lambda=gae_lambda, scan=scan) + value
 
 
 def transitions(t: Trajectory) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -142,5 +197,6 @@ POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
 }
+FITS = {"separate": learner.fit_separate, "shared": learner.fit_shared}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

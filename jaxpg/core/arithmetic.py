@@ -1,10 +1,11 @@
-"""The float32 grid: three hooks that keep two frameworks bit-equal, outside the algorithm.
+"""The float32 grid: what keeps two frameworks bit-equal, outside the algorithm.
 
 Two libraries' float64 results differ by about 1e-16, and a control task amplifies that until the
 runs part. Computing in float64 and rounding what is carried forward (environment state, actions,
 parameters) to float32 erases the difference before it can grow.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,25 +25,23 @@ def round_floats(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def grid_env(env: Env) -> Env:
+def grid_env(env: Env, rounded: Callable = round_floats) -> Env:
     """The environment with its state, observation and reward on the grid after every step."""
 
     def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
         state, reward, terminated, truncated = env.step(key, state, action)
-        return round_floats(state), round_floats(reward), terminated, truncated
+        return rounded(state), rounded(reward), terminated, truncated
 
     def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
-        return round_floats(env.restart(state, done, noise))
+        return rounded(env.restart(state, done, noise))
 
-    return env._replace(
-        reset=lambda noise: round_floats(env.reset(noise)), step=step, restart=restart
-    )
+    return env._replace(reset=lambda noise: rounded(env.reset(noise)), step=step, restart=restart)
 
 
-def grid_distribution(distribution: Distribution) -> Distribution:
+def grid_distribution(distribution: Distribution, rounded: Callable = round_floats) -> Distribution:
     """The distribution with its actions on the grid: erf⁻¹ differs in its last bits."""
 
     def sample(outputs: jax.Array, uniform: jax.Array) -> jax.Array:
-        return round_floats(distribution.sample(outputs, uniform))
+        return rounded(distribution.sample(outputs, uniform))
 
     return distribution._replace(sample=sample)

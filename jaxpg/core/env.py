@@ -1,74 +1,78 @@
 """N gymnax environments as pure functions: reset, step, restart.
 
-The package's only import of gymnax. It is done late, because it starts the JAX backend, and without
-what gymnax imports for its pictures: that takes longer than all the rest.
+The package's only import of gymnax. It is done late, because it starts the JAX backend.
 """
 
 import importlib
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg.core.config import ConfigError, nearest
+from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
-from jaxpg.fast import lanes
-
-CARTPOLE_MIN_STEPS = 8  # no sequence of actions ends an episode sooner; a test tries them all
+from jaxpg.later import imported_later
 
 
-def make(name: str, *, float_type: str = "float32", max_episode_steps: int | None = None) -> Env:
+def make(
+    name: str,
+    *,
+    float_type: str = "float32",
+    max_episode_steps: int | None = None,
+    rows: Callable = jax.vmap,
+) -> Env:
     """The gymnax environment called `name`; `gymnax.register` adds yours.
 
     Args:
       name: a registered name, or MODULE:NAME, where importing the module registers the name.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
+      rows: what makes of a function of one environment that of N.
 
     Raises:
-      ConfigError: if there is no such environment, or its spaces are not supported.
+      ConfigError: if there is no such environment, or it is not supported.
     """
     name, gym, params = _gymnax(name)
-    if max_episode_steps is not None:
-        params = params.replace(max_steps_in_episode=max_episode_steps)
-    spec = _spec(name, gym, params)
+    spec = _spec(name, gym, params, max_episode_steps)
+    own = getattr(params, "max_steps_in_episode", None)
+    if own is not None:  # some have it as a float, and must
+        params = params.replace(max_steps_in_episode=type(own)(spec.time_limit))
     _, encode, decode = _interface(gym, params, float_type)
+    begin, advance = _dynamics(name, gym, params, float_type)
+    try:
+        types = _state_types(name, begin, advance, *_examples(spec, decode), float_type)
+    except TypeError as error:  # some of gymnax's mix numbers of 32 and of 64 bits
+        if float_type == "float32":
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{name} only runs with arithmetic='float32' ({reason})") from error
 
-    def pack(obs: jax.Array, inner: Any) -> EnvState:
-        inner = jax.tree.map(lambda leaf: _explicit_type(leaf, float_type), inner)
-        return EnvState(inner, encode(obs), jnp.int32(0), jnp.zeros((), float_type))
+    def typed(inner: Any) -> Any:
+        return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
 
-    @jax.vmap
-    def reset(noise: jax.Array) -> EnvState:
-        if name not in RESETS:
-            return pack(*gym.reset_env(noise, params))
-        inner = RESETS[name].place(noise.astype(float_type))
-        return pack(gym.get_obs(inner), inner)
+    def start(noise: jax.Array) -> EnvState:
+        obs, inner = begin(noise)
+        return EnvState(typed(inner), encode(obs), jnp.int32(0), jnp.zeros((), float_type))
 
-    @jax.vmap
+    @rows
     def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
-        action = decode(action)
-        obs, inner, reward, terminated, _ = gym.step_env(key, state.inner, action, params)
-        inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
+        obs, inner, reward, terminated, over = advance(key, state.inner, decode(action))
+        inner = typed(inner)
         reward = jnp.asarray(reward, float_type).reshape(())
         terminated = jnp.asarray(terminated, bool).reshape(())
-        over = jnp.logical_or(gym.is_truncated(inner, params), state.time + 1 >= spec.time_limit)
+        over = jnp.logical_or(over, state.time + 1 >= spec.time_limit)
         truncated = jnp.logical_and(over, ~terminated)
         state = EnvState(inner, encode(obs), state.time + 1, state.episode_return + reward)
         return state, reward, terminated, truncated
 
+    @rows
     def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
-        def choose(fresh: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), fresh, old)
+        return jax.tree.map(lambda new, old: jnp.where(done, new, old), start(noise), state)
 
-        return jax.tree.map(choose, reset(noise), state)
-
-    return Env(spec, reset, lanes.row_by_row(step), lanes.row_by_row(restart))
+    return Env(spec, rows(start), step, restart)
 
 
 class Interface(NamedTuple):
@@ -86,7 +90,7 @@ def interface(name: str, float_type: str = "float32") -> Interface:
       ConfigError: if there is no such environment, or its spaces are not supported.
     """
     name, gym, params = _gymnax(name)
-    _spec(name, gym, params)
+    _check_spaces(name, gym, params)
     return _interface(gym, params, float_type)
 
 
@@ -102,7 +106,7 @@ def terminate_at_limit(env: Env) -> Env:
 
 def _gymnax(name: str) -> tuple[str, Any, Any]:
     """Its name without a module, the environment, and its parameters."""
-    with _imported_later("seaborn", "matplotlib.pyplot"):
+    with imported_later("seaborn", "matplotlib.pyplot"):
         import gymnax
 
     module, _, name = name.rpartition(":")
@@ -122,46 +126,122 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
         raise ConfigError(f"{name} could not be made: {error}") from error
 
 
-@contextmanager
-def _imported_later(*names: str) -> Iterator[None]:
-    """Who imports one of these modules meanwhile, imports it by the first use of it."""
-    missing = [name for name in names if name not in sys.modules]
-    sys.modules |= {name: _Later(name) for name in missing}
-    try:
-        yield
-    finally:
-        for name in missing:
-            if isinstance(sys.modules.get(name), _Later):
-                del sys.modules[name]
-
-
-class _Later(ModuleType):
-    """In the place of a module that has not been imported."""
-
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-def _spec(name: str, gym: Any, params: Any) -> EnvSpec:
-    from gymnax.environments import spaces
-
+def _spec(name: str, gym: Any, params: Any, max_episode_steps: int | None) -> EnvSpec:
+    _check_spaces(name, gym, params)
     obs_space, action_space = gym.observation_space(params), gym.action_space(params)
-    discrete = isinstance(action_space, spaces.Discrete)
-    if not (discrete or isinstance(action_space, spaces.Box)):
-        raise ConfigError(f"{name} acts in {action_space}; allowed are Discrete and Box")
-    if not hasattr(obs_space, "shape"):
-        raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
-    time_limit = int(params.max_steps_in_episode)
+    discrete = hasattr(action_space, "n")
+    own = getattr(params, "max_steps_in_episode", None)
+    if max_episode_steps is None and own is None:
+        raise ConfigError(f"{name} has no time limit of its own; give max_episode_steps")
+    time_limit = max_episode_steps or int(own)  # type: ignore[arg-type]
+    known = _known(gym)
     return EnvSpec(
         obs_size=getattr(obs_space, "n", 0) or math.prod(obs_space.shape),
         num_actions=action_space.n if discrete else math.prod(action_space.shape),
         discrete=discrete,
         time_limit=time_limit,
-        min_episode_steps=min(CARTPOLE_MIN_STEPS, time_limit) if name == "CartPole-v1" else 1,
-        reset_uniforms=RESETS[name].uniforms if name in RESETS else 0,
+        min_episode_steps=min(known.min_episode_steps, time_limit),
+        reset_uniforms=known.uniforms,
     )
+
+
+def _check_spaces(name: str, gym: Any, params: Any) -> None:
+    from gymnax.environments import spaces
+
+    obs_space, action_space = gym.observation_space(params), gym.action_space(params)
+    if not isinstance(action_space, spaces.Discrete | spaces.Box):
+        raise ConfigError(f"{name} acts in {action_space}; allowed are Discrete and Box")
+    if not hasattr(obs_space, "shape"):
+        raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
+
+
+def _dynamics(
+    name: str, gym: Any, params: Any, float_type: str
+) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+    """One environment, without a reset at an episode's end.
+
+        begin(noise) -> observation, state
+        advance(key, state, action) -> observation, state, reward, terminated, truncated
+
+    gymnax's own `step` resets, and draws for that at every step, so its parts are called instead;
+    but not where an environment has a `step` or `reset` of its own, as a wrapper has.
+    """
+    from gymnax.environments.environment import Environment
+
+    def is_own(part: str) -> bool:
+        return getattr(getattr(gym, part), "__func__", None) is not getattr(Environment, part)
+
+    own = [part for part in ("step", "reset") if is_own(part)]
+    if own and float_type == "float64":
+        raise ConfigError(
+            f"{name} has its own {' and '.join(own)}, which gymnax calls in float32 only; so "
+            "arithmetic must be 'float32'"
+        )
+    counts_time = hasattr(params, "max_steps_in_episode") or is_own("is_truncated")
+
+    def begin(noise: jax.Array) -> tuple:
+        place = _known(gym).place
+        if place is None:
+            return gym.reset(noise, params) if own else gym.reset_env(noise, params)
+        inner = place(noise.astype(float_type))
+        return gym.get_obs(inner), inner
+
+    def advance(key: jax.Array, state: Any, action: jax.Array) -> tuple:
+        obs, state, reward, terminated, _ = gym.step_env(key, state, action, params)
+        truncated = gym.is_truncated(state, params) if counts_time else False
+        return obs, state, reward, terminated, truncated
+
+    def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array) -> tuple:
+        obs, state, reward, terminated, truncated, info = gym.step(key, state, action, params)
+        done = jnp.logical_or(terminated, truncated)  # then `obs` is of the next episode
+        return jnp.where(done, info["final_observation"], obs), state, reward, terminated, truncated
+
+    return begin, advance_by_its_step if own else advance
+
+
+def _examples(spec: EnvSpec, decode: Callable) -> tuple[Any, Any]:
+    """Shapes of the noise that a start consumes, and of an action as the environment takes it."""
+    uniforms = jax.ShapeDtypeStruct((spec.reset_uniforms,), jnp.float32)
+    noise = uniforms if spec.reset_uniforms else jax.eval_shape(lambda: keys([0])[0])
+    if spec.discrete:
+        return noise, jax.ShapeDtypeStruct((), jnp.int32)
+    numbers = jax.ShapeDtypeStruct((spec.num_actions,), jnp.float32)
+    return noise, jax.eval_shape(decode, numbers)
+
+
+def _state_types(
+    name: str, begin: Callable, advance: Callable, noise: Any, action: Any, float_type: str
+) -> Any:
+    """The shape and dtype of each leaf of the environment's state.
+
+    gymnax resets to Python numbers, which a step turns into something else: so they are those that
+    a step leaves behind, with floats of the working dtype, and must stay so.
+    """
+
+    def explicit(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = leaf.dtype
+        if jnp.issubdtype(dtype, jnp.floating):
+            dtype = jnp.dtype(float_type)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.int32 if dtype == jnp.int64 else dtype)
+
+    def after_a_step(state: Any) -> Any:
+        key = jax.eval_shape(lambda: keys([0])[0])
+        return jax.tree.map(explicit, jax.eval_shape(advance, key, state, action)[1])
+
+    start = jax.tree.map(explicit, jax.eval_shape(begin, noise)[1])
+    types = after_a_step(start)
+    again = after_a_step(types)
+    if len({jax.tree.structure(state) for state in (start, types, again)}) > 1:
+        raise ConfigError(f"a step of {name} must leave a state of the kind that it is given")
+    shapes, others = (jax.tree_util.tree_leaves_with_path(tree) for tree in (types, again))
+    for (path, leaf), (_, other), old in zip(shapes, others, jax.tree.leaves(start), strict=True):
+        if leaf != other or leaf.shape != old.shape:
+            raise ConfigError(
+                f"a step of {name} must keep the shapes and types of its state; it turns "
+                f"{jax.tree_util.keystr(path)} of {old.dtype}{list(old.shape)} into "
+                f"{other.dtype}{list(other.shape)}"
+            )
+    return types
 
 
 def _interface(gym: Any, params: Any, float_type: str) -> Interface:
@@ -184,14 +264,6 @@ def _interface(gym: Any, params: Any, float_type: str) -> Interface:
     return Interface(obs_shape, encode, decode)
 
 
-def _explicit_type(leaf: Any, float_type: str) -> jax.Array:
-    """gymnax resets to Python numbers, whose dtype would change from step to step."""
-    leaf = jnp.asarray(leaf)
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return leaf.astype(float_type)
-    return leaf.astype(jnp.int32) if leaf.dtype == jnp.int64 else leaf
-
-
 def _place_cartpole(uniform: jax.Array) -> Any:
     """Each of the four numbers in [-0.05, 0.05)."""
     from gymnax.environments.classic_control import cartpole
@@ -208,11 +280,20 @@ def _place_pendulum(uniform: jax.Array) -> Any:
     return pendulum.EnvState(time=0, theta=theta, theta_dot=theta_dot, last_u=jnp.zeros(()))
 
 
-class Reset(NamedTuple):
-    """A start that another library can reproduce to the bit, unlike uniform(minval, maxval)."""
+class Known(NamedTuple):
+    """What is known of an environment, beyond what gymnax says."""
 
-    uniforms: int  # draws that it consumes
-    place: Callable[..., Any]  # (uniform [uniforms]) -> gymnax state
+    min_episode_steps: int = 1  # no sequence of actions ends an episode sooner
+    uniforms: int = 0  # draws that `place` consumes; 0: a reset consumes a key
+    # A start that another library can reproduce to the bit, unlike uniform(minval, maxval):
+    place: Callable[..., Any] | None = None  # (uniform [uniforms]) -> gymnax state
 
 
-RESETS = {"CartPole-v1": Reset(4, _place_cartpole), "Pendulum-v1": Reset(2, _place_pendulum)}
+KNOWN = {  # by class: whatever else is registered under their names is another environment
+    "gymnax.environments.classic_control.cartpole.CartPole": Known(8, 4, _place_cartpole),
+    "gymnax.environments.classic_control.pendulum.Pendulum": Known(1, 2, _place_pendulum),
+}
+
+
+def _known(gym: Any) -> Known:
+    return KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())

@@ -4,91 +4,121 @@ Both functions are pure; `act(params, obs, uniform)` and the noise decide everyt
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core.types import Acted, Env, EnvState, Noise, Params, Trajectory
-from jaxpg.fast import lanes
+from jaxpg.core.types import Env, EnvState, Noise, Params, Trajectory
+
+
+def over_time(step: Callable, state: EnvState, noise: Noise, block: int) -> tuple[Any, Any]:
+    """The steps of a rollout, one after the other; a reset's noise is for a block of them.
+
+    Args:
+      step: (state, uniform [N, ...], key [N], reset noise [N, ...]) -> state, and its row.
+      state: of N environments.
+      noise: of this update.
+      block: steps in a block.
+
+    Returns:
+      The state in the end, and the rows, leaves [T, N, ...].
+    """
+
+    def one(state: EnvState, inputs: tuple) -> tuple[Any, Any]:
+        t, uniform, key = inputs
+        return step(state, uniform, key, noise.reset[t // block])
+
+    return jax.lax.scan(one, state, (jnp.arange(len(noise.action)), noise.action, noise.env))
 
 
 def collect_steps(
-    env: Env, act: Callable, params: Params, state: EnvState, noise: Noise
+    env: Env,
+    act: Callable,
+    params: Params,
+    state: EnvState,
+    noise: Noise,
+    *,
+    loop: Callable = over_time,
 ) -> tuple[EnvState, Trajectory]:
     """T steps of N environments, which start anew when an episode ends.
 
     Args:
       env: the environments.
-      act: (params, obs [N, D], uniform [N, ...]) -> action [N, ...], and the network's outputs
-        [N, K] that it follows from, or None.
+      act: (params, obs [N, D], uniform [N, ...]) -> action [N, ...] and log π(a|s) [N].
       params: the acting policy's.
       state: where the last update left the environments.
       noise: of this update; T is the length of its action draws.
+      loop: carries out the steps, with the arguments of `over_time`.
 
     Returns:
       The environments' next state, and a Trajectory whose rows are all valid. `next_obs` is the
-      true successor; the row after an episode's end begins the next episode. `acted` is kept.
+      true successor; the row after an episode's end begins the next episode.
     """
 
     def step(
         state: EnvState, uniform: jax.Array, key: jax.Array, reset: jax.Array
-    ) -> tuple[EnvState, tuple]:
-        next_state, (row, outputs) = _step(env, act, params, state, uniform, key)
+    ) -> tuple[EnvState, Trajectory]:
+        state, row = _step(env, act, params, state, uniform, key)
         done = jnp.logical_or(row.terminated, row.truncated)
-        return env.restart(next_state, done, reset), (row, outputs)
+        return env.restart(state, done, reset), row
 
-    streams = ((noise.action, 1), (noise.env, 1), (noise.reset, env.spec.min_episode_steps))
-    state, (rows, outputs) = lanes.scan(step, state, streams)
-    everywhere = jnp.ones_like(rows.valid)  # a constant, where the loop has written an array
-    return state, rows._replace(valid=everywhere, acted=Acted(rows.obs, outputs))
+    return loop(step, state, noise, env.spec.min_episode_steps)
 
 
 def collect_episodes(
-    env: Env, act: Callable, params: Params, state: EnvState, noise: Noise
+    env: Env,
+    act: Callable,
+    params: Params,
+    state: EnvState,
+    noise: Noise,
+    *,
+    loop: Callable = jax.lax.while_loop,
 ) -> tuple[EnvState, Trajectory]:
     """N whole episodes, each masked after its end.
 
-    The loop ends with the longest episode (of all seeds, under vmap). An episode that is over
-    keeps its state, and its rows are zero and not valid.
+    The loop ends with the longest episode. An episode that is over keeps its state, and its rows
+    are zero and not valid.
 
     Args:
       env, act, params, noise: as in `collect_steps`; T is the environment's time limit.
       state: any state; every environment starts anew.
+      loop: with the arguments of `jax.lax.while_loop`.
 
     Returns:
       The environments' last state, and a Trajectory in which each column is one episode.
     """
-    everywhere = jnp.ones(state.time.shape, bool)
-    state = env.restart(state, everywhere, noise.reset[0])
+    alive = jnp.ones(state.time.shape, bool)
+    state = env.restart(state, alive, noise.reset[0])
 
     def alive_somewhere(carry: tuple) -> jax.Array:
-        return lanes.max_lane(jnp.any(carry[2]))
+        return jnp.any(carry[2])
 
     def step(carry: tuple) -> tuple:
         t, state, alive, rows = carry
-        next_state, new = _step(env, act, params, state, noise.action[t], noise.env[t])
-        row, outputs = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), new)
-        rows = jax.tree.map(lambda rows, x: rows.at[t].set(x), rows, (row, outputs))
+        next_state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
+        row = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), row)
+        rows = jax.tree.map(lambda rows, x: rows.at[t].set(x), rows, row)
         state = jax.tree.map(lambda x, old: jnp.where(_like(alive, x), x, old), next_state, state)
         done = jnp.logical_or(row.terminated, row.truncated)
         return t + 1, state, jnp.logical_and(alive, ~done), rows
 
-    first = jax.eval_shape(lambda: _step(env, act, params, state, noise.action[0], noise.env[0]))
-    empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first[1])
-    start = (jnp.int32(0), state, everywhere, empty)
-    _, state, _, (rows, outputs) = jax.lax.while_loop(alive_somewhere, step, start)
-    return state, rows._replace(acted=Acted(rows.obs, outputs))
+    _, first = jax.eval_shape(lambda: _step(env, act, params, state, noise.action[0], noise.env[0]))
+    empty = jax.tree.map(lambda x: jnp.zeros((len(noise.action), *x.shape), x.dtype), first)
+    _, state, _, rows = loop(alive_somewhere, step, (jnp.int32(0), state, alive, empty))
+    return state, rows
 
 
 def _step(
     env: Env, act: Callable, params: Params, state: EnvState, uniform: jax.Array, key: jax.Array
-) -> tuple[EnvState, tuple[Trajectory, jax.Array | None]]:
-    """One step of N environments: the true next state; the trajectory's row, and the outputs."""
-    action, outputs = act(params, state.obs, uniform)
+) -> tuple[EnvState, Trajectory]:
+    """One step of N environments: the true next state, and the trajectory's row."""
+    action, log_prob = act(params, state.obs, uniform)
     next_state, reward, terminated, truncated = env.step(key, state, action)
     row = Trajectory(
         obs=state.obs,
         action=action,
+        log_prob=log_prob,
         reward=reward,
         next_obs=next_state.obs,
         terminated=terminated,
@@ -97,7 +127,7 @@ def _step(
         time=state.time,
         episode_return=next_state.episode_return,
     )
-    return next_state, (row, outputs)
+    return next_state, row
 
 
 def _like(mask: jax.Array, x: jax.Array) -> jax.Array:

@@ -10,7 +10,6 @@ of npz; after each seed a line that names all packages that this process has imp
 index as "explain" asks for its roundings instead.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -18,15 +17,15 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any, BinaryIO
-from unittest import mock
 
 import jax
 import numpy as np
 
 from jaxpg.core import algorithms, arithmetic, learner, noise
+from jaxpg.core.algorithms import PLAIN
 from jaxpg.core.config import Config, validate
 from jaxpg.core.training import as_arrays
-from jaxpg.core.types import Algorithm, LearnerState
+from jaxpg.core.types import Algorithm, Params, Seen
 from jaxpg.names import to_torch
 
 Record = dict[str, np.ndarray]
@@ -42,28 +41,28 @@ def records(
     network's last optimizer step received it (so clipped); `params:NAME` after the update;
     `metrics:NAME`.
 
-    The program is compiled once for each config and algorithm object. After patching a function
-    pass `algorithms.build(config)`, or the program without the patch may run.
+    The program is compiled once for each config and algorithm object.
 
     Args:
       config: its traced fields are numbers.
       seed: an integer in [0, 2^32).
       updates: at most this many; None for the whole budget.
-      algorithm: with parts of your own; None for what the config names.
+      algorithm: None for the plain one that the config names.
 
     Raises:
       ConfigError: if the config has no meaning, or needs JAX's 64-bit mode, which is off.
     """
-    arrays, init, update = _program(validate(config), algorithm)
+    algorithm = algorithm or algorithms.build(validate(config))
+    arrays, init, watch = _program(validate(config), algorithm)
     state = init(arrays, noise.key(seed))
     count = config.num_updates if updates is None else min(updates, config.num_updates)
     for _ in range(count):
-        state, seen = update(arrays, state)
-        yield record(config, state, seen)
+        state, seen = watch(arrays, state)
+        yield record(state.params, seen)
 
 
 def roundings(
-    config: Config, seed: int, update: int, algorithm: Algorithm | None = None
+    config: Config, seed: int, update: int, build: Callable[..., Algorithm] = algorithms.build
 ) -> Iterator[Record]:
     """Every rounding to the float32 grid in one update: {name, name:before_rounding}.
 
@@ -73,48 +72,36 @@ def roundings(
     Args:
       config: on the float32 grid. JAX's 64-bit mode must be on in all threads, by
         `jax.config.update`: values come back in another one.
-      seed, algorithm: as in `records`.
+      seed: as in `records`.
       update: its index, from 0.
+      build: makes the algorithm, from the config and its primitives.
     """
-    arrays, init, run = _program(validate(config), algorithm)
+    arrays, init, run = _program(validate(config), build(validate(config), PLAIN))
     state = init(arrays, noise.key(seed))
     for _ in range(update):
         state, _ = run(arrays, state)
     sites: Sites = {}
-    with _roundings_into(sites, algorithm or algorithms.build(config)) as watched:
-        jax.block_until_ready(jax.jit(partial(_update, algorithm=watched))(arrays, state))
-        jax.effects_barrier()
+    watched = _rounding_into(sites, config, build)
+    jax.block_until_ready(jax.jit(partial(learner.update, algorithm=watched))(arrays, state))
+    jax.effects_barrier()
     yield from _events(sites, config)
 
 
-def watch(
-    config: Config, state: LearnerState, algorithm: Algorithm
-) -> tuple[LearnerState, dict[str, Any]]:
-    """learner.update, and what it computed on the way; can be traced.
+def record(params: Params, seen: Seen) -> Record:
+    """What `records` gives of one update, as numpy arrays.
 
-    Returns:
-      The next state, each optimizer's part of it as (the last gradient it was given, its own
-      state), and the trajectory, advantage, target and metrics.
+    Args:
+      params: after the update.
+      seen: from `learner.watch`.
     """
-    groups = {"shared": state.params} if config.networks == "shared" else state.params
-    kept = {
-        name: (jax.tree.map(jax.numpy.zeros_like, groups[name]), own)
-        for name, own in state.opt_state.items()
-    }
-    return _update(config, state._replace(opt_state=kept), algorithm)
-
-
-def record(config: Config, state: LearnerState, seen: dict[str, Any]) -> Record:
-    """What `records` gives, from what `watch` returned, as numpy arrays."""
-    gradient = {name: kept for name, (kept, _) in state.opt_state.items()}
-    gradient = gradient["shared"] if config.networks == "shared" else gradient
+    last = {name: jax.tree.map(lambda x: x[-1], steps) for name, steps in seen.gradients.items()}
     tensors = {
-        **{name: x for name, x in seen["trajectory"]._asdict().items() if x is not None},
-        "advantage": seen["advantage"],
-        "target": seen["target"],
-        **{f"gradient:{name}": leaf for name, leaf in to_torch(gradient).items()},
-        **{f"params:{name}": leaf for name, leaf in to_torch(state.params).items()},
-        **{f"metrics:{name}": leaf for name, leaf in seen["metrics"]._asdict().items()},
+        **seen.trajectory._asdict(),
+        "advantage": seen.batch.advantage,
+        "target": seen.batch.target,
+        **{f"gradient:{name}": leaf for name, leaf in to_torch(last.get("shared", last)).items()},
+        **{f"params:{name}": leaf for name, leaf in to_torch(params).items()},
+        **{f"metrics:{name}": leaf for name, leaf in seen.metrics._asdict().items()},
     }
     return {name: np.asarray(leaf) for name, leaf in tensors.items()}
 
@@ -128,25 +115,35 @@ def send(stream: BinaryIO, seed: int, record: Record) -> None:
     stream.flush()
 
 
-def main(arguments: list[str]) -> None:
-    """Do the jobs, given as JSON; standard output carries nothing but the stream."""
+def main(arguments: list[str], build: Callable[[Config], Algorithm] = algorithms.build) -> None:
+    """Do the jobs, given as JSON; standard output carries nothing but the stream.
+
+    Args:
+      build: makes the algorithm that is traced.
+    """
     # Not sys.stdout.buffer: under PYTHONUNBUFFERED its writes are cut short when the process is
     # stopped and continued.
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for job in json.loads(arguments[0]):
-        _do(stream, **job)
+        _do(stream, build, **job)
 
 
 def _do(
-    stream: BinaryIO, config: Any, seeds: list, updates: int | None, explain: int | None
+    stream: BinaryIO,
+    build: Callable,
+    config: Any,
+    seeds: list,
+    updates: int | None,
+    explain: int | None,
 ) -> None:
     """One job: the records of each seed, and the names of the packages imported by then."""
     config = Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
     jax.config.update("jax_enable_x64", config.float_type == "float64")
+    algorithm = build(validate(config))
     for seed in seeds:
         if explain is None:
-            run = records(config, seed, updates)
+            run = records(config, seed, updates, algorithm)
         else:
             run = roundings(config, seed, explain)
         for record in run:
@@ -157,63 +154,18 @@ def _do(
 
 
 @lru_cache(maxsize=8)
-def _program(config: Config, algorithm: Algorithm | None) -> tuple[Config, Callable, Callable]:
-    """The config as arrays, and the compiled `init` and `update` that take them."""
-    algorithm = algorithm or algorithms.build(config)
-    arrays = as_arrays(config)
-    return (
-        arrays,
-        jax.jit(partial(_init, algorithm=algorithm)),
-        jax.jit(partial(_update, algorithm=algorithm)),
-    )
+def _program(config: Config, algorithm: Algorithm) -> tuple[Config, Callable, Callable]:
+    """The config as arrays, and the compiled `init` and `watch` that take them."""
+    init, watch = (partial(f, algorithm=algorithm) for f in (learner.init, learner.watch))
+    return as_arrays(config), jax.jit(init), jax.jit(watch)
 
 
-def _init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
-    with _gradients_kept(config.optimizer):
-        return learner.init(config, key, algorithm)
-
-
-def _update(
-    config: Config, state: LearnerState, algorithm: Algorithm
-) -> tuple[LearnerState, dict[str, Any]]:
-    """learner.update, and what it computed on the way."""
-    seen: dict[str, Any] = {}
-
-    def collect(*inputs: Any) -> tuple:
-        env_state, trajectory = algorithm.collect(*inputs)
-        seen["trajectory"] = trajectory._replace(acted=None)
-        return env_state, trajectory
-
-    with _gradients_kept(config.optimizer):
-        after, metrics = learner.update(config, state, algorithm._replace(collect=collect))
-    advantage, target = learner.estimate(config, algorithm, state.params, seen["trajectory"])
-    return after, {**seen, "advantage": advantage, "target": target, "metrics": metrics}
-
-
-@contextlib.contextmanager
-def _gradients_kept(optimizer: str) -> Iterator[None]:
-    """The optimizer's state is (the last gradient it was given, its own state)."""
-    original = learner.OPTIMIZERS[optimizer]
-
-    def init(params: Any) -> tuple:
-        return jax.tree.map(jax.numpy.zeros_like, params), original.init(params)
-
-    def update(gradient: Any, state: tuple, params: Any) -> tuple:
-        direction, own = original.update(gradient, state[1], params)
-        return direction, (gradient, own)
-
-    keeping = original._replace(init=init, update=update)
-    with mock.patch.dict(learner.OPTIMIZERS, {optimizer: keeping}):
-        yield
-
-
-@contextlib.contextmanager
-def _roundings_into(sites: Sites, algorithm: Algorithm) -> Iterator[Algorithm]:
-    """While the algorithm that this gives runs, `sites` fills with what is rounded where."""
-    original, scope = arithmetic.round_floats, [""]
+def _rounding_into(sites: Sites, config: Config, build: Callable) -> Algorithm:
+    """The algorithm, which when it runs fills `sites` with what is rounded where."""
+    scope = [""]
 
     def round_floats(tree: Any) -> Any:
-        rounded = original(tree)
+        rounded = arithmetic.round_floats(tree)
         site = scope[0] or ("value" if "policy" in sites else "policy")  # the policy is first
         if site == "next_state" and isinstance(tree, jax.Array):
             site = "reward"
@@ -230,14 +182,11 @@ def _roundings_into(sites: Sites, algorithm: Algorithm) -> Iterator[Algorithm]:
 
         return scoped
 
+    algorithm = build(config, PLAIN._replace(round_floats=round_floats))
     env, distribution = algorithm.env, algorithm.distribution
     env = env._replace(step=within("next_state", env.step), restart=within("restart", env.restart))
     distribution = distribution._replace(sample=within("action", distribution.sample))
-    with (
-        mock.patch.object(arithmetic, "round_floats", round_floats),
-        mock.patch.object(learner, "round_floats", round_floats),
-    ):
-        yield algorithm._replace(env=env, distribution=distribution)
+    return algorithm._replace(env=env, distribution=distribution)
 
 
 def _events(sites: Sites, config: Config) -> Iterator[Record]:

@@ -13,14 +13,10 @@ def train(
 ) -> tuple[LearnerState, Metrics]:
     """Train one seed for the whole budget.
 
-    Pure: `jax.jit(jax.vmap(partial(train, config)))(keys)` trains many seeds, and a vmap over
-    traced fields of the config many settings. In float32 its last bits depend on whether JAX's
-    64-bit mode is on; those of `train_population` do not.
-
     Args:
       config: what to train; its traced fields may be traced.
       key: of the seed, from `noise.key`; consumed.
-      algorithm: `algorithms.build(config)` with parts of your own; None for exactly that.
+      algorithm: None for `algorithms.build(config)`.
 
     Returns:
       The final state, and Metrics whose leaves are [U], U = config.num_updates.

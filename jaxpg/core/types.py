@@ -48,17 +48,10 @@ class Env(NamedTuple):
 class Noise(NamedTuple):
     """All randomness of one update."""
 
-    reset: jax.Array  # float32 [R, N, reset_uniforms], or keys [R, N]
+    reset: jax.Array  # float32 [R, N, reset_uniforms], or keys [R, N]; R blocks of steps
     action: jax.Array  # float32 [T, N], or [T, N, A] for a continuous action
     env: jax.Array  # keys [T, N]
     replay: jax.Array | None  # uint32 [value_steps, REPLAY_ROUNDS]
-
-
-class Acted(NamedTuple):
-    """What a policy was shown and what its network said."""
-
-    obs: jax.Array  # [T, N, D]
-    outputs: jax.Array | None  # [T, N, K]; None if `act` does not tell
 
 
 class Trajectory(NamedTuple):
@@ -66,6 +59,7 @@ class Trajectory(NamedTuple):
 
     obs: jax.Array  # [T, N, D]
     action: jax.Array  # int32 [T, N], or [T, N, A]
+    log_prob: jax.Array  # [T, N], log π(a|s) of the policy that acted
     reward: jax.Array  # [T, N]
     next_obs: jax.Array  # [T, N, D], the true successor, before any reset
     terminated: jax.Array  # bool [T, N], the task ended here
@@ -73,7 +67,20 @@ class Trajectory(NamedTuple):
     valid: jax.Array  # bool [T, N], False on the padding after an episode's end
     time: jax.Array  # int32 [T, N], steps since the episode's start
     episode_return: jax.Array  # [T, N], sum of rewards since the episode's start, this one included
-    acted: Acted | None = None  # good for a gradient while its obs are the very array above
+
+
+class Batch(NamedTuple):
+    """What a fit learns from, constants; on padding Ψ and the target are 0."""
+
+    obs: jax.Array  # [T, N, D]
+    action: jax.Array  # int32 [T, N], or [T, N, A]
+    log_prob: jax.Array  # [T, N], of the policy that acted
+    valid: jax.Array  # bool [T, N]
+    advantage: jax.Array  # [T, N], Ψ
+    value: jax.Array  # [T, N], V(s) before the fit; 0 without a critic
+    target: jax.Array  # [T, N], what the critic is fitted to
+    samples: Any  # from the ring, ((obs, reward, next_obs, terminated), valid), leaves
+    # [value_steps, batch_size, ...]; None without one
 
 
 class Ring(NamedTuple):
@@ -111,6 +118,34 @@ class Algorithm(NamedTuple):
     value_target: Callable[..., jax.Array]  # the same arguments
     policy_loss: Callable[..., jax.Array]  # (log_prob, advantage, valid) -> scalar
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
+    fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
+    optimizer: Any  # an optax.GradientTransformation, from gradients to directions
+    rounded: Callable[..., Params]  # what becomes of parameters after a step; on the grid they are rounded
+    learn: Callable[..., tuple]  # learner.learn, as a vmap over seeds is to carry it out
+
+
+class Learned(NamedTuple):
+    """What a fit changes."""
+
+    params: Params
+    opt_state: dict[str, Any]  # network -> optimizer state; {"shared": ...} for a shared torso
+    update: jax.Array  # int32, updates done
+
+
+class Fitted(NamedTuple):
+    """What a fit tells of itself."""
+
+    losses: dict[str, jax.Array]  # the metrics that are its own, by name
+    gradients: dict[str, Any]  # by optimizer: every gradient it was given, leaves [steps, ...]
+
+
+class Seen(NamedTuple):
+    """What one update met, estimated, descended and reports."""
+
+    trajectory: "Trajectory"
+    batch: Batch
+    gradients: dict[str, Any]  # as in Fitted
+    metrics: "Metrics"
 
 
 class LearnerState(NamedTuple):

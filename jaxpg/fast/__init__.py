@@ -1,1 +1,79 @@
-"""How a machine computes the core's loops and products fastest."""
+"""How a machine computes the core fastest: the same parts, of other primitives.
+
+A form is a set of primitives (`core.algorithms.Primitives`), chosen by the backend: what XLA:CPU
+computes fastest, NVIDIA GPUs' kernels, or hardly anything. Only jaxpg's own parts are made of
+them: what you replace is called as it is.
+"""
+
+import jax
+import optax
+
+from jaxpg.core import algorithms, training
+from jaxpg.core.algorithms import PLAIN, Primitives
+from jaxpg.core.config import Config, validate
+from jaxpg.core.types import Algorithm, LearnerState, Metrics
+from jaxpg.fast import backend, blocks, dense, kernels, lanes
+
+
+def build(config: Config) -> Algorithm:
+    """The algorithm that a config names, made for this machine.
+
+    Args:
+      config: validated.
+
+    Raises:
+      ConfigError: if the environment is unknown or not supported.
+    """
+    return algorithms.build(config, primitives(config))
+
+
+def train(
+    config: Config, key: jax.Array, algorithm: Algorithm | None = None
+) -> tuple[LearnerState, Metrics]:
+    """Train one seed for the whole budget.
+
+    Pure: `jax.jit(jax.vmap(partial(train, config)))(keys)` trains many seeds, and a vmap over
+    traced fields of the config many settings. In float32 its last bits depend on whether JAX's
+    64-bit mode is on; those of `train_population` do not.
+
+    Args:
+      config: what to train; its traced fields may be traced.
+      key: of the seed, from `jaxpg.key`; consumed.
+      algorithm: `jaxpg.build(config)` with parts of your own; None for exactly that.
+
+    Returns:
+      The final state, and Metrics whose leaves are [U], U = config.num_updates.
+
+    Raises:
+      ConfigError: if the config has no meaning.
+    """
+    config = training.as_arrays(validate(config))
+    return training.train(config, key, algorithm or build(config))
+
+
+def primitives(config: Config) -> Primitives:
+    """Those of this backend's form."""
+    everywhere = PLAIN._replace(while_loop=lanes.while_loop)
+    match backend.form():
+        case "cpu":
+            return everywhere._replace(
+                rows=lanes.rows,
+                apply=dense.apply,
+                steps=lanes.first_apart,
+                sample=lanes.sample,
+                network=blocks.of_whole_episodes
+                if config.collect == "episodes"
+                else blocks.of_rows,
+                optimizer=optax.flatten,
+                learn=lanes.in_turns,
+            )
+        case "fused":
+            return everywhere._replace(
+                over_time=kernels.over_time,
+                scan=kernels.scan,
+                steps=lanes.first_apart,
+                network=kernels.network if config.collect == "steps" else blocks.of_whole_episodes,
+                optimizer=optax.flatten,
+            )
+        case _:
+            return everywhere

@@ -5,31 +5,45 @@ times faster as broadcast arithmetic, and with a handful of outputs as a product
 A network with one hidden ReLU layer between two such matrices has a gradient with one product.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from jaxpg.fast import backend
+from jaxpg.core.networks import MLP
+from jaxpg.core.types import Params
 
 FEW_INPUTS, FEW_OUTPUTS = 8, 4
 
 
-def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> Any:
-    """`jax.lax.dot_general` as flax's Dense calls it: x [B, I] times kernel [I, O]."""
-    if backend.form() == "cpu" and x.ndim == 2:
-        inputs, outputs = kernel.shape
-        if inputs <= FEW_INPUTS:
-            return _few_inputs(x, kernel)
-        if outputs <= FEW_OUTPUTS:
-            return jnp.stack([x @ column for column in kernel.T], axis=-1)
-    return jax.lax.dot_general(x, kernel, dimensions, precision=precision)
+def apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
+    """`core.networks.apply`: the outputs [..., K] of an MLP for inputs [..., D]."""
+    x = inputs.reshape(-1, inputs.shape[-1])
+    hidden = [params[f"hidden_{i}"] for i in range(len(mlp.hidden_sizes))]
+    output = params.get("output")
+    first = hidden[0] if len(hidden) == 1 and mlp.activation == "relu" else None
+    if first and output and _is_narrow(first, output):
+        x = relu_network(x, first["kernel"], first["bias"], output["kernel"], output["bias"])
+    else:
+        for layer in hidden:
+            x = _affine(x, layer)
+            x = jax.nn.relu(x) if mlp.activation == "relu" else jnp.tanh(x)
+        x = _affine(x, output) if output else x
+    return x.reshape(*inputs.shape[:-1], -1)
 
 
-def is_narrow(kernel: jax.Array, kernel_out: jax.Array) -> bool:
-    """Whether `relu_network` is made for these kernels, on this backend."""
-    few = kernel.shape[0] <= FEW_INPUTS and kernel_out.shape[1] <= FEW_OUTPUTS
-    return few and backend.form() == "cpu"
+def _is_narrow(hidden: Params, output: Params) -> bool:
+    """Whether `relu_network` is made for these layers."""
+    return hidden["kernel"].shape[0] <= FEW_INPUTS and output["kernel"].shape[1] <= FEW_OUTPUTS
+
+
+def _affine(x: jax.Array, layer: Params) -> jax.Array:
+    """x · kernel + bias, of x [B, I]."""
+    kernel, bias = layer["kernel"], layer["bias"][None]
+    inputs, outputs = kernel.shape
+    if inputs <= FEW_INPUTS:
+        return _few_inputs(x, kernel) + bias
+    if outputs <= FEW_OUTPUTS:
+        return jnp.stack([x @ column for column in kernel.T], axis=-1) + bias
+    return x @ kernel + bias
 
 
 @jax.custom_jvp

@@ -4,12 +4,14 @@ XLA makes a kernel of every few operations, and each leaves what it computed in 
 kernels keep it on the chip: a tile of rows stays with one warp for all steps of a rollout, or for
 its share of a batch. Under vmap the lanes are an axis of the kernel's grid.
 
-The functions are traced for one row and done for a tile of them (`jaxpg.fast.tiles`).
-`jaxpg.fast.lanes` chooses between these loops and XLA's.
+The functions are traced for one row and done for a tile of them (`jaxpg.fast.tiles`). What cannot
+be a kernel is left to XLA.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from jaxpg.core import rollout
+from jaxpg.core.types import Noise
 from jaxpg.fast.tiles import (
     SHORT,
     Array,
@@ -28,6 +32,8 @@ from jaxpg.fast.tiles import (
     long_axis,
     places,
 )
+
+logger = logging.getLogger(__name__)
 
 WARP = 32  # threads of a tile
 SHARE = 16  # entries of the longest axis that are one thread's, at most
@@ -66,10 +72,88 @@ class Batch(NamedTuple):
     warps: int
 
 
-def scan(
+def scan(step: Callable, state: Any, inputs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
+    """`jax.lax.scan` over T steps of N rows that do not affect one another.
+
+    Args:
+      step: (state, an entry of the inputs) -> (state, outputs), leaves [N, ...], row by row.
+      state: leaves [N, ...].
+      inputs: leaves [T, N, ...].
+    """
+    length = len(jax.tree.leaves(inputs)[0])
+    try:
+        return _scan(step, state, [(inputs, 1)], length, reverse)
+    except Unsupported as reason:
+        logger.info("a scan is left to XLA: %s", reason)
+        return jax.lax.scan(step, state, inputs, reverse=reverse)
+
+
+def over_time(step: Callable, state: Any, noise: Noise, block: int) -> tuple[Any, Any]:
+    """`core.rollout.over_time`."""
+    streams = [(noise.action, 1), (noise.env, 1), (noise.reset, block)]
+    try:
+        return _scan(step, state, streams, len(noise.action), reverse=False)
+    except Unsupported as reason:
+        logger.info("a rollout is left to XLA: %s", reason)
+        return rollout.over_time(step, state, noise, block)
+
+
+def network(of_rows: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A network that treats rows alike, (params, rows [..., D]) -> [..., K].
+
+    Its outputs are one kernel, its gradients one each. It has no derivative in forward mode.
+    """
+
+    def of_row(ndim: int, params: Any, row: jax.Array) -> jax.Array:
+        """The network for a row [1, D], which it sees as an array of so many axes."""
+        outputs = of_rows(params, row.reshape(*[1] * (ndim - 1), -1))
+        return outputs.reshape(1, *outputs.shape[ndim - 1 :])
+
+    @jax.custom_vjp
+    def in_kernels(params: Any, rows: jax.Array) -> jax.Array:
+        try:
+            flat = rows.reshape(-1, rows.shape[-1])
+            outputs = map_rows(partial(of_row, rows.ndim, params), flat)
+        except Unsupported as reason:
+            logger.info("a network is left to XLA: %s", reason)
+            return of_rows(params, rows)
+        return outputs.reshape(*rows.shape[:-1], *outputs.shape[1:])
+
+    def forward(params: Any, rows: jax.Array) -> tuple:
+        return in_kernels(params, rows), (params, rows)
+
+    def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
+        params, rows = residuals
+
+        def in_params(row: jax.Array, slope: jax.Array) -> Any:
+            return jax.vjp(lambda params: of_row(rows.ndim, params, row), params)[1](slope)[0]
+
+        flat = rows.reshape(-1, rows.shape[-1])
+        slopes = cotangent.reshape(-1, *cotangent.shape[rows.ndim - 1 :])
+        try:
+            total = sum_rows(in_params, flat, slopes)
+        except Unsupported as reason:
+            logger.info("a gradient is left to XLA: %s", reason)
+            total = jax.vjp(lambda params: of_rows(params, rows), params)[1](cotangent)[0]
+        # In the rows hardly anybody asks for one: XLA leaves it out.
+        return total, jax.vjp(lambda rows: of_rows(params, rows), rows)[1](cotangent)[0]
+
+    def network(params: Any, rows: jax.Array) -> jax.Array:
+        """Without steps of several environments it is part of a kernel already, or small."""
+        return of_rows(params, rows) if rows.ndim < 3 else in_kernels(params, rows)
+
+    in_kernels.defvjp(forward, backward)
+    return network
+
+
+def _scan(
     step: Callable, state: Any, streams: Sequence[tuple[Any, int]], length: int, reverse: bool
 ) -> tuple[Any, Any]:
-    """`lanes.scan`, in one kernel.
+    """A loop over so many steps, in one kernel.
+
+    Args:
+      step: (state, an entry of each stream) -> (state, outputs), leaves [N, ...], row by row.
+      streams: (leaves [⌈T/k⌉, N, ...], k) each; an entry serves k steps.
 
     Raises:
       Unsupported: if there can be none.
@@ -184,14 +268,12 @@ def sum_rows(function: Callable, rows: jax.Array, slopes: jax.Array) -> Any:
 
 def _rows_of_scan(state: Any, streams: Sequence[tuple[Any, int]], length: int) -> int:
     """N, if every leaf has it."""
-    leaves = [(x, 1, -(-length // k)) for tree, k in streams for x in jax.tree.leaves(tree)]
-    sizes = {x.shape[:2][-1] for x, _, _ in leaves} | {
-        x.shape[0] if x.ndim else 0 for x in jax.tree.leaves(state)
-    }
-    whole = all(x.ndim > axis and len(x) == entries for x, axis, entries in leaves)
-    if not (length and whole and len(sizes) == 1 and sizes != {0}):
+    leaves = [(x, -(-length // k)) for tree, k in streams for x in jax.tree.leaves(tree)]
+    sizes = {x.shape[1:2] for x, _ in leaves} | {x.shape[:1] for x in jax.tree.leaves(state)}
+    whole = all(len(x) == entries for x, entries in leaves)
+    if not (length and whole and len(sizes) == 1 and sizes.isdisjoint({(), (0,)})):
         raise Unsupported("rows that are not as many everywhere, or none")
-    return sizes.pop()
+    return max(sizes.pop())
 
 
 def _trace(function: Callable, *inputs: Any) -> Program:
@@ -267,7 +349,7 @@ def _call(
         in_specs=[block(x.shape, axis) for x, axis in passed],
         out_specs=[block(shape, axis) for shape, _, axis in results],
         out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype, _ in results],
-        name=f"{kernel.__qualname__.split('.')[0]}_{tile.rows}x{tile.columns}",
+        name=f"{kernel.__qualname__.split('.')[0].strip('_')}_{tile.rows}x{tile.columns}",
         compiler_params=triton.CompilerParams(num_warps=1),
         interpret=jax.default_backend() != "gpu",
     )

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg.core import algorithms, learner, noise
-from jaxpg.core import ring as replay
+from jaxpg import fast
+from jaxpg.core import learner, noise, ring
 from jaxpg.core.config import Config
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 from jaxpg.population import devices
@@ -77,7 +77,7 @@ def word_size(config: Config) -> Any:
 
 
 def compile_programs(
-    chunk: Chunk, length: int, workers: int | None = None, build: Build = algorithms.build
+    chunk: Chunk, length: int, workers: int | None = None, build: Build = fast.build
 ) -> list[Program]:
     """The program for chunks like this one, for every worker; it is traced once.
 
@@ -97,7 +97,7 @@ def compile_programs(
     return [Program(device, begin, each, length) for device, each in zip(on, advances, strict=True)]
 
 
-def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
+def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
     with word_size(chunk.config):
         start, _ = _functions(chunk.config, 1, build)
@@ -214,7 +214,7 @@ def _functions(
         # A traced count: a loop whose length is known would be compiled differently for length 1.
         lanes, history = jax.lax.fori_loop(0, count, body, (lanes, history))
         by_lane = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), history)
-        return lanes, by_lane, jax.vmap(replay.mean)(lanes.state.recent_returns)
+        return lanes, by_lane, jax.vmap(ring.mean)(lanes.state.recent_returns)
 
     return start, advance
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpg.core import algorithms, noise
+from jaxpg import fast
+from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
@@ -65,7 +66,7 @@ def train_population(
     lanes: int | None = None,
     segments: int = 50,
     report: Callable[[Progress], None] | None = None,
-    build: Build = algorithms.build,
+    build: Build = fast.build,
 ) -> Population:
     """Train every seed with every setting, for the whole budget.
 

@@ -7,7 +7,6 @@ through `torch_ref.convert`. Names are torch's. Nothing here is compiled: that i
 import dataclasses
 from functools import cache
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +17,10 @@ import torch_ref.algorithms
 import torch_ref.config
 import torch_ref.learner
 import torch_ref.training
-from jaxpg.core import algorithms, learner, losses, noise, training
+from jaxpg import fast
+from jaxpg.core import learner, losses, noise, training
 from jaxpg.core.config import Config, validate
-from jaxpg.core.types import Algorithm, Params, Trajectory
-from jaxpg.fast import lanes
+from jaxpg.core.types import Algorithm, Batch, Params, Trajectory
 from jaxpg.proof import synthetic
 from torch_ref import convert
 from torch_ref import noise as torch_noise
@@ -85,7 +84,7 @@ def jax_side(config: Config, seed: int = 0) -> Side:
     params = jax.tree.map(lambda x: jnp.asarray(x, config.float_type), parameters(config, seed))
     state = zeros._replace(params=params, key=noise.streams(noise.key(seed))[2])
     trajectory = synthetic.for_jax(fields(config, seed), config.float_type)
-    return Side(traced, inject(algorithms.build(traced), trajectory), state, trajectory)
+    return Side(traced, inject(fast.build(traced), trajectory), state, trajectory)
 
 
 def torch_side(config: Config, seed: int = 0) -> Side:
@@ -107,14 +106,14 @@ def gradients(
     config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory
 ) -> tuple[dict[str, jax.Array], Params]:
     """Ψ, the value target and each objective by name; and the gradient of the objectives' sum."""
-    advantage, target = learner.estimate(config, algorithm, params, trajectory)
+    batch = learner.estimate(config, algorithm, params, trajectory)
 
     def total(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        found = _objectives(config, algorithm, params, trajectory, advantage, target)
+        found = _objectives(config, algorithm, params, batch)
         return jnp.sum(jnp.stack(list(found.values()))), found
 
     gradient, found = jax.grad(total, has_aux=True)(params)
-    return {"advantage": advantage, "target": target, **found}, gradient
+    return {"advantage": batch.advantage, "target": batch.target, **found}, gradient
 
 
 def absolute_terms(
@@ -125,7 +124,7 @@ def absolute_terms(
     A term is the Jacobian of one sample's network outputs, times the objective's slope in them.
     """
     networks, obs = algorithm.networks, trajectory.obs
-    inputs = (trajectory, *learner.estimate(config, algorithm, params, trajectory))
+    batch = learner.estimate(config, algorithm, params, trajectory)
 
     def outputs(params: Params, obs: jax.Array) -> dict[str, jax.Array]:
         value = {"value": networks.value(params, obs)} if config.critic else {}
@@ -134,13 +133,12 @@ def absolute_terms(
     def total(given: dict[str, jax.Array]) -> jax.Array:
         heads: Any = {name: lambda params, obs, name=name: given[name] for name in given}
         fixed = algorithm._replace(networks=networks._replace(**heads))
-        return jnp.sum(jnp.stack(list(_objectives(config, fixed, params, *inputs).values())))
+        return jnp.sum(jnp.stack(list(_objectives(config, fixed, params, batch).values())))
 
     def term(obs: jax.Array, slope: dict[str, jax.Array]) -> Params:
         return jax.vjp(lambda params: outputs(params, obs), params)[1](slope)[0]
 
-    with mock.patch.object(lanes, "in_blocks", lambda network, *_: network):
-        slopes = jax.grad(total)(outputs(params, obs))
+    slopes = jax.grad(total)(outputs(params, obs))
     samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, slopes))
     return jax.tree.map(lambda x: jnp.sum(jnp.abs(x), axis=0), jax.vmap(term)(*samples))
 
@@ -149,36 +147,31 @@ def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torc
     """As `gradients`, by torch's autograd; the gradient by torch's names."""
     config, algorithm, state, trajectory = side
     module, params = torch_ref.learner, state.params
-    advantage, target = module.estimate(config, algorithm, params, trajectory)
-    inputs = (config, algorithm, params, trajectory, advantage)
+    batch = module.estimate(config, algorithm, params, trajectory)
+    inputs = (config, algorithm, params, batch)
     if config.networks == "shared":
-        found = {"joint_objective": module.joint_objective(*inputs, target)[0]}
+        found = {"joint_objective": module.joint_objective(*inputs)[0]}
     else:
         found = {"policy_objective": module.policy_objective(*inputs)[0]}
         if config.critic:
-            value = algorithm.networks.value(params, trajectory.obs)
-            found["value_objective"] = module.value_loss(value, target, trajectory.valid)
+            value = algorithm.networks.value(params, batch.obs)
+            found["value_objective"] = module.value_loss(value, batch.target, batch.valid)
     torch.stack(list(found.values())).sum().backward()
     gradient = {name: p.grad for name, p in params.named_parameters() if p.grad is not None}
-    return {"advantage": advantage, "target": target, **found}, gradient
+    return {"advantage": batch.advantage, "target": batch.target, **found}, gradient
 
 
 def _objectives(
-    config: Config,
-    algorithm: Algorithm,
-    params: Params,
-    trajectory: Trajectory,
-    advantage: jax.Array,
-    target: jax.Array,
+    config: Config, algorithm: Algorithm, params: Params, batch: Batch
 ) -> dict[str, jax.Array]:
-    """What each optimizer minimises."""
-    inputs = (config, algorithm, params, trajectory, advantage)
+    """What each optimizer minimises; of a critic that replays, on the batch."""
+    inputs = (config, algorithm, params, batch)
     if config.networks == "shared":
-        return {"joint_objective": learner.joint_objective(*inputs, target)[0]}
+        return {"joint_objective": learner.joint_objective(*inputs)[0]}
     found = {"policy_objective": learner.policy_objective(*inputs)[0]}
     if config.critic:
-        value = algorithm.networks.value(params, trajectory.obs)
-        found["value_objective"] = losses.value_loss(value, target, trajectory.valid)
+        value = algorithm.networks.value(params, batch.obs)
+        found["value_objective"] = losses.value_loss(value, batch.target, batch.valid)
     return found
 
 
@@ -186,6 +179,6 @@ def _objectives(
 def _shapes(config: Config) -> Any:
     """jaxpg's first state as shapes, without its key: nothing is compiled."""
     traced = training.as_arrays(validate(config))
-    algorithm = algorithms.build(traced)
+    algorithm = fast.build(traced)
     state: Any = jax.eval_shape(lambda: learner.init(traced, noise.key(0), algorithm))
     return state._replace(key=None)

@@ -23,7 +23,6 @@ from jaxpg.proof.levels import LEVELS, Level, attempt
 from torch_ref import (
     advantages,
     algorithms,
-    arithmetic,
     convert,
     env,
     learner,
@@ -135,8 +134,9 @@ def _wrap(module: Any, name: str, change: Callable[..., Any]) -> Plant:
 def _trajectory(change: Callable[[Any], dict[str, Any]]) -> Plant:
     """Ψ and the value target are estimated from a trajectory with other rows."""
 
-    def estimate(original: Callable, config: Any, algorithm: Any, params: Any, t: Any) -> Any:
-        return original(config, algorithm, params, t._replace(**change(t)))
+    def estimate(original: Callable, *inputs: Any) -> Any:
+        config, algorithm, params, t, *samples = inputs
+        return original(config, algorithm, params, t._replace(**change(t)), *samples)
 
     return _wrap(learner, "estimate", estimate)
 
@@ -151,8 +151,8 @@ def _objective(change: Callable[[Any], Any]) -> Plant:
 def _parts(change: Callable[[Any], dict[str, Any]]) -> Plant:
     """The algorithm is built with other parts."""
 
-    def build(original: Callable, config: Any) -> Any:
-        algorithm = original(config)
+    def build(original: Callable, *inputs: Any) -> Any:
+        algorithm = original(*inputs)
         return algorithm._replace(**change(algorithm))
 
     return _wrap(algorithms, "build", build)
@@ -161,10 +161,19 @@ def _parts(change: Callable[[Any], dict[str, Any]]) -> Plant:
 def _descent(change: Callable[[Any, Any], tuple[Any, Any]]) -> Plant:
     """The optimizer steps with another config and rate."""
 
-    def descend(original: Callable, config: Any, rate: Any, *rest: Any) -> Any:
-        return original(*change(config, rate), *rest)
+    def descend(original: Callable, config: Any, algorithm: Any, rate: Any, *rest: Any) -> Any:
+        config, rate = change(config, rate)
+        return original(config, algorithm, rate, *rest)
 
-    return _wrap(learner, "_descend", descend)
+    return _wrap(learner, "descend", descend)
+
+
+def _fit(change: Callable[[Any], Any]) -> Plant:
+    """The fit of separate networks has another config."""
+    return mock.patch.dict(
+        algorithms.FITS,
+        separate=lambda config, *rest: learner.fit_separate(change(config), *rest),
+    )
 
 
 def _optimizer(name: str, make: Callable[[Any], torch.optim.Optimizer]) -> Plant:
@@ -361,8 +370,8 @@ def average_that_includes_ones_own_return() -> Plant:
 def baseline_broadcast() -> Plant:
     """Returns [T] less values [T, 1]: each return less the mean of all values."""
 
-    def reward_to_go(t: Any, value: torch.Tensor, next_value: torch.Tensor, *rest: Any) -> Any:
-        returns = algorithms.monte_carlo(t, value, next_value, gamma=rest[0])
+    def reward_to_go(t: Any, value: torch.Tensor, next_value: torch.Tensor, **rest: Any) -> Any:
+        returns = algorithms.monte_carlo(t, value, next_value, **rest)
         return (returns[:, None] - value[None, :]).mean(dim=1)
 
     return mock.patch.dict(algorithms.ESTIMATORS, reward_to_go=reward_to_go)
@@ -399,9 +408,9 @@ def padding_in_the_mean() -> Plant:
 def mask_off_by_one() -> Plant:
     """The loss counts the step after each episode's last, and not its first."""
 
-    def objective(original: Callable, config: Any, algorithm: Any, params: Any, *rest: Any) -> Any:
-        t, psi = rest
-        return original(config, algorithm, params, t._replace(valid=t.valid.roll(1, 0)), psi)
+    def objective(original: Callable, *inputs: Any) -> Any:
+        *rest, batch = inputs
+        return original(*rest, batch._replace(valid=batch.valid.roll(1, 0)))
 
     return _wrap(learner, "policy_objective", objective)
 
@@ -588,33 +597,27 @@ def schedule_one_update_late() -> Plant:
 
 def one_value_step_too_many() -> Plant:
     """The critic takes one step more than it is told."""
-
-    def fit(original: Callable, config: Any, *rest: Any) -> Any:
-        return original(_replaced(config, value_steps=lambda x: x + 1), *rest)
-
-    return _wrap(learner, "_fit_separate", fit)
+    return _fit(lambda config: _replaced(config, value_steps=lambda x: x + 1))
 
 
 def policy_after_the_value_step() -> Plant:
     """Ψ is estimated with the critic that this update has already fitted."""
 
-    def fit(original: Callable, config: Any, algorithm: Any, state: Any, t: Any, *rest: Any) -> Any:
-        ahead = copy.deepcopy(state)
-        original(config, algorithm, ahead, t, *rest)
-        advantage, _ = learner.estimate(config, algorithm, ahead.params, t)
-        return original(config, algorithm, state, t, advantage, *rest[1:])
+    def learn(original: Callable, config: Any, algorithm: Any, learned: Any, *inputs: Any) -> Any:
+        ahead = copy.deepcopy(learned)
+        original(config, algorithm, ahead, *inputs)
+        late = learner.estimate(config, algorithm, ahead.params, *inputs)
+        batch = learner.estimate(config, algorithm, learned.params, *inputs)
+        batch = batch._replace(advantage=late.advantage)
+        learned, fitted = algorithm.fit(config, algorithm, learned, batch)
+        return learned, batch, fitted
 
-    return _wrap(learner, "_fit_separate", fit)
+    return _wrap(learner, "learn", learn)
 
 
 def critic_with_the_rate_of_the_policy() -> Plant:
     """value_learning_rate is ignored."""
-
-    def fit(original: Callable, config: Any, *rest: Any) -> Any:
-        same = dataclasses.replace(config, value_learning_rate=config.learning_rate)
-        return original(same, *rest)
-
-    return _wrap(learner, "_fit_separate", fit)
+    return _fit(lambda c: dataclasses.replace(c, value_learning_rate=c.learning_rate))
 
 
 def replay_with_replacement() -> Plant:
@@ -674,12 +677,12 @@ def time_limit_one_step_early() -> Plant:
 
 def parameters_off_the_grid() -> Plant:
     """The optimizer's result is not rounded to float32."""
-    return mock.patch.object(learner, "round_floats", lambda tree: tree)
+    return _parts(lambda algorithm: {"rounded": algorithms.as_it_is})
 
 
 def environment_off_the_grid() -> Plant:
     """The environment's state is not rounded to float32."""
-    return mock.patch.object(arithmetic, "round_floats", lambda tree: tree)
+    return mock.patch.object(algorithms, "grid_env", lambda env, *_: env)
 
 
 FAULTS = (

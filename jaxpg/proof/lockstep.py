@@ -1,6 +1,6 @@
 """Lockstep: the same run in both frameworks, compared bit by bit at every update.
 
-On the float32 grid, `python -m jaxpg.core.trace` and `python -m torch_ref.trace`, given one config
+On the float32 grid, `python -m jaxpg.proof.trace` and `python -m torch_ref.trace`, given one config
 and one integer seed, must produce the same bits. Each runs in its own process, proves that it has
 not imported the other's framework, and streams its records here. numpy only.
 """
@@ -28,7 +28,7 @@ from jaxpg.core.config import Config, validate
 
 Record = dict[str, np.ndarray]
 Pair = tuple[Iterable[Record], Iterable[Record]]  # jaxpg's and torch_ref's
-MODULES = {"jaxpg": "jaxpg.core.trace", "torch_ref": "torch_ref.trace"}
+MODULES = {"jaxpg": "jaxpg.proof.trace", "torch_ref": "torch_ref.trace"}
 
 FOREIGN = {
     "jaxpg": {"torch", "torch_ref"},

@@ -588,12 +588,12 @@ def _enumerate(
         replay=None,
     )
 
-    def act(params: None, obs: jax.Array, choice: jax.Array) -> tuple[jax.Array, None]:
-        return choice, None
+    def act(params: None, obs: jax.Array, choice: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return choice, jnp.zeros(choice.shape)
 
     start = world.reset(draws.reset[0])
     collect = jax.jit(lambda start, draws: collect_episodes(world, act, {}, start, draws)[1])
-    trajectory = collect(start, draws)._replace(acted=None)
+    trajectory = collect(start, draws)
     valid = np.asarray(trajectory.valid)
     different = np.all(valid | (choices == 0), axis=0)  # else it differs only after its end
     trajectory = jax.tree.map(lambda x: x[:, different], trajectory)

@@ -17,8 +17,10 @@ import torch_ref.algorithms
 import torch_ref.learner
 import torch_ref.trace
 import torch_ref.training
-from jaxpg.core import algorithms, learner, noise, trace, training
+from jaxpg import fast
+from jaxpg.core import learner, noise, trace, training
 from jaxpg.core.config import Config
+from jaxpg.core.types import Algorithm
 from jaxpg.names import to_torch
 from jaxpg.proof import batch
 from jaxpg.proof.batch import twin
@@ -55,7 +57,7 @@ def draws(config: Config, seed: int, update: int) -> dict[str, np.ndarray]:
 
 @cache
 def _drawing(config: Config) -> Callable:
-    spec = algorithms.build(config).env.spec
+    spec = fast.build(config).env.spec
     steps = learner.max_steps(config, spec)
 
     def draw(key: jax.Array, update: jax.Array) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def our_parameters(config: Config, seed: int) -> dict[str, np.ndarray]:
 
 @cache
 def _initial(config: Config) -> Callable:
-    return jax.jit(algorithms.build(config).networks.init)
+    return jax.jit(fast.build(config).networks.init)
 
 
 def their_parameters(config: Config, seed: int) -> dict[str, torch.Tensor]:
@@ -117,7 +119,7 @@ def outputs(config: Config, seed: int) -> dict[str, np.ndarray]:
 @cache
 def our_distribution(config: Config, seed: int) -> dict[str, np.ndarray]:
     """Actions, log π, entropy, and the slopes of the last two in the outputs."""
-    distribution = algorithms.build(config).distribution
+    distribution = fast.build(config).distribution
     given, uniform, action = map(jnp.asarray, outputs(config, seed).values())
     with_slope = {
         "log_prob": lambda given: distribution.log_prob(given, action),
@@ -165,7 +167,7 @@ def our_gradients(config: Config, seed: int) -> dict[str, Any]:
 
 @cache
 def _differentiating(config: Config) -> tuple[Callable, Callable]:
-    algorithm = algorithms.build(config)
+    algorithm = fast.build(config)
 
     def compiled(function: Callable) -> Callable:
         return jax.jit(lambda config, *inputs: function(config, algorithm, *inputs))
@@ -193,7 +195,7 @@ def our_updates(config: Config, seed: int) -> dict[str, np.ndarray]:
 
 @cache
 def _updating(config: Config) -> Callable:
-    algorithm = algorithms.build(config)
+    algorithm = fast.build(config)
     return jax.jit(
         lambda config, state, trajectory: learner.update(
             config, state, batch.inject(algorithm, trajectory)
@@ -233,15 +235,20 @@ def our_steps(config: Config, seed: int) -> dict[str, np.ndarray]:
     Not where they are: steps of one size and opposite signs, as RMSprop's first two may be, leave
     next to nothing, of which a rounding of the terms would be a large part.
     """
-    traced = training.as_arrays(config)
+    traced, algorithm = training.as_arrays(config), fast.build(config)
     given = jax.tree.map(jnp.asarray, optimizer_inputs(seed))
     params = jax.tree.map(jnp.zeros_like, given[0])
-    state = learner.OPTIMIZERS[config.optimizer].init(params)
+    state = algorithm.optimizer.init(params)
     rate: Any = traced.learning_rate
     results: dict[str, np.ndarray] = {}
     for step, gradient in enumerate(given):
+
+        def objective(params: Any) -> tuple[jax.Array, dict]:
+            terms = jax.tree.map(lambda x, g: jnp.sum(x * g), params, gradient)
+            return jnp.sum(jnp.stack(jax.tree.leaves(terms))), {}
+
         before = params
-        params, state = learner._descend(traced, rate, gradient, state, before)
+        (params, state), _ = learner.descend(traced, algorithm, rate, objective, (before, state))
         moved = jax.tree.map(jnp.subtract, params, before)
         results |= _prefixed(f"step_{step}", _numpy(moved))
     return results
@@ -250,15 +257,19 @@ def our_steps(config: Config, seed: int) -> dict[str, np.ndarray]:
 def their_steps(config: Config, seed: int) -> dict[str, torch.Tensor]:
     """The same of torch_ref, whose gradients are those of linear objectives."""
     traced = torch_ref.training.as_tensors(twin(config))
+    algorithm = torch_ref.algorithms.build(twin(config))
     rate: Any = traced.learning_rate
     given = [{k: torch.from_numpy(x) for k, x in g.items()} for g in optimizer_inputs(seed)]
     module = torch.nn.ParameterDict({k: torch.zeros_like(x) for k, x in given[0].items()})
-    optimizer = torch_ref.learner.OPTIMIZERS[config.optimizer](module.parameters())
+    optimizer = algorithm.optimizer(module.parameters())
     results: dict[str, torch.Tensor] = {}
     for step, gradient in enumerate(given):
+
+        def objective() -> tuple[torch.Tensor, dict]:
+            return torch.stack([(module[k] * g).sum() for k, g in gradient.items()]).sum(), {}
+
         before = {name: param.detach().clone() for name, param in module.items()}
-        objective = torch.stack([(module[k] * g).sum() for k, g in gradient.items()]).sum()
-        torch_ref.learner._descend(traced, rate, objective, optimizer, module)
+        torch_ref.learner.descend(traced, algorithm, rate, objective, module, optimizer)
         moved = {name: param.detach() - before[name] for name, param in module.items()}
         results |= _prefixed(f"step_{step}", moved)
     return results
@@ -270,7 +281,13 @@ def their_steps(config: Config, seed: int) -> dict[str, torch.Tensor]:
 @cache
 def our_run(config: Config, seed: int) -> list[dict[str, np.ndarray]]:
     """The records of the first updates."""
-    return list(trace.records(config, seed, _length(config)))
+    return list(trace.records(config, seed, _length(config), _built(config)))
+
+
+@cache
+def _built(config: Config) -> Algorithm:
+    """One object, so that its program is compiled once."""
+    return fast.build(config)
 
 
 def their_run(config: Config, seed: int) -> Iterator[dict[str, np.ndarray]]:

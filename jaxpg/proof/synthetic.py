@@ -61,6 +61,7 @@ def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarra
         "valid": np.ones((T, N), bool),
         "time": time,
         "episode_return": episode_return,
+        "log_prob": -rng.exponential(size=(T, N)),
     }
     if layout == "episodes":
         over = np.cumsum(done, axis=0) - done > 0

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg.core import algorithms, noise, trace
+from jaxpg import fast
+from jaxpg.core import learner, noise, trace
 from jaxpg.core.types import Metrics
 from jaxpg.files import whole_directory
 from jaxpg.names import to_torch
@@ -90,9 +91,9 @@ def _records(
 ) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray]]]:
     """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
     run's parameters after it)."""
-    algorithm = algorithms.build(manifest.config)
+    algorithm = fast.build(manifest.config)
     (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
-    watch = jax.jit(jax.vmap(lambda config, state: trace.watch(config, state, algorithm)))
+    watch = jax.jit(jax.vmap(lambda config, state: learner.watch(config, state, algorithm)))
     lanes, done = jax.tree.map(np.array, chunks.start(program, chunk)), 0
     for u in wanted:
         if u > done:
@@ -100,8 +101,8 @@ def _records(
         after, metrics = _advance(program, chunk, lanes, 1)
         with chunks.word_size(manifest.config):
             key = noise.typed(lanes.state.key)
-            seen = watch(chunk.config, lanes.state._replace(key=key))
-            record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))
+            watched, seen = watch(chunk.config, lanes.state._replace(key=key))
+            record = trace.record(*jax.tree.map(lambda x: x[0], (watched.params, seen)))
         params = jax.tree.map(lambda x: x[0], after.state.params)
         yield u, record, jax.tree.map(lambda x: x[0, 0], metrics), to_torch(params)
         lanes, done = after, u + 1

@@ -83,6 +83,7 @@ def inputs(package, *, critic, time=TIME):
     fields = {
         "obs": obs,
         "action": np.zeros((3, 2), int),
+        "log_prob": np.zeros((3, 2), np.float32),
         "reward": np.array(REWARD, np.float32),
         "next_obs": obs,
         "terminated": np.array(TERMINATED, bool),

@@ -158,7 +158,7 @@ def test_clamped_needs_discrete_actions():
 
 
 def test_what_the_ring_remembers():
-    rows = Trajectory(*range(9))
+    rows = Trajectory(*range(10))
     rows = rows._replace(terminated=jnp.array([[True]]))
     corrected = algorithms.build(PRESETS["article-corrected"]).remember(rows)
     assert corrected == (rows.obs, rows.reward, rows.next_obs, rows.terminated)
@@ -183,6 +183,7 @@ def test_the_wrong_state_drives_the_value_to_a_hundred(name, value):
     trajectory = Trajectory(
         state,
         jnp.zeros((30, 1), int),
+        -one,
         one,
         state,
         valid,

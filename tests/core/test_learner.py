@@ -14,8 +14,7 @@ import pytest
 import torch
 from compare import assert_close
 
-from jaxpg.core import algorithms, learner, losses, noise, training
-from jaxpg.core import ring as replay
+from jaxpg.core import algorithms, learner, losses, noise, ring, training
 from jaxpg.core.config import Config
 from jaxpg.proof import synthetic
 
@@ -72,54 +71,6 @@ def moved(config, network=None, *, at=0):
     return flat(after) - flat(before)
 
 
-# What the policy said when it acted.
-
-
-def after_an_update(config, change=lambda trajectory: trajectory, act_with=lambda params: params):
-    """The parameters, if `collect` changes its trajectory or acts with other parameters."""
-    config = training.as_arrays(config)
-    algorithm = algorithms.build(config)
-    state = learner.init(config, noise.key(0), algorithm)
-
-    def collect(env, act, params, *inputs):
-        env_state, trajectory = algorithm.collect(env, act, act_with(params), *inputs)
-        return env_state, change(trajectory)
-
-    changed = algorithm._replace(collect=collect)
-    return flat(jax.jit(partial(learner.update, algorithm=changed))(config, state)[0].params)
-
-
-def forget(trajectory):
-    return trajectory._replace(acted=None)
-
-
-@pytest.mark.thin(2)
-@pytest.mark.parametrize("config", [CONFIG, SHARED], ids=["separate", "shared"])
-def test_outputs_of_the_rollout_are_used(config):
-    def spoil(trajectory):
-        acted = trajectory.acted
-        return trajectory._replace(acted=acted._replace(outputs=acted.outputs + acted.obs[..., :2]))
-
-    kept = after_an_update(config)
-    assert_close(kept, after_an_update(config, forget), 1e-12)
-    assert np.abs(kept - after_an_update(config, spoil)).max() > 1e-4
-
-
-def test_outputs_for_other_observations_or_by_other_parameters_are_not():
-    def reverse(trajectory):
-        return trajectory._replace(obs=trajectory.obs[::-1])
-
-    def double(params):
-        return jax.tree.map(lambda leaf: 2.0 * leaf, params)
-
-    for changes in ({"change": reverse}, {"act_with": double}):
-        original = changes.get("change", lambda trajectory: trajectory)
-        without = {**changes, "change": lambda trajectory: forget(original(trajectory))}
-        np.testing.assert_array_equal(
-            after_an_update(CONFIG, **changes), after_an_update(CONFIG, **without)
-        )
-
-
 # The learning rate's schedule.
 
 
@@ -143,9 +94,15 @@ def test_the_constant_schedule_is_constant():
 def descend(gradient, max_grad_norm):
     """Where SGD at a rate of 1 goes from 0, clipped."""
     config = training.as_arrays(dataclasses.replace(CONFIG, max_grad_norm=max_grad_norm))
+    algorithm = algorithms.build(config)
+
+    def objective(params):
+        return sum(jax.tree.leaves(jax.tree.map(lambda x, g: jnp.sum(x * g), params, gradient))), {}
+
     params = jax.tree.map(jnp.zeros_like, gradient)
-    opt_state = learner.OPTIMIZERS["sgd"].init(params)
-    return learner._descend(config, jnp.float64(1.0), gradient, opt_state, params)[0]
+    start = (params, algorithm.optimizer.init(params))
+    (params, _), _ = learner.descend(config, algorithm, jnp.float64(1.0), objective, start)
+    return params
 
 
 @pytest.mark.parametrize(
@@ -204,7 +161,7 @@ def value_descent(algorithm, params, obs, target, valid):
 def test_k_value_steps_are_k_gradient_steps_towards_one_target():
     config, algorithm, state = begin(dataclasses.replace(CONFIG, value_steps=3))
     trajectory = batch()
-    _, target = learner.estimate(config, algorithm, state.params, trajectory)
+    target = learner.estimate(config, algorithm, state.params, trajectory).target
     params = state.params["value"]
     for _ in range(3):
         params = value_descent(algorithm, params, trajectory.obs, target, trajectory.valid)
@@ -230,13 +187,13 @@ def test_replay_bootstraps_each_step_with_the_critic_of_that_step():
     rows = jax.tree.map(
         lambda x: x.reshape(-1, *x.shape[2:])[-30:], (t.obs, t.reward, t.next_obs, t.terminated)
     )  # of 60 rows the ring keeps the last 30; row 30 + i lies in slot i, since 30 divides 60
-    ring = replay.Ring(rows, next_slot=jnp.int32(0), filled=jnp.int32(30))
+    held = ring.Ring(rows, next_slot=jnp.int32(0), filled=jnp.int32(30))
     bits = noise.draw(state.key, 0, config, algorithm.env.spec, synthetic.T).replay
 
     def fit(bootstrap_with):
         params = state.params["value"]
         for step_bits in bits:
-            (obs, reward, next_obs, terminated), valid = replay.sample(ring, step_bits, 20)
+            (obs, reward, next_obs, terminated), valid = ring.sample(held, step_bits, 20)
             frozen = {"value": params if bootstrap_with == "current" else state.params["value"]}
             next_value = algorithm.networks.value(frozen, next_obs)
             target = reward + 0.9 * np.where(terminated, 0.0, next_value)
@@ -273,19 +230,19 @@ def test_the_entropy_bonus_adds_its_own_gradient():
 
 def test_the_joint_gradient_is_the_sum_of_its_parts():
     config, algorithm, state = begin(SHARED)
-    trajectory, params = batch(), state.params
-    advantage, target = learner.estimate(config, algorithm, params, trajectory)
+    params = state.params
+    estimated = learner.estimate(config, algorithm, params, batch())
     plain = training.as_arrays(dataclasses.replace(SHARED, ent_coef=0.0))
 
     def policy(params):
-        return learner.policy_objective(plain, algorithm, params, trajectory, advantage)[0]
+        return learner.policy_objective(plain, algorithm, params, estimated)[0]
 
     def value(params):
-        value = algorithm.networks.value(params, trajectory.obs)
-        return losses.value_loss(value, target, trajectory.valid)
+        value = algorithm.networks.value(params, estimated.obs)
+        return losses.value_loss(value, estimated.target, estimated.valid)
 
     def entropy(params):
-        outputs = algorithm.networks.policy(params, trajectory.obs)
+        outputs = algorithm.networks.policy(params, estimated.obs)
         return jnp.mean(algorithm.distribution.entropy(outputs))
 
     parts = [flat(jax.grad(part)(params)) for part in (policy, value, entropy)]
@@ -304,9 +261,9 @@ def test_no_gradient_flows_into_the_baseline_or_the_target():
     trajectory = batch()
     constants = learner.estimate(config, algorithm, state.params, trajectory)
 
-    def objective(params, estimates=None):
-        inner = estimates or learner.estimate(config, algorithm, params, trajectory)
-        return learner.joint_objective(config, algorithm, params, trajectory, *inner)[0]
+    def objective(params, estimated=None):
+        estimated = estimated or learner.estimate(config, algorithm, params, trajectory)
+        return learner.joint_objective(config, algorithm, params, estimated)[0]
 
     inside, outside = (
         jax.grad(objective)(state.params),
@@ -349,7 +306,7 @@ def test_recent_returns_are_the_last_100_episodes_in_order():
         trajectory = synthetic.for_jax(fields, "float64")
         state, _ = learner.update(config, state, inject(algorithm, trajectory))
         expected = np.mean(every[-100:])
-        assert_close(replay.mean(state.recent_returns), expected, 1e-12)
+        assert_close(ring.mean(state.recent_returns), expected, 1e-12)
     assert len(every) == 112
     np.testing.assert_array_equal(np.roll(state.recent_returns.rows, -12), every[-100:])
 

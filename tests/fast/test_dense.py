@@ -1,42 +1,39 @@
-"""Products with narrow matrices: the same numbers and slopes as a dot."""
+"""dense: the outputs and slopes of an MLP are those of flax's."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpg.core import networks, noise
 from jaxpg.fast import dense
 from tests.compare import assert_close
 
-LAST_AXIS = (((1,), (0,)), ((), ()))
 
-
-@pytest.mark.parametrize("inputs", [1, 4, 9])
-@pytest.mark.parametrize("outputs", [1, 3, 5])
-def test_a_product_and_its_slopes_are_those_of_a_dot(inputs, outputs):
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("hidden", [(), (5,), (6, 5)])
+@pytest.mark.parametrize("inputs", [1, 9])
+@pytest.mark.parametrize("outputs", [1, 3, 5, None])
+def test_an_mlp_and_all_its_slopes_are_flaxs(inputs, hidden, outputs, activation):
+    """In parameters and inputs, in reverse and forward."""
+    if not hidden and outputs is None:
+        pytest.skip("nothing is left of it")
     with jax.enable_x64(True):
-        rng = np.random.default_rng(inputs)
-        shapes = ((7, inputs), (inputs, outputs), (7, outputs))
-        x, kernel, weight = (jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+        mlp = networks.MLP(hidden, outputs, activation)
+        x = jnp.asarray(np.random.default_rng(inputs).normal(size=(2, 7, inputs)))
+        params = networks.init_mlp(noise.key(0), mlp, inputs)
+        params = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
 
-        def loss(product, x, kernel):
-            return jnp.sum(weight * product(x, kernel, LAST_AXIS) ** 2)
+        def everything(apply):
+            def loss(params, x):
+                return jnp.sum(jnp.sin(apply(mlp, params, x)))
 
-        def everything(product):
-            slopes = jax.value_and_grad(loss, argnums=(1, 2))(product, x, kernel)
-            forward = jax.jvp(lambda x: loss(product, x, kernel), (x,), (x,))
-            return slopes, forward
+            slopes = jax.value_and_grad(loss, argnums=(0, 1))(params, x)
+            return apply(mlp, params, x), slopes, jax.jvp(loss, (params, x), (params, x))
 
-        result, expected = everything(dense.dot_general), everything(jax.lax.dot_general)
-        for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
+        pairs = map(jax.tree.leaves, (everything(dense.apply), everything(networks.apply)))
+        for mine, other in zip(*pairs, strict=True):
             assert_close(mine, other, 1e-12)
-
-
-@pytest.mark.parametrize("shape", [(4,), (2, 3, 4)])
-def test_any_number_of_leading_axes(shape):
-    x, kernel = jnp.ones(shape), jnp.arange(20.0).reshape(4, 5)
-    dimensions = (((len(shape) - 1,), (0,)), ((), ()))
-    np.testing.assert_array_equal(dense.dot_general(x, kernel, dimensions), x @ kernel)
 
 
 @pytest.mark.parametrize("inputs", [1, 4])

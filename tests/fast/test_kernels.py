@@ -1,4 +1,4 @@
-"""fused: one kernel computes what XLA's loops do; here interpreted, so as to run on a CPU.
+"""kernels: one computes what XLA's loops do; here interpreted, so as to run on a CPU.
 
 That Triton accepts them is tested by lowering an update for CUDA, which needs no GPU.
 """
@@ -15,11 +15,11 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import jaxpg
-from jaxpg.core import advantages, algorithms, learner, noise, training
+from jaxpg import fast
+from jaxpg.core import advantages, learner, noise, training
 from jaxpg.core.config import PRESETS, ConfigError
 from jaxpg.core.distributions import categorical
-from jaxpg.fast import backend, lanes
-from jaxpg.fast import kernels as fused
+from jaxpg.fast import backend, kernels
 from tests.compare import assert_close, assert_same_training
 
 RNG = np.random.default_rng(0)
@@ -27,12 +27,11 @@ KERNEL, BIAS, BACK = RNG.normal(size=(3, 16)), RNG.normal(size=(1, 16)), RNG.nor
 
 
 @pytest.fixture
-def fused_form(monkeypatch, x64):
-    """Every loop as a kernel, which four threads a row share, two turns each."""
-    monkeypatch.setenv("JAXPG_FORM", "fused")
-    monkeypatch.setattr(fused, "SHARE", 4)
-    monkeypatch.setattr(fused, "SHARE_OF_SUM", 4)
-    monkeypatch.setattr(fused, "TURNS", 2)
+def two_turns(monkeypatch, x64):
+    """Four threads a row share a kernel, two turns each."""
+    monkeypatch.setattr(kernels, "SHARE", 4)
+    monkeypatch.setattr(kernels, "SHARE_OF_SUM", 4)
+    monkeypatch.setattr(kernels, "TURNS", 2)
 
 
 def network(params, rows):
@@ -67,19 +66,17 @@ def walkers(rows, steps=10):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 8, 12])
-def test_a_scan_is_the_scan_of_xla(fused_form, monkeypatch, rows, reverse):
-    @jax.jit
-    @jax.vmap
-    def run(start, inputs, keys, resets):
-        streams = ((inputs, 1), (keys, 1), (resets, 3))
-        return lanes.scan(walk, start, streams, reverse=reverse)
+def test_a_scan_is_the_scan_of_xla(two_turns, rows, reverse):
+    def run(scan, start, inputs, keys, resets):
+        def step(state, entries):
+            return walk(state, *entries)
 
-    assert "scan" in kernels_of(run, *walkers(rows))
-    result = run(*walkers(rows))
-    monkeypatch.setenv("JAXPG_FORM", "plain")
-    jax.clear_caches()
-    assert not kernels_of(run, *walkers(rows))
-    expected = run(*walkers(rows))
+        return scan(step, start, (inputs, keys, jnp.repeat(resets, 3, axis=0)[:10]),
+                    reverse=reverse)  # fmt: skip
+
+    fast, plain = (jax.jit(jax.vmap(partial(run, scan))) for scan in (kernels.scan, jax.lax.scan))
+    assert kernels_of(fast, *walkers(rows)) == ["scan"]
+    result, expected = fast(*walkers(rows)), plain(*walkers(rows))
     assert np.any(expected[1]["over"])
     assert np.any(expected[1]["action"] != expected[1]["action"][0, 0, 0])
     for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
@@ -102,33 +99,45 @@ def kernels_of(function, *arguments):
     return found
 
 
-@pytest.mark.parametrize("shape", [(1,), (7, 1), (10, 30)])
-def test_outputs_and_gradient_in_blocks_are_the_networks(fused_form, shape):
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (10, 30)])
+def test_outputs_and_gradient_in_kernels_are_the_networks(two_turns, shape):
     rng = np.random.default_rng(len(shape))
     rows, weight = (jnp.asarray(rng.normal(size=(*shape, size))) for size in (3, 2))
 
     def loss(network, params):
         return jnp.sum(weight * network(params, rows) ** 2)
 
-    fast = jax.jit(jax.value_and_grad(partial(loss, lanes.in_blocks(network))))
+    fast = jax.jit(jax.value_and_grad(partial(loss, kernels.network(network))))
     assert kernels_of(fast, PARAMS) == ["map_rows", "sum_rows"]
     result, expected = fast(PARAMS), jax.value_and_grad(partial(loss, network))(PARAMS)
     for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
         assert_close(mine, other, 1e-13)
 
 
-def test_known_outputs_are_taken_and_have_the_networks_gradient(fused_form):
-    rows = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+@pytest.mark.parametrize("hidden", [16, (16, 16)])
+def test_a_slope_in_the_rows_is_the_networks(two_turns, hidden):
+    """Also where there is no kernel: a zero is never given instead."""
+    rng = np.random.default_rng(0)
+    rows, weight = (jnp.asarray(rng.normal(size=(6, 4, size))) for size in (3, 2))
 
-    def loss(network, params):
-        return jnp.sum(network(params, rows))
+    def deep(params, rows):
+        square = jnp.asarray(np.random.default_rng(1).normal(size=(16, 16)))
+        return jnp.tanh(jnp.tanh(rows @ KERNEL) @ square) @ BACK
 
-    in_blocks = lanes.in_blocks(network, known=jnp.ones((6, 2)))
-    value, slope = jax.value_and_grad(partial(loss, in_blocks))(PARAMS)
-    expected = jax.grad(partial(loss, network))(PARAMS)
-    assert_close(value, 12.0, 1e-13)
-    for mine, other in zip(slope, expected, strict=True):
-        assert_close(mine, other, 1e-13)
+    given = network if hidden == 16 else deep
+
+    def slope(network):
+        return jax.jit(jax.grad(lambda rows: jnp.sum(weight * network(PARAMS, rows) ** 2)))(rows)
+
+    expected = slope(given)
+    assert np.abs(expected).min() > 0
+    assert_close(slope(kernels.network(given)), expected, 1e-13)
+
+
+def test_a_derivative_in_forward_mode_is_refused(two_turns):
+    rows = jnp.ones((6, 4, 3))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda rows: kernels.network(network)(PARAMS, rows), (rows,), (rows,))
 
 
 MASK = jnp.array([1.0, 0.0, 2.0, 0.5])
@@ -142,16 +151,16 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_that_cannot_be_a_kernel_is_left_to_xla(fused_form, name):
+def test_a_step_that_cannot_be_a_kernel_is_left_to_xla(two_turns, name):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4, 3)))
-    result = lanes.scan(STEPS[name], x[0], [(x, 1)])
+    result = kernels.scan(STEPS[name], x[0], x)
     expected = jax.lax.scan(STEPS[name], x[0], x)
     jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
 
 
-def test_a_network_that_cannot_be_a_kernel_is_left_to_xla(fused_form):
+def test_a_network_that_cannot_be_a_kernel_is_left_to_xla(two_turns):
     rng = np.random.default_rng(0)
-    params, rows = (KERNEL, rng.normal(size=(16, 16)), BACK), rng.normal(size=(5, 3))
+    params, rows = (KERNEL, rng.normal(size=(16, 16)), BACK), rng.normal(size=(5, 2, 3))
 
     def deep(params, rows):
         first, second, last = params
@@ -160,32 +169,31 @@ def test_a_network_that_cannot_be_a_kernel_is_left_to_xla(fused_form):
     def loss(network):
         return jax.value_and_grad(lambda params: jnp.sum(network(params, rows) ** 2))(params)
 
-    result, expected = loss(lanes.in_blocks(deep)), loss(deep)
+    result, expected = loss(kernels.network(deep)), loss(deep)
     jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
 
 
-def test_what_xla_refuses_is_refused(fused_form):
-    """A state that changes its shape; streams of different lengths."""
+def test_what_xla_refuses_is_refused(two_turns):
+    """A state that changes its shape; inputs of different lengths."""
     x = jnp.ones((5, 4, 3))
     with pytest.raises(TypeError):
-        lanes.scan(lambda s, x: (s[:, None], x), x[0], [(x, 1)])
+        kernels.scan(lambda s, x: (s[:, None], x), x[0], x)
     with pytest.raises(ValueError, match="different leading axis sizes"):
-        lanes.scan(lambda s, x, y: (s, x), x[0], [(x, 1), (x[:2], 1)])
+        kernels.scan(lambda s, x: (s, x[0]), x[0], (x, x[:2]))
 
 
-def test_estimates_of_a_single_trajectory(fused_form, monkeypatch):
+def test_estimates_of_a_single_trajectory(two_turns):
     """[T], without rows."""
     reward, value = jnp.arange(6.0), jnp.ones(6)
     ends = jnp.zeros(6, bool).at[3].set(True), jnp.zeros(6, bool)
-    returns = advantages.discounted_return(reward, value, *ends, gamma=0.5)
-    monkeypatch.setenv("JAXPG_FORM", "plain")
+    returns = advantages.discounted_return(reward, value, *ends, gamma=0.5, scan=kernels.scan)
     expected = advantages.discounted_return(reward, value, *ends, gamma=0.5)
     assert_close(returns, expected, 1e-13)
 
 
-def test_a_slope_that_is_infinite_at_zero_spoils_nothing(fused_form, monkeypatch):
-    """Rows that are added to fill the last tile, or block, are not zeros."""
-    rows = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3)))
+def test_a_slope_that_is_infinite_at_zero_spoils_nothing(two_turns):
+    """Rows that are added to fill the last tile are not zeros."""
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(20, 1, 3)))
 
     def distance(kernel, rows):
         return jnp.sqrt(jnp.sum((rows @ kernel) ** 2, axis=-1))
@@ -194,33 +202,32 @@ def test_a_slope_that_is_infinite_at_zero_spoils_nothing(fused_form, monkeypatch
         return jax.grad(lambda kernel: jnp.sum(network(kernel, rows)))(jnp.asarray(KERNEL))
 
     expected = slope(distance)
-    assert_close(slope(lanes.in_blocks(distance)), expected, 1e-13)
-    monkeypatch.setenv("JAXPG_FORM", "cpu")
-    monkeypatch.setattr(lanes, "BLOCK", 8)
-    assert_close(slope(lanes.in_blocks(distance)), expected, 1e-13)
+    assert_close(slope(kernels.network(distance)), expected, 1e-13)
 
 
 @pytest.mark.parametrize("hidden", [12, 20])
-def test_threads_share_any_number_of_hidden_units(fused_form, hidden):
+def test_threads_share_any_number_of_hidden_units(two_turns, hidden):
     rng = np.random.default_rng(hidden)
-    rows, kernel, back = (jnp.asarray(rng.normal(size=s)) for s in ((7, 3), (3, hidden), (hidden,)))
+    rows, kernel, back = (
+        jnp.asarray(rng.normal(size=s)) for s in ((7, 2, 3), (3, hidden), (hidden,))
+    )
 
     def one_number(params, rows):
-        return jnp.einsum("ti,ij->tj", rows, params[0]) @ params[1]
+        return jnp.einsum("tni,ij->tnj", rows, params[0]) @ params[1]
 
     def loss(network, params):
         return jnp.sum(network(params, rows) ** 2)
 
-    fast = jax.value_and_grad(partial(loss, lanes.in_blocks(one_number)))
+    fast = jax.value_and_grad(partial(loss, kernels.network(one_number)))
     assert kernels_of(fast, (kernel, back)) == ["map_rows", "sum_rows"]
     expected = jax.value_and_grad(partial(loss, one_number))((kernel, back))
     jax.tree.map(partial(assert_close, tolerance=1e-13), fast((kernel, back)), expected)
 
 
-def test_what_the_lanes_share_is_not_theirs(fused_form):
+def test_what_the_lanes_share_is_not_theirs(two_turns):
     """Of a vmap over parameters, over rows, and over both."""
     rng = np.random.default_rng(0)
-    kernel, rows = (jnp.asarray(rng.normal(size=size)) for size in ((2, 3, 16), (2, 9, 3)))
+    kernel, rows = (jnp.asarray(rng.normal(size=size)) for size in ((2, 3, 16), (2, 9, 1, 3)))
 
     def total(network, kernel, rows):
         return jax.grad(lambda kernel: jnp.sum(network(kernel, rows) ** 2))(kernel)
@@ -230,7 +237,7 @@ def test_what_the_lanes_share_is_not_theirs(fused_form):
 
     for axes in ((0, None), (None, 0), (0, 0)):
         given = [x if axis == 0 else x[0] for x, axis in zip((kernel, rows), axes, strict=True)]
-        result = jax.vmap(partial(total, lanes.in_blocks(plain)), in_axes=axes)(*given)
+        result = jax.vmap(partial(total, kernels.network(plain)), in_axes=axes)(*given)
         expected = jax.vmap(partial(total, plain), in_axes=axes)(*given)
         assert_close(result, expected, 1e-13)
 
@@ -238,30 +245,33 @@ def test_what_the_lanes_share_is_not_theirs(fused_form):
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
-def test_an_update_in_kernels_is_the_plain_one(fused_form, monkeypatch, env, arithmetic):
+def test_an_update_in_kernels_is_the_plain_one(two_turns, monkeypatch, env, arithmetic):
     """To the bit on the float32 grid."""
     config = dataclasses.replace(
         PRESETS["vpg"], env=env, num_steps=20, hidden_sizes=(16,), arithmetic=arithmetic
     )
-    config, algorithm = training.as_arrays(config), algorithms.build(config)
+    arrays = training.as_arrays(config)
 
-    def update(state):
-        return learner.update(config, state, algorithm)[0]
+    def two_updates(form):
+        monkeypatch.setenv("JAXPG_FORM", form)
+        algorithm = fast.build(config)
 
-    def two_updates():
-        step = jax.jit(jax.vmap(lambda state: update(state)))  # a new one is traced anew
-        return step(step(start)).params
+        def update(state):
+            return learner.update(arrays, state, algorithm)[0]
 
-    start = jax.vmap(lambda key: learner.init(config, key, algorithm))(jaxpg.keys(range(2)))
-    # The rollout, V(s), V(s'), Ψ and its target; a step of the policy, the critic's first and next.
-    kernels = ["scan", "map_rows", "map_rows", "scan", "scan"]
-    kernels += ["sum_rows", "sum_rows", "map_rows", "sum_rows"]
-    one = jax.tree.map(lambda x: x[0], start)
-    assert sorted(kernels_of(update, one)) == sorted(kernels)
-    fast = two_updates()
-    monkeypatch.setenv("JAXPG_FORM", "plain")
-    plain = two_updates()
-    assert_same_training(fast, plain, arithmetic)
+        keys = jaxpg.keys(range(2))
+        start = jax.vmap(lambda key: learner.init(arrays, key, algorithm))(keys)
+        found = kernels_of(update, jax.tree.map(lambda x: x[0], start))
+        step = jax.jit(jax.vmap(update))
+        return step(step(start)).params, found
+
+    kernels, found = two_updates("fused")
+    # The rollout, Ψ and its target; V(s), V(s'), and of the policy and of the critic's first and
+    # further steps outputs and gradient.
+    assert sorted(found) == ["map_rows"] * 5 + ["scan"] * 3 + ["sum_rows"] * 3
+    plain, found = two_updates("plain")
+    assert not found
+    assert_same_training(kernels, plain, arithmetic)
 
 
 def test_triton_takes_the_kernels_of_an_update(monkeypatch):
@@ -269,7 +279,7 @@ def test_triton_takes_the_kernels_of_an_update(monkeypatch):
     monkeypatch.setenv("JAXPG_FORM", "fused")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     config = training.as_arrays(PRESETS["vpg"])
-    algorithm = algorithms.build(config)
+    algorithm = fast.build(config)
 
     def update(key):
         state = learner.init(config, key, algorithm)
@@ -277,7 +287,7 @@ def test_triton_takes_the_kernels_of_an_update(monkeypatch):
 
     traced = jax.jit(jax.vmap(update)).trace(jaxpg.keys(range(2)))
     program = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert len(re.findall(r"custom_call @\S*triton", program)) == 9
+    assert len(re.findall(r"custom_call @\S*triton", program)) == 11
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ FUNCTIONS = {
     ),
     "clipped": lambda x: jnp.clip(x, -0.1, 0.2),
     "as columns": lambda x: (KERNEL.T @ x.T).T @ BACK,
-    "nested": lambda x: jax.jit(jax.nn.silu)(lanes.row_by_row(lambda y: 2.0 * y)(x)),
+    "nested": lambda x: jax.jit(jax.nn.silu)(lanes.rows(lambda y: 2.0 * y)(x)),
     "on the grid": lambda x: round_floats(x * np.array([[1.0, 1e-20, 1e-42]])),
     "gradient": lambda x: jax.grad(lambda x: jnp.sum(jnp.tanh(x @ KERNEL) @ BACK))(x),
     "constant": lambda x: jnp.ones(2),
@@ -113,7 +113,7 @@ def test_a_function_for_a_tile_is_the_function_for_each_row(name, tile):
 
 @pytest.mark.usefixtures("x64")
 def test_the_gradient_of_one_row_in_the_parameters():
-    """What `fused.sum_rows` is given: outer products, of which none is computed by itself."""
+    """What `kernels.sum_rows` is given: outer products, of which none is computed by itself."""
 
     def gradient(x, kernel, bias, back):
         def loss(*params):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import torch_ref
-from jaxpg import parity
+from jaxpg import fast, parity
 from jaxpg.core import learner
+from jaxpg.core.algorithms import PLAIN
 from jaxpg.core.config import Config, ConfigError, validate
-from jaxpg.fast import lanes
 from jaxpg.names import to_torch
 from jaxpg.proof import batch, synthetic
 
@@ -189,7 +189,7 @@ def assert_updates_agree(config: Config, count: int = 2) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_compiled(monkeypatch):
-    """jax.lax.scan as a Python loop, and no loops over lanes (tests/fast has those)."""
+    """Plain primitives, and loops in Python (tests/fast has the others)."""
 
     def scan(step, carry, inputs=None, length=None, reverse=False):
         length = len(jax.tree.leaves(inputs)[0]) if length is None else length
@@ -198,9 +198,8 @@ def nothing_is_compiled(monkeypatch):
             carry, outputs[t] = step(carry, jax.tree.map(lambda x: x[t], inputs))
         return carry, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
 
-    monkeypatch.setattr(jax.lax, "scan", scan)
-    monkeypatch.setattr(lanes, "one_by_one", lambda f: f)
-    monkeypatch.setattr(lanes, "in_blocks", lambda network, *_: network)
+    uncompiled = PLAIN._replace(scan=scan, steps=scan)
+    monkeypatch.setattr(fast, "primitives", lambda config: uncompiled)
 
 
 USUALLY = {name: (value,) for name, value in USUAL.items()}

@@ -291,21 +291,26 @@ def x64_everywhere():
 
 
 def jaxpg_with(position):
-    """jaxpg with a CartPole that is at `position` after AT steps."""
-    env = jaxpg.core.algorithms.env.make(TINY.env, float_type="float64")
+    """Builds a jaxpg with a CartPole that is at `position` after AT steps."""
+    arithmetic, algorithms = jaxpg.core.arithmetic, jaxpg.core.algorithms
+    env = algorithms.env.make(TINY.env, float_type="float64")
 
     def step(key, state, action):
         state, *rest = env.step(key, state, action)
         x = jnp.where(state.time == AT, position, state.inner.x)
         return state._replace(inner=state.inner.replace(x=x)), *rest
 
-    planted = jaxpg.core.arithmetic.grid_env(env._replace(step=step))
-    return jaxpg.core.algorithms.build(TINY)._replace(env=planted)
+    def build(config, primitives=algorithms.PLAIN):
+        planted = arithmetic.grid_env(env._replace(step=step), primitives.round_floats)
+        return algorithms.build(config, primitives)._replace(env=planted)
+
+    return build
 
 
 def torch_ref_with(position):
-    config = torch_ref.Config(**dataclasses.asdict(TINY))
-    env = torch_ref.algorithms.env.make(TINY.env, float_type="float64")
+    """The same of torch_ref."""
+    arithmetic, algorithms = torch_ref.arithmetic, torch_ref.algorithms
+    env = algorithms.env.make(TINY.env, float_type="float64")
 
     def step(key, state, action):
         state, *rest = env.step(key, state, action)
@@ -314,8 +319,11 @@ def torch_ref_with(position):
         )
         return state._replace(inner=state.inner._replace(x=x)), *rest
 
-    planted = torch_ref.arithmetic.grid_env(env._replace(step=step))
-    return torch_ref.algorithms.build(config)._replace(env=planted)
+    def build(config, round_floats=arithmetic.round_floats):
+        planted = arithmetic.grid_env(env._replace(step=step), round_floats)
+        return algorithms.build(config, round_floats)._replace(env=planted)
+
+    return build
 
 
 def planted(ours, theirs, explained=None):
@@ -324,8 +332,8 @@ def planted(ours, theirs, explained=None):
     again = torch_ref_with(theirs if explained is None else explained)
     config = torch_ref.Config(**dataclasses.asdict(TINY))
     return compare_runs(
-        jaxpg.core.trace.records(TINY, 0, 3, a),
-        torch_ref.trace.records(config, 0, 3, b),
+        jaxpg.core.trace.records(TINY, 0, 3, a(TINY)),
+        torch_ref.trace.records(config, 0, 3, b(config)),
         seed=0,
         explain=lambda update: (
             list(jaxpg.core.trace.roundings(TINY, 0, update, a)),
@@ -400,13 +408,13 @@ JOBS = [Job(TINY, [3], 2)]
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """Makes the environment in which `jaxpg.core.trace` is a program of our own."""
+    """Makes the environment in which `jaxpg.proof.trace` is a program of our own."""
 
     def make(program):
-        core = tmp_path / "jaxpg" / "core"
-        core.mkdir(parents=True)
-        (core.parent / "__init__.py").touch()
-        (core / "trace.py").write_text(program)
+        proof = tmp_path / "jaxpg" / "proof"
+        proof.mkdir(parents=True)
+        (proof.parent / "__init__.py").touch()
+        (proof / "trace.py").write_text(program)
         return {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}  # before the checkout
 
     return make

@@ -284,16 +284,15 @@ def planted(monkeypatch, where, name, fault):
     put(where, name, partial(fault, original))
 
 
-def late(original, reward, next_value, terminated, truncated, *, gamma):
+def late(original, reward, next_value, terminated, truncated, **coefficients):
     """Reward-to-go without the reward of the step itself."""
-    returns = original(reward, next_value, terminated, truncated, gamma=gamma)
-    return returns - reward
+    return original(reward, next_value, terminated, truncated, **coefficients) - reward
 
 
-def follows(original, reward, *args, gamma):
+def follows(original, reward, *args, **coefficients):
     """A baseline that looks ahead: the next reward is taken off."""
     ahead = jnp.concatenate([reward[1:], jnp.zeros_like(reward[:1])])
-    return original(reward, *args, gamma=gamma) - ahead
+    return original(reward, *args, **coefficients) - ahead
 
 
 def one_more(original, time, *, gamma):
@@ -317,9 +316,9 @@ def unending(original, reward, value, next_value, terminated, truncated, **coeff
     return original(reward, value, next_value, never, truncated, **coefficients)
 
 
-def decaying(original, *args, gamma, gae_lambda):
+def decaying(original, *args, gamma, gae_lambda, **scan):
     """A decay of λ where it should be γλ."""
-    return original(*args, gamma=gamma, gae_lambda=gae_lambda / gamma)
+    return original(*args, gamma=gamma, gae_lambda=gae_lambda / gamma, **scan)
 
 
 def bootstrapped(original, reward, value, next_value, terminated, *, gamma):

@@ -1,0 +1,270 @@
+"""Whatever is replaced, every form trains with the numbers of the plain page.
+
+Each part of an algorithm is replaced by parts that a user might write, alone and in pairs; two
+updates of a few lanes are then the same in every form. What the twin can be given is given to it,
+too.
+"""
+
+import dataclasses
+import itertools
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import torch_ref
+from jaxpg import fast
+from jaxpg.core import algorithms, learner, noise, rollout, training
+from jaxpg.core.config import Config
+from jaxpg.core.types import Networks
+from jaxpg.names import to_torch
+from tests.compare import assert_close
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SMALL = {
+    "num_envs": 3,
+    "num_steps": 10,
+    "hidden_sizes": (12,),
+    "value_steps": 2,
+    "arithmetic": "float64",
+    "ent_coef": 0.1,
+    "learning_rate": 0.1,
+    "total_steps": 3000,
+}
+CONFIG = Config(**SMALL)
+OTHERS = {
+    "shared": dataclasses.replace(CONFIG, networks="shared", value_steps=1),
+    "deep": dataclasses.replace(CONFIG, hidden_sizes=(12, 9), activation="tanh", value_steps=1),
+    "continuous": dataclasses.replace(CONFIG, env="Pendulum-v1", optimizer="rmsprop"),
+    "episodes": dataclasses.replace(
+        CONFIG,
+        collect="episodes",
+        estimator="reward_to_go",
+        reduction="trajectories",
+        max_episode_steps=40,
+        optimizer="sgd",
+        total_episodes=60,
+    ),
+    "replay": dataclasses.replace(
+        CONFIG, value_data="replay", value_target="td0", buffer_size=40, batch_size=20
+    ),
+}
+
+
+class Normed(nn.Module):
+    """A network with a layer that ours has not."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, obs):
+        x = nn.LayerNorm(param_dtype=jnp.float64)(nn.silu(self._layer(7)(obs)))
+        return self._layer(self.outputs)(x)
+
+    def _layer(self, size):
+        return nn.Dense(size, param_dtype=jnp.float64)
+
+
+def normed_networks(algorithm):
+    policy, critic, obs = Normed(2), Normed(1), jnp.zeros(4)
+    return Networks(
+        init=lambda key, key_value: {
+            "policy": policy.init(key, obs),
+            "value": critic.init(key_value, obs),
+        },
+        policy=lambda params, obs: policy.apply(params["policy"], obs),
+        value=lambda params, obs: critic.apply(params["value"], obs)[..., 0],
+    )
+
+
+def looking_around(algorithm):
+    """Networks whose outputs for a row depend on the others, and on what they close over."""
+    networks, weight = algorithm.networks, jnp.array([0.3, -0.2, 0.5, 0.1])
+
+    def centred(obs):
+        mean = jnp.mean(obs, axis=tuple(range(obs.ndim - 1)))
+        return obs - jnp.broadcast_to(0.5 * mean * weight, obs.shape)
+
+    return networks._replace(
+        policy=lambda params, obs: networks.policy(params, centred(obs)),
+        value=lambda params, obs: networks.value(params, centred(obs)),
+    )
+
+
+def rewarded(algorithm):
+    """Ten times the reward, less for what is far from the middle."""
+    env = algorithm.env
+
+    def step(key, state, action):
+        state, reward, *ends = env.step(key, state, action)
+        return state, 10.0 * reward - state.obs[:, 0] ** 2, *ends
+
+    return env._replace(step=step)
+
+
+def warmer(algorithm):
+    """The distribution of outputs that are read otherwise."""
+    own = algorithm.distribution
+    return own._replace(
+        sample=lambda outputs, uniform: own.sample(0.3 * outputs**3, uniform),
+        log_prob=lambda outputs, action: own.log_prob(0.3 * outputs**3, action),
+        entropy=lambda outputs: own.entropy(0.3 * outputs**3),
+    )
+
+
+def acting_on_scaled_observations(algorithm):
+    def collect(env, act, params, state, draws):
+        def on_scaled(params, obs, uniform):
+            return act(params, 10.0 * obs, uniform)
+
+        return rollout.collect_steps(env, on_scaled, params, state, draws)
+
+    return collect
+
+
+def showing_other_observations(algorithm):
+    def collect(*inputs):
+        state, trajectory = algorithm.collect(*inputs)
+        return state, trajectory._replace(obs=trajectory.obs[::-1])
+
+    return collect
+
+
+def ranked(trajectory, value, next_value, *, gamma, gae_lambda):
+    """Ψ that looks at the whole batch."""
+    error = trajectory.reward + gamma * next_value - value
+    return (error - jnp.mean(error)) / jnp.max(jnp.abs(error)) + gae_lambda * jnp.sort(
+        error, axis=0
+    )
+
+
+def squared_loss(log_prob, advantage, valid):
+    return jnp.mean(jnp.where(valid, (log_prob + advantage) ** 2, 0.0))
+
+
+def twice(algorithm):
+    """A fit that takes its step twice."""
+
+    def fit(config, algorithm_, learned, batch):
+        learned, _ = algorithm.fit(config, algorithm_, learned, batch)
+        return algorithm.fit(config, algorithm_, learned, batch)
+
+    return fit
+
+
+REPLACED = {
+    "rewards": ("env", rewarded),
+    "a layer norm": ("networks", normed_networks),
+    "networks that look around": ("networks", looking_around),
+    "a distribution": ("distribution", warmer),
+    "acting on scaled observations": ("collect", acting_on_scaled_observations),
+    "other observations": ("collect", showing_other_observations),
+    "an advantage": ("advantage", lambda _: ranked),
+    "a value target": ("value_target", lambda _: ranked),
+    "a loss": ("policy_loss", lambda _: squared_loss),
+    "an optimizer": ("optimizer", lambda _: optax.scale_by_lion()),
+    "a fit": ("fit", twice),
+}
+PAIRS = [
+    (one, other)
+    for one, other in itertools.combinations(REPLACED, 2)
+    if REPLACED[one][0] != REPLACED[other][0]
+]
+
+
+def replace(algorithm, *names):
+    for part, make in map(REPLACED.get, names):
+        algorithm = algorithm._replace(**{part: make(algorithm)})
+    return algorithm
+
+
+def after_two_updates(config, algorithm, lanes=2):
+    """Parameters and metrics, of a few lanes."""
+    arrays = training.as_arrays(config)
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        state = learner.init(arrays, key, algorithm)
+        state, _ = learner.update(arrays, state, algorithm)
+        state, metrics = learner.update(arrays, state, algorithm)
+        return state.params, metrics
+
+    return run(noise.keys(range(lanes)))
+
+
+@pytest.fixture(params=["cpu", pytest.param("fused", marks=pytest.mark.slow)])
+def form(request, monkeypatch):
+    """A form; interpreted kernels take XLA a minute to compile (tests/fast/test_kernels.py)."""
+    monkeypatch.setenv("JAXPG_FORM", request.param)
+    return request.param
+
+
+def assert_the_form_is_plain(config, *names):
+    plain = after_two_updates(config, replace(algorithms.build(config), *names))
+    found = after_two_updates(config, replace(fast.build(config), *names))
+    for mine, other in zip(*map(jax.tree.leaves, (found, plain)), strict=True):
+        assert_close(mine, other, 1e-12)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_is_replaced_is_used(name, form):
+    assert_the_form_is_plain(CONFIG, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", PAIRS, ids=" and ".join)
+def test_pairs_of_what_is_replaced(names, form):
+    assert_the_form_is_plain(CONFIG, *names)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_algorithms(name, form):
+    assert_the_form_is_plain(OTHERS[name])
+
+
+def test_what_is_replaced_trains_as_the_twin(monkeypatch):
+    """Where it can be written in both: the environment's reward, and observations to act on."""
+    names = ("rewards", "acting on scaled observations")
+    monkeypatch.setenv("JAXPG_FORM", "cpu")
+    (params, metrics) = after_two_updates(CONFIG, replace(fast.build(CONFIG), *names), lanes=2)
+    config = torch_ref.training.as_tensors(torch_ref.Config(**SMALL))
+    twin = replace(torch_ref.build(config), "rewards")
+
+    def collect(env, act, *inputs):
+        return torch_ref.rollout.collect_steps(
+            env, lambda params, obs, uniform: act(params, 10.0 * obs, uniform), *inputs
+        )
+
+    twin = twin._replace(collect=collect)
+    state = torch_ref.init(config, torch_ref.key(1), twin)
+    for _ in range(2):
+        state, expected = torch_ref.update(config, state, twin)
+    second = partial(jax.tree.map, lambda x: x[1])
+    for name, leaf in to_torch(second(params)).items():
+        assert_close(leaf, state.params.state_dict()[name].numpy(), 1e-10, name)
+    assert_close(second(metrics).return_sum, expected.return_sum.numpy(), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["deep", "episodes", "shared"])
+def test_what_is_differentiated_is_right(name, form):
+    """A network's outputs in its observations: the plain network's slope, and never a zero."""
+    config = OTHERS[name]
+    params = algorithms.build(config).networks.init(noise.key(0), noise.key(1))
+    obs = jnp.asarray(np.random.default_rng(0).normal(size=(70, 3, 4)))
+
+    def slopes(networks):
+        def total(obs):
+            outputs = networks.policy(params, obs)
+            return jnp.sum(outputs[..., 0] ** 2) + jnp.sum(jnp.sin(networks.value(params, obs)))
+
+        return jax.jit(jax.grad(total))(obs)
+
+    expected = slopes(algorithms.build(config).networks)
+    assert np.abs(expected).max() > 0
+    assert_close(slopes(fast.build(config).networks), expected, 1e-12)
