@@ -124,11 +124,24 @@ class Config:
         return "float32" if self.arithmetic == "float32" else "float64"
 
     @property
+    def budget(self) -> str:
+        """Name of the field that is the training budget."""
+        return "total_steps" if self.collect == "steps" else "total_episodes"
+
+    @property
+    def unit(self) -> str:
+        """What the budget counts."""
+        return "environment steps" if self.collect == "steps" else "episodes"
+
+    @property
+    def update_cost(self) -> int:
+        """How much of the budget an update takes."""
+        return self.num_envs * (self.num_steps if self.collect == "steps" else 1)
+
+    @property
     def num_updates(self) -> int:
         """U: updates that the budget pays for; a remainder is left unspent."""
-        if self.collect == "steps":
-            return self.total_steps // (self.num_envs * self.num_steps)
-        return self.total_episodes // self.num_envs
+        return getattr(self, self.budget) // self.update_cost
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -219,15 +232,9 @@ def nearest(name: str, choices: Any) -> str:
 
 
 _HINTS = get_type_hints(Config)
-_COUNTS = (
-    "num_envs",
-    "num_steps",
-    "total_steps",
-    "total_episodes",
-    "value_steps",
-    "buffer_size",
-    "batch_size",
-)
+_COUNTS = ("num_envs", "num_steps", "value_steps", "buffer_size", "batch_size")
+_BUDGETS = ("total_steps", "total_episodes")
+_MOST = 2**31 - 1  # what an int32 counts
 _RANGES = {
     "gamma": (0.0, 1.0),
     "gae_lambda": (0.0, 1.0),
@@ -242,8 +249,8 @@ _RANGES = {
 def validate(config: Config) -> Config:
     """Return `config` if every field and their combination has a meaning.
 
-    Traced fields are checked where they are Python or NumPy numbers; an array that a
-    framework traces has no value to check.
+    Traced fields are checked where they are numbers or arrays of numbers; an array that a
+    framework traces has no values to check.
 
     Raises:
       ConfigError: one sentence: what is wrong, what is allowed, what was given.
@@ -257,6 +264,8 @@ def validate(config: Config) -> Config:
             raise ConfigError(f"{name} must be a {_HINTS[name].__name__}; got {value!r}")
     for name in _COUNTS:
         _check_count(name, getattr(config, name))
+    for name in _BUDGETS:
+        _check_count(name, getattr(config, name), most=None)
     if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes:
         raise ConfigError(
             f"hidden_sizes must be a tuple of at least one width; got {config.hidden_sizes!r}"
@@ -273,35 +282,46 @@ def validate(config: Config) -> Config:
     return config
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(name: str, value: Any, most: int | None = _MOST) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
+    if most is not None and value > most:
+        raise ConfigError(f"{name} must be at most {most:,}; got {int(value):,}")
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
     if name == "max_grad_norm" and value is None:
         return
-    if isinstance(value, bool | str) or value is None:
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise ConfigError(f"{name} must be a number; got {value!r}")
-    if not isinstance(value, numbers.Real):
-        return  # an array: its values are not known here
-    if not low <= float(value) <= high or math.isinf(value):
-        allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
-        if low > 0:
-            allowed = "finite and greater than 0"
-        raise ConfigError(f"{name} must be {allowed}; got {value!r}")
+    for number in [float(value)] if isinstance(value, numbers.Real) else _numbers(value):
+        if not low <= number <= high or math.isinf(number):
+            allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
+            if low > 0:
+                allowed = "finite and greater than 0"
+            raise ConfigError(f"{name} must be {allowed}; got {number!r}")
+
+
+def _numbers(array: Any) -> list[float]:
+    """The numbers in an array of any framework; none while it is traced."""
+    try:
+        return [float(number) for number in array.reshape(-1).tolist()]
+    except (TypeError, RuntimeError):  # jax's and torch's words for a tracer
+        return []
 
 
 def _meaningless(config: Config) -> str | None:
     """Why this combination has no meaning, or None."""
     c = config
     if c.num_updates < 1:
-        budget, cost, unit = (
-            (c.total_steps, c.num_envs * c.num_steps, "total_steps")
-            if c.collect == "steps"
-            else (c.total_episodes, c.num_envs, "total_episodes")
+        given = getattr(c, c.budget)
+        return f"{c.budget} must pay for at least one update of {c.update_cost}; got {given}"
+    if max(c.num_updates, c.num_envs * c.num_steps) > _MOST:
+        return (
+            f"an update takes num_envs * num_steps steps and {c.budget} pays for a number of "
+            f"updates, of which each must be at most {_MOST:,}; got {c.num_envs * c.num_steps:,} "
+            f"and {c.num_updates:,}"
         )
-        return f"{unit} must pay for at least one update of {cost}; got {budget}"
     if c.collect == "steps" and c.estimator == "total_return":
         return (
             "estimator='total_return' needs collect='episodes': with collect='steps' the rewards "

@@ -3,7 +3,9 @@
     key_policy, key_value, key_run = split(key(seed), 3)
     key_reset, key_action, key_env, key_replay = split(fold_in(key_run, update_index), 4)
 
-Update u of a run takes its noise from index u + 1; index 0 is the very first reset. All draws
+Update u of a run takes its noise from index u + 1; index 0 is the very first reset. What else an
+integer seed may be for has other keys than training (`USES`), so that fresh episodes are fresh: a
+key is for `split` or for `fold_in`, which give the same keys, never for both. All draws
 are threefry-2x32 in jax's partitionable layout and float32, whatever the working dtype, so that
 the jax twin draws the same bits. In numpy, because torch's uint32 neither adds nor shifts: a key
 is uint32 [2], an array of keys [..., 2].
@@ -19,19 +21,21 @@ import torch
 from torch_ref.config import Config, ConfigError
 from torch_ref.types import EnvSpec, Noise
 
+USES = ("training", "evaluation", "rendering")  # of an integer seed; the first word of its key
 REPLAY_ROUNDS = 8  # words of random bits that a sample from the ring takes
 
 
-def key(seed: int) -> np.ndarray:
+def key(seed: int, use: str = "training") -> np.ndarray:
     """The random key of an integer seed.
 
     Args:
       seed: an integer in [0, 2^32).
+      use: what for, one of `USES`.
 
     Raises:
       ConfigError: for anything else.
     """
-    return _key_data(seed)
+    return _key_data(seed, use)
 
 
 def keys(seeds: Any) -> np.ndarray:
@@ -104,14 +108,14 @@ def _reset_noise(
     return split(key, shape)
 
 
-def _key_data(seed: int) -> np.ndarray:
+def _key_data(seed: int, use: str = "training") -> np.ndarray:
     try:
         number = operator.index(seed)
     except TypeError:
         number = -1
     if isinstance(seed, bool | np.bool_) or not 0 <= number < 2**32:
         raise ConfigError(f"a seed must be an integer in [0, 2^32); got {seed!r}")
-    return np.array([0, number], np.uint32)
+    return np.array([USES.index(use), number], np.uint32)
 
 
 # Counters and the block cipher, as inside jax.random.

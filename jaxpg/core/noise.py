@@ -3,7 +3,9 @@
     key_policy, key_value, key_run = split(key(seed), 3)
     key_reset, key_action, key_env, key_replay = split(fold_in(key_run, update_index), 4)
 
-Update u of a run takes its noise from index u + 1; index 0 is the very first reset. All draws
+Update u of a run takes its noise from index u + 1; index 0 is the very first reset. What else an
+integer seed may be for has other keys than training (`USES`), so that fresh episodes are fresh: a
+key is for `split` or for `fold_in`, which give the same keys, never for both. All draws
 are threefry-2x32 in jax's partitionable layout and float32, whatever the working dtype, so that
 the numpy twin draws the same bits. They are those of jax.random, whose layout is a setting of the
 process, and which takes twice as long on a CPU, where it rolls the rounds up in a loop.
@@ -20,19 +22,21 @@ import numpy as np
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import EnvSpec, Noise
 
+USES = ("training", "evaluation", "rendering")  # of an integer seed; the first word of its key
 REPLAY_ROUNDS = 8  # words of random bits that a sample from the ring takes
 
 
-def key(seed: int) -> jax.Array:
+def key(seed: int, use: str = "training") -> jax.Array:
     """The random key of an integer seed.
 
     Args:
       seed: an integer in [0, 2^32).
+      use: what for, one of `USES`.
 
     Raises:
       ConfigError: for anything else (jax.random.key would alias it to another seed).
     """
-    return typed(jnp.asarray(_key_data(seed)))
+    return typed(jnp.asarray(_key_data(seed, use)))
 
 
 def keys(seeds: Any) -> jax.Array:
@@ -110,14 +114,14 @@ def _reset_noise(key: jax.Array, shape: tuple[int, ...], spec: EnvSpec) -> jax.A
     return split(key, shape)
 
 
-def _key_data(seed: int) -> np.ndarray:
+def _key_data(seed: int, use: str = "training") -> np.ndarray:
     try:
         number = operator.index(seed)
     except TypeError:
         number = -1
     if isinstance(seed, bool | np.bool_) or not 0 <= number < 2**32:
         raise ConfigError(f"a seed must be an integer in [0, 2^32); got {seed!r}")
-    return np.array([0, number], np.uint32)
+    return np.array([USES.index(use), number], np.uint32)
 
 
 def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

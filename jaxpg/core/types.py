@@ -120,7 +120,9 @@ class Algorithm(NamedTuple):
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
     optimizer: Any  # an optax.GradientTransformation, from gradients to directions
-    rounded: Callable[..., Params]  # what becomes of parameters after a step; on the grid they are rounded
+    rounded: Callable[
+        ..., Params
+    ]  # what becomes of parameters after a step; on the grid they are rounded
     learn: Callable[..., tuple]  # learner.learn, as a vmap over seeds is to carry it out
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import jaxpg.core.config
 import torch_ref.config
@@ -277,10 +278,68 @@ def test_vmap_over_stacked_learning_rates_traces_once():
     assert len(traces) == 1
 
 
-def test_arrays_are_taken_unchecked():
-    """Stacked or traced values are not known when the config is."""
-    config = Config(learning_rate=jnp.array([-1.0, 1.0]), gamma=np.array([0.9, 2.0]))
+ARRAYS = {"numpy": np.array, "jax": jnp.array, "torch": torch.tensor}
+
+
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+def test_numbers_in_arrays_are_checked(array):
+    config = Config(learning_rate=array([2.0, 1.0]), gamma=array(0.5), max_grad_norm=array([[1.0]]))
     assert validate(config) is config
+    for name, bad in (
+        ("gamma", 1.9),
+        ("gamma", [0.5, 1.5]),
+        ("gae_lambda", [0.5, math.nan]),
+        ("learning_rate", -0.5),
+        ("ent_coef", [[math.inf]]),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} must be (in|finite)"):
+            validate(Config(**{name: array(bad)}))
+
+
+def test_traced_numbers_have_no_values_to_check():
+    rates = [0.5, 1.5]
+    jax_rates = jax.jit(jax.vmap(lambda x: validate(Config(gamma=x)).gamma))(jnp.array(rates))
+    torch_rates = torch.func.vmap(lambda x: validate(Config(gamma=x)).gamma)(torch.tensor(rates))
+    assert jax_rates.tolist() == torch_rates.tolist() == rates
+
+
+@pytest.mark.parametrize("bad", [object(), [0.5], {"gamma": 0.5}, "0.5"])
+def test_what_is_no_number_is_refused(bad):
+    with pytest.raises(ConfigError, match="gamma must be a number; got"):
+        validate(Config(gamma=bad))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_episode_steps": 3_000_000_000}, "max_episode_steps must be at most 2,147,483,647"),
+        ({"num_envs": 2**31}, "num_envs must be at most 2,147,483,647; got 2,147,483,648"),
+        ({"num_envs": 2**16, "num_steps": 2**15, "total_steps": 2**31}, "an update takes num_envs"),
+        ({"num_envs": 1, "num_steps": 1, "total_steps": 2**31}, "pays for a number of updates"),
+        ({"hidden_sizes": (2**31,)}, "each of hidden_sizes must be at most"),
+    ],
+)
+def test_what_an_int32_cannot_count_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(Config(**given))
+
+
+def test_a_budget_may_be_larger_than_an_int32():
+    assert validate(Config(total_steps=2**40)).num_updates == 2**30
+
+
+def test_what_the_budget_counts():
+    steps, episodes = Config(), preset("reinforce")
+    assert (steps.budget, steps.unit, steps.update_cost) == (
+        "total_steps",
+        "environment steps",
+        1024,
+    )
+    assert (episodes.budget, episodes.unit, episodes.update_cost) == (
+        "total_episodes",
+        "episodes",
+        16,
+    )
 
 
 def test_numpy_float64_is_checked_like_a_number():
