@@ -285,7 +285,7 @@ def validate(config: Config) -> Config:
 def _check_count(name: str, value: Any, most: int | None = _MOST) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
-    if most is not None and value > most:
+    if most is not None and int(value) > most:
         raise ConfigError(f"{name} must be at most {most:,}; got {int(value):,}")
 
 

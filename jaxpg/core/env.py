@@ -177,7 +177,11 @@ def _dynamics(
             f"{name} has its own {' and '.join(own)}, which gymnax calls in float32 only; so "
             "arithmetic must be 'float32'"
         )
-    counts_time = hasattr(params, "max_steps_in_episode") or is_own("is_truncated")
+
+    def has_ended(state: Any) -> Any:
+        """Its own way to truncate; gymnax's where a state tells the time and there is a limit."""
+        tells = hasattr(state, "time") and hasattr(params, "max_steps_in_episode")
+        return gym.is_truncated(state, params) if tells or is_own("is_truncated") else False
 
     def begin(noise: jax.Array) -> tuple:
         place = _known(gym).place
@@ -188,8 +192,7 @@ def _dynamics(
 
     def advance(key: jax.Array, state: Any, action: jax.Array) -> tuple:
         obs, state, reward, terminated, _ = gym.step_env(key, state, action, params)
-        truncated = gym.is_truncated(state, params) if counts_time else False
-        return obs, state, reward, terminated, truncated
+        return obs, state, reward, terminated, has_ended(state)
 
     def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array) -> tuple:
         obs, state, reward, terminated, truncated, info = gym.step(key, state, action, params)

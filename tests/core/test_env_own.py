@@ -1,0 +1,273 @@
+"""Environments of one's own: wrappers are heeded, states keep their types, limits are limits.
+
+Each is registered under a name of its own and met by jaxpg as a user's would be.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from gymnax.environments import environment, spaces
+from gymnax.environments.classic_control.cartpole import CartPole
+from gymnax.wrappers import purerl
+
+import jaxpg
+from jaxpg.core import env, learner, noise, rollout, training
+from jaxpg.core.config import Config, ConfigError
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """gymnax.register for one test; a name that is taken may be taken anew."""
+    registry = gymnax.registration._registry
+
+    def add(name, factory):
+        monkeypatch.setitem(registry, name, factory)
+        if name not in gymnax.registered_envs:
+            monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, name])
+
+    return add
+
+
+class State(NamedTuple):
+    time: Any
+    x: Any
+
+
+class Walk(environment.Environment):
+    """It goes 0.4 to the right for action 1; the observation is where it is."""
+
+    default_params = environment.EnvParams(max_steps_in_episode=6)
+    start: Any = 0  # a Python int
+
+    def reset_env(self, key, params):
+        return self.see(self.start), State(0, self.start)
+
+    def step_env(self, key, state, action, params):
+        x = state.x + 0.4 * action
+        return self.see(x), State(state.time + 1, x), x, x > 1.9, {}
+
+    def see(self, x):
+        return jnp.reshape(jnp.asarray(x, jnp.float32), (1,))
+
+    def observation_space(self, params):
+        return spaces.Box(-10.0, 10.0, (1,), jnp.float32)
+
+    def action_space(self, params):
+        return spaces.Discrete(2)
+
+
+class Float(Walk):
+    """The same as gymnax's own step, which selects between two states, can have it."""
+
+    start = jnp.float32(0.0)
+
+    def reset_env(self, key, params):
+        return self.see(self.start), State(jnp.int32(0), self.start)
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, terminated, info = super().step_env(key, state, action, params)
+        return obs, state._replace(x=jnp.float32(state.x)), reward, terminated, info
+
+
+class TenTimes(purerl.GymnaxWrapper):
+    """A wrapper that overrides `step`, as gymnax's own do."""
+
+    def step(self, key, state, action, params=None):
+        obs, state, reward, *rest = self._env.step(key, state, action, params)
+        return obs, state, 10.0 * reward, *rest
+
+
+class Elsewhere(purerl.GymnaxWrapper):
+    """A wrapper that overrides `reset` alone."""
+
+    def reset(self, key, params=None):
+        _, state = self._env.reset(key, params)
+        state = state._replace(x=jnp.float32(1.2))
+        return self._env.see(state.x), state
+
+
+def right(params, obs, uniform):
+    return jnp.ones(len(obs), jnp.int32), jnp.zeros(len(obs))
+
+
+def walked(name, steps=8, **options):
+    """One environment that always goes right, as a trajectory; it starts anew at its ends."""
+    made = env.make(name, **options)
+    config = Config(num_envs=1, num_steps=steps, total_steps=steps)
+    draws = noise.draw(noise.key(0), 0, config, made.spec, steps)
+    state = made.reset(noise.first_reset(noise.key(0), config, made.spec))
+    _, trajectory = jax.jit(lambda: rollout.collect_steps(made, right, None, state, draws))()
+    return jax.tree.map(lambda x: np.asarray(x)[:, 0], trajectory)
+
+
+def test_a_state_that_is_reset_to_an_int_is_stepped_by_fractions(register):
+    """It was cast back to an int at every step, and stayed 0."""
+    register("Walk-v0", Walk)
+    rows = walked("Walk-v0")
+    np.testing.assert_allclose(rows.obs[:6, 0], [0.0, 0.4, 0.8, 1.2, 1.6, 0.0], atol=1e-6)
+    np.testing.assert_allclose(rows.next_obs[:5, 0], [0.4, 0.8, 1.2, 1.6, 2.0], atol=1e-6)
+    assert rows.terminated.tolist() == [False] * 4 + [True] + [False] * 3
+
+
+@pytest.mark.parametrize("start", [0, 0.0, jnp.int32(0), jnp.float32(0.0), np.float64(0.0)])
+def test_whatever_a_state_is_reset_to(register, start):
+    register("Walk-v0", type("Started", (Walk,), {"start": start}))
+    np.testing.assert_allclose(walked("Walk-v0").reward[:3], [0.4, 0.8, 1.2], atol=1e-6)
+
+
+class Growing(Walk):
+    """A state that becomes another with its first step."""
+
+    after: Any = None
+
+    def reset_env(self, key, params):
+        return self.see(0.0), {"x": jnp.float32(0.0)}
+
+    def step_env(self, key, state, action, params):
+        x = jnp.sum(state["x"]) + 0.4 * action
+        return self.see(x), type(self).after(x), x, False, {}
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (lambda x: {"x": x[None]}, r"turns \['x'\] of float32\[\] into float32\[1\]"),
+        (lambda x: {"x": x, "more": x}, "must leave a state of the kind that it is given"),
+    ],
+)
+def test_a_state_that_changes_its_shape_or_structure_is_refused(register, after, message):
+    register("Growing-v0", type("Grown", (Growing,), {"after": staticmethod(after)}))
+    with pytest.raises(ConfigError, match=message):
+        env.make("Growing-v0")
+
+
+# gymnax's wrappers.
+
+
+def test_a_wrapper_of_step_is_heeded(register):
+    """The reward is ten times, and the last observation the true one."""
+    register("Walk-v0", Float)
+    register("Ten-v0", lambda: TenTimes(Float()))
+    plain, wrapped = walked("Walk-v0"), walked("Ten-v0")
+    np.testing.assert_array_equal(wrapped.reward, 10.0 * plain.reward)
+    for name in ("obs", "next_obs", "terminated", "truncated", "time"):
+        np.testing.assert_array_equal(getattr(wrapped, name), getattr(plain, name), name)
+
+
+def test_a_wrapper_of_reset_is_heeded_at_every_start(register):
+    register("Elsewhere-v0", lambda: Elsewhere(Float()))
+    rows = walked("Elsewhere-v0", steps=4)
+    np.testing.assert_allclose(rows.obs[:, 0], [1.2, 1.6, 1.2, 1.6], atol=1e-6)
+
+
+def test_wrappers_of_wrappers_are_heeded(register):
+    register("Both-v0", lambda: TenTimes(Elsewhere(purerl.GymnaxWrapper(Float()))))
+    rows = walked("Both-v0", steps=2)
+    np.testing.assert_allclose(rows.reward, [16.0, 20.0], atol=1e-5)
+
+
+def test_gymnaxs_own_wrapper_is_heeded(register):
+    """Sticky actions: with probability 1 the first action, 0, is taken for ever."""
+    register("Sticky-v0", lambda: purerl.StickyActionWrapper(Float(), sticky_action_prob=1.0))
+    assert not walked("Sticky-v0").reward.any()
+
+
+def test_a_time_limit_inside_a_wrapper_is_a_truncation(register):
+    register("Ten-v0", lambda: TenTimes(Float()))
+    rows = walked("Ten-v0", max_episode_steps=3)
+    assert rows.truncated.tolist() == [False, False, True] * 2 + [False, False]
+    np.testing.assert_allclose(rows.next_obs[[2, 5], 0], 1.2, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_wrapper_needs_float32(register):
+    register("Ten-v0", lambda: TenTimes(Float()))
+    with pytest.raises(
+        ConfigError, match=r"Ten-v0 has its own step.* arithmetic must be 'float32'"
+    ):
+        env.make("Ten-v0", float_type="float64")
+
+
+def test_cartpole_with_ten_times_the_reward_returns_ten_times_as_much(register):
+    """The report that this comes from, in a few updates of the command's own program."""
+    register("Ten-v1", lambda: TenTimes(CartPole()))
+    config = Config(num_envs=4, num_steps=32, total_steps=4 * 128, hidden_sizes=(8,))
+    returns = {}
+    for name in ("CartPole-v1", "Ten-v1"):
+        found = jaxpg.train_population(dataclasses.replace(config, env=name), range(2), lanes=2)
+        returns[name] = found.metrics.return_sum.sum() / found.metrics.episodes.sum()
+    assert returns["Ten-v1"] > 5 * returns["CartPole-v1"]
+
+
+# Names that are taken anew, and parameters that are missing.
+
+
+class Light(CartPole):
+    """Another CartPole under CartPole's name: it starts where gymnax says, and falls sooner."""
+
+    def reset_env(self, key, params):
+        _, state = super().reset_env(key, params)
+        state = state.replace(theta=jnp.float32(0.2))
+        return self.get_obs(state), state
+
+
+def test_what_is_known_of_cartpole_is_not_believed_of_others(register):
+    """Its starts and its shortest episode go with the class, not with the name."""
+    assert env.make("CartPole-v1").spec.min_episode_steps == 8
+    register("CartPole-v1", Light)
+    made = env.make("CartPole-v1")
+    assert (made.spec.min_episode_steps, made.spec.reset_uniforms) == (1, 0)
+    assert float(made.reset(noise.keys([0])).obs[0, 2]) == pytest.approx(0.2)
+
+
+@struct.dataclass
+class NoLimit:
+    push: float = 0.4
+
+
+class Endless(Walk):
+    """Its parameters have no time limit, its state no time."""
+
+    default_params = NoLimit()
+
+    def reset_env(self, key, params):
+        return self.see(0.0), {"x": jnp.float32(0.0)}
+
+    def step_env(self, key, state, action, params):
+        x = state["x"] + params.push * action
+        return self.see(x), {"x": x}, x, False, {}
+
+
+def test_without_a_time_limit_one_must_be_given(register):
+    register("Endless-v0", Endless)
+    with pytest.raises(ConfigError, match=r"Endless-v0 has no time limit .*give max_episode_steps"):
+        env.make("Endless-v0")
+    rows = walked("Endless-v0", max_episode_steps=3)
+    assert rows.truncated.tolist() == [False, False, True] * 2 + [False, False]
+
+
+def test_a_limit_in_another_type_is_kept_in_it():
+    """BernoulliBandit has its limit as a float, and cannot do with an int."""
+    assert env.make("BernoulliBandit-misc", max_episode_steps=5).spec.time_limit == 5
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_gymnax_computes_in_32_bits_only_is_refused_in_64():
+    with pytest.raises(ConfigError, match="Breakout-MinAtar only runs with arithmetic='float32'"):
+        env.make("Breakout-MinAtar", float_type="float64")
+
+
+def test_an_environment_of_ones_own_is_trained_by_update(register):
+    """From its state to the learner's, in the plain core."""
+    register("Walk-v0", Walk)
+    config = training.as_arrays(Config(env="Walk-v0", num_envs=2, num_steps=4, total_steps=16))
+    algorithm = jaxpg.core.algorithms.build(config)
+    state = learner.init(config, noise.key(0), algorithm)
+    _, metrics = jax.jit(lambda state: learner.update(config, state, algorithm))(state)
+    assert metrics.env_steps == 8
