@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.fast.dense import FEW_INPUTS
+from jaxpg.fast.lanes import largest
 
 Network = Callable[..., jax.Array]  # (params, rows [..., D]) -> [..., K] or [...]
 BLOCK = 512  # rows of a block, at most
@@ -29,59 +30,63 @@ def of_rows(network: Network) -> Network:
         # At least two: XLA removes a loop of one step, fuses what was in it into each kernel that
         # uses its outputs, and so computes it again and again.
         steps = min(max(1, BLOCK // obs.shape[1]), -(-len(obs) // 2))
-        return _in_blocks(network, network, params, obs, steps)
+        return _in_blocks(network, params, obs, steps, lambda padded: len(padded) // steps)
 
     return blocked
 
 
 def of_whole_episodes(network: Network) -> Network:
-    """The same, where most rows may be padding: a block of nothing but zeros costs a row."""
-
-    def skipping(params: Any, block: jax.Array) -> jax.Array:
-        def one_row(params: Any, block: jax.Array) -> jax.Array:
-            output = network(params, jnp.zeros_like(block[:1, :1]))
-            return jnp.broadcast_to(output, (*block.shape[:2], *output.shape[2:]))
-
-        return jax.lax.cond(jnp.any(block != 0.0), network, one_row, params, block)
+    """The same, where all rows from some step on may be zeros, padding: these cost one row."""
 
     def blocked(params: Any, obs: jax.Array) -> jax.Array:
         if obs.ndim != 3:
             return network(params, obs)
         steps = min(max(1, BLOCK // obs.shape[1]), STEPS)
-        return _in_blocks(network, skipping, params, obs, steps)
+
+        def count(padded: jax.Array) -> jax.Array:
+            used = jnp.any(padded != 0.0, axis=(1, 2))
+            length = jnp.max(jnp.where(used, jnp.arange(1, len(padded) + 1), 0))
+            return largest((length + steps - 1) // steps)
+
+        return _in_blocks(network, params, obs, steps, count)
 
     return blocked
 
 
 def _in_blocks(
-    network: Network, of_block: Network, params: Any, obs: jax.Array, steps: int
+    network: Network, params: Any, obs: jax.Array, steps: int, count: Callable[[jax.Array], Any]
 ) -> jax.Array:
     """The network on blocks of so many time steps.
 
     Args:
-      of_block: the same on a block, as long as nobody asks for the slope in its rows.
+      count: how many blocks there are in given rows before nothing but zeros follows.
     """
-    padded = _pad(obs, steps)
-    count = len(padded) // steps
+
+    zero = jax.ShapeDtypeStruct((1, 1, obs.shape[-1]), obs.dtype)
+
+    def of_zero(params: Any) -> jax.Array:
+        """Its output for a row of zeros, [1, 1, ...]."""
+        return network(params, jnp.zeros(zero.shape, zero.dtype))
 
     @jax.custom_vjp
     def blocks(params: Any, rows: jax.Array) -> jax.Array:
-        shape = jax.eval_shape(network, params, rows)
+        output = of_zero(params)
+        zeros = jnp.broadcast_to(output, (*rows.shape[:2], *output.shape[2:]))
 
         def step(i: jax.Array, outputs: jax.Array) -> jax.Array:
-            return _put(outputs, i, of_block(params, _take(rows, i, steps)))
+            return _put(outputs, i, network(params, _take(rows, i, steps)))
 
-        return jax.lax.fori_loop(0, count, step, jnp.zeros(shape.shape, shape.dtype))
+        return jax.lax.fori_loop(0, count(rows), step, zeros)
 
     def forward(params: Any, rows: jax.Array) -> tuple:
         return blocks(params, rows), (params, rows)
 
     def backward(residuals: tuple, cotangent: jax.Array) -> tuple:
         params, rows = residuals
-        flat, unravel = ravel_pytree(params)
+        used, every = count(rows), len(rows) // steps
 
         def in_params(i: jax.Array, total: jax.Array) -> jax.Array:
-            _, pull = jax.vjp(lambda params: of_block(params, _take(rows, i, steps)), params)
+            _, pull = jax.vjp(lambda params: network(params, _take(rows, i, steps)), params)
             # As one vector: XLA runs a loop of up to 8 kernels with half the overhead for each.
             return total + ravel_pytree(pull(_take(cotangent, i, steps)))[0]
 
@@ -89,12 +94,18 @@ def _in_blocks(
             _, pull = jax.vjp(partial(network, params), _take(rows, i, steps))
             return _put(slopes, i, *pull(_take(cotangent, i, steps)))
 
-        total = jax.lax.fori_loop(0, count, in_params, jnp.zeros_like(flat))
+        start, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, params))
+        if not isinstance(used, int):
+            of_padding = jnp.arange(len(rows)) >= used * steps
+            slope = jnp.where(_like(of_padding, cotangent), cotangent, 0.0)
+            _, pull = jax.vjp(of_zero, params)
+            (start, _) = ravel_pytree(*pull(jnp.sum(slope, axis=(0, 1), keepdims=True)))
+        total = jax.lax.fori_loop(0, used, in_params, start)
         # In the rows hardly anybody asks for one: XLA leaves the loop out.
-        return unravel(total), jax.lax.fori_loop(0, count, in_rows, jnp.zeros_like(rows))
+        return unravel(total), jax.lax.fori_loop(0, every, in_rows, jnp.zeros_like(rows))
 
     blocks.defvjp(forward, backward)
-    return blocks(params, padded)[: len(obs)]
+    return blocks(params, _pad(obs, steps))[: len(obs)]
 
 
 def _pad(obs: jax.Array, steps: int) -> jax.Array:
@@ -118,6 +129,11 @@ def _take(x: jax.Array, i: jax.Array, steps: int) -> jax.Array:
     few = columns <= FEW_INPUTS
     rows = take(flat.T, i * length, axis=1).T if few else take(flat, i * length)
     return rows.reshape(steps, *x.shape[1:])
+
+
+def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """A mask [T] with trailing axes, to broadcast against x [T, ...]."""
+    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
 
 
 def _put(rows: jax.Array, i: jax.Array, block: jax.Array) -> jax.Array:

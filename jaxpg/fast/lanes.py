@@ -72,18 +72,18 @@ def while_loop(cond: Callable, body: Callable, start: Any) -> Any:
     Args:
       body: changes nothing in a lane in which the condition has failed.
     """
-    return jax.lax.while_loop(lambda carry: _any_lane(cond(carry)), body, start)
+    return jax.lax.while_loop(lambda carry: largest(cond(carry)), body, start)
 
 
 @custom_vmap
-def _any_lane(x: jax.Array) -> jax.Array:
-    """Whether x holds in any lane, the same in each; a scalar."""
+def largest(x: jax.Array) -> jax.Array:
+    """The largest x of all lanes, the same in each; a scalar, of flags whether any holds."""
     return x
 
 
-@_any_lane.def_vmap
+@largest.def_vmap
 def _(size: int, batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
-    return _any_lane(jnp.any(x, axis=0)), False
+    return largest(jnp.max(x, axis=0)), False
 
 
 def in_turns(learn: Callable[..., Any]) -> Callable[..., Any]:

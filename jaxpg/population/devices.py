@@ -17,6 +17,13 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jaxlib import xla_client
 
+OPTIONS: dict[str, Any] = {  # of XLA, for a core's programs
+    "xla_cpu_multi_thread_eigen": False,
+    "xla_cpu_prefer_vector_width": "512",  # where it has them; by itself XLA makes vectors of 256
+    # Products alone go to its library: a sum over two actions, of long episodes, is slow there.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+}
+
 
 def cpu_count() -> int:
     """The cores that this process may use."""
@@ -77,10 +84,8 @@ def compile_on_each(
 
 
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """For a core; in vectors of 512 bits where it has them (XLA by itself makes them of 256)."""
-    return lowered.compile(
-        {"xla_cpu_multi_thread_eigen": False, "xla_cpu_prefer_vector_width": "512"}
-    )
+    """For a core."""
+    return lowered.compile(OPTIONS)
 
 
 def _is_cached() -> bool:
