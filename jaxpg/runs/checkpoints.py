@@ -88,6 +88,7 @@ def identity(chunk: Chunk) -> str:
     fields = {
         name: value.tolist() if name in TRACED and value is not None else value
         for name, value in vars(config).items()
+        if name not in manifest.LATER or np.any(value != manifest.LATER[name])
         if config.lr_schedule != "constant" or name not in ("total_steps", "total_episodes")
     }
     text = json.dumps([fields, chunk.keys.tolist()], sort_keys=True)

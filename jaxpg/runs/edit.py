@@ -20,12 +20,13 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
       total_steps, total_episodes: per seed, in all; the one that its config counts in.
 
     Raises:
-      RunError: if the run counts in the other unit, its learning rate depends on the budget, or
-        the budget is smaller than it was.
+      RunError: if the run counts in the other unit, its learning rate depends on the budget, the
+        budget is smaller than it was, or it was begun by a version that trains to other bits.
       ConfigError: if the budget has no meaning.
     """
     with lock.locked(directory):
         manifest = manifests.read(directory)
+        manifests.check_bits(directory, manifest)
         config = manifest.config
         unit = "total_steps" if config.collect == "steps" else "total_episodes"
         budget = total_steps if config.collect == "steps" else total_episodes
@@ -55,7 +56,8 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
       out: new or empty; complete or not there.
 
     Raises:
-      RunError: if they differ in more than their seeds, share one, or are in use.
+      RunError: if they differ in more than their seeds, share one, are in use, or were begun by a
+        version that trains to other bits.
       ConfigError: if `out` holds something.
     """
     with ExitStack() as held:
@@ -65,6 +67,7 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         runs = [manifests.read(directory) for directory in directories]
         first = runs[0]
         for directory, run in zip(directories, runs, strict=True):
+            manifests.check_bits(directory, run)
             changed = manifests.differences(first, run._replace(parts=first.parts))
             if changed:
                 raise RunError(

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ from jaxpg.runs import RunError, durable
 
 NAME = "manifest.json"
 SCHEMA = 2
+BITS = 1  # to be raised by whatever makes a manifest train to other bits, as other key streams do
+LATER: dict[str, Any] = {}  # fields that Config gained later, and what runs from before them did
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
 
 
@@ -26,6 +28,7 @@ class Manifest(NamedTuple):
     segment: int  # updates per segment
     settings: tuple[dict[str, Any], ...]  # of traced fields; every seed is trained with each
     made: dict[str, Any]  # versions, commit, device, command
+    bits: int = BITS  # of the version that began it
 
     @property
     def seeds(self) -> list[int]:
@@ -54,6 +57,7 @@ def write(directory: Path, manifest: Manifest) -> None:
         "settings": list(manifest.settings),
         "config": dataclasses.asdict(manifest.config),
         "made": manifest.made,
+        "bits": manifest.bits,
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     durable.write(directory / NAME, text.encode())
@@ -63,7 +67,7 @@ def read(directory: Path) -> Manifest:
     """The directory's manifest.
 
     Raises:
-      RunError: if there is none, or it is not one that this version writes.
+      RunError: if there is none, or it is not one that this version or one before it writes.
     """
     return parse(_content(directory), directory / NAME)
 
@@ -71,6 +75,19 @@ def read(directory: Path) -> Manifest:
 def digest(directory: Path) -> str:
     """SHA-256 of manifest.json, by which the results say whose they are."""
     return hashlib.sha256(_content(directory)).hexdigest()
+
+
+def check_bits(directory: Path, manifest: Manifest) -> None:
+    """Raise RunError unless this version would go on with a run to the bits that it began with."""
+    if manifest.bits == BITS:
+        return
+    versions = manifest.made.get("versions")
+    version = versions.get("jaxpg") if isinstance(versions, dict) else None
+    raise RunError(
+        f"{directory} was begun by jaxpg {version}, commit {manifest.made.get('commit')}, which "
+        "trains a seed to other bits than this version does: go on with that one, or train anew "
+        "into another directory"
+    )
 
 
 def parse(content: bytes, path: Path) -> Manifest:
@@ -87,15 +104,17 @@ def parse(content: bytes, path: Path) -> Manifest:
             raise RunError(
                 f"{path} has schema {fields['schema']!r}, and this version of jaxpg reads {SCHEMA}"
             )
+        _check_known(fields, {"schema", "seeds", *Manifest._fields} - {"parts"}, path)
         parts = tuple(fields["seeds"])
         manifest = Manifest(
             preset=_typed(fields["preset"], str),
-            config=parse_config(fields["config"]),
+            config=parse_config(fields["config"], path),
             parts=parts,
             lanes=_typed(fields["lanes"], int),
             segment=_typed(fields["segment"], int),
             settings=tuple(_typed(fields["settings"], list)),
             made=_typed(fields["made"], dict),
+            bits=_typed(fields.get("bits", 1), int),  # which the first version did not write
         )
         seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
         if not seeds or len(set(seeds)) != len(seeds):
@@ -108,6 +127,10 @@ def parse(content: bytes, path: Path) -> Manifest:
             with_setting(manifest.config, _typed(setting, dict))
     except KeyError as error:
         raise RunError(f"{path} is damaged: it lacks {error}") from None
+    except ConfigError as error:
+        raise RunError(
+            f"{path} is damaged, or of another version of jaxpg: {' '.join(str(error).split())}"
+        ) from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     return manifest
@@ -119,15 +142,21 @@ def num_chunks(manifest: Manifest) -> int:
     return sum(-(-count // manifest.lanes) for count in rows)
 
 
-def parse_config(fields: Any) -> Config:
-    """The config that `dataclasses.asdict` made these fields from.
+def parse_config(fields: Any, path: Path | str = "the config") -> Config:
+    """The config that `dataclasses.asdict` made these fields from, in this version or before.
+
+    Args:
+      path: where they are written, for the message.
 
     Raises:
-      ValueError, TypeError, OverflowError: if they are not those of a meaningful config.
+      RunError: if a newer version wrote them.
+      KeyError, ValueError, TypeError, OverflowError: if they are not those of a meaningful config.
     """
-    unknown = sorted(_typed(fields, dict).keys() ^ FIELDS.keys())
-    if unknown:
-        raise ValueError(f"config should have exactly the fields of Config; see {unknown[0]!r}")
+    fields = LATER | _typed(fields, dict)
+    _check_known(fields, FIELDS, path)
+    missing = sorted(FIELDS.keys() - fields.keys())
+    if missing:
+        raise KeyError(missing[0])
     hidden_sizes = tuple(_typed(fields["hidden_sizes"], list))
     return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
 
@@ -175,6 +204,13 @@ def format_seeds(seeds: Sequence[int]) -> str:
     if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
         return f"{seeds[0]}:{seeds[0] + len(seeds)}"
     return ",".join(map(str, seeds))
+
+
+def _check_known(fields: Mapping[str, Any], known: Iterable[str], path: Path | str) -> None:
+    """Raise RunError if there are fields that this version knows nothing of."""
+    unknown = sorted(fields.keys() - set(known))
+    if unknown:
+        raise RunError(f"{path} was made by a newer version of jaxpg: see {unknown[0]!r:.60}")
 
 
 def _content(directory: Path) -> bytes:

@@ -39,10 +39,12 @@ def replay(directory: Path, seed: int, setting: int, update: int | None, out: Pa
       A sentence on what was found.
 
     Raises:
-      RunError: if the run has no such seed, setting or update.
+      RunError: if the run has no such seed, setting or update, or was begun by a version that
+        trains to other bits.
       ConfigError: if `out` holds something.
     """
     manifest = manifests.read(directory)
+    manifests.check_bits(directory, manifest)
     updates = manifest.config.num_updates
     if seed not in manifest.seeds:
         raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")

@@ -82,6 +82,7 @@ def plan(
             "device": results.device(),
             "command": shlex.join(sys.argv),
         },
+        bits=manifests.BITS,
     )
 
 
@@ -178,7 +179,8 @@ def train(
       The summary; None where another process has written it.
 
     Raises:
-      RunError: if the directory is in use, damaged or cannot be written.
+      RunError: if the directory is in use, damaged or cannot be written, or was begun by a version
+        that trains to other bits.
       Stopped: after SIGTERM or SIGINT, here or in another process, or after the death of one; once
         everything is saved.
       DoesNotFit: if there is not enough memory; nothing is trained.
@@ -190,6 +192,7 @@ def train(
             _clean(directory)
         with Peers(directory, share, stop, note, peer_seconds) as peers:
             manifest = manifests.read(directory)
+            manifests.check_bits(directory, manifest)
             _compare_machines(manifest, note)
             groups = make_chunks(manifest)
             shapes = chunks.lane_shapes(groups[0])
