@@ -1,10 +1,12 @@
-"""Directories that are complete or not there: written aside, then renamed."""
+"""Directories that are complete or not there: written aside, then renamed; files of arrays."""
 
+import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jaxpg.core.config import ConfigError
 
@@ -63,3 +65,18 @@ def whole_file(out: Path, argument: str) -> Iterator[Path]:
             partial.replace(out)
     except OSError as error:
         raise ConfigError(f"{argument} must be writable; {out} is not ({error.strerror})") from None
+
+
+def safetensors(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """A file in that format whose bytes its content alone decides.
+
+    The library writes metadata in another order each time.
+    """
+    from safetensors.numpy import save
+
+    content = save(dict(arrays))
+    end = 8 + int.from_bytes(content[:8], "little")
+    about = {"__metadata__": dict(sorted(metadata.items()))}
+    header = json.dumps(about | json.loads(content[8:end]), separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the arrays begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
-from safetensors.numpy import save as to_safetensors
 
 from jaxpg.core.config import TRACED
 from jaxpg.core.types import Metrics
+from jaxpg.files import safetensors
 from jaxpg.population.chunks import Chunk, Lane, Snapshot, join_metrics
 from jaxpg.runs import RunError, durable, manifest
 
@@ -107,7 +107,7 @@ def save(
     whole = (snapshot.lanes, metrics, snapshot.recent_return)
     leaves = {name: np.asarray(leaf) for name, leaf in _named(whole).items()}
     metadata = {"identity": identity(chunk), "seconds": repr(seconds)}
-    content = to_safetensors(leaves, metadata)
+    content = safetensors(leaves, metadata)
     sha256 = hashlib.sha256(content).hexdigest()
     update = metrics.env_steps.shape[1]
     path = directory / FOLDER / name(index, update, sha256)

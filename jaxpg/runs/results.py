@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save as to_safetensors
 
 from jaxpg.analysis.stats import SOLVED, iqm, iqm_interval
 from jaxpg.core.config import Config
+from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population import devices
 from jaxpg.population.chunks import CAUSES
@@ -57,7 +57,7 @@ def save(
         "seeds": json.dumps(population.seeds.tolist()),
         "setting": json.dumps(population.setting.tolist()),
     }
-    weights = to_safetensors(to_torch(population.params), metadata)
+    weights = safetensors(to_torch(population.params), metadata)
     (directory / "params.safetensors").write_bytes(weights)
     sha256 = {
         name: hashlib.sha256((directory / name).read_bytes()).hexdigest()

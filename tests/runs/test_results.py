@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import load
 from safetensors.torch import load_file
 
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
+from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population.population import Population
 from jaxpg.report.figures import curve_points
@@ -111,6 +114,32 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "policy.output.weight": (3, 2, 4),
         "policy.output.bias": (3, 2),
     }
+
+
+def test_equal_runs_are_equal_bytes(tmp_path):
+    written = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        results.save(tmp_path / name, "vpg", CONFIG, population([480.0, np.nan, 500.0]))
+        written.add(tuple((tmp_path / name / file).read_bytes() for file in results.FILES))
+    assert len(written) == 1
+
+
+def test_the_bytes_of_safetensors_are_always_the_same(tmp_path):
+    """The library's own are in one of 24 orders here."""
+    arrays = {"b": np.arange(3, dtype=np.float32), "a": np.ones((0, 2)), "é": np.array(7)}
+    metadata = {"seeds": "[1]", "setting": "[0]", "quoted": '"\n', "ü": "ü"}
+    written = {safetensors(arrays, metadata) for _ in range(20)}
+    assert len(written) == 1
+    (content,) = written
+    loaded = load(content)
+    assert loaded.keys() == arrays.keys()
+    for name, x in arrays.items():
+        assert loaded[name].dtype == x.dtype
+        np.testing.assert_array_equal(loaded[name], x)
+    (tmp_path / "file").write_bytes(content)
+    with safe_open(tmp_path / "file", framework="np") as file:
+        assert file.metadata() == metadata
 
 
 def test_names_are_those_of_the_twin():
