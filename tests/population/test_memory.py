@@ -9,7 +9,7 @@ import pytest
 
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
-from jaxpg.population import chunks, memory, population
+from jaxpg.population import cgroups, chunks, memory, population
 from jaxpg.population.memory import DoesNotFit, Need
 
 TINY = Config(num_envs=2, num_steps=4, total_steps=24, hidden_sizes=(4,), value_steps=1)
@@ -154,9 +154,9 @@ def test_the_limit_of_a_control_group_counts(version, monkeypatch, tmp_path):
         return groups if path == Path("/proc/self/cgroup") else real(path, *rest)
 
     monkeypatch.setattr(Path, "read_text", read_text)
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path)
     assert memory.available() == 230
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "none")
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path / "none")
     assert memory.available() == 8 * 1024
 
 
