@@ -39,6 +39,7 @@ from jaxpg.runs.watch import Watchdog, stop_on_signals
 SAVE_RATIO = 50
 SEGMENTS = 50  # of a chunk at least, where it has so many updates
 LONGEST_SEGMENT = 100  # updates; a signal is answered within one segment
+COMPILE_SECONDS = 3600.0  # that compiling may take at least; a loaded machine takes minutes
 LOG = "progress.jsonl"
 
 
@@ -171,7 +172,8 @@ def train(
     Args:
       report: called after each commit, from any thread, one at a time.
       note: called with a sentence for a person, as about a damaged checkpoint.
-      stall_seconds: the process ends with EXIT_STALLED if a segment takes longer.
+      stall_seconds: the process ends with EXIT_STALLED if a segment takes longer, or compiling
+        longer than this and than COMPILE_SECONDS. While it is stopped no time passes.
       share: which of the processes that train this run this is.
       peer_seconds: of silence, after which another process is given up.
 
@@ -188,6 +190,7 @@ def train(
     stop = threading.Event()
     first = share.process == 0
     with locked(directory, share.process), stop_on_signals(stop):
+        begun = (directory / checkpoints.FOLDER).exists()
         if first:
             _clean(directory)
         with Peers(directory, share, stop, note, peer_seconds) as peers:
@@ -200,10 +203,18 @@ def train(
             log = _log(directory / (LOG if first else f"{share.process}-{LOG}"), report)
             tally = Tally(mine, manifest.config.num_updates, log)
             chains = _restore(directory, manifest, groups, shapes, tally, mine, note)
+            if begun and first and not any(chain.update for chain in chains.values()):
+                note(
+                    f"{directory} was begun before, and ended before anything was saved, as while "
+                    "it compiled: training begins at its start"
+                )
             compile_seconds = 0.0
             if not _trained(manifest, chains):
                 began = time.perf_counter()
-                programs = chunks.compile_programs(groups[0], manifest.segment, len(mine))
+                limit = max(COMPILE_SECONDS, stall_seconds)
+                with Watchdog(limit, "compiling has not ended") as watchdog:
+                    watchdog.beat(0)
+                    programs = chunks.compile_programs(groups[0], manifest.segment, len(mine))
                 compile_seconds = time.perf_counter() - began
                 here = groups if first else [groups[i] for i in mine]
                 updates = manifest.config.num_updates
@@ -296,25 +307,26 @@ def _job(
         chunk, kept, worker = groups[i], chains[i].kept, threading.get_ident()
         watchdog.beat(worker)
         at = checkpoints.load(kept[-1], chunk, shapes, updates).snapshot if kept else None
-        committed = time.perf_counter()
+        committed = clock.seconds()
         for done, snapshot in chunks.advance(program, chunk, updates, at):
             watchdog.beat(worker)
-            waited = time.perf_counter() - committed
+            waited = clock.seconds() - committed
             if done == updates or stop.is_set() or waited >= SAVE_RATIO * commit_seconds:
-                began = time.perf_counter()
+                began = clock.seconds()
                 kept.append(checkpoints.save(directory, i, chunk, snapshot, tally.seconds()))
                 for old in kept[: -checkpoints.KEPT]:
                     _remove(old.path)
                 del kept[: -checkpoints.KEPT]
                 tally.add(i, snapshot)
-                committed = time.perf_counter()
+                committed = clock.seconds()
                 commit_seconds = committed - began
                 watchdog.beat(worker)
             if stop.is_set():
                 break
         watchdog.rest(worker)
 
-    with Watchdog(stall_seconds) as watchdog:
+    with Watchdog(stall_seconds, "no segment has ended") as watchdog:
+        clock = watchdog.clock
         yield train_chunk
 
 

@@ -340,6 +340,16 @@ def test_nor_is_one_of_another_version(stopped, monkeypatch):
     assert all(path.exists() for path in paths)
 
 
+def test_a_run_that_saved_nothing_says_so(tmp_path):
+    """It was killed while it compiled; one that is new has nothing to say."""
+    for killed in (False, True):
+        directory, notes = begun(tmp_path / str(killed), seeds=[2]), []
+        if killed:
+            (directory / checkpoints.FOLDER).mkdir()
+        train(directory, note=notes.append)
+        assert any("ended before anything was saved" in note for note in notes) == killed
+
+
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):
     """500 places from the first byte to the last: none loads."""
     directory, paths = stopped
