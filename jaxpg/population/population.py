@@ -19,7 +19,7 @@ from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, memory
 from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
-from jaxpg.population.settings import Setting, expand, with_setting
+from jaxpg.population.settings import Setting, expand, plain, seed_list, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
 LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
@@ -59,7 +59,7 @@ class GridPoint(NamedTuple):
 
 def train_population(
     config: Config,
-    seeds: Sequence[int],
+    seeds: Any,
     *,
     settings: Sequence[Setting] = ({},),
     lanes: int | None = None,
@@ -74,7 +74,7 @@ def train_population(
 
     Args:
       config: what to train.
-      seeds: different integers in [0, 2^32).
+      seeds: different integers in [0, 2^32): a range, a list or an array [S].
       settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
         them are trained by one program. Rows are ordered by setting, then as the seeds are.
       lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
@@ -91,6 +91,7 @@ def train_population(
     """
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
+    config, seeds = plain(config), seed_list(seeds)
     groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
@@ -123,7 +124,7 @@ def train_population(
 
 
 def train_grid(
-    config: Config, seeds: Sequence[int], grid: Mapping[str, Sequence[Any]], **options: Any
+    config: Config, seeds: Any, grid: Mapping[str, Sequence[Any]], **options: Any
 ) -> list[GridPoint]:
     """Train every seed at every point of a grid of hyperparameters, traced and static ones.
 
@@ -141,6 +142,7 @@ def train_grid(
     Raises:
       ConfigError: as `train_population` does; of every combination before the first is trained.
     """
+    seeds = seed_list(seeds)
     programs, settings = expand(config, grid)
     configs = [dataclasses.replace(config, **values) for values in programs]
     lanes = options.get("lanes") or default_lanes()
@@ -167,9 +169,8 @@ def make_chunks(
     """
     if lanes < 2:  # XLA compiles a batch of one otherwise
         raise ConfigError(f"lanes must be at least 2; got {lanes}")
-    if len(set(seeds)) != len(seeds) or not len(seeds):
-        raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
-    if not settings:
+    config, seeds = plain(config), seed_list(seeds)
+    if not len(settings):
         raise ConfigError("settings must be at least one; got none")
     with chunks.word_size(config):
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]

@@ -25,7 +25,7 @@ from jaxpg.core.config import Config
 from jaxpg.population import chunks, population
 from jaxpg.population.chunks import Chunk, Lane, Program
 from jaxpg.population.population import Progress, Tally
-from jaxpg.population.settings import Setting
+from jaxpg.population.settings import Setting, plain, plain_setting, seed_list
 from jaxpg.runs import RunError, Stopped, checkpoints, durable, results, track
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.checkpoints import Checkpoint, Foreign
@@ -57,7 +57,7 @@ class Chain(NamedTuple):
 def plan(
     preset: str,
     config: Config,
-    seeds: list[int],
+    seeds: Any,
     lanes: int | None,
     settings: Sequence[Setting] = ({},),
 ) -> Manifest:
@@ -67,6 +67,7 @@ def plan(
       ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
         written.
     """
+    config, seeds = plain(config), seed_list(seeds)
     algorithms.build(config)
     lanes = population.default_lanes() if lanes is None else lanes
     population.make_chunks(config, seeds[:1], settings, lanes)
@@ -76,7 +77,7 @@ def plan(
         parts=(manifests.format_seeds(seeds),),
         lanes=lanes,
         segment=min(-(-config.num_updates // SEGMENTS), LONGEST_SEGMENT),
-        settings=tuple(map(dict, settings)),
+        settings=tuple(plain_setting(setting) for setting in settings),
         made={
             "versions": results.versions(),
             "commit": results.commit(),

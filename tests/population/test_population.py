@@ -202,6 +202,11 @@ def test_a_grid_is_one_program_for_each_static_combination():
     [
         ({"gama": [1]}, "did you mean 'gamma'"),
         ({"gamma": []}, "at least one"),
+        ({"gamma": np.zeros(0)}, "at least one"),
+        ({"gamma": 0.9}, "must have a list of values"),
+        ({"activation": "relu"}, "must have a list of values"),
+        ({"gamma": np.array([0.9, 1.9])}, "gamma must be in"),
+        ({"ent_coef": [jnp.float32(-1)]}, "ent_coef must be finite and at least 0"),
         ({"num_envs": [0]}, "num_envs must be"),
     ],
 )
@@ -218,6 +223,9 @@ def test_a_bad_grid_is_refused(grid, words):
         ([{"num_envs": 3}], "cannot be a setting"),
         ([{"gamma": 1.5}], "gamma must be in"),
         ([{"max_grad_norm": None}], "two programs"),
+        ([{"gamma": jnp.float32(1.9)}], "gamma must be in"),
+        ([{"learning_rate": np.array(-0.1)}], "learning_rate must be finite and greater than 0"),
+        ([{"gamma": jnp.array([0.5, 0.9])}], "gamma must be one number"),
     ],
 )
 def test_bad_settings_are_refused(settings, words):
@@ -278,9 +286,35 @@ def test_progress_is_reported_to_the_end():
         ([1, 1], None, "different"),
         ([-1], None, "2^32"),
         ([True], None, "2^32"),
+        (np.array([True]), None, "2^32"),
+        ([1.0], None, "2^32"),
+        (np.arange(3.0), None, "2^32"),
+        (np.ones((2, 2), int), None, "2^32"),
+        (3, None, "2^32"),
+        (np.array(3), None, "2^32"),
+        (jnp.arange(0), None, "at least one"),
+        (np.array([2**32]), None, "2^32"),
         ([1], 1, "lanes must be at least 2"),
     ],
 )
 def test_bad_input_is_refused(seeds, lanes, words):
     with pytest.raises(ConfigError, match=words.replace("^", r"\^")):
         train_population(TINY, seeds, lanes=lanes)
+
+
+def test_numbers_may_be_arrays(neighbours):
+    """Seeds, settings, a grid's values and a config's own, of numpy and of jax."""
+    config = dataclasses.replace(TINY, gamma=jnp.float32(TINY.gamma), num_envs=np.int64(3))
+    settings = [{"gae_lambda": np.float32(TINY.gae_lambda)}]
+    for seeds in (jnp.array([2, 9, 4, 0, 5]), np.array([2, 9, 4, 0, 5], np.uint32)):
+        again = train_population(config, seeds, settings=settings, lanes=2)
+        assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
+    (point,) = train_grid(config, jnp.array([2, 9]), {"gamma": np.array([0.99, 0.5])}, lanes=2)
+    assert point.settings == [{"gamma": 0.99}, {"gamma": 0.5}]
+    assert_equal(rows(neighbours, slice(2)), rows(point.population, slice(2)))
+
+
+def test_a_config_out_of_range_is_refused_as_an_array_too():
+    for name, value in (("gamma", jnp.float32(1.9)), ("learning_rate", np.array(-1.0))):
+        with pytest.raises(ConfigError, match=f"{name} must be"):
+            train_population(dataclasses.replace(TINY, **{name: value}), [1], lanes=2)
