@@ -19,11 +19,11 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from jaxpg.core.training import train as train
     from jaxpg.core.types import Config as Config
     from jaxpg.population.policy import Policy as Policy
-    from jaxpg.population.population import train_grid as train_grid
-    from jaxpg.population.population import train_population as train_population
     from jaxpg.runs import RunError as RunError
     from jaxpg.runs.load import Run as Run
     from jaxpg.runs.load import load as load
+    from jaxpg.runs.python import train_grid as train_grid
+    from jaxpg.runs.python import train_population as train_population
 
 __version__ = version("jaxpg")
 
@@ -37,8 +37,8 @@ _HOME = {
     "key": "core.noise",
     "keys": "core.noise",
     "train": "core.training",
-    "train_population": "population.population",
-    "train_grid": "population.population",
+    "train_population": "runs.python",
+    "train_grid": "runs.python",
     "load": "runs.load",
     "Run": "runs.load",
     "RunError": "runs",

@@ -201,7 +201,9 @@ def export(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
 
 def load(directory: Path, prepare: Callable[[Any], None]) -> "Run":
     """The run, with jax set up for it."""
-    prepare(manifests.read(directory).config)
+    manifest = manifests.read(directory)
+    manifests.check_same_algorithm(directory, manifest._replace(bits=manifests.BITS))
+    prepare(manifest.config)
     from jaxpg.runs.load import load
 
     return load(directory)

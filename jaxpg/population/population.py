@@ -4,7 +4,6 @@ A row is one seed with one setting. What becomes of it does not depend on the ro
 their order, or on the number of devices; only, in the last bits, on the number of lanes.
 """
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,31 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpg.core import algorithms, noise
+from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
-from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, memory
 from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
-from jaxpg.population.settings import Setting, expand, plain, seed_list, with_setting
+from jaxpg.population.settings import Setting, plain, seed_list, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
 LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
-
-
-class Population(NamedTuple):
-    """What became of S rows over U updates; numpy arrays. Without settings a row is a seed."""
-
-    seeds: np.ndarray  # uint32 [S]
-    setting: np.ndarray  # int32 [S], index in the settings
-    params: Params  # leaves [S, ...]
-    metrics: Metrics  # leaves [S, U]; of a frozen row 0 for what is counted, NaN for the rest
-    final_return: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
-    frozen_at: np.ndarray  # int32 [S], the update that would have made the row non-finite, or -1
-    cause: np.ndarray  # int32 [S], index in CAUSES of what was not finite; 0 if not frozen
-    lanes: int  # L; the result depends on it, in the last bits
-    compile_seconds: float
-    wall_seconds: float  # training, without compiling
 
 
 class Progress(NamedTuple):
@@ -49,49 +32,28 @@ class Progress(NamedTuple):
     seconds: float  # since training began, compiling aside
 
 
-class GridPoint(NamedTuple):
-    """What became of one combination of static hyperparameters."""
+class Trained(NamedTuple):
+    """Rows that have been trained to the end, in memory."""
 
-    config: Config
-    settings: Sequence[Setting]  # what `population.setting` is the index of
-    population: Population
+    groups: list[Chunk]
+    ends: list[Snapshot]  # of each group; numpy
+    compile_seconds: float
+    wall_seconds: float  # training, without compiling
 
 
-def train_population(
+def train_rows(
     config: Config,
-    seeds: Any,
+    seeds: Sequence[int],
+    settings: Sequence[Setting],
     *,
-    settings: Sequence[Setting] = ({},),
-    lanes: int | None = None,
-    segments: int = 50,
-    report: Callable[[Progress], None] | None = None,
-    build: Build = algorithms.build,
-) -> Population:
-    """Train every seed with every setting, for the whole budget.
-
-    A row whose loss, gradient norm or parameters stop being finite is frozen at its last finite
-    state; the others do not notice.
-
-    Args:
-      config: what to train.
-      seeds: different integers in [0, 2^32): a range, a list or an array [S].
-      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
-        them are trained by one program. Rows are ordered by setting, then as the seeds are.
-      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
-        fewer if memory has no room for them. For a given L a row's result does not depend on the
-        others.
-      segments: calls that each group of lanes is divided into, for the sake of `report`.
-      report: called after each of them, from any thread, one at a time.
-      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
-        meets the config's static fields as they are and the traced ones as arrays over the lanes.
-
-    Raises:
-      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
-        as DoesNotFit, if there is not enough memory.
-    """
+    lanes: int | None,
+    segments: int,
+    report: Callable[[Progress], None] | None,
+    build: Build,
+) -> Trained:
+    """Train every seed with every setting, for the whole budget; see `train_population`."""
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
-    config, seeds = plain(config), seed_list(seeds)
     groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
@@ -103,7 +65,7 @@ def train_population(
         if lanes is not None or problem.lanes is None:
             raise
         fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
-        return train_population(config, seeds, settings=settings, build=build, **fewer)
+        return train_rows(config, seeds, settings, build=build, **fewer)
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}
@@ -119,39 +81,7 @@ def train_population(
 
     chunks.work(programs, range(len(groups)), train_one, stop)
     ends = [finals[i] for i in range(len(groups))]
-    order = rows(seeds, len(settings))
-    return gather(groups, ends, order, compile_seconds, tally.seconds())
-
-
-def train_grid(
-    config: Config, seeds: Any, grid: Mapping[str, Sequence[Any]], **options: Any
-) -> list[GridPoint]:
-    """Train every seed at every point of a grid of hyperparameters, traced and static ones.
-
-    The points that differ in traced fields alone are rows of one program; each combination of
-    static values is a program of its own, and they are trained one after another.
-
-    Args:
-      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]}.
-      options: of `train_population`.
-
-    Returns:
-      One entry for each combination of static values, in the order of the grid; its population
-      has the rows of all its settings.
-
-    Raises:
-      ConfigError: as `train_population` does; of every combination before the first is trained.
-    """
-    seeds = seed_list(seeds)
-    programs, settings = expand(config, grid)
-    configs = [dataclasses.replace(config, **values) for values in programs]
-    lanes = options.get("lanes") or default_lanes()
-    for point in configs:
-        make_chunks(point, seeds, settings, lanes)
-    return [
-        GridPoint(point, settings, train_population(point, seeds, settings=settings, **options))
-        for point in configs
-    ]
+    return Trained(groups, ends, compile_seconds, tally.seconds())
 
 
 def default_lanes() -> int:
@@ -254,39 +184,3 @@ def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
     updates = sum(part.env_steps.shape[1] for part in snapshot.history)
     steps = sum(int(part.env_steps[:real].sum(dtype=np.int64)) for part in snapshot.history)
     return updates, steps
-
-
-def gather(
-    groups: Sequence[Chunk],
-    finals: Sequence[Snapshot],
-    order: tuple[np.ndarray, np.ndarray],
-    compile_seconds: float,
-    wall_seconds: float,
-) -> Population:
-    """The population whose chunks have come to these ends (snapshots of numpy arrays).
-
-    Args:
-      order: the seed and the setting of each row, as of `rows`.
-    """
-    parts = []
-    for group, final in zip(groups, finals, strict=True):
-        lane, state = final.lanes, final.lanes.state
-        frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
-        metrics = chunks.join_metrics(final.history)
-        part = (state.params, metrics, final.recent_return, frozen_at, lane.cause)
-        parts.append(jax.tree.map(lambda x: x[: group.real], part))
-    params, metrics, final_return, frozen_at, cause = jax.tree.map(
-        lambda *leaves: np.concatenate(leaves), *parts
-    )
-    return Population(
-        seeds=order[0],
-        setting=order[1],
-        params=params,
-        metrics=metrics,
-        final_return=final_return,
-        frozen_at=frozen_at,
-        cause=cause,
-        lanes=len(groups[0].keys),
-        compile_seconds=compile_seconds,
-        wall_seconds=wall_seconds,
-    )

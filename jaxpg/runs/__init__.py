@@ -6,7 +6,8 @@
     lock             held by the process that works here
     summary.json, results.npz, params.safetensors, curve.png     once it is finished
 
-Imports point up: durable, lock, watch, manifest, checkpoints, run, edit, replay, command.
+Imports point up: durable, lock, watch, manifest, results, trained, checkpoints, share, run; above it
+load, edit, retrace, track, and python, which trains from Python.
 """
 
 

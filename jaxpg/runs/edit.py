@@ -26,7 +26,7 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
     """
     with lock.locked(directory):
         manifest = manifests.read(directory)
-        manifests.check_bits(directory, manifest)
+        manifests.check_same_algorithm(directory, manifest)
         config = manifest.config
         unit = "total_steps" if config.collect == "steps" else "total_episodes"
         budget = total_steps if config.collect == "steps" else total_episodes
@@ -67,7 +67,7 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         runs = [manifests.read(directory) for directory in directories]
         first = runs[0]
         for directory, run in zip(directories, runs, strict=True):
-            manifests.check_bits(directory, run)
+            manifests.check_same_algorithm(directory, run)
             changed = manifests.differences(first, run._replace(parts=first.parts))
             if changed:
                 raise RunError(

@@ -29,6 +29,7 @@ class Manifest(NamedTuple):
     settings: tuple[dict[str, Any], ...]  # of traced fields; every seed is trained with each
     made: dict[str, Any]  # versions, commit, device, command
     bits: int = BITS  # of the version that began it
+    build: str | None = None  # what made the algorithm, if it has parts of one's own: MODULE:NAME
 
     @property
     def seeds(self) -> list[int]:
@@ -58,6 +59,7 @@ def write(directory: Path, manifest: Manifest) -> None:
         "config": dataclasses.asdict(manifest.config),
         "made": manifest.made,
         "bits": manifest.bits,
+        "build": manifest.build,
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     durable.write(directory / NAME, text.encode())
@@ -77,8 +79,17 @@ def digest(directory: Path) -> str:
     return hashlib.sha256(_content(directory)).hexdigest()
 
 
-def check_bits(directory: Path, manifest: Manifest) -> None:
-    """Raise RunError unless this version would go on with a run to the bits that it began with."""
+def check_same_algorithm(directory: Path, manifest: Manifest, build: str | None = None) -> None:
+    """Raise RunError unless this version, with these parts, trains a run's seeds to the same bits.
+
+    Args:
+      build: what makes the algorithm, as in the manifest.
+    """
+    if manifest.build != build:
+        raise RunError(
+            f"{directory} was begun with the algorithm of {manifest.build or 'jaxpg'}, and this is "
+            f"that of {build or 'jaxpg'}: jaxpg.train_population(…, out=…, build=…) goes on with it"
+        )
     if manifest.bits == BITS:
         return
     versions = manifest.made.get("versions")
@@ -115,6 +126,7 @@ def parse(content: bytes, path: Path) -> Manifest:
             settings=tuple(_typed(fields["settings"], list)),
             made=_typed(fields["made"], dict),
             bits=_typed(fields.get("bits", 1), int),  # which the first version did not write
+            build=_typed(fields.get("build"), str | None),
         )
         seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
         if not seeds or len(set(seeds)) != len(seeds):
@@ -167,6 +179,7 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
         "seeds": (",".join(old.parts), ",".join(new.parts)),
         "lanes": (old.lanes, new.lanes),
         "settings": (old.settings, new.settings),
+        "build": (old.build, new.build),
         **{name: (getattr(old.config, name), getattr(new.config, name)) for name in FIELDS},
     }
     return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]
@@ -225,7 +238,7 @@ def _content(directory: Path) -> bytes:
         raise RunError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _typed(value: Any, wanted: type) -> Any:
+def _typed(value: Any, wanted: Any) -> Any:
     if not isinstance(value, wanted) or isinstance(value, bool):
-        raise TypeError(f"expected {wanted.__name__}, got {value!r:.60}")
+        raise TypeError(f"expected {getattr(wanted, '__name__', wanted)}, got {value!r:.60}")
     return value

@@ -44,7 +44,7 @@ def replay(directory: Path, seed: int, setting: int, update: int | None, out: Pa
       ConfigError: if `out` holds something.
     """
     manifest = manifests.read(directory)
-    manifests.check_bits(directory, manifest)
+    manifests.check_same_algorithm(directory, manifest)
     updates = manifest.config.num_updates
     if seed not in manifest.seeds:
         raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")

@@ -23,7 +23,7 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.core import algorithms
 from jaxpg.core.config import Config
 from jaxpg.population import chunks, population
-from jaxpg.population.chunks import Chunk, Lane, Program
+from jaxpg.population.chunks import Build, Chunk, Lane, Program
 from jaxpg.population.population import Progress, Tally
 from jaxpg.population.settings import Setting, plain, plain_setting, seed_list
 from jaxpg.runs import RunError, Stopped, checkpoints, durable, results, track
@@ -34,6 +34,7 @@ from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.share import ALONE, PEER_SECONDS, Peers, Share
 from jaxpg.runs.share import FOLDER as PROCESSES
+from jaxpg.runs.trained import gather
 from jaxpg.runs.watch import Watchdog, stop_on_signals
 
 SAVE_RATIO = 50
@@ -60,15 +61,26 @@ def plan(
     seeds: Any,
     lanes: int | None,
     settings: Sequence[Setting] = ({},),
+    segments: int | None = None,
+    build: Build = algorithms.build,
 ) -> Manifest:
     """The manifest of a new run.
+
+    Args:
+      preset: the name by which it is called.
+      seeds: different integers in [0, 2^32): a range, a list or an array.
+      lanes: None for the backend's.
+      settings: values of traced fields; every seed is trained with each of them.
+      segments: that each chunk is divided into at least, where it has so many updates; None for
+        SEGMENTS.
+      build: makes the algorithm.
 
     Raises:
       ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
         written.
     """
     config, seeds = plain(config), seed_list(seeds)
-    algorithms.build(config)
+    build(config)
     lanes = population.default_lanes() if lanes is None else lanes
     population.make_chunks(config, seeds[:1], settings, lanes)
     return Manifest(
@@ -76,7 +88,7 @@ def plan(
         config=config,
         parts=(manifests.format_seeds(seeds),),
         lanes=lanes,
-        segment=min(-(-config.num_updates // SEGMENTS), LONGEST_SEGMENT),
+        segment=min(-(-config.num_updates // (segments or SEGMENTS)), LONGEST_SEGMENT),
         settings=tuple(plain_setting(setting) for setting in settings),
         made={
             "versions": results.versions(),
@@ -85,6 +97,7 @@ def plan(
             "command": shlex.join(sys.argv),
         },
         bits=manifests.BITS,
+        build=None if build is algorithms.build else _name(build),
     )
 
 
@@ -164,6 +177,7 @@ def train(
     stall_seconds: float,
     share: Share = ALONE,
     peer_seconds: float = PEER_SECONDS,
+    build: Build = algorithms.build,
 ) -> dict[str, Any] | None:
     """Train what the directory's manifest says, from where it was, and write the results.
 
@@ -177,6 +191,7 @@ def train(
         longer than this and than COMPILE_SECONDS. While it is stopped no time passes.
       share: which of the processes that train this run this is.
       peer_seconds: of silence, after which another process is given up.
+      build: makes the algorithm; the same that the run was begun with.
 
     Returns:
       The summary; None where another process has written it.
@@ -196,10 +211,11 @@ def train(
             _clean(directory)
         with Peers(directory, share, stop, note, peer_seconds) as peers:
             manifest = manifests.read(directory)
-            manifests.check_bits(directory, manifest)
+            parts = None if build is algorithms.build else _name(build)
+            manifests.check_same_algorithm(directory, manifest, parts)
             _compare_machines(manifest, note)
             groups = make_chunks(manifest)
-            shapes = chunks.lane_shapes(groups[0])
+            shapes = chunks.lane_shapes(groups[0], build)
             mine = {i: groups[i].real for i in share.mine(len(groups))}
             log = _log(directory / (LOG if first else f"{share.process}-{LOG}"), report)
             tally = Tally(mine, manifest.config.num_updates, log)
@@ -215,7 +231,9 @@ def train(
                 limit = max(COMPILE_SECONDS, stall_seconds)
                 with Watchdog(limit, "compiling has not ended") as watchdog:
                     watchdog.beat(0)
-                    programs = chunks.compile_programs(groups[0], manifest.segment, len(mine))
+                    programs = chunks.compile_programs(
+                        groups[0], manifest.segment, len(mine), build
+                    )
                 compile_seconds = time.perf_counter() - began
                 here = groups if first else [groups[i] for i in mine]
                 updates = manifest.config.num_updates
@@ -246,6 +264,13 @@ def make_chunks(manifest: Manifest) -> list[Chunk]:
             manifest.config, seeds, manifest.settings, manifest.lanes
         )
     ]
+
+
+def _name(build: Build) -> str:
+    """What a function is called where it comes from."""
+    kind = type(build)
+    module, name = (getattr(build, at, getattr(kind, at)) for at in ("__module__", "__qualname__"))
+    return f"{module}:{name}"
 
 
 def _restore(
@@ -351,11 +376,7 @@ def _finish(
         checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(groups)
     ]
     seconds = max(end.seconds for end in ends)
-    seeds, settings = np.array(manifest.rows).T
-    order = seeds.astype(np.uint32), settings.astype(np.int32)
-    whole = population.gather(
-        groups, [end.snapshot for end in ends], order, compile_seconds, seconds
-    )
+    whole = gather(groups, [end.snapshot for end in ends], manifest, compile_seconds, seconds)
     aside = directory / f"{durable.TEMPORARY}results"
     digest = manifests.digest(directory)
     try:

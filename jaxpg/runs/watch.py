@@ -15,7 +15,13 @@ EXIT_INTERRUPTED = 130  # a second Ctrl-C: left at once; what was reported is sa
 
 @contextmanager
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process at once."""
+    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process at once.
+
+    In another thread than the main one, which alone may say what signals do, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def ask(number: int, frame: object) -> None:
         if not stop.is_set():

@@ -14,12 +14,12 @@ from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.cli import runs, sweep
 from jaxpg.cli.main import _parse_sweep, main
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.population.population import train_grid
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
 from jaxpg.runs import RunError
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.load import load
+from jaxpg.runs.python import train_grid
 from tests.report.test_report import EVIL, VISIBLE, Page
 
 TINY = Config(  # of test_runs; the programs of all points are its, so they are compiled once

@@ -8,7 +8,7 @@ import pytest
 
 from jaxpg.core.config import Config
 from jaxpg.population import cgroups, devices
-from jaxpg.population.population import train_population
+from jaxpg.runs.python import train_population
 
 X = np.linspace(-3, 3, 1024 * 64, dtype=np.float32).reshape(1024, 64)
 

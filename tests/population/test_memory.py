@@ -11,6 +11,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.population import cgroups, chunks, memory, population
 from jaxpg.population.memory import DoesNotFit, Need
+from jaxpg.runs.python import train_population
 
 TINY = Config(num_envs=2, num_steps=4, total_steps=24, hidden_sizes=(4,), value_steps=1)
 OPTIONS = ["--num-envs", "2", "--num-steps", "4", "--total-steps", "24", "--hidden-sizes", "4"]
@@ -104,7 +105,7 @@ def test_fewer_lanes_are_taken_where_nobody_chose_them(monkeypatch):
     monkeypatch.setattr(memory, "predict", by_lanes)
     monkeypatch.setattr(population, "default_lanes", lambda: 6)
     room(monkeypatch, 5 * MIB)
-    made = population.train_population(TINY, [0, 1, 2])
+    made = train_population(TINY, [0, 1, 2])
     assert made.lanes == 4
 
 

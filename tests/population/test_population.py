@@ -17,7 +17,8 @@ from jaxpg.core import learner, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import train
 from jaxpg.population import chunks, population
-from jaxpg.population.population import Progress, train_grid, train_population
+from jaxpg.population.population import Progress
+from jaxpg.runs.python import train_grid, train_population
 
 TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 7, hidden_sizes=(6,), value_steps=2)
 CONSTANT = dataclasses.replace(TINY, lr_schedule="constant")

@@ -17,9 +17,9 @@ from jaxpg.core import learner
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
-from jaxpg.population.population import train_population
 from jaxpg.runs import RunError, Stopped, checkpoints, edit, manifest, run
 from jaxpg.runs import retrace as replay
+from jaxpg.runs.python import train_population
 from jaxpg.runs.results import FILES
 
 TINY = Config(

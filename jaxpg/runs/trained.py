@@ -1,0 +1,232 @@
+"""What became of many seeds, as arrays, and what can be done with them: in memory or on disk."""
+
+import json
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpg.core.config import Config, nearest
+from jaxpg.core.types import Algorithm, Metrics, Params
+from jaxpg.files import whole_directory
+from jaxpg.names import from_torch, to_torch
+from jaxpg.population import chunks
+from jaxpg.population.chunks import Chunk, Snapshot
+from jaxpg.population.policy import Policy
+from jaxpg.population.settings import Setting
+from jaxpg.runs import RunError, results
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas
+
+RANKS = ("best", "worst", "median")
+
+
+class Population(NamedTuple):
+    """What became of S rows over U updates; numpy arrays. Without settings a row is a seed."""
+
+    seeds: np.ndarray  # uint32 [S]
+    setting: np.ndarray  # int32 [S], index in the settings
+    params: Params  # leaves [S, ...]
+    metrics: Metrics  # leaves [S, U]; of a frozen row 0 for what is counted, NaN for the rest
+    final_return: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
+    frozen_at: np.ndarray  # int32 [S], the update that would have made the row non-finite, or -1
+    cause: np.ndarray  # int32 [S], index in CAUSES of what was not finite; 0 if not frozen
+    lanes: int  # L; the result depends on it, in the last bits
+    compile_seconds: float
+    wall_seconds: float  # training, without compiling
+    manifest: Manifest | None = None  # what was trained; None of arrays put together by hand
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says of a run: spreads, what diverged, speed, config, versions."""
+        what = self._trained()
+        summary = results.summarize(what.preset, what.config, self, what.settings)
+        return json.loads(json.dumps(summary))  # tuples are lists there
+
+    def row(self, seed: int | str, setting: int = 0) -> int:
+        """Where a seed is; as `Run.row`."""
+        return row(self, seed, setting)
+
+    def policy(
+        self, seed: int | str, setting: int = 0, algorithm: Algorithm | None = None
+    ) -> Policy:
+        """The trained policy of one seed; as `Run.policy`."""
+        return policy(self, self._trained(), seed, setting, algorithm)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The metrics as a tidy table; as `Run.to_frame`."""
+        what = self._trained()
+        return to_frame(self, what.config, what.settings)
+
+    def save(self, out: str | os.PathLike[str]) -> None:
+        """Make the directory of a finished run, as `jaxpg train` leaves it, checkpoints aside.
+
+        It can be loaded, reported, compared, evaluated and exported.
+
+        Args:
+          out: new or empty; complete or not there.
+
+        Raises:
+          ConfigError: if `out` holds something or cannot be written.
+          RunError: if it could not be written, or networks of your own have parameters that are
+            not named as a file needs it.
+        """
+        what = self._trained()
+        check_params(self.params)
+        try:
+            with whole_directory(Path(out).absolute(), "out") as partial:
+                manifests.write(partial, what)
+                digest = manifests.digest(partial)
+                results.save(partial, what.preset, what.config, self, digest, what.settings)
+        except OSError as error:
+            raise RunError(f"{out} could not be written ({error.strerror})") from None
+
+    def _trained(self) -> Manifest:
+        if self.manifest is None:
+            raise RunError("this population does not say what was trained: its manifest is None")
+        return self.manifest
+
+
+def row(population: Any, seed: int | str, setting: int) -> int:
+    """Where a seed is in the arrays of a population.
+
+    Raises:
+      RunError: if there is no such seed or setting, or no seed is good enough to be the best.
+    """
+    count = int(population.setting.max()) + 1
+    number = _integer(setting)
+    if number is None or not 0 <= number < count:
+        raise RunError(f"setting must be in [0, {count}); got {setting!r}")
+    rows = np.flatnonzero(population.setting == number)
+    if isinstance(seed, str):
+        return _ranked(population, seed, rows)
+    number = _integer(seed)
+    if number is None:
+        raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
+    seeds = population.seeds[rows]
+    if number not in seeds:
+        known = manifests.format_seeds(seeds.tolist())
+        raise RunError(f"the run has no seed {seed}; its seeds are {known}")
+    return int(rows[np.flatnonzero(seeds == number)[0]])
+
+
+def policy(
+    population: Any,
+    what: Manifest,
+    seed: int | str,
+    setting: int,
+    algorithm: Algorithm | None = None,
+) -> Policy:
+    """One seed's policy.
+
+    Raises:
+      RunError: as `row`; or if it was trained with parts of one's own, and no algorithm is given.
+    """
+    if what.build is not None and algorithm is None:
+        raise RunError(
+            f"the run was trained with parts of your own ({what.build}), which its files do not "
+            "hold: give them, as in policy(seed, algorithm=build(config))"
+        )
+    at = row(population, seed, setting)
+    params = jax.tree.map(lambda leaf: leaf[at], population.params)
+    return Policy.of(what.config, params, algorithm)
+
+
+def to_frame(population: Any, config: Config, settings: Sequence[Setting]) -> "pandas.DataFrame":
+    """The metrics of a population as a table: a line for each row and update."""
+    import pandas
+
+    metrics = population.metrics
+    rows, updates = metrics.env_steps.shape
+    update = np.arange(updates)
+    frozen_at = population.frozen_at[:, None]
+    mean = np.full(metrics.return_sum.shape, np.nan, metrics.return_sum.dtype)
+    np.divide(metrics.return_sum, metrics.episodes, out=mean, where=metrics.episodes > 0)
+    set_names = list(dict.fromkeys(name for setting in settings for name in setting))
+    columns: dict[str, np.ndarray] = {"setting": np.repeat(population.setting, updates)}
+    for name in set_names:
+        values = [setting.get(name, getattr(config, name)) for setting in settings]
+        columns[name] = np.repeat(np.array(values)[population.setting], updates)
+    columns |= {
+        "seed": np.repeat(population.seeds, updates),
+        "update": np.tile(update, rows),
+        "total_env_steps": np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).reshape(-1),
+        "mean_return": mean.reshape(-1),
+        "frozen": ((frozen_at >= 0) & (update >= frozen_at)).reshape(-1),
+        **{name: values.reshape(-1) for name, values in metrics._asdict().items()},
+    }
+    return pandas.DataFrame(columns)
+
+
+def gather(
+    groups: Sequence[Chunk],
+    finals: Sequence[Snapshot],
+    manifest: Manifest,
+    compile_seconds: float,
+    wall_seconds: float,
+) -> Population:
+    """The population whose chunks have come to these ends (snapshots of numpy arrays)."""
+    parts = []
+    for group, final in zip(groups, finals, strict=True):
+        lane, state = final.lanes, final.lanes.state
+        frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
+        metrics = chunks.join_metrics(final.history)
+        part = (state.params, metrics, final.recent_return, frozen_at, lane.cause)
+        parts.append(jax.tree.map(lambda x: x[: group.real], part))
+    params, metrics, final_return, frozen_at, cause = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *parts
+    )
+    seeds, setting = np.array(manifest.rows).T
+    return Population(
+        seeds=seeds.astype(np.uint32),
+        setting=setting.astype(np.int32),
+        params=params,
+        metrics=metrics,
+        final_return=final_return,
+        frozen_at=frozen_at,
+        cause=cause,
+        lanes=len(groups[0].keys),
+        compile_seconds=compile_seconds,
+        wall_seconds=wall_seconds,
+        manifest=manifest,
+    )
+
+
+def check_params(params: Any) -> None:
+    """Raise RunError unless these parameters come back from the names that a file gives them."""
+    try:
+        jax.tree.map(np.testing.assert_array_equal, params, from_torch(to_torch(params)))
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        raise RunError(
+            "parameters can be saved if they are arrays in dicts, whose keys are texts without a "
+            "dot and not 'weight', and a 'kernel' has at least two axes"
+        ) from None
+
+
+def _integer(number: Any) -> int | None:
+    """A number of Python, numpy or jax as Python's; None for anything else."""
+    try:
+        return None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
+
+
+def _ranked(population: Any, rank: str, rows: np.ndarray) -> int:
+    """The best, worst or median one of these rows."""
+    if rank not in RANKS:
+        raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")
+    healthy = population.frozen_at[rows] < 0
+    returns = population.final_return[rows]
+    score = np.where(healthy & np.isfinite(returns), returns, -np.inf)
+    if rank == "best" and not np.isfinite(score).any():
+        raise RunError("the run has no best seed: none finished an episode without diverging")
+    ordered = np.sort(score)
+    place = {"worst": 0, "median": (len(score) - 1) // 2, "best": -1}[rank]
+    return int(rows[np.argmax(score == ordered[place])])
