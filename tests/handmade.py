@@ -8,10 +8,10 @@ import numpy as np
 from jaxpg.analysis.outcomes import per_update
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
+from jaxpg.population.population import Population
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.trained import Population
 
 EPISODES = 100  # that end in each update
 

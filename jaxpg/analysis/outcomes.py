@@ -14,7 +14,7 @@ from jaxpg.analysis.stats import SOLVED, Survival, kaplan_meier
 from jaxpg.core.config import Config
 
 if TYPE_CHECKING:
-    from jaxpg.runs.trained import Population
+    from jaxpg.population.population import Population
 
 EPISODES = 100  # that a return is a mean of
 

@@ -15,12 +15,29 @@ import numpy as np
 from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
+from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, memory
 from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
 from jaxpg.population.settings import Setting, plain, seed_list, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
 LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
+
+
+class Population(NamedTuple):
+    """What became of S rows over U updates; numpy arrays. Without settings a row is a seed."""
+
+    seeds: np.ndarray  # uint32 [S]
+    setting: np.ndarray  # int32 [S], index in the settings
+    params: Params  # leaves [S, ...]
+    metrics: Metrics  # leaves [S, U]; of a frozen row 0 for what is counted, NaN for the rest
+    final_return: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
+    frozen_at: np.ndarray  # int32 [S], the update that would have made the row non-finite, or -1
+    cause: np.ndarray  # int32 [S], index in CAUSES of what was not finite; 0 if not frozen
+    lanes: int  # L; the result depends on it, in the last bits
+    compile_seconds: float
+    wall_seconds: float  # training, without compiling
+    manifest: Any = None  # what was trained, from `runs.manifest`, where that is known
 
 
 class Progress(NamedTuple):
@@ -32,15 +49,6 @@ class Progress(NamedTuple):
     seconds: float  # since training began, compiling aside
 
 
-class Trained(NamedTuple):
-    """Rows that have been trained to the end, in memory."""
-
-    groups: list[Chunk]
-    ends: list[Snapshot]  # of each group; numpy
-    compile_seconds: float
-    wall_seconds: float  # training, without compiling
-
-
 def train_rows(
     config: Config,
     seeds: Sequence[int],
@@ -50,8 +58,8 @@ def train_rows(
     segments: int,
     report: Callable[[Progress], None] | None,
     build: Build,
-) -> Trained:
-    """Train every seed with every setting, for the whole budget; see `train_population`."""
+) -> Population:
+    """Train every seed with every setting, in memory; arguments as of `runs.python`."""
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
     groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
@@ -81,7 +89,8 @@ def train_rows(
 
     chunks.work(programs, range(len(groups)), train_one, stop)
     ends = [finals[i] for i in range(len(groups))]
-    return Trained(groups, ends, compile_seconds, tally.seconds())
+    order = rows(seeds, len(settings))
+    return gather(groups, ends, order, compile_seconds, tally.seconds())
 
 
 def default_lanes() -> int:
@@ -184,3 +193,39 @@ def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
     updates = sum(part.env_steps.shape[1] for part in snapshot.history)
     steps = sum(int(part.env_steps[:real].sum(dtype=np.int64)) for part in snapshot.history)
     return updates, steps
+
+
+def gather(
+    groups: Sequence[Chunk],
+    finals: Sequence[Snapshot],
+    order: tuple[np.ndarray, np.ndarray],
+    compile_seconds: float,
+    wall_seconds: float,
+) -> Population:
+    """The population whose chunks have come to these ends (snapshots of numpy arrays).
+
+    Args:
+      order: the seed and the setting of each row, as of `rows`.
+    """
+    parts = []
+    for group, final in zip(groups, finals, strict=True):
+        lane, state = final.lanes, final.lanes.state
+        frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
+        metrics = chunks.join_metrics(final.history)
+        part = (state.params, metrics, final.recent_return, frozen_at, lane.cause)
+        parts.append(jax.tree.map(lambda x: x[: group.real], part))
+    params, metrics, final_return, frozen_at, cause = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *parts
+    )
+    return Population(
+        seeds=order[0],
+        setting=order[1],
+        params=params,
+        metrics=metrics,
+        final_return=final_return,
+        frozen_at=frozen_at,
+        cause=cause,
+        lanes=len(groups[0].keys),
+        compile_seconds=compile_seconds,
+        wall_seconds=wall_seconds,
+    )

@@ -14,7 +14,7 @@ from jaxpg.analysis.stats import SOLVED, iqm, iqm_band, performance_profile
 from jaxpg.core.config import Config
 
 if TYPE_CHECKING:
-    from jaxpg.runs.trained import Population
+    from jaxpg.population.population import Population
 
 POINTS = 100  # points of a curve; updates are averaged into so many
 FAINT = 500  # seeds that are drawn one by one, at most

@@ -6,7 +6,7 @@
     lock             held by the process that works here
     summary.json, results.npz, params.safetensors, curve.png     once it is finished
 
-Imports point up: durable, lock, watch, manifest, results, trained, checkpoints, share, run; above it
+Imports point up: durable, lock, watch, manifest, results, trained, checkpoints, share, run; then
 load, edit, retrace, track, and python, which trains from Python.
 """
 

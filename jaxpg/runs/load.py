@@ -28,7 +28,7 @@ from jaxpg.population.settings import Setting
 from jaxpg.runs import RunError, results, trained
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.trained import Population
+from jaxpg.runs.trained import Trained
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +44,7 @@ class Run:
     directory: Path
     manifest: Manifest
     summary: dict[str, Any]  # summary.json
-    population: Population  # arrays over rows and updates
+    population: Trained  # arrays over rows and updates
 
     @property
     def config(self) -> Config:
@@ -152,7 +152,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
     in_range = (cause >= 0) & (cause < len(CAUSES)) & (frozen_at < manifest.config.num_updates)
     if not (agree & in_range & (frozen_at >= -1)).all():
         raise RunError(f"{directory / 'results.npz'} is damaged: its cause and frozen_at disagree")
-    population = Population(
+    population = Trained(
         seeds=arrays["seed"],
         setting=arrays["setting"],
         params=_params(directory, summary, manifest, len(order)),

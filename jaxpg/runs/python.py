@@ -20,7 +20,7 @@ from jaxpg.population.settings import Setting, expand, plain, seed_list
 from jaxpg.runs import Stopped, run
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.load import load
-from jaxpg.runs.trained import Population, check_params, gather
+from jaxpg.runs.trained import Trained, check_params
 
 
 class GridPoint(NamedTuple):
@@ -28,7 +28,7 @@ class GridPoint(NamedTuple):
 
     config: Config
     settings: Sequence[Setting]  # what `population.setting` is the index of
-    population: Population
+    population: Trained
 
 
 def train_population(
@@ -41,7 +41,7 @@ def train_population(
     report: Callable[[Progress], None] | None = None,
     build: Build = algorithms.build,
     out: str | os.PathLike[str] | None = None,
-) -> Population:
+) -> Trained:
     """Train every seed with every setting, for the whole budget.
 
     A row whose loss, gradient norm or parameters stop being finite is frozen at its last finite
@@ -76,10 +76,9 @@ def train_population(
     options: dict[str, Any] = {"settings": settings, "segments": segments, "build": build}
     if out is not None:
         return _train_into(Path(out), config, seeds, lanes, report, options)
-    trained = population.train_rows(config, seeds, lanes=lanes, report=report, **options)
-    groups, ends, *seconds = trained
-    what = run.plan(_name(config), config, seeds, len(groups[0].keys), **options)
-    return gather(groups, ends, what, *seconds)
+    found = population.train_rows(config, seeds, lanes=lanes, report=report, **options)
+    what = run.plan(_name(config), config, seeds, found.lanes, **options)
+    return Trained(*found._replace(manifest=what))
 
 
 def train_grid(
@@ -125,7 +124,7 @@ def _train_into(
     lanes: int | None,
     report: Callable[[Progress], None] | None,
     options: dict[str, Any],
-) -> Population:
+) -> Trained:
     """Begin a run, or go on with it, to its end."""
     run.check_usable(directory)
     is_new = not (directory / manifests.NAME).exists()

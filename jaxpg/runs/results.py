@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,9 @@ from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population import devices
 from jaxpg.population.chunks import CAUSES
+from jaxpg.population.population import Population
 from jaxpg.population.settings import Setting
 from jaxpg.report.figures import learning_curve
-
-if TYPE_CHECKING:
-    from jaxpg.runs.trained import Population
 
 FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")
 
@@ -31,7 +29,7 @@ def save(
     directory: Path,
     preset: str,
     config: Config,
-    population: "Population",
+    population: Population,
     manifest: str | None = None,
     settings: Sequence[Setting] = ({},),
 ) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def save(
 
 
 def summarize(
-    preset: str, config: Config, population: "Population", settings: Sequence[Setting] = ({},)
+    preset: str, config: Config, population: Population, settings: Sequence[Setting] = ({},)
 ) -> dict[str, Any]:
     """What summary.json says; every number a JSON number, or null where there is none."""
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
@@ -178,7 +176,7 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
-def _outcome(config: Config, population: "Population", rows: Any) -> dict[str, Any]:
+def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
     """Of these rows: the spread of their final returns, and how many solve the task."""
     finals = population.final_return[rows]
     finished = finals[np.isfinite(finals)]

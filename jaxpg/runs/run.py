@@ -34,7 +34,6 @@ from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.share import ALONE, PEER_SECONDS, Peers, Share
 from jaxpg.runs.share import FOLDER as PROCESSES
-from jaxpg.runs.trained import gather
 from jaxpg.runs.watch import Watchdog, stop_on_signals
 
 SAVE_RATIO = 50
@@ -376,7 +375,11 @@ def _finish(
         checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(groups)
     ]
     seconds = max(end.seconds for end in ends)
-    whole = gather(groups, [end.snapshot for end in ends], manifest, compile_seconds, seconds)
+    seeds, settings = np.array(manifest.rows).T
+    order = seeds.astype(np.uint32), settings.astype(np.int32)
+    whole = population.gather(
+        groups, [end.snapshot for end in ends], order, compile_seconds, seconds
+    )
     aside = directory / f"{durable.TEMPORARY}results"
     digest = manifests.digest(directory)
     try:

@@ -5,18 +5,17 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import numpy as np
 
 from jaxpg.core.config import Config, nearest
-from jaxpg.core.types import Algorithm, Metrics, Params
+from jaxpg.core.types import Algorithm
 from jaxpg.files import whole_directory
 from jaxpg.names import from_torch, to_torch
-from jaxpg.population import chunks
-from jaxpg.population.chunks import Chunk, Snapshot
 from jaxpg.population.policy import Policy
+from jaxpg.population.population import Population
 from jaxpg.population.settings import Setting
 from jaxpg.runs import RunError, results
 from jaxpg.runs import manifest as manifests
@@ -28,20 +27,13 @@ if TYPE_CHECKING:
 RANKS = ("best", "worst", "median")
 
 
-class Population(NamedTuple):
-    """What became of S rows over U updates; numpy arrays. Without settings a row is a seed."""
+class Trained(Population):
+    """A population that says what was trained, with what a run in a directory has.
 
-    seeds: np.ndarray  # uint32 [S]
-    setting: np.ndarray  # int32 [S], index in the settings
-    params: Params  # leaves [S, ...]
-    metrics: Metrics  # leaves [S, U]; of a frozen row 0 for what is counted, NaN for the rest
-    final_return: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
-    frozen_at: np.ndarray  # int32 [S], the update that would have made the row non-finite, or -1
-    cause: np.ndarray  # int32 [S], index in CAUSES of what was not finite; 0 if not frozen
-    lanes: int  # L; the result depends on it, in the last bits
-    compile_seconds: float
-    wall_seconds: float  # training, without compiling
-    manifest: Manifest | None = None  # what was trained; None of arrays put together by hand
+    It adds no data, so whatever takes the arrays of a population takes it.
+    """
+
+    __slots__ = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -91,7 +83,7 @@ class Population(NamedTuple):
     def _trained(self) -> Manifest:
         if self.manifest is None:
             raise RunError("this population does not say what was trained: its manifest is None")
-        return self.manifest
+        return cast(Manifest, self.manifest)
 
 
 def row(population: Any, seed: int | str, setting: int) -> int:
@@ -163,40 +155,6 @@ def to_frame(population: Any, config: Config, settings: Sequence[Setting]) -> "p
         **{name: values.reshape(-1) for name, values in metrics._asdict().items()},
     }
     return pandas.DataFrame(columns)
-
-
-def gather(
-    groups: Sequence[Chunk],
-    finals: Sequence[Snapshot],
-    manifest: Manifest,
-    compile_seconds: float,
-    wall_seconds: float,
-) -> Population:
-    """The population whose chunks have come to these ends (snapshots of numpy arrays)."""
-    parts = []
-    for group, final in zip(groups, finals, strict=True):
-        lane, state = final.lanes, final.lanes.state
-        frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
-        metrics = chunks.join_metrics(final.history)
-        part = (state.params, metrics, final.recent_return, frozen_at, lane.cause)
-        parts.append(jax.tree.map(lambda x: x[: group.real], part))
-    params, metrics, final_return, frozen_at, cause = jax.tree.map(
-        lambda *leaves: np.concatenate(leaves), *parts
-    )
-    seeds, setting = np.array(manifest.rows).T
-    return Population(
-        seeds=seeds.astype(np.uint32),
-        setting=setting.astype(np.int32),
-        params=params,
-        metrics=metrics,
-        final_return=final_return,
-        frozen_at=frozen_at,
-        cause=cause,
-        lanes=len(groups[0].keys),
-        compile_seconds=compile_seconds,
-        wall_seconds=wall_seconds,
-        manifest=manifest,
-    )
 
 
 def check_params(params: Any) -> None:

@@ -7,7 +7,7 @@ from jaxpg.analysis.measures import digest
 from jaxpg.analysis.outcomes import outcomes, time_to_solve, trailing_return, untrained_return
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
-from jaxpg.runs.trained import Population
+from jaxpg.population.population import Population
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 4)
 

@@ -13,9 +13,9 @@ from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
+from jaxpg.population.population import Population
 from jaxpg.report.figures import curve_points
 from jaxpg.runs import results
-from jaxpg.runs.trained import Population
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
 
