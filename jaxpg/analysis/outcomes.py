@@ -6,7 +6,7 @@ either: it solves nothing more. It is not censored there, which would presume th
 done as the others did.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jaxpg.population.population import Population
 
 EPISODES = 100  # that a return is a mean of
+FEWEST = 4  # updates in which episodes ended, of a seed of which is said whether it has learnt
+LEVEL = 0.05  # of the tests whether a run has learnt
+ROUNDING = 1e-5  # relative; what a return differs by less is the same
 
 
 class Solving(NamedTuple):
@@ -30,6 +33,34 @@ class Solving(NamedTuple):
     collapsed: (
         np.ndarray
     )  # bool [S], ever solved, and some later trailing return was below the line
+
+
+class Learning(NamedTuple):
+    """How the return rose over training."""
+
+    first: float  # mean return in the first tenth of each seed's updates, over seeds
+    last: float  # in the last tenth
+    shown: bool  # whether that is more than chance
+    constant: bool  # whether every update of both had the same return
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence if nothing was learnt, as far as can be seen, with what to try."""
+        if self.shown:
+            return None
+        found = (
+            f"nothing shows that it has learnt: the mean return is {self.first:.4g} in the first "
+            f"tenth of training and {self.last:.4g} in the last"
+        )
+        if self.constant:
+            return (
+                f"{found}, always the same, from which no gradient follows: try longer episodes "
+                "(max_episode_steps), more exploration (ent_coef) or a reward that says more"
+            )
+        return (
+            f"{found}, and neither all seeds together nor one alone is above chance: try other "
+            "learning rates (a factor of 10 either way), a larger budget, normalize_advantage"
+        )
 
 
 class Outcomes(NamedTuple):
@@ -119,6 +150,52 @@ def untrained_return(population: "Population") -> float:
     rows = np.flatnonzero((episodes > 0).any(axis=1))
     first = (rows, np.argmax(episodes > 0, axis=1)[rows])
     return float(returns[first].sum(dtype=np.float64) / max(1, episodes[first].sum()))
+
+
+def learning(population: "Population") -> Learning | None:
+    """Whether the return has risen from the first tenth of training to the last.
+
+    It has if all seeds together show it (a one-sided t-test of what each gained), or one of them
+    alone does: by Welch's t-test of the mean returns of its updates, at LEVEL divided by the number
+    of seeds, and if it gained twice what any seed lost, since policies that drift gain as often as
+    they lose. Of runs that learn nothing about a tenth are taken for runs that do.
+
+    Returns:
+      None where no seed has updates enough in which episodes ended.
+    """
+    episodes, returns = _returns(population)
+    ended = [np.flatnonzero(row) for row in episodes]
+    ends = []  # of each seed: mean of the first and last tenth, error² of both, degrees of freedom
+    for row, updates in enumerate(ended):
+        if len(updates) < FEWEST:
+            continue
+        mean = returns[row, updates] / episodes[row, updates].astype(float)
+        count = max(2, len(mean) // 10)
+        parts = mean[:count], mean[-count:]
+        one, other = (part.var(ddof=1) / count for part in parts)
+        spread = (one + other) ** 2 / max(one**2 + other**2, np.finfo(float).tiny)
+        ends.append((*(part.mean() for part in parts), one + other, spread * (count - 1)))
+    if not ends:
+        return None
+    first, last, error, degrees = np.array(ends).T
+    gained = last - first
+    gained[np.abs(gained) < ROUNDING * np.maximum(np.abs(first), np.abs(last))] = 0.0
+    alone = _chance(gained, error, degrees) < LEVEL / len(gained)
+    shown = (alone & (gained > 2 * max(0.0, -gained.min()))).any()
+    if len(gained) > 1:
+        together = gained.mean(), gained.var(ddof=1) / len(gained), len(gained) - 1
+        shown |= _chance(*together) < LEVEL
+    constant = not (gained.any() or error.any())
+    return Learning(float(first.mean()), float(last.mean()), bool(shown), constant)
+
+
+def _chance(gained: Any, error: Any, degrees: Any) -> np.ndarray:
+    """P-value of a one-sided t-test; `error` is the square of the standard error."""
+    from scipy.stats import t
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tested = t.sf(gained / np.sqrt(error), degrees)
+    return np.where(np.greater(error, 0), tested, np.where(np.greater(gained, 0), 0.0, 1.0))
 
 
 def per_update(config: Config) -> int:

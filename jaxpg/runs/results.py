@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpg.analysis.outcomes import learning, select
 from jaxpg.analysis.stats import SOLVED, iqm, iqm_interval
 from jaxpg.core.config import Config
 from jaxpg.files import safetensors
@@ -141,6 +142,8 @@ def closing(summary: dict[str, Any], out: Path) -> str:
             f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
         )
     lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
+    if summary["learning"] and summary["learning"]["warning"]:
+        lines.append(summary["learning"]["warning"])
     return "\n".join(lines)
 
 
@@ -177,10 +180,11 @@ def commit() -> str | None:
 
 
 def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
-    """Of these rows: the spread of their final returns, and how many solve the task."""
+    """Of these rows: the spread of their final returns, how many solve the task, if they learnt."""
     finals = population.final_return[rows]
     finished = finals[np.isfinite(finals)]
     solved = SOLVED.get(config.env)
+    learnt = learning(select(population, np.arange(len(population.seeds))[rows]))
     # A row that finished no episode, or diverged, has not solved its task.
     reached = (population.frozen_at[rows] < 0) & (
         np.nan_to_num(finals, nan=-np.inf) >= (solved or 0)
@@ -189,6 +193,7 @@ def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any
         "final_return": _spread(finished) if len(finished) else None,
         "solved_at": solved,
         "solved_fraction": None if solved is None else float(np.mean(reached)),
+        "learning": None if learnt is None else {**learnt._asdict(), "warning": learnt.warning},
     }
 
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from jaxpg.analysis.measures import digest
-from jaxpg.analysis.outcomes import outcomes, time_to_solve, trailing_return, untrained_return
+from jaxpg.analysis.outcomes import (
+    learning,
+    outcomes,
+    time_to_solve,
+    trailing_return,
+    untrained_return,
+)
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
 from jaxpg.population.population import Population
@@ -131,3 +137,91 @@ def test_the_line_for_lost_is_never_above_the_target():
     some = outcomes(CONFIG, population([[500.0, 500.0, 480.0, 490.0]]))
     assert some.solving.lost_below == 475.0
     assert not some.solving.collapsed.any()
+
+
+# Whether it has learnt
+
+
+def share_shown(make, seeds, updates=50, times=100):
+    """Of so many runs, how many are said to have learnt."""
+    rng = np.random.default_rng(seeds)
+    runs = (population(make(rng, (seeds, updates)), episodes=5) for _ in range(times))
+    return np.mean([learning(run).shown for run in runs])
+
+
+def drift(rng, shape):
+    """Policies that drift: what a seed gains or loses lasts."""
+    steps = rng.normal(size=shape)
+    for update in range(1, shape[1]):
+        steps[:, update] += 0.9 * steps[:, update - 1]
+    return steps
+
+
+NOTHING = {
+    "noise": lambda rng, shape: 20 + rng.normal(size=shape),
+    "skewed": lambda rng, shape: rng.exponential(size=shape),
+    "good and bad seeds": lambda rng, shape: (
+        10 * rng.normal(size=(shape[0], 1)) + rng.normal(size=shape)
+    ),
+    "rare success": lambda rng, shape: 100.0 * (rng.random(shape) < 0.02),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize("seeds", [1, 3, 8, 64])
+def test_chance_is_seldom_taken_for_learning(name, seeds):
+    """A tenth of runs at most, as it says; 0.2 is three standard errors above that."""
+    assert share_shown(NOTHING[name], seeds) <= 0.2
+
+
+@pytest.mark.parametrize("seeds", [8, 64])
+def test_nor_is_drift(seeds):
+    assert share_shown(drift, seeds) <= 0.3
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 64])
+def test_learning_is_seen(seeds):
+    def rising(rng, shape):
+        return 20 + np.linspace(0, 40, shape[1]) + 10 * rng.normal(size=shape)
+
+    assert share_shown(rising, seeds) == 1.0
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 8, 64])
+def test_one_seed_that_learns_is_enough(seeds):
+    """MountainCar, where all others end every episode with -200."""
+    returns = np.full((seeds, 50), -200.0)
+    returns[0, 25:] = -150 + np.random.default_rng(0).normal(size=25)
+    assert learning(population(returns, episodes=5)).shown
+
+
+def test_what_is_said_of_a_run_that_learns_nothing():
+    same = learning(population(np.full((8, 50), -200.0)))
+    assert (same.first, same.last, same.shown, same.constant) == (-200.0, -200.0, False, True)
+    assert "-200 in the first tenth of training and -200 in the last, always the same" in (
+        same.warning
+    )
+    rng = np.random.default_rng(0)
+    worse = learning(population(np.linspace(0.3, 0, 50) + 0.1 * rng.normal(size=(8, 50))))
+    assert not worse.shown
+    assert worse.first > 0.2 > 0.05 > worse.last
+    assert "other learning rates" in worse.warning
+    better = learning(population(np.linspace(0, 0.3, 50) + 0.1 * rng.normal(size=(8, 50))))
+    assert better.shown
+    assert better.warning is None
+
+
+def test_rounding_is_not_learning():
+    returns = np.full((4, 50), 0.1)
+    returns[:, 25:] *= 1 + 1e-7
+    assert not learning(population(returns)).shown
+
+
+def test_updates_without_an_episode_do_not_count():
+    """Only the first and last of four in which one ended; with three nothing can be said."""
+    episodes = np.array([[0, 3, 0, 3, 0, 3, 3, 0]])
+    returns = np.array([[0, 1.0, 0, 1.0, 0, 5.0, 5.0, 0]])
+    found = learning(population(returns, episodes))
+    assert (found.first, found.last, found.shown) == (1.0, 5.0, True)
+    episodes[0, 1] = 0
+    assert learning(population(returns, episodes)) is None

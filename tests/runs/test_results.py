@@ -69,6 +69,20 @@ def test_a_diverged_seed_is_named_and_has_not_solved():
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
 
+def test_a_run_that_learnt_nothing_says_so_last(tmp_path):
+    """Updates with returns 30 to 35 have; the same ones turned round have not."""
+    learnt, lost = population([1.0, 1.0]), population([1.0, 1.0])
+    lost.metrics.return_sum[:] = lost.metrics.return_sum[:, ::-1].copy()
+    for some, shown in ((learnt, True), (lost, False)):
+        summary = results.summarize("vpg", CONFIG, some)
+        assert summary["learning"]["shown"] == shown
+        assert (summary["learning"]["warning"] is None) == shown
+        assert summary["settings"][0]["learning"] == summary["learning"]
+        last = results.closing(summary, tmp_path).splitlines()[-1]
+        assert last.startswith("nothing shows that it has learnt: ") != shown
+    json.dumps(summary, allow_nan=False)
+
+
 def test_no_episode_at_all_is_null_not_nan():
     summary = results.summarize("vpg", CONFIG, population([np.nan, np.nan]))
     assert summary["final_return"] is None
