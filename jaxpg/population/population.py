@@ -47,6 +47,13 @@ class Progress(NamedTuple):
     fraction: float  # of all updates, in [0, 1]
     recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
     seconds: float  # since training began, compiling aside
+    rows: int  # that are trained in all
+    metrics: Metrics  # of the newest update of every row begun; NaN where a row is frozen
+
+    @property
+    def env_steps_per_row(self) -> float:
+        """The axis of curves: of a plain run, environment steps per seed."""
+        return self.env_steps / self.rows
 
 
 def train_rows(
@@ -169,7 +176,7 @@ class Tally:
         self._lock = threading.Lock()
         self._steps = dict.fromkeys(rows, 0)
         self._updates = dict.fromkeys(rows, 0)
-        self._recent: dict[int, np.ndarray] = {}
+        self._recent: dict[int, tuple[np.ndarray, Metrics]] = {}
 
     def seconds(self) -> float:
         """Since the clock began."""
@@ -181,11 +188,21 @@ class Tally:
         updates, steps = counts(snapshot, real)
         with self._lock:
             self._updates[i], self._steps[i] = real * updates, steps
-            self._recent[i] = snapshot.recent_return[:real]
+            newest = jax.tree.map(lambda x: x[:real, -1], snapshot.history[-1])
+            self._recent[i] = snapshot.recent_return[:real], newest
             if self._report is not None and not silent:
-                fraction = sum(self._updates.values()) / self._all_updates
-                returns = np.concatenate(list(self._recent.values()))
-                self._report(Progress(sum(self._steps.values()), fraction, returns, self.seconds()))
+                returns, metrics = jax.tree.map(
+                    lambda *rows: np.concatenate(rows), *self._recent.values()
+                )
+                at = Progress(
+                    env_steps=sum(self._steps.values()),
+                    fraction=sum(self._updates.values()) / self._all_updates,
+                    recent_return=returns,
+                    seconds=self.seconds(),
+                    rows=sum(self._rows.values()),
+                    metrics=metrics,
+                )
+                self._report(at)
 
 
 def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
