@@ -8,12 +8,14 @@ program that XLA partitions over devices, would round otherwise.)
 A worker is a thread with a device of its own; a core of a CPU is one.
 
 JAX's 64-bit mode changes how float32 programs are compiled, and so their last bits: it is on here
-for float64 arithmetic and off for float32, whatever the process has.
+for float64 arithmetic and off for float32, whatever the process has. Other settings of the process
+do not reach these programs either (`own_settings`).
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -71,9 +73,26 @@ class Program(NamedTuple):
     length: int  # updates that a call of `advance` does at most
 
 
-def word_size(config: Config) -> Any:
-    """A context with JAX's 64-bit mode, in this thread, as the config's arithmetic needs it."""
-    return jax.enable_x64(config.float_type == "float64")
+@contextmanager
+def own_settings(config: Config) -> Iterator[None]:
+    """JAX's settings in this thread as these programs need them, whatever the process has.
+
+    The 64-bit mode is as the config's arithmetic needs it. What looks for faults (no jit, checks
+    for NaN, leaks, keys used twice, transfers, strict promotion) is off: a row that is not finite
+    is frozen and reported, arrays are put where they belong, and programs are compiled ahead. Who
+    looks for a fault in parts of their own finds it by `jaxpg.train`, which heeds the settings.
+    """
+    with (
+        jax.enable_x64(config.float_type == "float64"),
+        jax.disable_jit(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.check_tracer_leaks(False),
+        jax.debug_key_reuse(False),
+        jax.transfer_guard("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        yield
 
 
 def compile_programs(
@@ -86,7 +105,7 @@ def compile_programs(
       workers: at most so many; None for all that there can be.
       build: makes the algorithm.
     """
-    with word_size(chunk.config):
+    with own_settings(chunk.config):
         start, advance = _functions(chunk.config, length, build)
         start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
         arguments = (chunk.config, chunk.keys)
@@ -99,14 +118,14 @@ def compile_programs(
 
 def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
-    with word_size(chunk.config):
+    with own_settings(chunk.config):
         start, _ = _functions(chunk.config, 1, build)
         return jax.eval_shape(start, chunk.config, chunk.keys)
 
 
 def start(program: Program, chunk: Chunk) -> Lane:
     """The lanes before their first update."""
-    with word_size(chunk.config):
+    with own_settings(chunk.config):
         return jax.device_put(program.start(chunk.config, chunk.keys), program.device)
 
 
@@ -122,14 +141,14 @@ def advance(
     Yields:
       Updates done, and the snapshot; its lanes are valid until the next one is asked for.
     """
-    with word_size(chunk.config):
+    with own_settings(chunk.config):
         config = jax.device_put(chunk.config, program.device)
         lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
     history = [] if at is None else list(at.history)
     done = sum(part.env_steps.shape[1] for part in history)
     while done < updates:
         count = min(program.length, updates - done)
-        with word_size(chunk.config):
+        with own_settings(chunk.config):
             lanes, metrics, recent = program.advance(
                 config, lanes, jax.device_put(np.int32(count), program.device)
             )

@@ -82,12 +82,13 @@ class Policy:
         if len(given) < len(shape) or given[len(given) - len(shape) :] != shape:
             wanted = ", ".join(["…", *map(str, shape)])
             raise ValueError(f"observation must have the shape ({wanted}); got {given}")
-        if key is None:
-            action = self.actor.greedy(self.params, observation)
-        else:
-            action = self.actor.sampled(self.params, observation, key)
-        traced = isinstance(action, jax.core.Tracer)
-        return action if traced or isinstance(observation, jax.Array) else np.asarray(action)
+        with jax.transfer_guard("allow"):  # numpy is asked for
+            if key is None:
+                action = self.actor.greedy(self.params, observation)
+            else:
+                action = self.actor.sampled(self.params, observation, key)
+            traced = isinstance(action, jax.core.Tracer)
+            return action if traced or isinstance(observation, jax.Array) else np.asarray(action)
 
 
 def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
@@ -96,8 +97,9 @@ def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
     Raises:
       ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
     """
-    as_arrays(validate(config))
-    return _actor(static(config), algorithm, registered(config.env))
+    with jax.transfer_guard("allow"):
+        as_arrays(validate(config))
+        return _actor(static(config), algorithm, registered(config.env))
 
 
 def static(config: Config) -> Config:

@@ -118,10 +118,10 @@ def make_chunks(
     config, seeds = plain(config), seed_list(seeds)
     if not len(settings):
         raise ConfigError("settings must be at least one; got none")
-    with chunks.word_size(config):
+    with chunks.own_settings(config):
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
-    configs = jax.tree.map(np.asarray, arrays)
-    keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
+        configs = jax.tree.map(np.asarray, arrays)
+        keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
     count = len(configs) * len(seeds)
     stacked = jax.tree.map(lambda *values: np.stack(values), *configs)
     groups = []

@@ -92,7 +92,8 @@ def _records(
 ) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray]]]:
     """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
     run's parameters after it)."""
-    algorithm = algorithms.build(manifest.config)
+    with chunks.own_settings(manifest.config):
+        algorithm = algorithms.build(manifest.config)
     (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
     watch = jax.jit(jax.vmap(lambda config, state: trace.watch(config, state, algorithm)))
     lanes, done = jax.tree.map(np.array, chunks.start(program, chunk)), 0
@@ -100,7 +101,7 @@ def _records(
         if u > done:
             lanes, _ = _advance(program, chunk, lanes, u - done)
         after, metrics = _advance(program, chunk, lanes, 1)
-        with chunks.word_size(manifest.config):
+        with chunks.own_settings(manifest.config):
             key = noise.typed(lanes.state.key)
             seen = watch(chunk.config, lanes.state._replace(key=key))
             record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))

@@ -79,7 +79,8 @@ def plan(
         written.
     """
     config, seeds = plain(config), seed_list(seeds)
-    build(config)
+    with chunks.own_settings(config):
+        build(config)
     lanes = population.default_lanes() if lanes is None else lanes
     population.make_chunks(config, seeds[:1], settings, lanes)
     return Manifest(

@@ -319,3 +319,36 @@ def test_a_config_out_of_range_is_refused_as_an_array_too():
     for name, value in (("gamma", jnp.float32(1.9)), ("learning_rate", np.array(-1.0))):
         with pytest.raises(ConfigError, match=f"{name} must be"):
             train_population(dataclasses.replace(TINY, **{name: value}), [1], lanes=2)
+
+
+SETTINGS = {
+    "jax_disable_jit": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_check_tracer_leaks": True,
+    "jax_debug_key_reuse": True,
+    "jax_transfer_guard": "disallow",
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
+}
+
+
+@pytest.fixture(scope="module")
+def short():
+    """Two updates of 8 steps, in which no episode ends: its mean return is NaN."""
+    config = dataclasses.replace(TINY, num_steps=8, total_steps=48, value_steps=1)
+    return config, train_population(config, [5], lanes=2)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_the_process_change_nothing(short, name):
+    """Of the whole process: a thread that trains has no other."""
+    config, expected = short
+    before = getattr(jax.config, name)
+    jax.config.update(name, SETTINGS[name])
+    try:
+        again = train_population(config, [5], lanes=2)
+        acted = again.policy(5).act(np.zeros((3, 4)))
+    finally:
+        jax.config.update(name, before)
+    assert_equal(rows(expected, slice(None)), rows(again, slice(None)))
+    np.testing.assert_array_equal(acted, expected.policy(5).act(np.zeros((3, 4))))
