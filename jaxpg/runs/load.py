@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
+from jaxpg.analysis.outcomes import RANKS, typical
 from jaxpg.core.config import Config, nearest
 from jaxpg.core.types import Metrics, Params
 from jaxpg.names import from_torch
@@ -30,7 +31,6 @@ from jaxpg.runs.manifest import Manifest
 if TYPE_CHECKING:
     import pandas
 
-RANKS = ("best", "worst", "median")
 HEADER = 10_000  # bytes before the data of an array in results.npz, at most
 COUNTED = ("env_steps", "episodes")  # metrics that are integers
 
@@ -67,9 +67,10 @@ class Run:
         """Where a seed is in the population.
 
         Args:
-          seed: one of the run's, or "best", "worst" or "median" by final_return. A seed that
-            diverged, or finished no episode, ranks below all others and never is the best; of
-            equal ones the first is taken, and of the two in the middle the lower one.
+          seed: one of the run's, or "best", "worst" or "median" by final_return
+            (`outcomes.typical`). A seed that diverged, or finished no episode, ranks below all
+            others and never is the best; equal ones are ranked in their order, so that of three
+            seeds these are three; of the two in the middle it is the lower one.
           setting: index in `settings`.
 
         Raises:
@@ -142,16 +143,13 @@ class Run:
         """The best, worst or median one of these rows."""
         if rank not in RANKS:
             raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")
-        healthy = self.population.frozen_at[rows] < 0
-        returns = self.population.final_return[rows]
-        score = np.where(healthy & np.isfinite(returns), returns, -np.inf)
-        if rank == "best" and not np.isfinite(score).any():
+        population = self.population
+        found = typical(population.final_return[rows], population.frozen_at[rows] >= 0)
+        if rank not in found:
             raise RunError(
                 f"{self.directory} has no best seed: none finished an episode without diverging"
             )
-        ordered = np.sort(score)
-        place = {"worst": 0, "median": (len(score) - 1) // 2, "best": -1}[rank]
-        return int(rows[np.argmax(score == ordered[place])])
+        return int(rows[found[rank]])
 
 
 def load(directory: str | os.PathLike[str]) -> Run:

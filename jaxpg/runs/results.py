@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from jaxpg.analysis.stats import SOLVED, iqm, iqm_interval
+from jaxpg.analysis import words
+from jaxpg.analysis.measures import spread
+from jaxpg.analysis.outcomes import scores
+from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import devices
@@ -118,21 +121,23 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         f" with {len(summary['settings'])} settings each" if len(summary["settings"]) > 1 else ""
     )
     lines = [
-        f"{summary['seeds']} seeds{times}, {summary['total_env_steps']:,} environment steps in "
-        f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
+        f"{words.seeds(summary['seeds'])}{times}, {summary['total_env_steps']:,} environment steps "
+        f"in {summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
         f"{summary['compile_seconds']:.0f} s)"
     ]
-    spread = summary["final_return"]
-    if spread is None:
+    found = summary["final_return"]
+    if found is None:
         lines.append("no episode ended: there is no return to report")
     else:
+        said = {name: words.score(number) for name, number in found.items()}
         lines.append(
-            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
-            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
-            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
+            f"return over the last 100 episodes: IQM {said['iqm']} "
+            f"(95 % interval {said['ci95_low']} to {said['ci95_high']}), "
+            f"worst seed {said['min']}, best {said['max']}"
         )
     if summary["solved_fraction"] is not None:
-        lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
+        share = words.share(summary["solved_fraction"])
+        lines.append(f"solved (>= {summary['solved_at']:g}): {share}")
     diverged = summary["diverged"]
     if diverged:
         first = diverged[0]
@@ -177,29 +182,15 @@ def commit() -> str | None:
 
 
 def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
-    """Of these rows: the spread of their final returns, and how many solve the task."""
-    finals = population.final_return[rows]
-    finished = finals[np.isfinite(finals)]
+    """Of these rows: the spread of what they count with, and how many solve the task."""
+    finals, counted = population.final_return[rows], scores(population)[rows]
     solved = SOLVED.get(config.env)
     # A row that finished no episode, or diverged, has not solved its task.
     reached = (population.frozen_at[rows] < 0) & (
         np.nan_to_num(finals, nan=-np.inf) >= (solved or 0)
     )
     return {
-        "final_return": _spread(finished) if len(finished) else None,
+        "final_return": None if np.isnan(counted).any() else spread(counted),
         "solved_at": solved,
         "solved_fraction": None if solved is None else float(np.mean(reached)),
     }
-
-
-def _spread(x: np.ndarray) -> dict[str, float]:
-    low, high = iqm_interval(x)
-    named = {
-        "iqm": iqm(x),
-        "ci95_low": low,
-        "ci95_high": high,
-        "min": x.min(),
-        "median": np.median(x),
-        "max": x.max(),
-    }
-    return {name: round(float(value), 4) for name, value in named.items()}

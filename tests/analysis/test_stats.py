@@ -36,6 +36,29 @@ def test_iqm_is_taken_over_seeds_column_by_column():
     np.testing.assert_allclose(iqm(x), [iqm(column) for column in x.T])
 
 
+@pytest.mark.parametrize("unknown", [[], [0, 0, 0, 0, 10, 10, np.nan, np.nan], [1.0, -np.inf]])
+@pytest.mark.parametrize(
+    "statistic",
+    {
+        "iqm": iqm,
+        "optimality_gap": lambda x: optimality_gap(x, 10.0),
+        "iqm_interval": iqm_interval,
+        "iqm_band": iqm_band,
+        "mean": lambda x: estimate(np.mean, [np.arange(3.0), x]),
+        "performance_profile": lambda x: performance_profile(x, np.array([5.0])),
+        "improvement": lambda x: improvement([x], [np.arange(8.0)]),
+        "improvement, of the other": lambda x: improvement([np.arange(8.0)], [x]),
+        "seeds_needed": lambda x: seeds_needed(x, np.arange(8.0)),
+        "seeds_needed, of the other": lambda x: seeds_needed(np.arange(8.0), x),
+        "kaplan_meier": lambda x: kaplan_meier(x, np.ones(len(x), bool)),
+    }.values(),
+)
+def test_scores_that_are_not_known_are_refused(statistic, unknown):
+    """The IQM of these two NaN and six scores was 5: as if both were better than all the others."""
+    with pytest.raises(ValueError, match=r"must be finite numbers, at least one; got .*scores\)$"):
+        statistic(np.array(unknown, float))
+
+
 @pytest.mark.parametrize("interval", [iqm_interval, iqm_band])
 def test_interval_holds_the_truth_as_often_as_it_says(interval):
     """95 % of 200 intervals, give or take: fewer than 85 % has a chance of 1e-8."""
@@ -124,8 +147,8 @@ def test_proportion_is_wilsons_and_never_certain():
         proportion(0, 0)
 
 
-def test_profile_counts_seeds_at_or_above_each_level_and_silent_ones_below_all():
-    scores = np.array([1.0, 2.0, 2.0, np.nan])
+def test_profile_counts_seeds_at_or_above_each_level():
+    scores = np.array([1.0, 2.0, 2.0, -1.0])
     profile = performance_profile(scores, np.array([0.0, 2.0, 2.5]))
     assert [at.value for at in profile] == [0.75, 0.5, 0.0]
     assert profile[1] == proportion(2, 4)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from browser import MISSING, chromium
 
+from jaxpg.analysis.outcomes import scores
 from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.cli import runs, sweep
 from jaxpg.cli.main import _parse_sweep, main
@@ -268,6 +269,30 @@ def test_a_fields_sensitivity_pools_the_other_fields_as_strata(page):
     assert pooled.high < 500
 
 
+CELLS = """
+function light(color) {
+  const [x, y, z] = color.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+}
+return [...document.querySelectorAll('figure[id^=heat] text')]
+  .filter(x => x.getAttribute('style').includes('--on-'))
+  .map(x => {
+    x.scrollIntoView({block: 'center'});
+    const box = x.getBoundingClientRect();
+    const all = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    const cell = all.filter(y => y.tagName === 'path' && getComputedStyle(y).fill !== 'none')[0];
+    const [a, b] = [x, cell].map(y => light(getComputedStyle(y).fill));
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), b];
+  });
+"""
+HINTS = """
+const [sheet, aside] = ['.sheet', '.aside'].map(x => document.querySelector(x));
+return [sheet.scrollWidth > sheet.clientWidth, getComputedStyle(sheet).backgroundImage,
+        aside.getBoundingClientRect().height > 0];
+"""
+
+
 def test_the_page_in_a_browser(page):
     if MISSING:
         pytest.skip(f"not installed: {', '.join(MISSING)}")
@@ -278,6 +303,17 @@ def test_the_page_in_a_browser(page):
                 assert browser.messages() == []
                 assert browser.run("return document.documentElement.scrollWidth") == width
                 assert len(browser.run(VISIBLE)) == 4
+                # A heat map's cells follow light and dark, and the text on them can be read.
+                cells = browser.run(CELLS)
+                assert len(cells) == 4
+                assert min(ratio for ratio, _ in cells) >= 4.5
+                lowest = cells[1][1]  # the worst point is the second of the first row
+                assert lowest < 0.05 if dark else lowest > 0.8
+                # The table is cut off: its end has a shadow, and on a phone a sentence says it.
+                cut, shadow, aside = browser.run(HINTS)
+                assert cut
+                assert "gradient" in shadow
+                assert aside == (width == 390)
 
 
 def test_a_strangers_sweep_injects_nothing(tmp_path):
@@ -287,6 +323,16 @@ def test_a_strangers_sweep_injects_nothing(tmp_path):
     assert not page.all("script")
     assert not page.all("img")
     assert EVIL in page.text
+
+
+def test_a_point_that_finished_no_episode_counts_as_the_worst(tmp_path):
+    """Its seeds are in the sensitivity of every field, where leaving them out would flatter it."""
+    out = by_hand(tmp_path / "out", [[480, 490, 500], [np.nan] * 3, [8, 310, 320], [400, 410, 500]])
+    found = sweep_report.load_sweep(out)
+    assert [point.score for point in found.points] == [490, 8, pytest.approx(638 / 3), 436 + 2 / 3]
+    first = [point for point in found.points if point.values["value_steps"] == 1]
+    # 8, 8, 8, 480, 490, 500: the middle four.
+    assert sweep_report._pooled(first).value == (8 + 8 + 480 + 490) / 4
 
 
 def test_a_sweep_without_returns_has_a_page_too(tmp_path, capsys):
@@ -319,6 +365,6 @@ def test_the_optuna_example_runs():
     assert len(study.trials) == 8
     assert all(1e-3 <= trial.params["learning_rate"] <= 1e-1 for trial in study.trials)
     told = [trial.value for trial in study.trials[4:]]
-    wanted = [float(iqm(last.final_return[last.setting == i])) for i in range(4)]
+    wanted = [float(iqm(scores(last)[last.setting == i])) for i in range(4)]
     assert told == wanted
     assert study.best_value == max(trial.value for trial in study.trials)

@@ -56,7 +56,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
     summary = results.summarize("vpg", CONFIG, some)
     assert summary["seeds_without_episode"] == [1]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
-    assert summary["final_return"]["min"] == 500.0
+    assert summary["final_return"]["min"] == 30.0  # it counts as untrained
 
 
 def test_a_diverged_seed_is_named_and_has_not_solved():
@@ -66,8 +66,18 @@ def test_a_diverged_seed_is_named_and_has_not_solved():
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
 
+def test_the_last_lines_say_small_returns_and_round_once():
+    said = results.closing(results.summarize("vpg", CONFIG, population([0.5, 0.75, 0.25])), "out")
+    assert "IQM 0.5 (95 % interval 0.25 to 0.75), worst seed 0.25, best 0.75" in said
+    summary = results.summarize("vpg", CONFIG, population([-164.35] * 3))
+    assert summary["final_return"]["iqm"] == float(np.float32(-164.35))
+    assert f"IQM {float(np.float32(-164.35)):.1f} (" in results.closing(summary, "out")
+
+
 def test_no_episode_at_all_is_null_not_nan():
-    summary = results.summarize("vpg", CONFIG, population([np.nan, np.nan]))
+    some = population([np.nan, np.nan])
+    some.metrics.episodes[:] = 0
+    summary = results.summarize("vpg", CONFIG, some)
     assert summary["final_return"] is None
     json.dumps(summary, allow_nan=False)
 
