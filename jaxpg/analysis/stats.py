@@ -62,32 +62,6 @@ def optimality_gap(x: np.ndarray, target: float, axis: int = 0) -> np.ndarray:
     return np.maximum(0.0, target - _finite(x)).mean(axis=axis)
 
 
-def iqm_interval(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile-bootstrap interval of the IQM over seeds (axis 0).
-
-    Args:
-      x: scores, [S, ...].
-      confidence: coverage, in (0, 1).
-
-    Returns:
-      Low and high, [...] each; both are the IQM itself for a single seed.
-    """
-    x = _finite(x)
-    if len(x) == 1:
-        return iqm(x), iqm(x)
-    result = scipy.stats.bootstrap(
-        (x,),
-        iqm,
-        axis=0,
-        n_resamples=RESAMPLES,
-        batch=_batch(x.size),
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return result.confidence_interval.low, result.confidence_interval.high
-
-
 def iqm_band(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
     """Interval of the IQM in closed form, for curves, where a bootstrap at every point is slow.
 

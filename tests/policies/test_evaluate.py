@@ -11,6 +11,7 @@ import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError
 from jaxpg.policies import evaluate
+from jaxpg.runs import RunError
 
 SIMULATORS = [evaluate.in_gymnax, evaluate.in_gymnasium]
 
@@ -83,6 +84,14 @@ def test_summary_says_what_the_episodes_were(run):
     one = evaluate.summarize(found._replace(seeds=[2], returns=returns[:1]), "CartPole-v1")
     assert one["interval_over"] == "episodes"
     assert (one["iqm"], one["ci95_low"], one["ci95_high"]) == (450.0, 400.0, 500.0)
+
+
+def test_a_return_that_is_no_number_is_refused_by_name():
+    """It was sorted last: the best seed, and left in the IQM's upper quarter."""
+    returns = np.array([[500.0, 400.0], [np.nan, 480.0], [10.0, 30.0]])
+    found = evaluate.Evaluation("gymnax", "greedy", [2, 9, 4], returns, np.ones((3, 2), int), 1.0)
+    with pytest.raises(RunError, match=r"gymnax gave rewards .* no finite numbers, to seed 9:"):
+        evaluate.summarize(found, "CartPole-v1")
 
 
 def test_modes_and_environments_that_are_not_there(run):
