@@ -227,7 +227,8 @@ def draw(some: Sequence[Entry], path: Path) -> None:
         intervals.set_ylim(0.5 - len(some), 0.5)
         intervals.set_xlabel("final return, IQM")
         times.set_visible(solvable)
-        titles = ("Learning curves (IQM)", "Final return", "Performance profiles", "Time to solve")
+        final = f"Return after {_said(within)}" if within else "Final return"
+        titles = ("Learning curves (IQM)", final, "Performance profiles", "Time to solve")
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
         figure.legend(loc="outside upper left", ncols=1 if len(some) < 4 else 2)
