@@ -271,9 +271,9 @@ def _typical(view: View) -> list[tuple[str, int]]:
 
 def _advice(summary: dict[str, Any]) -> str | None:
     """What a run that learnt nothing is told; None if its summary says nothing of it."""
-    if summary.get("learnt_nothing") is not True:
-        return None
-    return str(summary.get("advice") or "This run learnt nothing.")
+    learning = summary.get("learning")
+    warning = learning.get("warning") if isinstance(learning, dict) else None
+    return warning if isinstance(warning, str) else None
 
 
 def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn]) -> str:

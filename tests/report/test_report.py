@@ -159,20 +159,16 @@ def test_small_returns_are_not_rounded_to_nothing(tmp_path):
 def test_a_run_that_learnt_nothing_says_so_at_the_top(tmp_path):
     made = handmade.run(tmp_path / "run", RISING[:3])
     report.make(made)
-    assert "learnt nothing" not in read_text(made)  # nor do runs of before, which do not say
+    assert 'class="remark"' not in read_text(made)  # nor in that of a run of before
     summary = json.loads((made / "summary.json").read_text(encoding="utf-8"))
-    advice = "Nothing was learnt: try a <larger> learning rate"
-    for said in ({"learnt_nothing": True, "advice": advice}, {"learnt_nothing": True}):
-        (made / "summary.json").write_text(json.dumps({**summary, **said}), encoding="utf-8")
-        report.make(made)
-        text = read(made).text
-        note = said.get("advice", "This run learnt nothing.")
-        assert note in text
-        assert text.index(note) < text.index("Learning curve")
-    said = {"learnt_nothing": False, "advice": None}
-    (made / "summary.json").write_text(json.dumps({**summary, **said}), encoding="utf-8")
+    warning = "nothing shows that it has learnt: try a <larger> learning rate"
+    said = {**summary, "learning": {"shown": False, "warning": warning}}
+    (made / "summary.json").write_text(json.dumps(said), encoding="utf-8")
     report.make(made)
-    assert "learnt nothing" not in read_text(made)
+    text = read(made).text
+    assert text.index(warning) < text.index("Learning curve")
+    for learning in (None, {"shown": True, "warning": None}, "of a stranger", {"warning": 3}):
+        assert report._advice({**summary, "learning": learning}) is None
 
 
 HOSTILE_RC = """\
