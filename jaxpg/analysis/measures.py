@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.analysis.outcomes import Outcomes
 from jaxpg.analysis.stats import (
     Estimate,
@@ -99,7 +99,7 @@ def as_json(found: Estimate | None) -> dict[str, float | None] | None:
 
 def write(number: float, kind: str) -> str:
     """A number for people."""
-    return {"return": words.score, "share": words.share, "budget": words.amount}[kind](number)
+    return {"return": words.returned, "share": words.share, "budget": words.amount}[kind](number)
 
 
 def write_interval(found: Estimate, kind: str) -> str:
@@ -114,7 +114,7 @@ def write_interval(found: Estimate, kind: str) -> str:
 def remarks(some: Outcomes) -> list[str]:
     """What a reader must know of seeds that are not as the others; nothing if there are none."""
     known = math.isfinite(some.floor)
-    floor = f"with a return of {words.score(some.floor)}, no better than untrained, and "
+    floor = f"with a return of {words.returned(some.floor)}, no better than untrained, and "
     counted = f"counted {floor if known else ''}as not solved"
     lines = []
     for count, what in (

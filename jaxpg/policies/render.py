@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.core import algorithms, learner, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
@@ -254,7 +254,7 @@ def _ends(count: int, drawing: Drawing) -> str:
 
 def _number(value: float) -> str:
     """A return: a whole number as such."""
-    return f"{value:,.0f}" if float(value).is_integer() else words.score(value)
+    return f"{value:,.0f}" if float(value).is_integer() else words.returned(value)
 
 
 def _beside(panels: list[Image.Image]) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.analysis.budget import STEPS, Budget, budget, smallest, spent, unit
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.analysis.budget import Budget, unit
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.outcomes import Solving, select, time_to_solve
@@ -152,7 +152,7 @@ def draw_distribution(axes: Any, scores: np.ndarray, target: float | None) -> No
         clip_on=False,
         rasterized=True,
     )
-    axes.axvline(iqm(scores), color=INK, linewidth=1.5, label=f"IQM {words.score(iqm(scores))}")
+    axes.axvline(iqm(scores), color=INK, linewidth=1.5, label=f"IQM {words.returned(iqm(scores))}")
     if target is not None:
         axes.axvline(
             target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=f"solved: {target:g}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.analysis.budget import Budget, per_update, unit
 from jaxpg.analysis.curves import curve_points, metric_points
 from jaxpg.analysis.measures import MEASURES, measure, remarks, write, write_interval
@@ -155,7 +155,7 @@ def _learning_curve(view: View) -> Picture:
     seeds = "every seed" if count <= FAINT else f"{FAINT} of the {count:,} seeds, evenly by rank,"
     said = " Crosses mark where a seed diverged, from where on it counts as untrained."
     crosses = said if frozen else ""
-    ends = f"ends at {words.score(iqm(some.scores))}" if len(some.scores) else "does not exist"
+    ends = f"ends at {words.returned(iqm(some.scores))}" if len(some.scores) else "does not exist"
     return Picture(
         "learning-curve",
         "Learning curve",
@@ -178,8 +178,8 @@ def _final_returns(view: View) -> Picture:
         "final-returns",
         "Final returns",
         "Mean return of each seed's last 100 episodes; each tick below the axis is a seed.",
-        f"Histogram of final returns from {words.score(scores.min())} to "
-        f"{words.score(scores.max())}; the IQM is {words.score(iqm(scores))}.",
+        f"Histogram of final returns from {words.returned(scores.min())} to "
+        f"{words.returned(scores.max())}; the IQM is {words.returned(iqm(scores))}.",
         partial(figures.draw_distribution, scores=scores, target=solving and solving.target),
     )
 
@@ -215,7 +215,7 @@ def _profile(view: View) -> Picture:
         "Performance profile",
         "The share of seeds whose final return is at least so high; 95 % intervals.",
         "Share of seeds over final return; half of them reach "
-        f"{words.score(np.median(view.some.scores))}.",
+        f"{words.returned(np.median(view.some.scores))}.",
         partial(figures.draw_profile, scores=view.some.scores),
     )
 
@@ -331,7 +331,7 @@ def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str
             cards.append((MEASURES[name].label, write(one.value, kind), write_interval(one, kind)))
     scores = view.some.scores
     if len(scores):
-        lowest, highest = words.score(scores.min()), words.score(scores.max())
+        lowest, highest = words.returned(scores.min()), words.returned(scores.max())
         cards.append(("worst seed", lowest, f"best {highest}"))
     diverged = int(view.some.diverged.sum())
     cards.append(("diverged", str(diverged), f"of {words.seeds(len(view.some.final))}"))
@@ -348,7 +348,7 @@ def _listed(order: np.ndarray) -> list[tuple[int, int]]:
 def _seed(view: View, row: int, rank: int) -> tuple[int, int, str, str]:
     """Rank, seed, final return and when it solved the task, for the table."""
     some, solving = view.some, view.some.solving
-    final = "no episode" if np.isnan(some.final[row]) else words.score(some.final[row])
+    final = "no episode" if np.isnan(some.final[row]) else words.returned(some.final[row])
     when = "never"
     if solving is not None and solving.ever[row]:
         when = words.amount(solving.time[row]) + (", lost again" if solving.collapsed[row] else "")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.analysis.budget import unit
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
@@ -372,7 +372,7 @@ def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
         axes.text(
             j,
             i,
-            words.score(cells[i, j]),
+            words.returned(cells[i, j]),
             ha="center",
             va="center",
             fontsize=9,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.analysis.measures import spread
 from jaxpg.analysis.outcomes import scores
 from jaxpg.analysis.stats import SOLVED
@@ -129,7 +129,7 @@ def closing(summary: dict[str, Any], out: Path) -> str:
     if found is None:
         lines.append("no episode ended: there is no return to report")
     else:
-        said = {name: words.score(number) for name, number in found.items()}
+        said = {name: words.returned(number) for name, number in found.items()}
         lines.append(
             f"return over the last 100 episodes: IQM {said['iqm']} "
             f"(95 % interval {said['ci95_low']} to {said['ci95_high']}), "

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from browser import MISSING, chromium
 
-from jaxpg.analysis import words
+from jaxpg import words
 from jaxpg.cli import runs
 from jaxpg.cli.main import _parse_train, main
 from jaxpg.core.config import PRESETS, Config
@@ -143,7 +143,7 @@ def test_page_summary_and_terminal_say_the_same_digits(tmp_path):
     returns = np.array([[-164.35, -164.35, -164.35]] * 3)
     made = handmade.run(tmp_path / "run", returns, env="Mine-v0")
     report.make(made)
-    wanted = words.score(float(np.float32(-164.35)))
+    wanted = words.returned(float(np.float32(-164.35)))
     text = re.sub(r"<svg.*?</svg>", "", read_text(made), flags=re.DOTALL)
     assert set(re.findall(r"-?164\.\d", text)) == {wanted}
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxpg.analysis import words
+from jaxpg import words
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from jaxpg.analysis import words
     ],
 )
 def test_a_score_has_a_decimal_or_three_digits(number, written):
-    assert words.score(number) == written
+    assert words.returned(number) == written
 
 
 def test_shares_amounts_and_seeds():
