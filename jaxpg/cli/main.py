@@ -9,12 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
+from jaxpg import files
 from jaxpg.cli import policies as policy_commands
 from jaxpg.cli import runs
 from jaxpg.cli.arguments import command_parser, with_examples
 from jaxpg.core.config import PRESET_NOTES, PRESETS, Config, ConfigError, nearest, preset, validate
-from jaxpg.population.memory import DoesNotFit
-from jaxpg.runs import RunError, manifest, track
+from jaxpg.errors import REFUSED, DoesNotFit
+from jaxpg.runs import manifest, sweep, track
 from jaxpg.runs.manifest import parse_seeds
 
 USAGE = """\
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _parity(rest)
         else:
             raise ConfigError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
-    except (ConfigError, RunError) as error:
+    except REFUSED as error:
         print(f"jaxpg: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -195,8 +196,7 @@ def _bench(arguments: list[str]) -> None:
             "--rounds must be at least 1, and --seconds finite and greater than 0; got "
             f"{options.rounds} and {options.seconds:g}"
         )
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        raise ConfigError(f"--json must be a file in a folder that exists; got {options.json}")
+    files.check(options.json, "--json")
     _prepare(config)
     from jaxpg.population import bench
 
@@ -207,7 +207,7 @@ def _bench(arguments: list[str]) -> None:
     measured = bench.measure(config, lanes, options.rounds, options.seconds, note)
     print(bench.table(measured))
     if options.json is not None:
-        options.json.write_text(json.dumps(measured, indent=2, allow_nan=False) + "\n")
+        files.save(options.json, json.dumps(measured, indent=2, allow_nan=False) + "\n")
 
 
 def _prepare(config: Config) -> None:
@@ -227,12 +227,16 @@ def _parity(arguments: list[str]) -> None:
 
 
 def _sweep(arguments: list[str]) -> None:
-    from jaxpg.cli import sweep
-
     name, options = _parse_sweep(arguments)
-    plan = sweep.plan(name, options)
+    if options.launch.distributed:
+        raise ConfigError(
+            "a sweep is begun by one process; others can take runs of it: jaxpg resume DIR/NAME"
+        )
+    runs.check_launch(options.launch)
+    grid = sweep.parse_grid(options.grid)
+    plan = sweep.plan(name, options.config, grid, options.seeds, options.lanes)
     _prepare(plan.config)
-    sweep.main(plan, options.launch, options.out or Path("runs") / f"{name}-sweep")
+    runs.sweep(plan, options.launch, options.out or Path("runs") / f"{name}-sweep")
 
 
 def _parse_train(arguments: list[str]) -> tuple[str, Any]:

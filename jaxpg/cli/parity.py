@@ -4,13 +4,13 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxpg import files
 from jaxpg.core.config import ConfigError, nearest
 
 if TYPE_CHECKING:  # torch is an extra
@@ -87,7 +87,9 @@ def main(arguments: Sequence[str]) -> None:
     _print(levels, catches)
     passed = all(row.passed for row in levels) and all(catch.level for catch in catches)
     if options.json:
-        _write(options.json, _document(arguments, passed, levels, catches))
+        document = _document(arguments, passed, levels, catches)
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        files.save(options.json, text + "\n")
     if not passed:
         sys.exit(1)
 
@@ -108,14 +110,8 @@ def _parse(arguments: Sequence[str]) -> Options:
         raise ConfigError("--full and --smoke exclude each other")
     if options.seeds is not None and options.seeds < 1:
         raise ConfigError(f"--seeds must be at least 1; got {options.seeds}")
-    if options.json:
-        _check_writable(options.json)
+    files.check(options.json, "--json")
     return options
-
-
-def _check_writable(path: Path) -> None:
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
 
 
 def _need_torch() -> None:
@@ -229,7 +225,7 @@ def _document(
     """Everything found, and what it was found with."""
     import torch
 
-    from jaxpg.runs.results import commit, device, versions
+    from jaxpg.population.provenance import commit, device, versions
 
     return {
         "command": " ".join(["jaxpg parity", *arguments]),
@@ -246,14 +242,6 @@ def _jsonable(row: Any) -> dict[str, Any]:
     """JSON has no infinity: null."""
     pairs = row._asdict().items()
     return {k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in pairs}
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    """The whole file or the old one."""
-    partial = path.with_name(f".{path.name}.partial")
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _record(arguments: Sequence[str]) -> None:

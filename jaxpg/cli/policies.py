@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxpg import files
 from jaxpg.cli.arguments import add_run, command_parser
 from jaxpg.core.config import ConfigError, nearest
-from jaxpg.files import whole_file
-from jaxpg.runs import RunError
+from jaxpg.errors import RunError
 from jaxpg.runs import manifest as manifests
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
             "evaluation_seed": options.evaluation_seed,
             "results": results,
         }
-        with whole_file(options.json, "--json") as path:
-            path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        files.save(options.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
         print(options.json)
 
 
@@ -162,8 +161,7 @@ def render(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
         out = options.out or options.dir / f"seed-{seed}{before}.gif"
         to_file = pictures.to_gif if out.suffix == ".gif" else pictures.to_mp4
         content = to_file(pictures.one(run, seed, **choice))
-    with whole_file(out, "--out") as path:
-        path.write_bytes(content)
+    files.save(out, content)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
@@ -193,8 +191,7 @@ def export(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     seed = one_seed(run, options.seed, options.setting)
     out = options.out or options.dir / f"seed-{seed}{exports.SUFFIXES[options.to]}"
     content = exports.export(run, seed, options.to, setting=options.setting)
-    with whole_file(out, "--out") as path:
-        path.write_bytes(content)
+    files.save(out, content)
     print(f"{out}: seed {seed} of {run.manifest.preset} on {run.config.env}. To load it:\n")
     print(exports.how_to_load(run, options.to, str(out)))
 

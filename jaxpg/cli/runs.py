@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from jaxpg.cli.arguments import add_run, command_parser
 from jaxpg.core.config import ConfigError
-from jaxpg.runs import Stopped, share
+from jaxpg.errors import Stopped
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import share
+from jaxpg.runs.sweep import Plan, begin
 from jaxpg.runs.watch import EXIT_STOPPED
 
 if TYPE_CHECKING:
@@ -145,6 +147,25 @@ def replay(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
     print(replays.replay(options.dir, options.seed, options.setting, options.update, out))
 
 
+def sweep(asked: Plan, launch: Launch, out: Path) -> None:
+    """Train a sweep, or continue it; then its table and report.
+
+    Raises:
+      ConfigError: if a point has no meaning; nothing is written.
+      RunError: if the directory holds something else.
+    """
+    directories = begin(out, asked)
+    for i, directory in enumerate(directories, 1):
+        print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
+        train(directory, dataclasses.replace(launch, report=False), again="the same line")
+    from jaxpg.report import sweep as sweep_report
+
+    found = sweep_report.load_sweep(out)
+    sweep_report.show(found)
+    if launch.report:
+        print(f"report: {sweep_report.make(found)}")
+
+
 def join(launch: Launch) -> share.Share:
     """Which of the processes this is; must come before anything else uses jax."""
     if not launch.distributed:
@@ -176,6 +197,8 @@ def train(
     if run.is_finished(directory):
         track.log_results(directory)
         print(f"{directory} is finished: {describe(directory)}")
+        if not whose.process:
+            _curve(directory, again=False)
         if launch.report and not whose.process:
             _report(directory, again=False)
         return
@@ -206,8 +229,19 @@ def train(
     else:
         track.log_results(directory)
         print(closing(summary, directory))
+        _curve(directory, again=True)
         if launch.report:
             _report(directory, again=True)
+
+
+def _curve(directory: Path, again: bool) -> None:
+    """Draw curve.png."""
+    if again or not (directory / "curve.png").exists():
+        from jaxpg.report.figures import learning_curve
+        from jaxpg.runs.load import load
+
+        run = load(directory)
+        learning_curve(run.config, run.population, directory / "curve.png")
 
 
 def _report(directory: Path, again: bool) -> None:

@@ -22,9 +22,8 @@ from typing import Any
 import jax
 
 from jaxpg.core.config import Config, validate
-from jaxpg.population import chunks, devices, memory, population
+from jaxpg.population import chunks, devices, memory, population, provenance
 from jaxpg.population.chunks import Chunk, Program
-from jaxpg.runs import results
 
 TEXTBOOK = Path(__file__).parents[2] / "benchmarks" / "baselines" / "textbook.py"
 TEXTBOOK_SEEDS, TEXTBOOK_UPDATES = 64, 5
@@ -84,9 +83,9 @@ def measure(
                 textbook[name].append(value)
     return {
         "command": shlex.join(["jaxpg", *sys.argv[1:]]),
-        "commit": results.commit(),
-        "versions": results.versions(),
-        "device": results.device(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "device": provenance.device(),
         "config": dataclasses.asdict(config),
         "budget": config.total_steps if config.collect == "steps" else None,  # steps of a seed
         "rows": rows,

@@ -12,7 +12,6 @@ Letters: M trajectories, P parameters, K = M^N batches of N trajectories.
 import dataclasses
 import itertools
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxpg import files
 from jaxpg.cli.arguments import with_examples
 from jaxpg.core import algorithms, env, networks, noise
 from jaxpg.core.config import Config, ConfigError, validate
@@ -501,9 +501,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     if not 4 <= options.horizon <= 12:
         raise ConfigError(f"--horizon must be an integer in [4, 12]; got {options.horizon}")
-    for path in (options.json, options.out):
-        if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
-            raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
+    files.check(options.json, "--json")
+    files.check(options.out, "--out")
     with jax.enable_x64(True):
         poles = [cartpole(options.horizon)]
         if poles[0].trajectory.valid.shape[1] ** 2 > MAX_BATCHES:
@@ -513,7 +512,7 @@ def main(arguments: Sequence[str]) -> None:
     Console(width=width).print(table(found))
     if options.json:
         lines = ",\n".join(json.dumps(row._asdict(), ensure_ascii=False) for row in found)
-        options.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        files.save(options.json, f"[\n{lines}\n]\n")
     if options.out:
         draw(found, options.out)
     unbiased = [row for row in found if row.unbiased_by_theory]

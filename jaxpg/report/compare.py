@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpg import files
 from jaxpg.analysis.measures import MEASURES, as_json, digest, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
 from jaxpg.cli.arguments import command_parser
 from jaxpg.core.config import ConfigError
+from jaxpg.errors import RunError
 from jaxpg.report import figures
 from jaxpg.report.figures import DASHES, SERIES, STYLE
-from jaxpg.runs import RunError
 from jaxpg.runs.load import Run, load
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
@@ -67,16 +68,14 @@ def main(arguments: Sequence[str]) -> None:
     some = entries(options.dirs, options.solved)
     held = pairs(some)
     _print(some, held)
-    try:
-        if options.json is not None:
-            content = json.dumps(as_object(some, held), indent=2, allow_nan=False)
-            options.json.write_text(content + "\n")
-            print(f"numbers: {options.json}")
-        if options.picture is not None:
+    if options.json is not None:
+        content = json.dumps(as_object(some, held), indent=2, allow_nan=False)
+        files.save(options.json, content + "\n")
+        print(f"numbers: {options.json}")
+    if options.picture is not None:
+        with files.writing(options.picture):
             draw(some, options.picture)
-            print(f"picture: {options.picture}")
-    except OSError as error:
-        raise RunError(f"{error.filename} cannot be written ({error.strerror})") from None
+        print(f"picture: {options.picture}")
 
 
 def entries(directories: Sequence[Path], target: float | None = None) -> list[Entry]:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxpg.analysis.curves import curve_points as curve_points
+from jaxpg.analysis.curves import metric_points as metric_points
+from jaxpg.analysis.curves import unit as unit
 from jaxpg.analysis.outcomes import Solving, per_update, time_to_solve
 from jaxpg.analysis.stats import SOLVED, iqm, iqm_band, performance_profile
 from jaxpg.core.config import Config
@@ -16,7 +19,6 @@ from jaxpg.core.config import Config
 if TYPE_CHECKING:
     from jaxpg.population.population import Population
 
-POINTS = 100  # points of a curve; updates are averaged into so many
 FAINT = 500  # seeds that are drawn one by one, at most
 INK, ACCENT, MUTED = "#1f2933", "#0b6e99", "#616e7c"
 GRID, WARN, SECOND, PAPER = "#e4e7eb", "#c2334d", "#b7641a", "#ffffff"
@@ -155,52 +157,6 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
     picture = Picture("curve", "", "", "", draw, (8, 4.5), 0.35)
     with _figure(picture, picture.size) as figure:
         figure.savefig(path, dpi=150)
-
-
-def curve_points(config: Config, population: "Population") -> tuple[np.ndarray, np.ndarray]:
-    """Where the curve's points lie, and each seed's return there.
-
-    A seed's point is the mean return of the episodes that ended since the point before; where
-    none did, it keeps its last value.
-
-    Returns:
-      Environment steps or episodes per seed, [P]; returns [S, P], NaN before a seed's first
-      episode has ended.
-    """
-    edges = _edges(config.num_updates)
-    count = np.add.reduceat(np.asarray(population.metrics.episodes), edges[:-1], axis=1)
-    returned = np.asarray(population.metrics.return_sum)
-    total = np.add.reduceat(returned, edges[:-1], axis=1, dtype=np.float64)
-    returns = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    for i in range(1, returns.shape[1]):
-        returns[:, i] = np.where(np.isnan(returns[:, i]), returns[:, i - 1], returns[:, i])
-    return edges[1:] * per_update(config), returns
-
-
-def metric_points(config: Config, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A metric's means over as many updates as a curve's point stands for.
-
-    Args:
-      values: [S, U], NaN once a seed has diverged.
-
-    Returns:
-      Environment steps or episodes per seed, [P]; the 10th, 50th and 90th percentile over the
-      seeds that have not diverged by then, [3, P], NaN where none is left.
-    """
-    edges = _edges(config.num_updates)
-    total = np.add.reduceat(values, edges[:-1], axis=1, dtype=np.float64)
-    ordered = np.sort(total / np.diff(edges), axis=0)  # NaN last
-    left = np.isfinite(ordered).sum(axis=0)
-    columns = [
-        np.percentile(ordered[:count, i], [10, 50, 90]) if count else np.full(3, np.nan)
-        for i, count in enumerate(left)
-    ]
-    return edges[1:] * per_update(config), np.stack(columns, axis=1)
-
-
-def unit(config: Config) -> str:
-    """What a run's budget is counted in."""
-    return "environment steps" if config.collect == "steps" else "episodes"
 
 
 def draw_curve(
@@ -402,7 +358,3 @@ def short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.4g}"
-
-
-def _edges(updates: int) -> np.ndarray:
-    return np.unique(np.linspace(0, updates, min(POINTS, updates) + 1).round().astype(int))

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpg import files
 from jaxpg.analysis.measures import MEASURES, digest, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, per_update
 from jaxpg.analysis.stats import Estimate, iqm
 from jaxpg.cli.arguments import add_run, command_parser
+from jaxpg.errors import RunError
 from jaxpg.population.chunks import CAUSES
 from jaxpg.report import figures
 from jaxpg.report.figures import FAINT, Drawn, Picture
-from jaxpg.runs import RunError, durable, reproduce
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import reproduce
 from jaxpg.runs.load import Run, load
 
 NAME = "report.html"
@@ -72,8 +74,8 @@ def make(directory: Path, target: float | None = None) -> Path:
     Raises:
       RunError: if the run is not finished or damaged, or the directory cannot be written.
     """
-    from jaxpg.cli import sweep
     from jaxpg.report import sweep as sweep_report
+    from jaxpg.runs import sweep
 
     if sweep.is_sweep(directory) or len(manifests.read(directory).settings) > 1:
         return sweep_report.make(sweep_report.load_sweep(directory, target))
@@ -92,14 +94,12 @@ def save(directory: Path, html: str, drawn: dict[str, Drawn]) -> Path:
       RunError: if the directory cannot be written.
     """
     path, folder = directory / NAME, directory / FOLDER
-    try:
+    with files.writing(path):
         folder.mkdir(exist_ok=True)
-        for name, files in drawn.items():
-            (folder / f"{name}.svg").write_text(files.svg)
-            (folder / f"{name}.png").write_bytes(files.png)
-        durable.write(path, html.encode())
-    except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror})") from None
+        for name, picture in drawn.items():
+            files.write(folder / f"{name}.svg", picture.svg)
+            files.write(folder / f"{name}.png", picture.png)
+        files.write(path, html)
     return path
 
 

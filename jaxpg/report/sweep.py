@@ -14,10 +14,10 @@ import numpy as np
 from jaxpg.analysis.measures import MEASURES, digest, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
-from jaxpg.cli import sweep
 from jaxpg.report import figures
 from jaxpg.report.figures import ACCENT, DASHES, GRID, MUTED, SERIES, Drawn, Picture
 from jaxpg.report.page import render, save
+from jaxpg.runs import sweep
 from jaxpg.runs.load import Run, load
 
 SHOWN = 20  # points in the table on the terminal

@@ -19,11 +19,11 @@ from safetensors.numpy import load as from_safetensors
 
 from jaxpg.core.config import Config, nearest
 from jaxpg.core.types import Metrics, Params
+from jaxpg.errors import RunError
 from jaxpg.names import from_torch
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.policy import Policy
 from jaxpg.population.population import Population, Setting
-from jaxpg.runs import RunError
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxpg import files
 from jaxpg.core.config import FIELDS, Config, ConfigError, validate
+from jaxpg.errors import RunError
 from jaxpg.population.settings import with_setting
-from jaxpg.runs import RunError, durable
 
 NAME = "manifest.json"
 SCHEMA = 2
@@ -56,7 +57,7 @@ def write(directory: Path, manifest: Manifest) -> None:
         "made": manifest.made,
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    durable.write(directory / NAME, text.encode())
+    files.write(directory / NAME, text)
 
 
 def read(directory: Path) -> Manifest:

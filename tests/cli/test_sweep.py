@@ -11,14 +11,15 @@ import pytest
 from browser import MISSING, chromium
 
 from jaxpg.analysis.stats import estimate, iqm
-from jaxpg.cli import runs, sweep
+from jaxpg.cli import runs
 from jaxpg.cli.main import _parse_sweep, main
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.errors import RunError
 from jaxpg.population.population import train_grid
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
-from jaxpg.runs import RunError
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import sweep
 from jaxpg.runs.load import load
 from tests.report.test_report import EVIL, VISIBLE, Page
 
@@ -48,7 +49,7 @@ def trained(tmp_path_factory) -> Path:
     before = (first / "results.npz").stat().st_mtime_ns
     with pytest.raises(RunError, match="is not finished"):
         sweep_report.load_sweep(out)
-    sweep.main(planned(lanes=None), LAUNCH, out)
+    runs.sweep(planned(lanes=None), LAUNCH, out)
     assert (first / "results.npz").stat().st_mtime_ns == before  # not trained again
     return out
 
@@ -82,7 +83,7 @@ def test_points_are_in_the_order_of_the_grid_and_know_their_values(trained):
 
 
 def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, capsys):
-    sweep.main(planned(), LAUNCH, trained)
+    runs.sweep(planned(), LAUNCH, trained)
     shown = capsys.readouterr().out
     assert shown.count("is finished") == 2
     assert "learning_rate" in shown
@@ -194,7 +195,7 @@ def test_the_command_line_is_that_of_train_and_a_grid():
         ("gamma=0.9,1", "learning_rate=1e-3"),
         "5",
     )
-    asked = sweep.plan(name, options)
+    asked = sweep.plan(name, options.config, sweep.parse_grid(options.grid), options.seeds, None)
     assert asked.config.num_envs == 4
     assert asked.config.collect == "episodes"
     assert asked.seeds == "0:5"

@@ -16,9 +16,10 @@ from browser import MISSING, chromium
 from jaxpg.cli import runs
 from jaxpg.cli.main import _parse_train, main
 from jaxpg.core.config import PRESETS, Config
+from jaxpg.errors import RunError
 from jaxpg.report import figures
 from jaxpg.report import page as report
-from jaxpg.runs import RunError, reproduce
+from jaxpg.runs import reproduce
 from jaxpg.runs.load import load
 from jaxpg.runs.manifest import Manifest, parse_seeds
 

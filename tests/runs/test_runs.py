@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from jaxpg.cli.runs import describe
 from jaxpg.core import learner
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.errors import RunError, Stopped
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
 from jaxpg.population.population import train_population
-from jaxpg.runs import RunError, Stopped, checkpoints, edit, manifest, run
+from jaxpg.runs import checkpoints, edit, manifest, run
 from jaxpg.runs import retrace as replay
 from jaxpg.runs.results import FILES
 
