@@ -86,7 +86,7 @@ def check(path: Path | None, argument: str) -> None:
     while not place.exists():
         place = place.parent
     if not (place.is_dir() or _is_device(path)) or not os.access(place, os.W_OK):
-        raise RunError(f"{argument} must be a file that can be written; {path} cannot")
+        raise RunError(f"{argument} must be a file that can be written; {path} cannot be written")
 
 
 @contextmanager

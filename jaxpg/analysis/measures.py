@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxpg import words
 from jaxpg.analysis.outcomes import Outcomes
 from jaxpg.analysis.stats import (
     Estimate,
@@ -91,7 +92,7 @@ def write(number: float, kind: str) -> str:
         return f"{number:.1%}".replace("%", " %")
     if kind == "budget":
         return f"{number:,.0f}" if math.isfinite(number) else "not reached"
-    return f"{number:,.1f}" if abs(number) >= 10 else f"{number:.3g}"
+    return words.returned(number)
 
 
 def write_interval(found: Estimate, kind: str) -> str:
@@ -110,15 +111,12 @@ def remarks(strata: Sequence[Outcomes]) -> list[str]:
     lines = []
     if diverged:
         lines.append(
-            f"{_seeds(diverged)} diverged: counted with the return of the last finite state, and "
-            "as not solved"
+            f"{words.seeds(diverged)} diverged: counted with the return of the last finite state, "
+            "and as not solved"
         )
     if silent:
         lines.append(
-            f"{_seeds(silent)} finished no episode: without a return, and counted as not solved"
+            f"{words.seeds(silent)} finished no episode: without a return, and counted as not "
+            "solved"
         )
     return lines
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count:,} seeds"

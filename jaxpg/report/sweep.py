@@ -16,7 +16,7 @@ from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
 from jaxpg.report import figures
 from jaxpg.report.figures import ACCENT, DASHES, GRID, MUTED, SERIES, Drawn, Picture
-from jaxpg.report.page import render, save
+from jaxpg.report.html import render, save
 from jaxpg.runs import sweep
 from jaxpg.runs.load import Run, load
 

@@ -102,7 +102,8 @@ def save(
     sha256 = hashlib.sha256(content).hexdigest()
     update = metrics.env_steps.shape[1]
     path = directory / FOLDER / name(index, update, sha256)
-    advice = f"; everything reported so far is saved: make room, then jaxpg resume {directory}"
+    again = manifest.resume_line(directory)
+    advice = f"; everything reported so far is saved: make room, then {again}"
     with files.writing(directory, advice):
         files.write(path, content)
     return Checkpoint(path, index, update, sha256)

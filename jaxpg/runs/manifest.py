@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,6 +132,11 @@ def parse_config(fields: Any) -> Config:
         raise ValueError(f"config should have exactly the fields of Config; see {unknown[0]!r}")
     hidden_sizes = tuple(_typed(fields["hidden_sizes"], list))
     return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
+
+
+def resume_line(directory: Path) -> str:
+    """What continues a run, for a shell."""
+    return shlex.join(["jaxpg", "resume", str(directory)])
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:

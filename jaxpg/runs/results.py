@@ -19,6 +19,7 @@ from jaxpg.population import provenance
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.population import Population
 from jaxpg.population.settings import Setting
+from jaxpg.words import returned, seeds
 
 FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says that all are there
 
@@ -118,7 +119,7 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         f" with {len(summary['settings'])} settings each" if len(summary["settings"]) > 1 else ""
     )
     lines = [
-        f"{summary['seeds']} seeds{times}, {summary['total_env_steps']:,} environment steps in "
+        f"{seeds(summary['seeds'])}{times}, {summary['total_env_steps']:,} environment steps in "
         f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
         f"{summary['compile_seconds']:.0f} s)"
     ]
@@ -127,9 +128,10 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         lines.append("no episode ended: there is no return to report")
     else:
         lines.append(
-            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
-            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
-            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
+            "return over the last 100 episodes: IQM {iqm} (95 % interval {ci95_low} to "
+            "{ci95_high}), worst seed {min}, best {max}".format(
+                **{name: returned(value) for name, value in spread.items()}
+            )
         )
     if summary["solved_fraction"] is not None:
         lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")

@@ -26,8 +26,8 @@ from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.run import make_chunks
 
 
-def replay(directory: Path, seed: int, setting: int, update: int | None, out: Path) -> str:
-    """Write one npz per update, and replay.json, which says how well they agree with the run.
+def retrace(directory: Path, seed: int, setting: int, update: int | None, out: Path) -> str:
+    """Write one npz per update, and retrace.json, which says how well they agree with the run.
 
     Args:
       directory: a run, finished or not.
@@ -74,7 +74,7 @@ def replay(directory: Path, seed: int, setting: int, update: int | None, out: Pa
             "differ_from_run": differs,
             "records_that_end_in_the_parameters_of_the_run": same_end,
         }
-        files.write(partial / "replay.json", json.dumps(report, indent=2) + "\n")
+        files.write(partial / "retrace.json", json.dumps(report, indent=2) + "\n")
     verdict = f"update {differs[0]} differs from it" if differs else "all are equal to the bit"
     return (
         f"{out}: {len(wanted)} updates of seed {seed}; {compared} could be compared with the run"

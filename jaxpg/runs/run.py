@@ -341,10 +341,8 @@ def _finish(
         groups, [end.snapshot for end in ends], order, compile_seconds, seconds
     )
     digest = manifests.digest(directory)
-    advice = (
-        "; training is finished and saved: make room, then jaxpg resume "
-        f"{directory} writes the results"
-    )
+    again = manifests.resume_line(directory)
+    advice = f"; training is finished and saved: make room, then {again} writes the results"
     with files.writing(directory, advice):
         return results.save(
             directory, manifest.preset, manifest.config, whole, digest, manifest.settings
@@ -353,7 +351,8 @@ def _finish(
 
 def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
     """A reporter that appends each report to a file, then passes it on."""
-    advice = f"; everything reported so far is saved: make room, then jaxpg resume {path.parent}"
+    again = manifests.resume_line(path.parent)
+    advice = f"; everything reported so far is saved: make room, then {again}"
 
     def write(at: Progress) -> None:
         known = at.recent_return[np.isfinite(at.recent_return)]

@@ -290,7 +290,7 @@ BAD = [
 COMMANDS = [
     *(
         [command, *rest]
-        for command in ("resume", "status", "extend", "merge", "replay")
+        for command in ("resume", "status", "extend", "merge", "retrace")
         for rest in ([], ["missing"], ["--nonsense"], ["missing", "--seed", "x"], ["a", "b", "c"])
     ),
     ["extend", "missing", "--total-steps", "1", "--total-episodes", "1"],
