@@ -13,6 +13,7 @@ from pathlib import Path
 from jaxpg.errors import RunError
 
 TEMPORARY = ".tmp-"  # how the name of what is still being written begins
+_unfinished: set[Path] = set()  # directories
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -124,13 +125,20 @@ def whole_directory(out: Path, argument: str) -> Iterator[Path]:
         out = out.absolute()
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        _unfinished.add(partial)
         try:
             partial.chmod(0o755)  # mkdtemp's is for the owner alone
             yield partial
             partial.rename(out)
-        except BaseException:
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
+            _unfinished.remove(partial)
+
+
+def forsake() -> None:
+    """Remove the directories that are being filled; the process ends."""
+    for partial in list(_unfinished):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _is_device(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """The table of commands, from which usage, help, examples and dispatch are made. Imports no jax."""
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -87,13 +86,6 @@ def run(words: Sequence[str]) -> None:
         _run(list(words))
     except REFUSED as error:
         print(f"jaxpg: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        if "initialize backend" not in str(error):
-            raise
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        reason = " ".join(str(error).split())
-        print(f"jaxpg: JAX_PLATFORMS={platforms} cannot be had: {reason:.300}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -16,8 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ours = arguments is None
     if ours:
-        machine.own()
         streams.rely()
+        machine.own()
     try:
         from jaxpg.cli.commands import run
 

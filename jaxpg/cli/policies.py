@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -208,7 +209,7 @@ def one_seed(run: "Run", text: str, setting: int) -> int:
     return int(run.population.seeds[row])
 
 
-def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> list[int]:
+def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> Sequence[int]:
     """What --seed or --seeds names.
 
     Raises:

@@ -92,7 +92,7 @@ def train(options: Train) -> None:
     if options.run.track is not None:
         track.check(options.run.track)
     out = options.run.out or default_out(options.preset, config)
-    machine.prepare(config)
+    machine.prepare(config, alone=not options.processes.distributed)
     whose = join(options.processes)
     from jaxpg.runs import run
 
@@ -101,6 +101,9 @@ def train(options: Train) -> None:
     lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
     if lanes is None and not is_new:
         lanes = manifests.read(out).lanes
+
+    if not is_new:
+        say_if_empty(out)
 
     def begin(lanes: int | None) -> None:
         planned = run.plan(options.preset, config, seeds, lanes)
@@ -135,12 +138,14 @@ class Resume:
 def resume(options: Resume) -> None:
     """jaxpg resume."""
     check(options.launch, options.processes)
-    machine.prepare(manifests.read(options.dir).config)
+    config = manifests.read(options.dir).config
+    machine.prepare(config, alone=not options.processes.distributed)
     whose = join(options.processes)
     from jaxpg.runs import run
 
     patience = options.processes.peer_seconds
     share.wait_for_first(options.dir, whose, patience, run.is_finished)
+    say_if_empty(options.dir)
     to_the_end(options.dir, options.launch, whose, patience)
 
 
@@ -296,7 +301,9 @@ def join(processes: Processes) -> share.Share:
     """Which of the processes this is; must come before anything else uses jax."""
     if not processes.distributed:
         return share.ALONE
-    return share.join(processes.coordinator, processes.num_processes, processes.process_id)
+    whose = share.join(processes.coordinator, processes.num_processes, processes.process_id)
+    machine.check()
+    return whose
 
 
 def to_the_end(
@@ -350,6 +357,14 @@ def to_the_end(
         print(closing(summary, directory))
         _log_results(directory)
         draw(directory, launch.report, anew=True)
+
+
+def say_if_empty(directory: Path) -> None:
+    """A word on a run that was begun before and has saved nothing."""
+    from jaxpg.runs import checkpoints
+
+    if not checkpoints.listed(directory):
+        say(f"{directory} was stopped before it saved anything, as while compiling: it starts anew")
 
 
 def draw(directory: Path, report: bool, anew: bool) -> None:

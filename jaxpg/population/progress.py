@@ -1,24 +1,31 @@
 """Progress of a long run: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxpg.analysis.stats import iqm
 from jaxpg.words import duration, returned
 
-if TYPE_CHECKING:
-    from jaxpg.population.population import Progress
-
 LINES = 20  # lines that a whole run prints where there is no terminal
-WIDTH = 30  # characters of the bar in a notebook
+WIDTH, PAUSE = 30, 0.2  # characters of the bar in a notebook; seconds between two messages
+
+
+class Progress(NamedTuple):
+    """How far a population is, after a segment."""
+
+    env_steps: int  # by all rows
+    fraction: float  # of all updates, in [0, 1]
+    recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
+    seconds: float  # since training began, compiling aside
 
 
 @contextmanager
-def shown(title: str) -> Iterator[Callable[["Progress"], None]]:
+def shown(title: str) -> Iterator[Callable[[Progress], None]]:
     """A reporter for `train_population`, shown on standard error or in a notebook's cell."""
     notebook = in_notebook()
     if notebook is not None:
@@ -40,7 +47,7 @@ def in_notebook() -> Callable[..., Any] | None:
     return display
 
 
-def describe(at: "Progress") -> str:
+def describe(at: Progress) -> str:
     """Steps, speed, return so far and time left, in a line."""
     finished = at.recent_return[~np.isnan(at.recent_return)]
     score = returned(float(iqm(finished))) if len(finished) else "none yet"
@@ -52,11 +59,10 @@ def describe(at: "Progress") -> str:
 
 
 @contextmanager
-def _lines(title: str) -> Iterator[Callable[["Progress"], None]]:
-    print(f"{title}: compiling", file=sys.stderr, flush=True)
+def _lines(title: str) -> Iterator[Callable[[Progress], None]]:
     shown = 0
 
-    def report(at: "Progress") -> None:
+    def report(at: Progress) -> None:
         nonlocal shown
         if int(at.fraction * LINES) > shown:
             shown = int(at.fraction * LINES)
@@ -66,7 +72,7 @@ def _lines(title: str) -> Iterator[Callable[["Progress"], None]]:
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[["Progress"], None]]:
+def _bar(title: str) -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -84,13 +90,20 @@ def _bar(title: str) -> Iterator[Callable[["Progress"], None]]:
 
 
 @contextmanager
-def _cell(title: str, display: Callable[..., Any]) -> Iterator[Callable[["Progress"], None]]:
+def _cell(title: str, display: Callable[..., Any]) -> Iterator[Callable[[Progress], None]]:
     """A line of a cell's output that is written anew, without widgets."""
 
     def line(filled: int, text: str) -> dict[str, str]:
         return {"text/plain": f"{title} {'█' * filled}{'░' * (WIDTH - filled)} {text}"}
 
     handle = display(line(0, "compiling"), raw=True, display_id=True)
-    yield lambda at: handle.update(
-        line(int(at.fraction * WIDTH), f"{at.fraction:4.0%}  {describe(at)}"), raw=True
-    )
+    told = 0.0
+
+    def report(at: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PAUSE or at.fraction == 1.0:
+            told = time.monotonic()
+            text = f"{at.fraction:4.0%}  {describe(at)}"
+            handle.update(line(int(at.fraction * WIDTH), text), raw=True)
+
+    yield report

@@ -95,7 +95,7 @@ def _records(
         if u > done:
             lanes, _ = _advance(program, chunk, lanes, u - done)
         after, metrics = _advance(program, chunk, lanes, 1)
-        with chunks.word_size(manifest.config):
+        with chunks.own_jax(manifest.config):
             key = noise.typed(lanes.state.key)
             seen = watch(chunk.config, lanes.state._replace(key=key))
             record = trace.record(manifest.config, *jax.tree.map(lambda x: x[0], seen))

@@ -28,7 +28,7 @@ from jaxpg.population import chunks, population, provenance
 from jaxpg.population.chunks import Chunk, Lane, Program
 from jaxpg.population.population import Progress, Tally
 from jaxpg.population.settings import Setting
-from jaxpg.runs import checkpoints, results, track
+from jaxpg.runs import checkpoints, compiling, results, track
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import NAME as LOCK
@@ -58,7 +58,7 @@ class Chain(NamedTuple):
 def plan(
     preset: str,
     config: Config,
-    seeds: list[int],
+    seeds: Sequence[int],
     lanes: int | None,
     settings: Sequence[Setting] = ({},),
 ) -> Manifest:
@@ -199,9 +199,11 @@ def train(
             chains = _restore(directory, manifest, groups, shapes, tally, mine, note)
             compile_seconds = 0.0
             if not _trained(manifest, chains):
+                note(compiling.expectation(manifest))
                 began = time.perf_counter()
                 programs = chunks.compile_programs(groups[0], manifest.segment, len(mine))
                 compile_seconds = time.perf_counter() - began
+                compiling.remember(manifest, compile_seconds)
                 here = groups if first else [groups[i] for i in mine]
                 updates = manifest.config.num_updates
                 note(population.check_memory(programs, shapes, here, updates, writes=first))

@@ -162,8 +162,8 @@ def test_answering_for_help_imports_no_jax():
 
 
 def test_seeds():
-    assert parse_seeds("4") == [0, 1, 2, 3]
-    assert parse_seeds("1000:1003") == [1000, 1001, 1002]
+    assert list(parse_seeds("4")) == [0, 1, 2, 3]
+    assert list(parse_seeds("1000:1003")) == [1000, 1001, 1002]
     assert parse_seeds("3,17,42") == [3, 17, 42]
     for text in ("", "a", "1:2:3", "-1", "1,,2", "1.5", "3:1"):
         with pytest.raises(ConfigError):
