@@ -32,3 +32,8 @@ def share(value: float) -> str:
 def amount(value: float) -> str:
     """Environment steps or episodes: 37,120; infinite is beyond the budget."""
     return f"{value:,.0f}" if math.isfinite(value) else "not reached"
+
+
+def duration(seconds: float) -> str:
+    """8 s, 3:07 min."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f}:{seconds % 60:02.0f} min"

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxpg import words
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
-from jaxpg.population import chunks, memory
+from jaxpg.population import chunks, memory, progress
 from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
-from jaxpg.population.settings import Setting, expand, with_setting
+from jaxpg.population.progress import Progress as Progress
+from jaxpg.population.settings import Setting, check_sizes, expand, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
 LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
@@ -38,15 +40,6 @@ class Population(NamedTuple):
     lanes: int  # L; the result depends on it, in the last bits
     compile_seconds: float
     wall_seconds: float  # training, without compiling
-
-
-class Progress(NamedTuple):
-    """How far a population is, after a segment."""
-
-    env_steps: int  # by all rows
-    fraction: float  # of all updates, in [0, 1]
-    recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
-    seconds: float  # since training began, compiling aside
 
 
 class GridPoint(NamedTuple):
@@ -81,7 +74,8 @@ def train_population(
         fewer if memory has no room for them. For a given L a row's result does not depend on the
         others.
       segments: calls that each group of lanes is divided into, for the sake of `report`.
-      report: called after each of them, from any thread, one at a time.
+      report: called after each of them, from any thread, one at a time; None is silent, but for a
+        bar in a notebook.
       build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
         meets the config's static fields as they are and the traced ones as arrays over the lanes.
 
@@ -91,6 +85,10 @@ def train_population(
     """
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
+    if report is None and progress.in_notebook():
+        options: dict[str, Any] = {"settings": settings, "lanes": lanes, "segments": segments}
+        with progress.shown(f"{config.env}, {words.seeds(len(seeds))}") as show:
+            return train_population(config, seeds, report=show, build=build, **options)
     groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
@@ -165,16 +163,15 @@ def make_chunks(
     Raises:
       ConfigError: as `train_population` does.
     """
-    if lanes < 2:  # XLA compiles a batch of one otherwise
-        raise ConfigError(f"lanes must be at least 2; got {lanes}")
+    check_sizes(config, lanes)
     if len(set(seeds)) != len(seeds) or not len(seeds):
         raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
     if not settings:
         raise ConfigError("settings must be at least one; got none")
-    with chunks.word_size(config):
+    with chunks.own_jax(config):
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
+        keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
     configs = jax.tree.map(np.asarray, arrays)
-    keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
     count = len(configs) * len(seeds)
     stacked = jax.tree.map(lambda *values: np.stack(values), *configs)
     groups = []

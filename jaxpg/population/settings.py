@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxpg.core.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
 
+MOST, MOST_LANES = 2**31 - 1, 2**20
 Setting = Mapping[str, Any]  # traced fields by name; {} is the config itself
 
 
@@ -25,6 +26,26 @@ def with_setting(config: Config, setting: Setting) -> Config:
         raise ConfigError("max_grad_norm: clipping and none are two programs: train them apart")
     values: dict[str, Any] = dict(setting)
     return validate(dataclasses.replace(config, **values))
+
+
+def check_sizes(config: Config, lanes: int) -> None:
+    """Raise ConfigError unless int32 holds what a program counts, and lanes are in their range."""
+    c = config
+    steps = c.num_steps if c.collect == "steps" else c.max_episode_steps or 1
+    counts = {
+        "max_episode_steps": c.max_episode_steps or 1,
+        "num_envs": c.num_envs,
+        "steps of all environments in an update": c.num_envs * steps,
+        "value_steps": c.value_steps,
+        "buffer_size": c.buffer_size,
+        "each of hidden_sizes": max(c.hidden_sizes),
+        "updates that the budget pays for": c.num_updates,
+    }
+    for name, count in counts.items():
+        if count > MOST:
+            raise ConfigError(f"{name} must be at most {MOST}, as int32 counts; got {count}")
+    if not 2 <= lanes <= MOST_LANES:  # XLA compiles a batch of one otherwise
+        raise ConfigError(f"lanes must be in [2, {MOST_LANES}]; got {lanes}")
 
 
 def expand(

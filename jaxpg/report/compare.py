@@ -1,7 +1,7 @@
 """jaxpg compare: finished runs of one environment side by side, with intervals."""
 
+import io
 import itertools
-import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg import words
+from jaxpg import files, words
 from jaxpg.analysis.budget import STEPS, Budget, budget, smallest, spent, unit
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
-from jaxpg.cli.arguments import command_parser
-from jaxpg.core.config import ConfigError
+from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import DASHES, MUTED, SERIES
-from jaxpg.runs import RunError
 from jaxpg.runs.load import Run, load
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
@@ -45,42 +43,6 @@ class Pair(NamedTuple):
     than: Entry
     improvement: Estimate | None  # P(a seed of `better` beats one of `than`); None without scores
     seeds: int | None  # of each, to tell them apart; None if they are alike
-
-
-def main(arguments: Sequence[str]) -> None:
-    """jaxpg compare."""
-    parser = command_parser(
-        "compare",
-        "Compare finished runs of one environment. The settings of a run count as runs "
-        "of their own; the first one is what the others are held against.",
-        "runs/vpg runs/reinforce --picture compare.png",
-    )
-    parser.add_argument(
-        "dirs", type=Path, nargs="+", metavar="DIR", help="directories of finished runs"
-    )
-    parser.add_argument(
-        "--solved", type=float, metavar="RETURN", help="what counts as solved; else gymnasium's"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help=f"draw it, as {', '.join(KINDS)}"
-    )
-    options = parser.parse_args(arguments)
-    if options.picture is not None and options.picture.suffix not in KINDS:
-        raise ConfigError(f"--picture must end in {', '.join(KINDS)}; got {options.picture}")
-    some = entries(options.dirs, options.solved)
-    held = pairs(some)
-    _print(some, held)
-    try:
-        if options.json is not None:
-            content = json.dumps(as_object(some, held), indent=2, allow_nan=False)
-            options.json.write_text(content + "\n")
-            print(f"numbers: {options.json}")
-        if options.picture is not None:
-            draw(some, options.picture)
-            print(f"picture: {options.picture}")
-    except OSError as error:
-        raise RunError(f"{error.filename} cannot be written ({error.strerror})") from None
 
 
 def entries(directories: Sequence[Path], target: float | None = None) -> list[Entry]:
@@ -194,7 +156,11 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
 
 
 def draw(some: Sequence[Entry], path: Path) -> None:
-    """Learning curves, intervals, profiles and times to solve, as PNG, SVG or PDF."""
+    """Learning curves, intervals, profiles and times to solve, as PNG, SVG or PDF.
+
+    Raises:
+      RunError: if the file cannot be written.
+    """
     solvable, within = some[0].some.solving is not None, some[0].within
     units = {unit(entry.run.config) for entry in some}
     spent_in = units.pop() if len(units) == 1 else STEPS
@@ -232,10 +198,13 @@ def draw(some: Sequence[Entry], path: Path) -> None:
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
         figure.legend(loc="outside upper left", ncols=1 if len(some) < 4 else 2)
-        figure.savefig(path)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:])
+    files.save(path, buffer.getvalue())
 
 
-def _print(some: Sequence[Entry], held: Sequence[Pair]) -> None:
+def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
+    """All of it on the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape

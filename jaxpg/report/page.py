@@ -1,10 +1,5 @@
-"""report.html: a run on one page that needs no network and runs no script, and its figures.
+"""report.html: a run on one page that needs no network and runs no script, and its figures."""
 
-Whatever comes from the run is escaped by jinja2; only the figures, whose text matplotlib escapes,
-are put in as they are. Besides, the page forbids itself scripts and whatever lies elsewhere.
-"""
-
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +12,18 @@ from jaxpg.analysis.curves import curve_points, metric_points
 from jaxpg.analysis.measures import MEASURES, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, ranking, typical
 from jaxpg.analysis.stats import Estimate, iqm
-from jaxpg.cli.arguments import add_run, command_parser
 from jaxpg.population.chunks import CAUSES
 from jaxpg.report import canvas, figures
+from jaxpg.report import sweep as sweep_report
 from jaxpg.report.canvas import Drawn, Picture
 from jaxpg.report.figures import FAINT
-from jaxpg.runs import RunError, durable, reproduce
+from jaxpg.report.html import FOLDER as FOLDER
+from jaxpg.report.html import NAME as NAME
+from jaxpg.report.html import render, save
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import reproduce, sweep
 from jaxpg.runs.load import Run, load
 
-NAME = "report.html"
-FOLDER = "figures"
 WIDE = (9.8, 4.0)  # inches, of the first figure where the page is wide
 LISTED = 5  # seeds at either end of the table
 METRICS = {  # title, and label of the axis
@@ -53,22 +49,6 @@ class View(NamedTuple):
         return Budget(int(self.amount[-1]), unit(self.run.config))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """jaxpg report."""
-    parser = command_parser(
-        "report",
-        "Write report.html, a page that needs no network, and figures/ (each as PNG "
-        "and SVG) into a finished run or sweep.",
-        "runs/cartpole",
-    )
-    add_run(parser, "the directory of a finished run, or of a sweep")
-    parser.add_argument(
-        "--solved", type=float, metavar="RETURN", help="what counts as solved; else gymnasium's"
-    )
-    options = parser.parse_args(arguments)
-    print(make(options.dir, options.solved))
-
-
 def make(directory: Path, target: float | None = None) -> Path:
     """Write the report and figures of a run or a sweep; those of before are replaced.
 
@@ -81,9 +61,6 @@ def make(directory: Path, target: float | None = None) -> Path:
     Raises:
       RunError: if the run is not finished or damaged, or the directory cannot be written.
     """
-    from jaxpg.cli import sweep
-    from jaxpg.report import sweep as sweep_report
-
     if sweep.is_sweep(directory) or len(manifests.read(directory).settings) > 1:
         return sweep_report.make(sweep_report.load_sweep(directory, target))
     run = load(directory)
@@ -92,39 +69,6 @@ def make(directory: Path, target: float | None = None) -> Path:
     sections = pictures(view)
     drawn = {picture.name: canvas.draw(picture) for part in sections.values() for picture in part}
     return save(directory, _page(view, sections, drawn), drawn)
-
-
-def save(directory: Path, html: str, drawn: dict[str, Drawn]) -> Path:
-    """Write a page, and its figures by name.
-
-    Raises:
-      RunError: if the directory cannot be written.
-    """
-    path, folder = directory / NAME, directory / FOLDER
-    try:
-        folder.mkdir(exist_ok=True)
-        for name, files in drawn.items():
-            (folder / f"{name}.svg").write_text(files.svg, encoding="utf-8")
-            (folder / f"{name}.png").write_bytes(files.png)
-        durable.write(path, html.encode("utf-8"))
-    except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror})") from None
-    return path
-
-
-def render(template: str, **values: Any) -> str:
-    """A template's text with these values, escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("jaxpg.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["inline"] = _inline
-    return environment.get_template(template).render(**values)
 
 
 def pictures(view: View) -> dict[str, list[Picture]]:
@@ -374,10 +318,3 @@ def _made(run: Run) -> list[tuple[str, str]]:
             rows.append((kind, ", ".join(f"{name} {value}" for name, value in entries.items())))
     commit = run.manifest.made.get("commit")
     return rows if commit is None else [*rows, ("commit", str(commit))]
-
-
-def _inline(picture: Picture, text: str, kind: str = "") -> Any:
-    """An SVG as markup, for templates."""
-    from markupsafe import Markup
-
-    return Markup(canvas.inline(text, picture.name + kind, picture.alt))

@@ -17,7 +17,6 @@ from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
-from jaxpg.cli import sweep
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import (
     ACCENT,
@@ -34,7 +33,8 @@ from jaxpg.report.canvas import (
     Drawn,
     Picture,
 )
-from jaxpg.report.page import render, save
+from jaxpg.report.html import render, save
+from jaxpg.runs import sweep
 from jaxpg.runs.load import Run, load
 
 SHOWN = 20  # points in the table on the terminal

@@ -20,11 +20,11 @@ from safetensors.numpy import load as from_safetensors
 from jaxpg.analysis.outcomes import RANKS, typical
 from jaxpg.core.config import Config, nearest
 from jaxpg.core.types import Metrics, Params
+from jaxpg.errors import RunError
 from jaxpg.names import from_torch
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.policy import Policy
 from jaxpg.population.population import Population, Setting
-from jaxpg.runs import RunError
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
 
@@ -193,21 +193,18 @@ def load(directory: str | os.PathLike[str]) -> Run:
 
 def _summary(directory: Path) -> dict[str, Any]:
     """summary.json, which says whose results they are."""
-    path = directory / "summary.json"
+    path, again = directory / "summary.json", manifests.resume_line(directory)
     try:
         summary = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(
-            f"{directory} is not finished: jaxpg resume {directory} finishes it"
-        ) from None
+        raise RunError(f"{directory} is not finished: {again} finishes it") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(summary, dict):
         raise RunError(f"{path} is damaged: it is no object")
     if summary.get("manifest") != manifests.digest(directory):
         raise RunError(
-            f"{directory} is not finished: its results are of another manifest; jaxpg resume "
-            f"{directory} finishes it"
+            f"{directory} is not finished: its results are of another manifest; {again} finishes it"
         )
     for name in ("compile_seconds", "wall_seconds"):
         if not isinstance(summary.get(name), int | float) or isinstance(summary[name], bool):
@@ -215,8 +212,8 @@ def _summary(directory: Path) -> dict[str, Any]:
     hashes = summary.get("sha256")
     if not isinstance(hashes, dict):
         raise RunError(
-            f"{path} lacks sha256, as an older version wrote it: remove it, and jaxpg resume "
-            f"{directory} writes the results again"
+            f"{path} lacks sha256, as an older version wrote it: remove it, and {again} writes the "
+            "results again"
         )
     return summary
 

@@ -2,30 +2,27 @@
 
 import dataclasses
 import hashlib
+import io
 import json
-import platform
-import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from jaxpg import words
+from jaxpg import files, words
 from jaxpg.analysis.measures import spread
 from jaxpg.analysis.outcomes import scores
 from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
-from jaxpg.population import devices
+from jaxpg.population import provenance
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.population import Population
 from jaxpg.population.settings import Setting
-from jaxpg.report.figures import learning_curve
 
-FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")
+FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says that all are there
 
 
 def save(
@@ -36,7 +33,7 @@ def save(
     manifest: str | None = None,
     settings: Sequence[Setting] = ({},),
 ) -> dict[str, Any]:
-    """Write summary.json, results.npz, params.safetensors and curve.png into a directory.
+    """Write results.npz, params.safetensors and then summary.json into a directory.
 
     Args:
       manifest: SHA-256 of the run's manifest.json, for the summary.
@@ -44,11 +41,15 @@ def save(
 
     Returns:
       The summary.
+
+    Raises:
+      OSError: if they could not be written; summary.json is then that of before.
     """
     metrics = population.metrics
     arrays = {name: getattr(metrics, name) for name in metrics._fields}
+    packed = io.BytesIO()
     np.savez_compressed(
-        directory / "results.npz",
+        packed,
         seed=population.seeds,
         setting=population.setting,
         final_return=population.final_return,
@@ -60,20 +61,18 @@ def save(
         "seeds": json.dumps(population.seeds.tolist()),
         "setting": json.dumps(population.setting.tolist()),
     }
-    weights = to_safetensors(to_torch(population.params), metadata)
-    (directory / "params.safetensors").write_bytes(weights)
-    sha256 = {
-        name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
-        for name in ("results.npz", "params.safetensors")
+    contents = {
+        "results.npz": packed.getvalue(),
+        "params.safetensors": to_safetensors(to_torch(population.params), metadata),
     }
+    for name, content in contents.items():
+        files.write(directory / name, content)
     summary = {
         **summarize(preset, config, population, settings),
         "manifest": manifest,
-        "sha256": sha256,
+        "sha256": {name: hashlib.sha256(x).hexdigest() for name, x in contents.items()},
     }
-    text = json.dumps(summary, indent=2, allow_nan=False)
-    (directory / "summary.json").write_text(text + "\n")
-    learning_curve(config, population, directory / "curve.png")
+    files.write(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 
 
@@ -109,8 +108,8 @@ def summarize(
             for i in frozen
         ],
         "config": dataclasses.asdict(config),
-        "versions": versions(),
-        "device": device(),
+        "versions": provenance.versions(),
+        "device": provenance.device(),
     }
 
 
@@ -145,40 +144,8 @@ def closing(summary: dict[str, Any], out: Path) -> str:
             f"{len(diverged)} diverged and were frozen at their last finite state, the first of "
             f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
         )
-    lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
+    lines.append(f"{out}: {' '.join(reversed(FILES))}")
     return "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of every package that the numbers depend on."""
-    packages = ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def device() -> dict[str, Any]:
-    """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
-    import jax
-
-    from jaxpg.fast import backend
-
-    first = jax.devices()[0]
-    count = devices.cpu_count() if first.platform == "cpu" else jax.device_count()
-    return {
-        "platform": first.platform,
-        "kind": first.device_kind,
-        "count": count,
-        "form": backend.form(),
-    }
-
-
-def commit() -> str | None:
-    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:

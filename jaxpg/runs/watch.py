@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 EXIT_STOPPED = 75  # asked to stop, all saved: start it again (sysexits' EX_TEMPFAIL)
 EXIT_STALLED = 76  # a segment did not end in time: start it again
@@ -21,7 +21,8 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
         if not stop.is_set():
             stop.set()  # first: who reads the sentence may answer it at once
             name = signal.Signals(number).name
-            os.write(2, f"jaxpg: {name}: finishing this segment, then saving\n".encode())
+            with suppress(OSError):  # nobody may be listening any more
+                os.write(2, f"jaxpg: {name}: finishing this segment, then saving\n".encode())
         elif number == signal.SIGINT:
             os._exit(EXIT_INTERRUPTED)
 

@@ -12,14 +12,17 @@ from browser import MISSING, chromium
 
 from jaxpg.analysis.outcomes import scores
 from jaxpg.analysis.stats import estimate, iqm
-from jaxpg.cli import runs, sweep
-from jaxpg.cli.main import _parse_sweep, main
+from jaxpg.cli import train as training
+from jaxpg.cli.arguments import parse
+from jaxpg.cli.commands import COMMANDS
+from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.errors import RunError
 from jaxpg.population.population import train_grid
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
-from jaxpg.runs import RunError
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import sweep
 from jaxpg.runs.load import load
 from tests.report.test_report import EVIL, VISIBLE, Page
 
@@ -33,11 +36,16 @@ TINY = Config(  # of test_runs; the programs of all points are its, so they are 
 )
 GRID: dict[str, list] = {"learning_rate": [1e-3, 1e-2], "total_steps": [72 * 3, 72 * 4]}
 SEEDS = [0, 1, 2]
-LAUNCH = runs.Launch()
 
 
 def planned(**changed) -> sweep.Plan:
     return sweep.Plan("vpg", TINY, GRID, "0:3", 2)._replace(**changed)
+
+
+def line(out: Path, lanes: int | None = None) -> training.Sweep:
+    """The command line of `planned`."""
+    grid = tuple(f"{name}={','.join(map(sweep.show, GRID[name]))}" for name in GRID)
+    return training.Sweep(config=TINY, grid=grid, run=training.Run(seeds="3", out=out, lanes=lanes))
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +53,11 @@ def trained(tmp_path_factory) -> Path:
     """Stopped after the first of its two runs, then started again by the same line."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     first, _ = sweep.begin(out, planned())
-    runs.train(first, runs.Launch(report=False))
+    training.to_the_end(first, training.Launch(report=False))
     before = (first / "results.npz").stat().st_mtime_ns
     with pytest.raises(RunError, match="is not finished"):
         sweep_report.load_sweep(out)
-    sweep.main(planned(lanes=None), LAUNCH, out)
+    training.sweep(line(out))
     assert (first / "results.npz").stat().st_mtime_ns == before  # not trained again
     return out
 
@@ -83,7 +91,7 @@ def test_points_are_in_the_order_of_the_grid_and_know_their_values(trained):
 
 
 def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, capsys):
-    sweep.main(planned(), LAUNCH, trained)
+    training.sweep(line(trained, lanes=2))
     shown = capsys.readouterr().out
     assert shown.count("is finished") == 2
     assert "learning_rate" in shown
@@ -147,7 +155,7 @@ def test_an_unknown_environment_in_the_grid_is_refused_before_anything_is_traine
 def test_a_distributed_sweep_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sweep", "--grid", "gamma=0.9", "--distributed", "--out", str(tmp_path / "out")])
-    assert "begun by one process" in capsys.readouterr().err
+    assert "unknown option --distributed" in capsys.readouterr().err
 
 
 def test_values_of_every_kind_are_read():
@@ -178,7 +186,9 @@ def test_values_of_every_kind_are_read():
 
 
 def test_the_command_line_is_that_of_train_and_a_grid():
-    name, options = _parse_sweep(
+    options = parse(
+        "sweep",
+        COMMANDS["sweep"],
         [
             "reinforce",
             "--grid",
@@ -188,14 +198,15 @@ def test_the_command_line_is_that_of_train_and_a_grid():
             "5",
             "--num-envs",
             "4",
-        ]
+        ],
     )
-    assert (name, options.grid, options.seeds) == (
+    assert (options.preset, options.grid, options.run.seeds) == (
         "reinforce",
         ("gamma=0.9,1", "learning_rate=1e-3"),
         "5",
     )
-    asked = sweep.plan(name, options)
+    grid = sweep.parse_grid(options.grid)
+    asked = sweep.plan(options.preset, options.config, grid, options.run.seeds, None)
     assert asked.config.num_envs == 4
     assert asked.config.collect == "episodes"
     assert asked.seeds == "0:5"

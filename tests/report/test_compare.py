@@ -168,8 +168,8 @@ def test_refusals(runs, tmp_path, capsys):
         ([runs[0], runs[0]], "once only"),
         ([runs[0]], "between 2 and 26"),
         ([*runs, "--picture", "x.gif"], "must end in .png, .svg, .pdf; got x.gif"),
-        ([*runs, "--json", tmp_path / "no" / "x.json"], "cannot be written"),
-        ([*runs, "--picture", tmp_path / "no" / "x.png"], "cannot be written"),
+        ([*runs, "--json", limited / "manifest.json" / "x.json"], "cannot be written"),
+        ([*runs, "--picture", limited / "manifest.json" / "x.png"], "cannot be written"),
         ([tmp_path / "none", runs[0]], "is not a run"),
     ):
         with pytest.raises(SystemExit) as exit_:

@@ -19,12 +19,15 @@ import pytest
 from browser import MISSING, chromium
 
 from jaxpg import words
-from jaxpg.cli import runs
-from jaxpg.cli.main import _parse_train, main
+from jaxpg.cli import train as training
+from jaxpg.cli.arguments import parse
+from jaxpg.cli.commands import COMMANDS
+from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS, Config
+from jaxpg.errors import RunError
 from jaxpg.report import figures
 from jaxpg.report import page as report
-from jaxpg.runs import RunError, reproduce
+from jaxpg.runs import reproduce
 from jaxpg.runs.load import load
 from jaxpg.runs.manifest import Manifest, parse_seeds
 
@@ -414,17 +417,17 @@ def test_the_commands_make_the_same_run(name):
         (line,) = reproduce.commands(manifest(name, wanted))
         program, command, *words = shlex.split(line)
         assert (program, command) == ("jaxpg", "train")
-        _, options = _parse_train(words)
+        options = parse("train", COMMANDS["train"], words)
         assert options.config == wanted
-        assert parse_seeds(options.seeds) == [0, 1, 2, 3]
-        assert options.lanes == 16
+        assert parse_seeds(options.run.seeds) == [0, 1, 2, 3]
+        assert options.run.lanes == 16
 
 
 def test_what_a_preset_switches_on_can_be_switched_off(monkeypatch):
     normalized = dataclasses.replace(Config(), normalize_advantage=True)
     monkeypatch.setitem(PRESETS, "vpg", normalized)
     (line,) = reproduce.commands(manifest("vpg", Config()))
-    assert _parse_train(shlex.split(line)[2:])[1].config == Config()
+    assert parse("train", COMMANDS["train"], shlex.split(line)[2:]).config == Config()
 
 
 def test_the_commands_of_a_merged_run_merge():
@@ -436,18 +439,18 @@ def test_the_commands_of_a_merged_run_merge():
 
 def test_a_finished_run_gets_its_report_once_and_only_if_wanted(tmp_path, capsys):
     directory = handmade.run(tmp_path / "run", RISING[:2])
-    runs.train(directory, runs.Launch(report=False))
+    training.to_the_end(directory, training.Launch(report=False))
     assert not (directory / report.NAME).exists()
-    runs.train(directory, runs.Launch())
+    training.to_the_end(directory, training.Launch())
     assert f"report: {directory / report.NAME}" in capsys.readouterr().out
     (directory / report.NAME).write_text("kept")
-    runs.train(directory, runs.Launch())
+    training.to_the_end(directory, training.Launch())
     assert (directory / report.NAME).read_text() == "kept"
 
 
 def test_train_takes_an_option_to_leave_it_out():
-    assert _parse_train([])[1].launch.report
-    assert not _parse_train(["--no-report"])[1].launch.report
+    assert parse("train", COMMANDS["train"], []).launch.report
+    assert not parse("train", COMMANDS["train"], ["--no-report"]).launch.report
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path, capsys):

@@ -17,10 +17,11 @@ import jaxpg
 from jaxpg.core import networks, noise
 from jaxpg.core.config import Config
 from jaxpg.core.types import EnvSpec
+from jaxpg.errors import RunError
 from jaxpg.names import from_torch, to_torch
 from jaxpg.population.population import train_population
-from jaxpg.runs import RunError, run
 from jaxpg.runs import load as loading
+from jaxpg.runs import run
 
 SEEDS = [2, 9, 4, 0, 5]
 

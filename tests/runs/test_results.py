@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from jaxpg.analysis.curves import curve_points
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
 from jaxpg.names import to_torch
 from jaxpg.population.population import Population
-from jaxpg.report.figures import curve_points
 from jaxpg.runs import results
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
@@ -100,7 +100,7 @@ def test_seeds_that_never_finish_an_episode_do_not_cost_the_others_their_results
     some.final_return[:silent] = np.nan
     summary = results.save(tmp_path, "vpg", CONFIG, some)
     assert summary["seeds_without_episode"] == [3, 1][:silent]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_files_are_complete_and_load_without_pickle(tmp_path):
@@ -110,7 +110,6 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "summary.json",
         "results.npz",
         "params.safetensors",
-        "curve.png",
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
     own = {"seed", "setting", "final_return", "frozen_at", "cause"}
