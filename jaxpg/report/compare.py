@@ -15,7 +15,7 @@ from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
 from jaxpg.errors import RunError
 from jaxpg.report import figures
-from jaxpg.report.figures import DASHES, SERIES, STYLE
+from jaxpg.report.figures import DASHES, SERIES
 from jaxpg.runs.load import Run, load
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
@@ -139,12 +139,10 @@ def draw(some: Sequence[Entry], path: Path) -> None:
     Raises:
       RunError: if the file cannot be written.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
     solvable = some[0].some.solving is not None
-    style: Any = STYLE
-    with matplotlib.rc_context(style):
+    with figures.own_rc():
         figure = Figure(figsize=(10, 7), dpi=150, layout="constrained")
         curves, intervals, profiles, times = figure.subplots(2, 2).ravel()
         looks = itertools.product(DASHES, SERIES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxpg import files
 from jaxpg.analysis.curves import curve_points as curve_points
 from jaxpg.analysis.curves import metric_points as metric_points
 from jaxpg.analysis.curves import unit as unit
@@ -79,11 +80,9 @@ def draw_svg(picture: Picture, size: tuple[float, float]) -> str:
 @contextmanager
 def _figure(picture: Picture, size: tuple[float, float]) -> Iterator[Any]:
     """The picture as a matplotlib figure, in our style."""
-    import matplotlib
     from matplotlib.figure import Figure  # not pyplot: no window
 
-    style: Any = {**STYLE, "svg.hashsalt": picture.name}
-    with matplotlib.rc_context(style):
+    with own_rc({**STYLE, "svg.hashsalt": picture.name}):
         figure = Figure(figsize=size, facecolor=PAPER)
         width, height = size
         across, up = width - LEFT - RIGHT, height - BOTTOM - picture.top
@@ -91,6 +90,17 @@ def _figure(picture: Picture, size: tuple[float, float]) -> Iterator[Any]:
         axes.set_facecolor("none")
         picture.draw(axes)
         yield figure
+
+
+@contextmanager
+def own_rc(style: Any = STYLE) -> Iterator[None]:
+    """matplotlib with its own defaults and a style, whatever a matplotlibrc says."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        yield
 
 
 def _saved(figure: Any, kind: str) -> bytes:
@@ -156,7 +166,9 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
 
     picture = Picture("curve", "", "", "", draw, (8, 4.5), 0.35)
     with _figure(picture, picture.size) as figure:
-        figure.savefig(path, dpi=150)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+    files.save(path, buffer.getvalue())
 
 
 def draw_curve(
