@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import unicodedata
-from typing import TextIO
+from typing import Any, TextIO
 
 PLAIN = {"≥": ">=", "≤": "<=", "×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "·": "-",
          "π": "pi", "Ψ": "Psi", "∇": "grad ", "λ": "lambda", "γ": "gamma", "σ": "sigma",
@@ -82,7 +82,8 @@ def _stream(number: int, old: TextIO | None) -> io.TextIOWrapper:
     raw = Raw(number)
     encoding = getattr(old, "encoding", None) or "utf-8"
     lines = number == 2 or raw.isatty()
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "plain", line_buffering=lines)  # type: ignore[type-var]
+    buffer: Any = io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, encoding=encoding, errors="plain", line_buffering=lines)
 
 
 def _open(number: int) -> None:

@@ -49,7 +49,7 @@ def commit() -> str | None:
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
     except OSError:
         return None

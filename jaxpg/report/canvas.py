@@ -86,23 +86,31 @@ def figure_of(picture: Picture, size: tuple[float, float]) -> Iterator[Any]:
 def blank(size: tuple[float, float], salt: str = "jaxpg", **options: Any) -> Iterator[Any]:
     """An empty figure, drawn by Agg in our style alone.
 
-    Neither a matplotlibrc nor MPLBACKEND, which a notebook leaves to what it starts, changes it.
-
     Args:
       size: width and height in inches.
       salt: the ids in an SVG are made from.
       options: of matplotlib's Figure.
     """
-    matplotlib = _matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot: no window
+    with own_rc({**STYLE, "svg.hashsalt": salt}):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure  # not pyplot: no window
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": salt})
         figure = Figure(figsize=size, facecolor=PAPER, **options)
         FigureCanvasAgg(figure)
         yield figure
+
+
+@contextmanager
+def own_rc(style: Any = STYLE) -> Iterator[None]:
+    """matplotlib with its own defaults and a style.
+
+    Neither a matplotlibrc nor MPLBACKEND, which a notebook leaves to what it starts, changes it.
+    """
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        yield
 
 
 def inline(text: str, prefix: str, alt: str) -> str:

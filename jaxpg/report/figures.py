@@ -1,12 +1,13 @@
 """What figures show of runs: curves, distributions and shares, drawn onto matplotlib axes."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpg import words
+from jaxpg import files, words
 from jaxpg.analysis.budget import Budget, unit
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.outcomes import Solving, select, time_to_solve
@@ -50,7 +51,9 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
 
     picture = Picture("curve", "", "", "", draw, (8, 4.5), 0.35)
     with figure_of(picture, picture.size) as figure:
-        figure.savefig(path, dpi=150)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+    files.save(path, buffer.getvalue())
 
 
 def draw_curve(

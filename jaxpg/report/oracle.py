@@ -7,9 +7,10 @@ from pathlib import Path
 from jaxpg import files
 from jaxpg.proof import oracle
 from jaxpg.proof.oracle import Row
-from jaxpg.report.figures import ACCENT, INK, MUTED
+from jaxpg.report.canvas import ACCENT, INK, MUTED, own_rc
 
 
+@own_rc({})
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Bias and variance of each estimator at random parameters, a problem a row, as PNG.
 
