@@ -96,7 +96,7 @@ def evaluate(options: Evaluate) -> None:
 class Render:
     """Draw an episode of a trained policy, or of many at once, as a GIF.
 
-    CartPole-v1 alone; where ffmpeg is installed, an mp4 too.
+    Of classic control, mazes, and whatever observes a grid; where ffmpeg is installed, an mp4 too.
     """
 
     dir: Directory
