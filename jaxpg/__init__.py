@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from jaxpg.core.noise import keys as keys
     from jaxpg.core.training import train as train
     from jaxpg.core.types import Config as Config
+    from jaxpg.errors import RunError as RunError
     from jaxpg.population.policy import Policy as Policy
-    from jaxpg.runs import RunError as RunError
     from jaxpg.runs.load import Run as Run
     from jaxpg.runs.load import load as load
     from jaxpg.runs.python import train_grid as train_grid
@@ -41,7 +41,7 @@ _HOME = {
     "train_grid": "runs.python",
     "load": "runs.load",
     "Run": "runs.load",
-    "RunError": "runs",
+    "RunError": "errors",
     "Policy": "population.policy",
 }
 __all__ = ["__version__", *_HOME]

@@ -7,13 +7,13 @@ Whatever the networks were, a policy is one chain of layers from a flat observat
 import dataclasses
 import io
 import json
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import __version__
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
@@ -82,7 +82,7 @@ def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
     if target not in SUFFIXES:
         raise ConfigError(f"--to is {target!r}{nearest(target, SUFFIXES)}")
     about = {
-        "made_by": f"jaxpg {__version__}",
+        "made_by": f"jaxpg {version('jaxpg')}",
         "env": run.config.env,
         "seed": str(seed),
         "setting": json.dumps(dict(run.settings[setting])),

@@ -8,8 +8,7 @@ program that XLA partitions over devices, would round otherwise.)
 A worker is a thread with a device of its own; a core of a CPU is one.
 
 JAX's 64-bit mode changes how float32 programs are compiled, and so their last bits: it is on here
-for float64 arithmetic and off for float32, whatever the process has. Other settings of the process
-do not reach these programs either (`own_settings`).
+for float64 arithmetic and off for float32, whatever the process has (`own_jax`).
 """
 
 import threading
@@ -74,23 +73,22 @@ class Program(NamedTuple):
 
 
 @contextmanager
-def own_settings(config: Config) -> Iterator[None]:
-    """JAX's settings in this thread as these programs need them, whatever the process has.
+def own_jax(config: Config) -> Iterator[None]:
+    """JAX as our programs rely on it, in this thread, whatever the process has set.
 
-    The 64-bit mode is as the config's arithmetic needs it. What looks for faults (no jit, checks
-    for NaN, leaks, keys used twice, transfers, strict promotion) is off: a row that is not finite
-    is frozen and reported, arrays are put where they belong, and programs are compiled ahead. Who
-    looks for a fault in parts of their own finds it by `jaxpg.train`, which heeds the settings.
+    That is the 64-bit mode that the config's arithmetic needs, and none of the settings with which
+    people look for faults in programs of their own: they refuse what is meant here (NaN is a
+    metric where no episode ended, a host array is an argument) or cannot compile.
     """
     with (
         jax.enable_x64(config.float_type == "float64"),
         jax.disable_jit(False),
-        jax.debug_nans(False),
-        jax.debug_infs(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.transfer_guard("allow"),
         jax.check_tracer_leaks(False),
         jax.debug_key_reuse(False),
-        jax.transfer_guard("allow"),
-        jax.numpy_dtype_promotion("standard"),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
     ):
         yield
 
@@ -105,7 +103,7 @@ def compile_programs(
       workers: at most so many; None for all that there can be.
       build: makes the algorithm.
     """
-    with own_settings(chunk.config):
+    with own_jax(chunk.config):
         start, advance = _functions(chunk.config, length, build)
         start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
         arguments = (chunk.config, chunk.keys)
@@ -118,14 +116,14 @@ def compile_programs(
 
 def lane_shapes(chunk: Chunk, build: Build = algorithms.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
-    with own_settings(chunk.config):
+    with own_jax(chunk.config):
         start, _ = _functions(chunk.config, 1, build)
         return jax.eval_shape(start, chunk.config, chunk.keys)
 
 
 def start(program: Program, chunk: Chunk) -> Lane:
     """The lanes before their first update."""
-    with own_settings(chunk.config):
+    with own_jax(chunk.config):
         return jax.device_put(program.start(chunk.config, chunk.keys), program.device)
 
 
@@ -141,14 +139,14 @@ def advance(
     Yields:
       Updates done, and the snapshot; its lanes are valid until the next one is asked for.
     """
-    with own_settings(chunk.config):
+    with own_jax(chunk.config):
         config = jax.device_put(chunk.config, program.device)
         lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
     history = [] if at is None else list(at.history)
     done = sum(part.env_steps.shape[1] for part in history)
     while done < updates:
         count = min(program.length, updates - done)
-        with own_settings(chunk.config):
+        with own_jax(chunk.config):
             lanes, metrics, recent = program.advance(
                 config, lanes, jax.device_put(np.int32(count), program.device)
             )

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg.core.config import ConfigError
+from jaxpg.errors import DoesNotFit
 from jaxpg.population import cgroups
 
 SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes of a checkpoint
@@ -30,15 +30,6 @@ class Need(NamedTuple):
     training: int  # more than this process has now, while it trains
     results: int  # more than this process has now, while it writes the results
     host: int  # of this process, in all
-
-
-class DoesNotFit(ConfigError):
-    """There is not enough memory; with `lanes` there would be, if it is not None."""
-
-    def __init__(self, sentence: str, lanes: int | None = None):
-        """Say what is missing."""
-        super().__init__(sentence)
-        self.lanes = lanes
 
 
 def predict(

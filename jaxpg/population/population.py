@@ -18,7 +18,8 @@ from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, memory
 from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
-from jaxpg.population.settings import Setting, plain, seed_list, with_setting
+from jaxpg.population.progress import Progress
+from jaxpg.population.settings import Setting, check_sizes, plain, seed_list, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
 LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
@@ -38,22 +39,6 @@ class Population(NamedTuple):
     compile_seconds: float
     wall_seconds: float  # training, without compiling
     manifest: Any = None  # what was trained, from `runs.manifest`, where that is known
-
-
-class Progress(NamedTuple):
-    """How far a population is, after a segment."""
-
-    env_steps: int  # by all rows
-    fraction: float  # of all updates, in [0, 1]
-    recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
-    seconds: float  # since training began, compiling aside
-    rows: int  # that are trained in all
-    metrics: Metrics  # of the newest update of every row begun; NaN where a row is frozen
-
-    @property
-    def env_steps_per_row(self) -> float:
-        """The axis of curves: of a plain run, environment steps per seed."""
-        return self.env_steps / self.rows
 
 
 def train_rows(
@@ -113,12 +98,11 @@ def make_chunks(
     Raises:
       ConfigError: as `train_population` does.
     """
-    if lanes < 2:  # XLA compiles a batch of one otherwise
-        raise ConfigError(f"lanes must be at least 2; got {lanes}")
     config, seeds = plain(config), seed_list(seeds)
+    check_sizes(config, lanes)
     if not len(settings):
         raise ConfigError("settings must be at least one; got none")
-    with chunks.own_settings(config):
+    with chunks.own_jax(config):
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
         configs = jax.tree.map(np.asarray, arrays)
         keys = np.asarray(jax.random.key_data(noise.keys(seeds)))

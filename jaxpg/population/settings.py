@@ -11,6 +11,8 @@ from typing import Any
 
 from jaxpg.core.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
 
+MOST, MOST_LANES = 2**31 - 1, 2**20
+MOST_SEEDS = 1_000_000  # of one run; more are a slip, or fill a machine with their results
 Setting = Mapping[str, Any]  # traced fields by name; {} is the config itself
 
 
@@ -23,6 +25,8 @@ def seed_list(seeds: Any) -> list[int]:
     Raises:
       ConfigError: if they are anything else.
     """
+    if isinstance(seeds, range) and len(seeds) > MOST_SEEDS:
+        raise ConfigError(f"seeds must be at most {MOST_SEEDS:,}; got {len(seeds):,}")
     try:
         given = list(seeds.tolist() if hasattr(seeds, "tolist") else seeds)
         if any(isinstance(seed, bool) for seed in given):
@@ -68,6 +72,26 @@ def with_setting(config: Config, setting: Setting) -> Config:
     ):
         raise ConfigError("max_grad_norm: clipping and none are two programs: train them apart")
     return validate(dataclasses.replace(config, **plain_setting(setting)))
+
+
+def check_sizes(config: Config, lanes: int) -> None:
+    """Raise ConfigError unless int32 holds what a program counts, and lanes are in their range."""
+    c = config
+    steps = c.num_steps if c.collect == "steps" else c.max_episode_steps or 1
+    counts = {
+        "max_episode_steps": c.max_episode_steps or 1,
+        "num_envs": c.num_envs,
+        "steps of all environments in an update": c.num_envs * steps,
+        "value_steps": c.value_steps,
+        "buffer_size": c.buffer_size,
+        "each of hidden_sizes": max(c.hidden_sizes),
+        "updates that the budget pays for": c.num_updates,
+    }
+    for name, count in counts.items():
+        if count > MOST:
+            raise ConfigError(f"{name} must be at most {MOST}, as int32 counts; got {count}")
+    if not 2 <= lanes <= MOST_LANES:  # XLA compiles a batch of one otherwise
+        raise ConfigError(f"lanes must be in [2, {MOST_LANES}]; got {lanes}")
 
 
 def expand(

@@ -6,14 +6,8 @@
     lock             held by the process that works here
     summary.json, results.npz, params.safetensors, curve.png     once it is finished
 
-Imports point up: durable, lock, watch, manifest, results, trained, checkpoints, share, run; then
-load, edit, retrace, track, and python, which trains from Python.
+Imports point up: lock, watch, manifest, checkpoints, share, results, track, run, edit, retrace.
 """
 
-
-class RunError(Exception):
-    """A run directory cannot be used as asked: one sentence that says why."""
-
-
-class Stopped(Exception):
-    """Training was asked to stop; everything that it reported is on the disk."""
+from jaxpg.errors import RunError as RunError  # their former place
+from jaxpg.errors import Stopped as Stopped

@@ -20,13 +20,14 @@ from safetensors.numpy import load as from_safetensors
 
 from jaxpg.core.config import Config
 from jaxpg.core.types import Algorithm, Metrics, Params
+from jaxpg.errors import RunError
 from jaxpg.files import whole_directory
 from jaxpg.names import from_torch
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.policy import Policy
 from jaxpg.population.settings import Setting
-from jaxpg.runs import RunError, results, trained
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import results, trained
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.trained import Trained
 
@@ -69,9 +70,10 @@ class Run:
         """Where a seed is in the population.
 
         Args:
-          seed: one of the run's, or "best", "worst" or "median" by final_return. A seed that
-            diverged, or finished no episode, ranks below all others and never is the best; of
-            equal ones the first is taken, and of the two in the middle the lower one.
+          seed: one of the run's, or "best", "worst" or "median" by final_return
+            (`outcomes.typical`). A seed that diverged, or finished no episode, ranks below all
+            others and never is the best; equal ones are ranked in their order, so that of three
+            seeds these are three; of the two in the middle it is the lower one.
           setting: index in `settings`.
 
         Raises:
@@ -117,15 +119,11 @@ class Run:
         """Copy what the run is, checkpoints aside, into a directory that is new or empty.
 
         Raises:
-          ConfigError: if `out` holds something or cannot be written.
-          RunError: if it could not be written.
+          RunError: if `out` holds something or cannot be written.
         """
-        try:
-            with whole_directory(Path(out).absolute(), "out") as partial:
-                for name in (manifests.NAME, *results.FILES):
-                    shutil.copyfile(self.directory / name, partial / name)
-        except OSError as error:
-            raise RunError(f"{out} could not be written ({error.strerror})") from None
+        with whole_directory(Path(out), "out") as partial:
+            for name in (manifests.NAME, *results.FILES):
+                shutil.copyfile(self.directory / name, partial / name)
 
 
 def load(directory: str | os.PathLike[str]) -> Run:
@@ -170,21 +168,18 @@ def load(directory: str | os.PathLike[str]) -> Run:
 
 def _summary(directory: Path) -> dict[str, Any]:
     """summary.json, which says whose results they are."""
-    path = directory / "summary.json"
+    path, again = directory / "summary.json", manifests.resume_line(directory)
     try:
         summary = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(
-            f"{directory} is not finished: jaxpg resume {directory} finishes it"
-        ) from None
+        raise RunError(f"{directory} is not finished: {again} finishes it") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(summary, dict):
         raise RunError(f"{path} is damaged: it is no object")
     if summary.get("manifest") != manifests.digest(directory):
         raise RunError(
-            f"{directory} is not finished: its results are of another manifest; jaxpg resume "
-            f"{directory} finishes it"
+            f"{directory} is not finished: its results are of another manifest; {again} finishes it"
         )
     for name in ("compile_seconds", "wall_seconds"):
         if not isinstance(summary.get(name), int | float) or isinstance(summary[name], bool):
@@ -192,8 +187,8 @@ def _summary(directory: Path) -> dict[str, Any]:
     hashes = summary.get("sha256")
     if not isinstance(hashes, dict):
         raise RunError(
-            f"{path} lacks sha256, as an older version wrote it: remove it, and jaxpg resume "
-            f"{directory} writes the results again"
+            f"{path} lacks sha256, as an older version wrote it: remove it, and {again} writes the "
+            "results again"
         )
     return summary
 

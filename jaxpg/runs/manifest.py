@@ -3,13 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxpg import files
 from jaxpg.core.config import FIELDS, Config, ConfigError, validate
-from jaxpg.population.settings import with_setting
-from jaxpg.runs import RunError, durable
+from jaxpg.errors import RunError
+from jaxpg.population.settings import MOST_SEEDS, with_setting
 
 NAME = "manifest.json"
 SCHEMA = 2
@@ -62,7 +64,7 @@ def write(directory: Path, manifest: Manifest) -> None:
         "build": manifest.build,
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    durable.write(directory / NAME, text.encode())
+    files.write(directory / NAME, text)
 
 
 def read(directory: Path) -> Manifest:
@@ -173,6 +175,11 @@ def parse_config(fields: Any, path: Path | str = "the config") -> Config:
     return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
 
 
+def resume_line(directory: Path) -> str:
+    """What continues a run, for a shell."""
+    return shlex.join(["jaxpg", "resume", str(directory)])
+
+
 def differences(old: Manifest, new: Manifest) -> list[str]:
     """What of all that decides the results is not the same, one 'name: old -> new' each."""
     pairs = {
@@ -185,11 +192,12 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
     return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> Sequence[int]:
     """The seeds of '256', '1000:2000' or '3,17,42'.
 
     Raises:
-      ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32).
+      ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32), or
+        they are more than anybody trains.
     """
     seeds: Sequence[int]
     try:
@@ -209,12 +217,17 @@ def parse_seeds(text: str) -> list[int]:
             "--seeds must be a count of at least 1, FIRST:END, or a list of different integers "
             f"in [0, 2^32); got {text!r}"
         )
-    return list(seeds)
+    if len(seeds) > MOST_SEEDS:
+        alone = f"; the seed {text} alone is {text}:{int(text) + 1}" if text.isdecimal() else ""
+        raise ConfigError(
+            f"--seeds must be at most {MOST_SEEDS:,} seeds; {text!r} are {len(seeds):,}{alone}"
+        )
+    return seeds
 
 
 def format_seeds(seeds: Sequence[int]) -> str:
     """What `parse_seeds` reads as these seeds, as short as it can be said."""
-    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+    if all(seed == seeds[0] + i for i, seed in enumerate(seeds)):
         return f"{seeds[0]}:{seeds[0] + len(seeds)}"
     return ",".join(map(str, seeds))
 

@@ -3,22 +3,24 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxpg import words
 from jaxpg.core import algorithms
 from jaxpg.core.config import PRESETS, Config, ConfigError
-from jaxpg.population import chunks, population
+from jaxpg.errors import DoesNotFit, Stopped
+from jaxpg.population import chunks, population, progress
 from jaxpg.population.chunks import Build
-from jaxpg.population.memory import DoesNotFit
-from jaxpg.population.population import Progress
+from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list
-from jaxpg.runs import Stopped, run
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import run
 from jaxpg.runs.load import load
 from jaxpg.runs.trained import Trained, check_params
 
@@ -58,7 +60,7 @@ def train_population(
       segments: calls that each group of lanes is divided into, for the sake of `report` (with
         `out` more, where a call would be long).
       report: called after each of them, from any thread, one at a time; with `out` after what
-        has been saved.
+        has been saved. None is silent, but for a bar in a notebook.
       build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
         meets the config's static fields as they are and the traced ones as arrays over the lanes.
       out: a run directory, as of `jaxpg train`: new, or empty, or of this very run, which is then
@@ -75,8 +77,10 @@ def train_population(
         raise ConfigError(f"segments must be at least 1; got {segments}")
     options: dict[str, Any] = {"settings": settings, "segments": segments, "build": build}
     if out is not None:
-        return _train_into(Path(out), config, seeds, lanes, report, options)
-    found = population.train_rows(config, seeds, lanes=lanes, report=report, **options)
+        with _shown(config, seeds, report) as show:
+            return _train_into(Path(out), config, seeds, lanes, show, options)
+    with _shown(config, seeds, report) as show:
+        found = population.train_rows(config, seeds, lanes=lanes, report=show, **options)
     what = run.plan(_name(config), config, seeds, found.lanes, **options)
     return Trained(*found._replace(manifest=what))
 
@@ -147,6 +151,18 @@ def _train_into(
             raise
         return _train_into(directory, config, seeds, problem.lanes, report, options)
     return load(directory).population
+
+
+@contextmanager
+def _shown(
+    config: Config, seeds: list[int], report: Callable[[Progress], None] | None
+) -> Iterator[Callable[[Progress], None] | None]:
+    """The reporter, or in a notebook a bar, where none is given."""
+    if report is None and progress.in_notebook():
+        with progress.shown(f"{config.env}, {words.seeds(len(seeds))}") as show:
+            yield show
+    else:
+        yield report
 
 
 def _name(config: Config) -> str:

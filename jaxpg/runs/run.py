@@ -19,16 +19,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpg import files
 from jaxpg.analysis.stats import iqm
 from jaxpg.core import algorithms
 from jaxpg.core.config import Config
-from jaxpg.population import chunks, population
+from jaxpg.errors import Foreign, RunError, Stopped
+from jaxpg.population import chunks, population, provenance
 from jaxpg.population.chunks import Build, Chunk, Lane, Program
-from jaxpg.population.population import Progress, Tally
+from jaxpg.population.population import Tally
+from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, plain, plain_setting, seed_list
-from jaxpg.runs import RunError, Stopped, checkpoints, durable, results, track
+from jaxpg.runs import checkpoints, compiling, results, track
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs.checkpoints import Checkpoint, Foreign
+from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
@@ -79,7 +82,7 @@ def plan(
         written.
     """
     config, seeds = plain(config), seed_list(seeds)
-    with chunks.own_settings(config):
+    with chunks.own_jax(config):
         build(config)
     lanes = population.default_lanes() if lanes is None else lanes
     population.make_chunks(config, seeds[:1], settings, lanes)
@@ -91,9 +94,9 @@ def plan(
         segment=min(-(-config.num_updates // (segments or SEGMENTS)), LONGEST_SEGMENT),
         settings=tuple(plain_setting(setting) for setting in settings),
         made={
-            "versions": results.versions(),
-            "commit": results.commit(),
-            "device": results.device(),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "device": provenance.device(),
             "command": shlex.join(sys.argv),
         },
         bits=manifests.BITS,
@@ -108,15 +111,13 @@ def begin(directory: Path, manifest: Manifest) -> None:
       RunError: if it is another run (the sentence says what differs), or holds something else.
     """
     check_usable(directory)
-    try:
+    with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):
             if (directory / manifests.NAME).exists():
                 check_same(directory, manifest)
             else:
                 manifests.write(directory, manifest)
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
 def withdraw(directory: Path) -> None:
@@ -150,7 +151,7 @@ def check_usable(directory: Path) -> None:
         names = {path.name for path in directory.iterdir()}
     except OSError as error:
         raise RunError(f"{directory} cannot be a run directory ({error.strerror})") from None
-    foreign = {name for name in names if name != LOCK and not name.startswith(durable.TEMPORARY)}
+    foreign = {name for name in names if name != LOCK and not name.startswith(files.TEMPORARY)}
     if foreign and manifests.NAME not in foreign:
         raise RunError(
             f"{directory} must be a run, or new or empty; it holds {sorted(foreign)[0]} and no "
@@ -227,6 +228,7 @@ def train(
                 )
             compile_seconds = 0.0
             if not _trained(manifest, chains):
+                note(compiling.expectation(manifest))
                 began = time.perf_counter()
                 limit = max(COMPILE_SECONDS, stall_seconds)
                 with Watchdog(limit, "compiling has not ended") as watchdog:
@@ -235,6 +237,7 @@ def train(
                         groups[0], manifest.segment, len(mine), build
                     )
                 compile_seconds = time.perf_counter() - began
+                compiling.remember(manifest, compile_seconds)
                 here = groups if first else [groups[i] for i in mine]
                 updates = manifest.config.num_updates
                 note(population.check_memory(programs, shapes, here, updates, writes=first))
@@ -381,28 +384,19 @@ def _finish(
     whole = population.gather(
         groups, [end.snapshot for end in ends], order, compile_seconds, seconds
     )
-    aside = directory / f"{durable.TEMPORARY}results"
     digest = manifests.digest(directory)
-    try:
-        aside.mkdir()
-        summary = results.save(
-            aside, manifest.preset, manifest.config, whole, digest, manifest.settings
+    again = manifests.resume_line(directory)
+    advice = f"; training is finished and saved: make room, then {again} writes the results"
+    with files.writing(directory, advice):
+        return results.save(
+            directory, manifest.preset, manifest.config, whole, digest, manifest.settings
         )
-        for name in results.FILES:
-            durable.sync(aside / name)
-            (aside / name).replace(directory / name)
-        aside.rmdir()
-        durable.sync(directory)
-    except OSError as error:
-        raise RunError(
-            f"{directory} cannot be written ({error.strerror}); training is finished and saved: "
-            f"make room, then jaxpg resume {directory} writes the results"
-        ) from error
-    return summary
 
 
 def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
     """A reporter that appends each report to a file, then passes it on."""
+    again = manifests.resume_line(path.parent)
+    advice = f"; everything reported so far is saved: make room, then {again}"
 
     def write(at: Progress) -> None:
         known = at.recent_return[np.isfinite(at.recent_return)]
@@ -413,14 +407,8 @@ def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Pro
             "seeds_begun": len(at.recent_return),
             "iqm_return": float(iqm(known)) if len(known) else None,
         }
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise RunError(
-                f"{path} cannot be written ({error.strerror}); everything reported so far is "
-                f"saved: make room, then jaxpg resume {path.parent}"
-            ) from error
+        with files.writing(path, advice):
+            files.append(path, json.dumps(line))
         if report is not None:
             report(at)
 
@@ -430,15 +418,13 @@ def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Pro
 def _clean(directory: Path) -> None:
     """Make the folder of checkpoints; remove what killed processes were writing or have said."""
     folder = directory / checkpoints.FOLDER
-    try:
+    with files.writing(directory):
         folder.mkdir(exist_ok=True)
         if (directory / PROCESSES).exists():
             shutil.rmtree(directory / PROCESSES)
         for path in [*directory.iterdir(), *folder.iterdir()]:
-            if path.name.startswith(durable.TEMPORARY):
+            if path.name.startswith(files.TEMPORARY):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
 def _remove(path: Path) -> None:
@@ -450,7 +436,7 @@ def _remove(path: Path) -> None:
 
 def _compare_machines(manifest: Manifest, note: Callable[[str], None]) -> None:
     """Note what may change the last bits since the run was begun."""
-    now = {"versions": results.versions(), "device": results.device()}
+    now = {"versions": provenance.versions(), "device": provenance.device()}
     changed = [
         f"{name} {old.get(name)} -> {new[name]}"
         for old, new in ((manifest.made.get(kind), now[kind]) for kind in now)

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg.runs import RunError, durable
+from jaxpg import files
+from jaxpg.errors import RunError
 from jaxpg.runs.watch import Clock
 
 FOLDER = "processes"
@@ -135,10 +136,8 @@ class Peers:
         if self._share.processes > 1:
             others = set(range(self._share.processes)) - {self._share.process}
             self._heard = {i: ({}, self._clock.seconds()) for i in others}
-            try:
+            with files.writing(self._directory):
                 (self._directory / FOLDER).mkdir(exist_ok=True)
-            except OSError as error:
-                raise RunError(f"{self._directory} cannot be written ({error.strerror})") from None
             self.say("training")
             self._thread.start()
         return self
@@ -165,9 +164,7 @@ class Peers:
                 "beat": next(self._beats),
             }
             try:
-                durable.write(
-                    _path(self._directory, self._share.process), json.dumps(content).encode()
-                )
+                files.write(_path(self._directory, self._share.process), json.dumps(content))
             except OSError as error:
                 self._note(f"{self._directory} cannot be written ({error.strerror}); stopping")
                 self._stop.set()

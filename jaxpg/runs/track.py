@@ -23,12 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxpg import files
 from jaxpg.core.config import ConfigError, nearest
-from jaxpg.runs import RunError, durable
+from jaxpg.errors import RunError
 from jaxpg.runs import manifest as manifests
 
 if TYPE_CHECKING:
-    from jaxpg.population.population import Progress
+    from jaxpg.population.progress import Progress
     from jaxpg.runs.load import Run
 
 NAME = "tracker.json"
@@ -136,10 +137,8 @@ def log_results(directory: Path) -> None:
 
 
 def _write(directory: Path, state: State) -> None:
-    try:
-        durable.write(directory / NAME, (json.dumps(state._asdict()) + "\n").encode())
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+    with files.writing(directory):
+        files.write(directory / NAME, json.dumps(state._asdict()) + "\n")
 
 
 @contextmanager
@@ -164,7 +163,9 @@ def _tensorboard(directory: Path, state: State) -> Iterator[Log]:
     options = {"flush_secs": 10, "filename_suffix": unique}
     with SummaryWriter(str(directory / FOLDER), **options) as writer:
         if not state.updates:
-            writer.add_text("manifest", f"```\n{(directory / manifests.NAME).read_text()}\n```")
+            writer.add_text(
+                "manifest", f"```\n{(directory / manifests.NAME).read_text(encoding='utf-8')}\n```"
+            )
 
         def log(values: Mapping[str, Any], step: int) -> None:
             for tag, value in values.items():
@@ -233,8 +234,8 @@ def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(environment steps per row, values by tag); of the curve what lies after so many updates."""
     import numpy as np
 
+    from jaxpg.analysis.curves import curve_points
     from jaxpg.analysis.stats import iqm
-    from jaxpg.report.figures import curve_points
 
     population, updates = run.population, run.config.num_updates
     metrics = population.metrics

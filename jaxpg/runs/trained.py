@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, cast
 import jax
 import numpy as np
 
+from jaxpg.analysis.outcomes import RANKS, typical
 from jaxpg.core.config import Config, nearest
 from jaxpg.core.types import Algorithm
+from jaxpg.errors import RunError
 from jaxpg.files import whole_directory
 from jaxpg.names import from_torch, to_torch
 from jaxpg.population.policy import Policy
 from jaxpg.population.population import Population
 from jaxpg.population.settings import Setting
-from jaxpg.runs import RunError, results
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import results
 from jaxpg.runs.manifest import Manifest
 
 if TYPE_CHECKING:
     import pandas
-
-RANKS = ("best", "worst", "median")
 
 
 class Trained(Population):
@@ -66,19 +66,15 @@ class Trained(Population):
           out: new or empty; complete or not there.
 
         Raises:
-          ConfigError: if `out` holds something or cannot be written.
-          RunError: if it could not be written, or networks of your own have parameters that are
-            not named as a file needs it.
+          RunError: if `out` holds something or cannot be written, or networks of your own have
+            parameters that are not named as a file needs it.
         """
         what = self._trained()
         check_params(self.params)
-        try:
-            with whole_directory(Path(out).absolute(), "out") as partial:
-                manifests.write(partial, what)
-                digest = manifests.digest(partial)
-                results.save(partial, what.preset, what.config, self, digest, what.settings)
-        except OSError as error:
-            raise RunError(f"{out} could not be written ({error.strerror})") from None
+        with whole_directory(Path(out), "out") as partial:
+            manifests.write(partial, what)
+            digest = manifests.digest(partial)
+            results.save(partial, what.preset, what.config, self, digest, what.settings)
 
     def _trained(self) -> Manifest:
         if self.manifest is None:
@@ -180,11 +176,7 @@ def _ranked(population: Any, rank: str, rows: np.ndarray) -> int:
     """The best, worst or median one of these rows."""
     if rank not in RANKS:
         raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")
-    healthy = population.frozen_at[rows] < 0
-    returns = population.final_return[rows]
-    score = np.where(healthy & np.isfinite(returns), returns, -np.inf)
-    if rank == "best" and not np.isfinite(score).any():
+    found = typical(population.final_return[rows], population.frozen_at[rows] >= 0)
+    if rank not in found:
         raise RunError("the run has no best seed: none finished an episode without diverging")
-    ordered = np.sort(score)
-    place = {"worst": 0, "median": (len(score) - 1) // 2, "best": -1}[rank]
-    return int(rows[np.argmax(score == ordered[place])])
+    return int(rows[found[rank]])

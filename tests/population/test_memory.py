@@ -9,8 +9,9 @@ import pytest
 
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
+from jaxpg.errors import DoesNotFit
 from jaxpg.population import cgroups, chunks, memory, population
-from jaxpg.population.memory import DoesNotFit, Need
+from jaxpg.population.memory import Need
 from jaxpg.runs.python import train_population
 
 TINY = Config(num_envs=2, num_steps=4, total_steps=24, hidden_sizes=(4,), value_steps=1)

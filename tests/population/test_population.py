@@ -17,7 +17,7 @@ from jaxpg.core import learner, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import train
 from jaxpg.population import chunks, population
-from jaxpg.population.population import Progress
+from jaxpg.population.progress import Progress
 from jaxpg.runs.python import train_grid, train_population
 
 TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 7, hidden_sizes=(6,), value_steps=2)
@@ -295,7 +295,7 @@ def test_progress_is_reported_to_the_end():
         (np.array(3), None, "2^32"),
         (jnp.arange(0), None, "at least one"),
         (np.array([2**32]), None, "2^32"),
-        ([1], 1, "lanes must be at least 2"),
+        ([1], 1, "lanes must be in"),
     ],
 )
 def test_bad_input_is_refused(seeds, lanes, words):

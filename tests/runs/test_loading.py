@@ -17,9 +17,10 @@ import jaxpg
 from jaxpg.core import networks, noise
 from jaxpg.core.config import Config
 from jaxpg.core.types import EnvSpec
+from jaxpg.errors import RunError
 from jaxpg.names import from_torch, to_torch
-from jaxpg.runs import RunError, run
 from jaxpg.runs import load as loading
+from jaxpg.runs import run
 from jaxpg.runs import trained as trained_
 from jaxpg.runs.python import train_population
 
@@ -77,7 +78,10 @@ def test_best_worst_and_median(loaded):
     assert [some.row(rank) for rank in ("best", "worst", "median")] == [1, 3, 4]
     # 9 diverged, and a seed without an episode has NaN: both rank below all others.
     some = ranked(loaded, [7, 9, np.nan, 3, 8], [-1, 5, -1, -1, -1])
-    assert [some.row(rank) for rank in ("best", "worst", "median")] == [4, 1, 3]
+    assert [some.row(rank) for rank in ("best", "worst", "median")] == [4, 2, 3]
+    # Of equal ones three different seeds.
+    some = ranked(loaded, [500] * 5, [-1] * 5)
+    assert [some.row(rank) for rank in ("best", "worst", "median")] == [0, 4, 2]
     # Of four, 1 2 8 9, the median is the lower one of the two in the middle.
     four = np.arange(4)
     some = ranked(loaded, [8, 1, 9, 2, 0], [-1] * 5)

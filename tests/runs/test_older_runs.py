@@ -13,7 +13,8 @@ import pytest
 import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
-from jaxpg.runs import RunError, checkpoints, edit, manifest, retrace, run
+from jaxpg.errors import RunError
+from jaxpg.runs import checkpoints, edit, manifest, retrace, run
 from jaxpg.runs.results import FILES
 
 DATA = Path(__file__).parents[1] / "data" / "runs-1"
@@ -105,7 +106,7 @@ def test_an_unfinished_one_is_not_continued_to_other_bits(older, capsys, tmp_pat
     with pytest.raises(RunError, match=sentence):
         edit.merge([directory], tmp_path / "merged")
     with pytest.raises(RunError, match=sentence):
-        retrace.replay(directory, 0, 0, 0, tmp_path / "again")
+        retrace.retrace(directory, 0, 0, 0, tmp_path / "again")
     assert not (tmp_path / "merged").exists()
     assert all(path.read_bytes() == content for path, content in before.items())
 

@@ -18,9 +18,9 @@ from benchmarks import readme
 from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Networks
+from jaxpg.errors import DoesNotFit, RunError, Stopped
 from jaxpg.population import population as rows
-from jaxpg.population.memory import DoesNotFit
-from jaxpg.runs import RunError, Stopped, manifest, reproduce, run
+from jaxpg.runs import manifest, reproduce, run
 from jaxpg.runs.results import FILES
 from tests import pages
 from tests.runs.test_runs import TINY
@@ -68,7 +68,7 @@ def test_saved_from_memory_it_is_a_finished_run(memory, tmp_path, capsys):
     main(["compare", str(tmp_path / "one"), str(tmp_path / "other")])
     assert "report.html" in capsys.readouterr().out
     for whole in (memory, jaxpg.load(tmp_path / "other")):
-        with pytest.raises(ConfigError, match="out must be a new or empty directory"):
+        with pytest.raises(RunError, match="out must be a new or empty directory"):
             whole.save(tmp_path / "one")
 
 
@@ -205,7 +205,7 @@ def test_parts_of_ones_own(tmp_path, capsys):
         ["resume", out],
         ["extend", out, "--total-steps", 10**6],
         ["merge", out, "--out", tmp_path / "merged"],
-        ["replay", out, "--seed", 9, "--out", tmp_path / "again"],
+        ["retrace", out, "--seed", 9, "--out", tmp_path / "again"],
         ["evaluate", tmp_path / "saved"],
         ["render", tmp_path / "saved"],
         ["export", tmp_path / "saved", "--to", "torch"],

@@ -9,12 +9,12 @@ from safetensors import safe_open
 from safetensors.numpy import load
 from safetensors.torch import load_file
 
+from jaxpg.analysis.curves import curve_points
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population.population import Population
-from jaxpg.report.figures import curve_points
 from jaxpg.runs import results
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
@@ -59,7 +59,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
     summary = results.summarize("vpg", CONFIG, some)
     assert summary["seeds_without_episode"] == [1]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
-    assert summary["final_return"]["min"] == 500.0
+    assert summary["final_return"]["min"] == 30.0  # it counts as untrained
 
 
 def test_a_diverged_seed_is_named_and_has_not_solved():
@@ -83,8 +83,18 @@ def test_a_run_that_learnt_nothing_says_so_last(tmp_path):
     json.dumps(summary, allow_nan=False)
 
 
+def test_the_last_lines_say_small_returns_and_round_once():
+    said = results.closing(results.summarize("vpg", CONFIG, population([0.5, 0.75, 0.25])), "out")
+    assert "IQM 0.5 (95 % interval 0.25 to 0.75), worst seed 0.25, best 0.75" in said
+    summary = results.summarize("vpg", CONFIG, population([-164.35] * 3))
+    assert summary["final_return"]["iqm"] == float(np.float32(-164.35))
+    assert f"IQM {float(np.float32(-164.35)):.1f} (" in results.closing(summary, "out")
+
+
 def test_no_episode_at_all_is_null_not_nan():
-    summary = results.summarize("vpg", CONFIG, population([np.nan, np.nan]))
+    some = population([np.nan, np.nan])
+    some.metrics.episodes[:] = 0
+    summary = results.summarize("vpg", CONFIG, some)
     assert summary["final_return"] is None
     json.dumps(summary, allow_nan=False)
 
@@ -107,7 +117,7 @@ def test_seeds_that_never_finish_an_episode_do_not_cost_the_others_their_results
     some.final_return[:silent] = np.nan
     summary = results.save(tmp_path, "vpg", CONFIG, some)
     assert summary["seeds_without_episode"] == [3, 1][:silent]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_files_are_complete_and_load_without_pickle(tmp_path):
@@ -117,7 +127,6 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "summary.json",
         "results.npz",
         "params.safetensors",
-        "curve.png",
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
     own = {"seed", "setting", "final_return", "frozen_at", "cause"}

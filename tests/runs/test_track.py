@@ -16,7 +16,8 @@ import jaxpg
 from jaxpg.analysis.stats import iqm
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.runs import RunError, Stopped, run, track
+from jaxpg.errors import RunError, Stopped
+from jaxpg.runs import run, track
 
 CONFIG = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,))
 
