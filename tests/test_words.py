@@ -34,3 +34,8 @@ def test_shares_amounts_and_seeds():
     assert words.amount(37_120) == "37,120"
     assert words.amount(math.inf) == "not reached"
     assert [words.seeds(count) for count in (0, 1, 1_000)] == ["0 seeds", "1 seed", "1,000 seeds"]
+
+
+def test_times():
+    said = [words.duration(seconds) for seconds in (0.4, 8, 99, 187)]
+    assert said == ["0 s", "8 s", "99 s", "3:07 min"]

@@ -21,7 +21,11 @@ DEBUGGING = (  # what no program of ours is written for; `chunks.own_jax` does i
     "JAX_DISABLE_JIT",
     "JAX_NUMPY_DTYPE_PROMOTION",
     "JAX_TRANSFER_GUARD",
+    "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE",
+    "JAX_TRANSFER_GUARD_DEVICE_TO_HOST",
+    "JAX_TRANSFER_GUARD_HOST_TO_DEVICE",
 )
+HARMLESS = ("", "0", "false", "off", "standard", "allow")
 
 
 def own() -> None:
@@ -37,9 +41,10 @@ def own() -> None:
     threading.Thread(target=_answer, args=[reader], daemon=True).start()
     # A notebook's backend is inherited by what is started in it, and may not be installed here.
     os.environ["MPLBACKEND"] = "Agg"
-    for name in filter(os.environ.get, DEBUGGING):
-        value = os.environ.pop(name)
-        print(f"jaxpg: {name}={value} is for debugging, and not heeded", file=sys.stderr)
+    for name in DEBUGGING:
+        value = os.environ.pop(name, "")
+        if value.lower() not in HARMLESS:
+            print(f"jaxpg: {name}={value} is for debugging, and not heeded", file=sys.stderr)
 
 
 def prepare(config: Config, alone: bool = True) -> None:

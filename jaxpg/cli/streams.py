@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 PLAIN = {"≥": ">=", "≤": "<=", "×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "·": "-",
          "π": "pi", "Ψ": "Psi", "∇": "grad ", "λ": "lambda", "γ": "gamma", "σ": "sigma",
-         "─": "-", "━": "-", "│": "|", **dict.fromkeys("╭╮╰╯├┤┼", "+")}  # fmt: skip
+         "─": "-", "━": "-", "│": "|", "‖": "||", **dict.fromkeys("╭╮╰╯├┤┼", "+")}  # fmt: skip
 
 
 class Raw(io.RawIOBase):

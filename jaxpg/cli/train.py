@@ -101,7 +101,6 @@ def train(options: Train) -> None:
     lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
     if lanes is None and not is_new:
         lanes = manifests.read(out).lanes
-
     if not is_new:
         say_if_empty(out)
 
@@ -361,9 +360,9 @@ def to_the_end(
 
 def say_if_empty(directory: Path) -> None:
     """A word on a run that was begun before and has saved nothing."""
-    from jaxpg.runs import checkpoints
+    from jaxpg.runs import checkpoints, run
 
-    if not checkpoints.listed(directory):
+    if not checkpoints.listed(directory) and not run.is_finished(directory):
         say(f"{directory} was stopped before it saved anything, as while compiling: it starts anew")
 
 

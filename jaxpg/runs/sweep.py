@@ -1,9 +1,11 @@
 """A sweep: a grid of hyperparameters, every point trained with every seed. Imports no jax.
 
-DIR/sweep.json       what is swept; written once
-DIR/1-NAME=VALUE/…   a run directory for each combination of static values, in which the
-                     traced ones are settings of one program
-DIR/report.html      once all are finished
+What is in its directory:
+
+    DIR/sweep.json       what is swept; written once
+    DIR/1-NAME=VALUE/…   a run directory for each combination of static values, in which the
+                         traced ones are settings of one program
+    DIR/report.html      once all are finished
 """
 
 import dataclasses

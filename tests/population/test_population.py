@@ -65,6 +65,20 @@ def test_a_seed_does_not_depend_on_jaxs_64_bit_mode(neighbours, x64):
     assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
 
 
+def test_other_settings_of_jax_change_nothing_either(neighbours):
+    """Those with which people look for faults in programs of their own, all at once."""
+    with (
+        jax.disable_jit(),
+        jax.numpy_dtype_promotion("strict"),
+        jax.transfer_guard("disallow"),
+        jax.check_tracer_leaks(),
+        jax.debug_key_reuse(True),
+        jax.debug_nans(True),
+    ):
+        again = train_population(TINY, [5], lanes=2)
+    assert_equal(rows(neighbours, 4), rows(again, 0))
+
+
 def test_float64_needs_no_64_bit_mode_of_the_process():
     config = dataclasses.replace(TINY, arithmetic="float64", total_steps=72)
     trained = train_population(config, [0], lanes=2)

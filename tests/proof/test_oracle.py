@@ -50,7 +50,11 @@ def pole():
 @pytest.fixture(scope="module")
 def rows(chain):
     """Every estimator on the random MDP with 2 steps."""
-    return oracle.rows([chain[0]])
+    told: list[str] = []
+    found = oracle.rows([chain[0]], report=told.append)
+    assert told[0] == f"{chain[0].name}, random parameters: 0 of {len(found) // 2} estimators"
+    assert len(told) == 2 * -(-len(found) // 2 // oracle.TOLD)
+    return found
 
 
 def config(**fields):
