@@ -9,10 +9,10 @@ import pytest
 
 from jaxpg.core.config import Config
 from jaxpg.population import population, progress
-from jaxpg.population.population import train_population
 from jaxpg.population.progress import Progress
+from jaxpg.runs.python import train_population
 
-HALF = Progress(2_000_000, 0.5, np.array([0.25, np.nan, 0.25]), 100.0)
+HALF = Progress(2_000_000, 0.5, np.array([0.25, np.nan, 0.25]), 100.0, rows=3, metrics=None)
 
 
 def test_a_line_says_steps_speed_return_and_time_left():
