@@ -115,11 +115,14 @@ def describe(directory: Path) -> str:
     done = [chain[-1].update for chain in checkpoints.listed(directory).values()]
     share = sum(done) / (total * updates)
     ended = sum(update == updates for update in done)
-    state = "finished" if run.is_finished(directory) else "not finished"
+    finished = run.is_finished(directory)
+    state = "finished" if finished else "not finished"
     times = f", {len(manifest.settings)} settings each" if len(manifest.settings) > 1 else ""
+    said = f"{manifest.preset} on {config.env}, seeds {','.join(manifest.parts)}{times}: {state}"
+    if finished and not done:
+        return f"{said}\nit was saved from memory, without checkpoints"
     return (
-        f"{manifest.preset} on {config.env}, seeds {','.join(manifest.parts)}{times}: {state}\n"
-        f"{share:.1%} of the updates are saved: {ended} of {total} chunks of {manifest.lanes} "
+        f"{said}\n{share:.1%} of the updates are saved: {ended} of {total} chunks of {manifest.lanes} "
         f"lanes are done, {len(done) - ended} are begun"
     )
 

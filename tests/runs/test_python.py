@@ -64,6 +64,9 @@ def test_saved_from_memory_it_is_a_finished_run(memory, tmp_path, capsys):
     assert run.is_finished(tmp_path / "one")
     jaxpg.load(tmp_path / "one").save(tmp_path / "other")
     assert_same(memory, jaxpg.load(tmp_path / "other").population)
+    main(["status", str(tmp_path / "one")])
+    said = "finished\nit was saved from memory, without checkpoints\n"
+    assert capsys.readouterr().out.endswith(said)
     main(["report", str(tmp_path / "one")])
     main(["compare", str(tmp_path / "one"), str(tmp_path / "other")])
     assert "report.html" in capsys.readouterr().out
