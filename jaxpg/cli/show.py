@@ -122,8 +122,8 @@ def describe(directory: Path) -> str:
     if finished and not done:
         return f"{said}\nit was saved from memory, without checkpoints"
     return (
-        f"{said}\n{share:.1%} of the updates are saved: {ended} of {total} chunks of {manifest.lanes} "
-        f"lanes are done, {len(done) - ended} are begun"
+        f"{said}\n{share:.1%} of the updates are saved: {ended} of {total} chunks of "
+        f"{manifest.lanes} lanes are done, {len(done) - ended} are begun"
     )
 
 
