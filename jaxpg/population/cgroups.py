@@ -15,10 +15,10 @@ def groups(controller: str) -> Iterator[tuple[int, Path]]:
       controller: "cpu" or "memory".
     """
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        text = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return  # not Linux
-    for line in lines:
+    for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue

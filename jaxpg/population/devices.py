@@ -33,10 +33,10 @@ def _quotas() -> Iterator[float]:
     for version, group in cgroups.groups("cpu"):
         try:
             if version == 2:
-                quota, period = (group / "cpu.max").read_text().split()
+                quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
             else:
-                quota = (group / "cpu.cfs_quota_us").read_text()
-                period = (group / "cpu.cfs_period_us").read_text()
+                quota = (group / "cpu.cfs_quota_us").read_text(encoding="ascii")
+                period = (group / "cpu.cfs_period_us").read_text(encoding="ascii")
         except (OSError, ValueError):
             continue  # the root has no limit
         if quota != "max" and int(quota) > 0:  # -1 is none in version 1

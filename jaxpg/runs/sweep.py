@@ -139,7 +139,7 @@ def read(directory: Path) -> Plan:
         }
         plan = Plan(
             str(fields["preset"]),
-            parse_config(fields["config"]),
+            parse_config(fields["config"], path),
             grid,
             fields["seeds"],
             fields["lanes"],

@@ -83,8 +83,8 @@ def limited(monkeypatch, root, groups, **files):
         path.write_text(content)
     real = Path.read_text
 
-    def read_text(path, *rest):
-        return groups if path == Path("/proc/self/cgroup") else real(path, *rest)
+    def read_text(path, *rest, **named):
+        return groups if path == Path("/proc/self/cgroup") else real(path, *rest, **named)
 
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr(cgroups, "ROOT", root)

@@ -150,10 +150,10 @@ def test_the_limit_of_a_control_group_counts(version, monkeypatch, tmp_path):
     real = Path.read_text
     groups = "0::/job/step\n" if version == 2 else "3:cpu:/other\n4:cpu,memory:/job/step\n"
 
-    def read_text(path, *rest):
+    def read_text(path, *rest, **named):
         if path == Path("/proc/meminfo"):
             return "MemTotal: 9 kB\nMemAvailable: 8 kB\n"
-        return groups if path == Path("/proc/self/cgroup") else real(path, *rest)
+        return groups if path == Path("/proc/self/cgroup") else real(path, *rest, **named)
 
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr(cgroups, "ROOT", tmp_path)
