@@ -288,7 +288,7 @@ def test_the_commands_make_the_same_run(name):
         assert (program, command) == ("jaxpg", "train")
         options = parse("train", COMMANDS["train"], words)
         assert options.config == wanted
-        assert parse_seeds(options.run.seeds) == [0, 1, 2, 3]
+        assert list(parse_seeds(options.run.seeds)) == [0, 1, 2, 3]
         assert options.run.lanes == 16
 
 
