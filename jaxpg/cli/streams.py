@@ -81,7 +81,7 @@ def _letters(character: str) -> str:
 def _stream(number: int, old: TextIO | None) -> io.TextIOWrapper:
     raw = Raw(number)
     encoding = getattr(old, "encoding", None) or "utf-8"
-    lines = number == 2 or raw.isatty()
+    lines = number == 2 or raw.isatty() or getattr(old, "write_through", False)
     buffer: Any = io.BufferedWriter(raw)
     return io.TextIOWrapper(buffer, encoding=encoding, errors="plain", line_buffering=lines)
 
