@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 MEASURED := throughput scaling roofline time_to_solve compile memory gpu
 
-.PHONY: help train test test-slow torture lint docs smoke check figures certificate clean
+.PHONY: help train test test-slow torture lint docs smoke minima check figures certificate clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make lint        formatting, lint and types"
 	@echo "make docs        the documentation, into docs/_build/html; a warning is an error"
 	@echo "make smoke       a tiny training run, end to end"
+	@echo "make minima      the same with the smallest versions that pyproject.toml declares: minutes"
 	@echo "make check       lint, docs, test and smoke: what CI runs"
 	@echo "make figures     measure again what README.md, benchmarks/README.md and docs report"
 	@echo "make certificate whole runs of both packages, compared bit by bit: about an hour"
@@ -57,6 +58,21 @@ smoke: $(VENV)/dev.done
 	rm -rf $(VENV)/smoke
 	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
+
+minima:
+	rm -rf $(VENV)/minima
+	$(PYTHON) -m venv $(VENV)/minima
+	$(PYTHON) tests/minima.py > $(VENV)/minima/constraints.txt
+	$(VENV)/minima/bin/python -m pip --disable-pip-version-check --quiet install \
+	    -c $(VENV)/minima/constraints.txt ".[export,optuna,tensorboard]"
+	cd $(VENV)/minima && bin/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 \
+	    --track tensorboard --out run
+	cd $(VENV)/minima && bin/jaxpg sweep reinforce --env Pendulum-v1 --grid gamma=0.9,0.99 \
+	    --seeds 2 --lanes 2 --total-episodes 64 --out sweep
+	cd $(VENV)/minima && bin/jaxpg compare sweep/1-all && bin/jaxpg evaluate run --episodes 5 && \
+	    bin/jaxpg render run --out run.gif && bin/jaxpg export run --to onnx && \
+	    bin/jaxpg export run --to stablehlo
+	cd $(VENV)/minima && bin/python -c "import jaxpg; assert jaxpg.load('run').summary['final_return']['iqm'] > 20"
 
 check: lint docs test smoke
 

@@ -79,7 +79,7 @@ def measure(config: Config, seeds: int, lanes: int) -> dict[str, Any]:
       lanes: seeds that are trained at once.
     """
     from jaxpg.fast.lanes import STEPS
-    from jaxpg.population.population import train_population
+    from jaxpg.runs.python import train_population
 
     began = time.perf_counter()
     population = train_population(config, range(seeds), lanes=lanes, segments=20)

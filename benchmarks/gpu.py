@@ -181,7 +181,7 @@ def difference() -> dict[str, Any]:
     for arithmetic in MOST:
         config = dataclasses.replace(VPG, num_steps=20, arithmetic=arithmetic)
         results = []
-        with chunks.word_size(config):
+        with chunks.own_jax(config):
             for form in FORMS:
                 os.environ["JAXPG_FORM"] = form
                 part = parts.make("update", config, 16 if is_gpu else 2)

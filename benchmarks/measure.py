@@ -105,9 +105,9 @@ def in_process(name: str, case: Case, environment: dict[str, str] | None = None)
 
 def start_as_jaxpg() -> None:
     """Set jax up as the `jaxpg` command does; comes before the first use of jax."""
-    from jaxpg.cli.main import _prepare_jax
+    from jaxpg.cli.machine import keep_compiled
 
-    _prepare_jax()
+    keep_compiled()
 
 
 def predictions() -> list[Any]:

@@ -12,7 +12,7 @@ def write(name: str, content: dict[str, Any]) -> Path:
     """Write results/NAME-PLATFORM.json with the command, commit, versions and device."""
     import jax
 
-    from jaxpg.runs.results import commit, device, versions
+    from jaxpg.population.provenance import commit, device, versions
 
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),

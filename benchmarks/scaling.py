@@ -109,7 +109,7 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     """One size, in this process alone, whose memory is measured."""
     measure.start_as_jaxpg()
     from jaxpg.population import devices, memory
-    from jaxpg.population import population as populations
+    from jaxpg.runs.python import train_population
 
     seeds = size if name == "seeds" else 64
     config = VPG
@@ -119,7 +119,7 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     updates = max(LENGTH, min(VPG.num_updates, steps // (an_update * seeds)) // LENGTH * LENGTH)
     config = dataclasses.replace(config, total_steps=updates * an_update)
     predicted = measure.predictions()
-    made = populations.train_population(config, range(seeds), segments=updates // LENGTH)
+    made = train_population(config, range(seeds), segments=updates // LENGTH)
     return {
         "updates": updates,
         "env_steps": int(made.metrics.env_steps.sum(dtype="int64")),

@@ -27,7 +27,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!jaxpg\b).*"),  # other packages' names: no network, no links
-    ("py:.*", r"jaxpg\.(report\.figures|cli\.runs)\..*"),  # inner parts that signatures name
+    ("py:.*", r"jaxpg\.(report\.canvas|cli\.runs)\..*"),  # inner parts that signatures name
 ]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]

@@ -16,14 +16,14 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from jaxpg.core.noise import key as key
     from jaxpg.core.noise import keys as keys
     from jaxpg.core.types import Config as Config
+    from jaxpg.errors import RunError as RunError
     from jaxpg.fast import build as build
     from jaxpg.fast import train as train
     from jaxpg.population.policy import Policy as Policy
-    from jaxpg.population.population import train_grid as train_grid
-    from jaxpg.population.population import train_population as train_population
-    from jaxpg.runs import RunError as RunError
     from jaxpg.runs.load import Run as Run
     from jaxpg.runs.load import load as load
+    from jaxpg.runs.python import train_grid as train_grid
+    from jaxpg.runs.python import train_population as train_population
 
 __version__ = version("jaxpg")
 
@@ -37,11 +37,11 @@ _HOME = {
     "key": "core.noise",
     "keys": "core.noise",
     "train": "fast",
-    "train_population": "population.population",
-    "train_grid": "population.population",
+    "train_population": "runs.python",
+    "train_grid": "runs.python",
     "load": "runs.load",
     "Run": "runs.load",
-    "RunError": "runs",
+    "RunError": "errors",
     "Policy": "population.policy",
 }
 __all__ = ["__version__", *_HOME]

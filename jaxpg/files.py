@@ -1,65 +1,166 @@
-"""Directories that are complete or not there: written aside, then renamed."""
+"""The only writer: files and directories that are complete or not there, whatever happens.
 
+They are written aside, forced to the disk and renamed. Text is UTF-8, whatever the locale.
+"""
+
+import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from jaxpg.core.config import ConfigError
+from jaxpg.errors import RunError
+
+TEMPORARY = ".tmp-"  # how the name of what is still being written begins
+_unfinished: set[Path] = set()  # directories
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, and never loses it.
+
+    Raises:
+      OSError: if it could not be written; there is then nothing half-written of that name.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_encoded(content))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a log.
+
+    Raises:
+      OSError: if it could not be written; the log may then end in half a line.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a directory, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save(path: Path, content: bytes | str) -> None:
+    """Write a file that a person has named, and the folders that it lies in.
+
+    A link stays one, and a device or pipe (as /dev/stdout) is written to.
+
+    Raises:
+      RunError: if it could not be written.
+    """
+    with writing(path):
+        if _is_device(path):
+            with path.open("ab") as file:
+                file.write(_encoded(content))
+        else:
+            path = path.resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, content)
+
+
+def check(path: Path | None, argument: str) -> None:
+    """Raise RunError unless `save` could write there, before anything is computed for it.
+
+    Args:
+      path: of a file; None is fine.
+      argument: what the user calls it.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise RunError(f"{argument} must be a file; {path} is a directory")
+    place = path.absolute() if _is_device(path) else path.resolve().parent
+    while not place.exists():
+        place = place.parent
+    if not (place.is_dir() or _is_device(path)) or not os.access(place, os.W_OK):
+        raise RunError(f"{argument} must be a file that can be written; {path} cannot be written")
+
+
+@contextmanager
+def writing(path: Path, advice: str = "") -> Iterator[None]:
+    """What the file system refuses inside becomes a sentence.
+
+    Args:
+      path: what cannot be written then.
+      advice: what the sentence ends with.
+
+    Raises:
+      RunError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise RunError(f"{path} cannot be written ({reason}){advice}") from error
 
 
 @contextmanager
 def whole_directory(out: Path, argument: str) -> Iterator[Path]:
     """A directory to fill, which is `out` afterwards, or gone if filling it failed.
 
-    Args, Raises: as of `begin_directory`.
-    """
-    partial = begin_directory(out, argument)
-    try:
-        yield partial
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def begin_directory(out: Path, argument: str) -> Path:
-    """A directory beside `out`, to be renamed to it once it is complete.
-
     Args:
       out: what it will be; new, or an empty directory.
       argument: what the user calls it.
 
     Raises:
-      ConfigError: if `out` holds something or cannot be written.
+      RunError: if `out` holds something or cannot be written.
     """
-    try:
+    with writing(out):
         if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise ConfigError(f"{argument} must be a new or empty directory; {out} holds something")
+            raise RunError(f"{argument} must be a new or empty directory; {out} holds something")
+        out = out.absolute()
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        partial.chmod(0o755)  # mkdtemp's is for the owner alone
-        return partial
-    except OSError as error:
-        raise ConfigError(f"{argument} must be writable; {out} is not ({error.strerror})") from None
-
-
-@contextmanager
-def whole_file(out: Path, argument: str) -> Iterator[Path]:
-    """A path to write to, which becomes `out` (replacing a file of that name) once it is complete.
-
-    Raises:
-      ConfigError: if `out` is a directory or cannot be written; `argument` is what the user calls
-        it.
-    """
-    try:
-        if out.is_dir():
-            raise ConfigError(f"{argument} must be a file; {out} is a directory")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
-            partial = Path(aside) / out.name
+        _unfinished.add(partial)
+        try:
+            partial.chmod(0o755)  # mkdtemp's is for the owner alone
             yield partial
-            partial.replace(out)
-    except OSError as error:
-        raise ConfigError(f"{argument} must be writable; {out} is not ({error.strerror})") from None
+            partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            _unfinished.remove(partial)
+
+
+def safetensors(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """A file in that format whose bytes its content alone decides.
+
+    The library writes metadata in another order each time.
+    """
+    from safetensors.numpy import save
+
+    content = save(dict(arrays))
+    end = 8 + int.from_bytes(content[:8], "little")
+    about = {"__metadata__": dict(sorted(metadata.items()))}
+    header = json.dumps(about | json.loads(content[8:end]), separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the arrays begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def forsake() -> None:
+    """Remove the directories that are being filled; the process ends."""
+    for partial in list(_unfinished):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and (not path.is_file() or path.parts[:2] == ("/", "dev"))
+
+
+def _encoded(content: bytes | str) -> bytes:
+    return content.encode() if isinstance(content, str) else content

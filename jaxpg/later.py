@@ -1,13 +1,14 @@
-"""Modules that somebody else imports and hardly anybody uses: imported by their first use.
+"""How gymnax is imported: without what it needs for pictures alone, whatever a notebook has set.
 
-gymnax imports seaborn and matplotlib.pyplot for its pictures, which take longer than all the rest
-of a start together (1.3 of 3 s).
+It imports seaborn and matplotlib.pyplot, which take longer than all the rest of a start together
+(1.3 of 3 s): those are imported by their first use.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,23 @@ def imported_later(*names: str) -> Iterator[None]:
         for name in missing:
             if isinstance(sys.modules.get(name), _Later):
                 del sys.modules[name]
+
+
+def import_matplotlib() -> Any:
+    """matplotlib, whose import fails where MPLBACKEND names what is not installed.
+
+    So it does not see the variable then; a backend that there is, is set afterwards.
+    """
+    theirs = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if theirs is not None:
+            os.environ["MPLBACKEND"] = theirs
+    if theirs:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = theirs
+    return matplotlib
 
 
 class _Later(ModuleType):

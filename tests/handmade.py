@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.analysis.outcomes import per_update
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
 from jaxpg.population.population import Population
@@ -16,11 +15,17 @@ from jaxpg.runs.manifest import Manifest
 EPISODES = 100  # that end in each update
 
 
-def population(config: Config, returns: Any, frozen_at: dict[int, int] | None = None) -> Population:
+def population(
+    config: Config,
+    returns: Any,
+    frozen_at: dict[int, int] | None = None,
+    steps_per_update: int | None = None,
+) -> Population:
     """Seeds whose episodes of update u end with a mean return of returns[seed][u]; NaN: none end.
 
     Args:
       frozen_at: by row, the update before which it diverged.
+      steps_per_update: environment steps; None for what an update takes of the budget.
     """
     returns = np.asarray(returns, float)
     rows, updates = returns.shape
@@ -35,7 +40,7 @@ def population(config: Config, returns: Any, frozen_at: dict[int, int] | None = 
         for name in Metrics._fields
     }
     counted = {
-        "env_steps": np.where(gone, 0, per_update(config)).astype(np.int32),
+        "env_steps": np.where(gone, 0, steps_per_update or config.update_cost).astype(np.int32),
         "episodes": episodes,
         "return_sum": (np.nan_to_num(returns) * episodes).astype(np.float32),
     }
@@ -67,6 +72,7 @@ def run(
     returns: Any,
     *,
     frozen_at: dict[int, int] | None = None,
+    steps_per_update: int | None = None,
     preset: str = "vpg",
     made: dict[str, Any] | None = None,
     **fields: Any,
@@ -80,6 +86,6 @@ def run(
         preset, config, (f"0:{len(returns)}",), 2, 1, ({},), made or {"commit": "abc123"}
     )
     manifests.write(directory, manifest)
-    whole = population(config, returns, frozen_at)
+    whole = population(config, returns, frozen_at, steps_per_update)
     results.save(directory, preset, config, whole, manifests.digest(directory))
     return directory

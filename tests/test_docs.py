@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 import jaxpg
+from jaxpg.cli import commands
 from jaxpg.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +148,7 @@ def command_lines():
                 words = shlex.split(line)
             except ValueError:  # a quote that was opened before the command
                 words = shlex.split(line.replace('"', ""))
-            if words[0] in cli.COMMANDS:
+            if words[0] in {*commands.COMMANDS, *commands.FORMER}:
                 yield pytest.param(words, id=f"{page.name}: {line.strip()}")
 
 

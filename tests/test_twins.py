@@ -45,7 +45,7 @@ ONLY_IN_JAXPG = {
     # what a gymnax environment is, and what a trained policy sees of it
     "env": {"Interface", "interface", "_gymnax", "_spec", "_check_spaces", "_dynamics", "_examples",
             "_state_types", "_interface", "_place_cartpole", "_place_pendulum", "Known", "KNOWN",
-            "_known"},
+            "_known", "_spaces"},
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch

@@ -316,12 +316,13 @@ def _meaningless(config: Config) -> str | None:
     if c.num_updates < 1:
         given = getattr(c, c.budget)
         return f"{c.budget} must pay for at least one update of {c.update_cost}; got {given}"
-    if max(c.num_updates, c.num_envs * c.num_steps) > _MOST:
-        return (
-            f"an update takes num_envs * num_steps steps and {c.budget} pays for a number of "
-            f"updates, of which each must be at most {_MOST:,}; got {c.num_envs * c.num_steps:,} "
-            f"and {c.num_updates:,}"
-        )
+    longest = c.num_steps if c.collect == "steps" else c.max_episode_steps or 1
+    for what, count in {
+        "steps of all environments in an update": c.num_envs * longest,
+        f"updates that {c.budget} pays for": c.num_updates,
+    }.items():
+        if count > _MOST:
+            return f"{what} must be at most {_MOST:,}; got {count:,}"
     if c.collect == "steps" and c.estimator == "total_return":
         return (
             "estimator='total_return' needs collect='episodes': with collect='steps' the rewards "

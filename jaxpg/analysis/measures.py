@@ -1,12 +1,13 @@
 """A run in a dozen numbers with their intervals, for tables, pages and JSON."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxpg import words
 from jaxpg.analysis.outcomes import Outcomes
 from jaxpg.analysis.stats import (
     Estimate,
@@ -47,34 +48,45 @@ MEASURES = {
 }
 
 
-def digest(strata: Sequence[Outcomes]) -> dict[str, Estimate | None]:
-    """Every measure of a run; None where there is nothing to measure.
-
-    Args:
-      strata: of each setting of the run; of most runs one.
-    """
-    scores = [some.scores for some in strata if len(some.scores)]
-    solving = [some.solving for some in strata if some.solving is not None]
+def measure(some: Outcomes) -> dict[str, Estimate | None]:
+    """Every measure of a run; None where there is nothing to measure."""
     found: dict[str, Estimate | None] = dict.fromkeys(MEASURES)
-    if scores:
+    solving = some.solving
+    if len(some.scores):
         located: dict[str, Callable[..., np.ndarray]] = {
             "iqm": iqm,
             "median": np.median,
             "mean": np.mean,
         }
-        if solving:
-            located["optimality_gap"] = partial(optimality_gap, target=solving[0].target)
-        found |= {name: estimate(statistic, scores) for name, statistic in located.items()}
-    if solving:
-        solved = np.concatenate([x.solved for x in solving])
-        ever = np.concatenate([x.ever for x in solving])
-        time = np.concatenate([x.time for x in solving])
-        lost = np.concatenate([x.collapsed for x in solving])
-        found["solved"] = proportion(int(solved.sum()), len(solved))
-        found["ever_solved"] = proportion(int(ever.sum()), len(ever))
-        found["collapse"] = proportion(int(lost.sum()), int(ever.sum())) if ever.any() else None
-        found["time_to_solve"] = median_time(kaplan_meier(time, ever))
+        if solving is not None:
+            located["optimality_gap"] = partial(optimality_gap, target=solving.target)
+        found |= {name: estimate(statistic, [some.scores]) for name, statistic in located.items()}
+    if solving is not None:
+        solved, ever, lost = (
+            int(x.sum()) for x in (solving.solved, solving.ever, solving.collapsed)
+        )
+        found["solved"] = proportion(solved, len(solving.solved))
+        found["ever_solved"] = proportion(ever, len(solving.ever))
+        found["collapse"] = proportion(lost, ever) if ever else None
+        found["time_to_solve"] = median_time(kaplan_meier(solving.time, solving.ever))
     return found
+
+
+def spread(scores: np.ndarray) -> dict[str, float]:
+    """The numbers of summary.json's "final_return", as they are: not rounded.
+
+    Args:
+      scores: of at least one seed, [S].
+    """
+    middle = estimate(iqm, [scores])
+    return {
+        "iqm": middle.value,
+        "ci95_low": middle.low,
+        "ci95_high": middle.high,
+        "min": float(scores.min()),
+        "median": float(np.median(scores)),
+        "max": float(scores.max()),
+    }
 
 
 def as_json(found: Estimate | None) -> dict[str, float | None] | None:
@@ -87,11 +99,7 @@ def as_json(found: Estimate | None) -> dict[str, float | None] | None:
 
 def write(number: float, kind: str) -> str:
     """A number for people."""
-    if kind == "share":
-        return f"{number:.1%}".replace("%", " %")
-    if kind == "budget":
-        return f"{number:,.0f}" if math.isfinite(number) else "not reached"
-    return f"{number:,.1f}" if abs(number) >= 10 else f"{number:.3g}"
+    return {"return": words.returned, "share": words.share, "budget": words.amount}[kind](number)
 
 
 def write_interval(found: Estimate, kind: str) -> str:
@@ -103,22 +111,16 @@ def write_interval(found: Estimate, kind: str) -> str:
     return f"{write(found.low, kind)} to {write(found.high, kind)}"
 
 
-def remarks(strata: Sequence[Outcomes]) -> list[str]:
+def remarks(some: Outcomes) -> list[str]:
     """What a reader must know of seeds that are not as the others; nothing if there are none."""
-    diverged = int(sum(some.diverged.sum() for some in strata))
-    silent = int(sum(np.isnan(some.final).sum() for some in strata))
+    known = math.isfinite(some.floor)
+    floor = f"with a return of {words.returned(some.floor)}, no better than untrained, and "
+    counted = f"counted {floor if known else ''}as not solved"
     lines = []
-    if diverged:
-        lines.append(
-            f"{_seeds(diverged)} diverged: counted with the return of the last finite state, and "
-            "as not solved"
-        )
-    if silent:
-        lines.append(
-            f"{_seeds(silent)} finished no episode: without a return, and counted as not solved"
-        )
+    for count, what in (
+        (some.diverged.sum(), "diverged"),
+        ((np.isnan(some.final) & ~some.diverged).sum(), "finished no episode"),
+    ):
+        if count:
+            lines.append(f"{words.seeds(int(count))} {what}: {counted}")
     return lines
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count:,} seeds"

@@ -4,12 +4,17 @@ The *trailing return* after an update is the mean return of the last whole updat
 least 100 episodes; where fewer have ended there is none. A seed that diverged has none from then on
 either: it solves nothing more. It is not censored there, which would presume that it would have
 done as the others did.
+
+A seed that *failed* (it diverged, or finished no episode) has no score of its own. It counts with
+the return that seeds had before training, or with the lowest final return if that is lower: a seed
+of which nothing good is known never makes a run look better.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxpg.analysis.budget import Budget, budget, spent
 from jaxpg.analysis.stats import SOLVED, Survival, kaplan_meier
 from jaxpg.core.config import Config
 
@@ -17,6 +22,10 @@ if TYPE_CHECKING:
     from jaxpg.population.population import Population
 
 EPISODES = 100  # that a return is a mean of
+FEWEST = 4  # updates in which episodes ended, of a seed of which is said whether it has learnt
+LEVEL = 0.05  # of the tests whether a run has learnt
+ROUNDING = 1e-5  # relative; what a return differs by less is the same
+RANKS = ("best", "median", "worst")
 
 
 class Solving(NamedTuple):
@@ -27,9 +36,35 @@ class Solving(NamedTuple):
     solved: np.ndarray  # bool [S], did not diverge, and its final return is at least the target
     ever: np.ndarray  # bool [S], some trailing return was at least the target
     time: np.ndarray  # [S], end of the first update where it was; the budget where it never was
-    collapsed: (
-        np.ndarray
-    )  # bool [S], ever solved, and some later trailing return was below the line
+    collapsed: np.ndarray  # bool [S], ever solved, and later some trailing return was lost
+
+
+class Learning(NamedTuple):
+    """How the return rose over training."""
+
+    first: float  # mean return in the first tenth of each seed's updates, over seeds
+    last: float  # in the last tenth
+    shown: bool  # whether that is more than chance
+    constant: bool  # whether every update of both had the same return
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence if nothing was learnt, as far as can be seen, with what to try."""
+        if self.shown:
+            return None
+        found = (
+            f"nothing shows that it has learnt: the mean return is {self.first:.4g} in the first "
+            f"tenth of training and {self.last:.4g} in the last"
+        )
+        if self.constant:
+            return (
+                f"{found}, always the same, from which no gradient follows: try longer episodes "
+                "(max_episode_steps), more exploration (ent_coef) or a reward that says more"
+            )
+        return (
+            f"{found}, and neither all seeds together nor one alone is above chance: try other "
+            "learning rates (a factor of 10 either way), a larger budget, normalize_advantage"
+        )
 
 
 class Outcomes(NamedTuple):
@@ -37,25 +72,36 @@ class Outcomes(NamedTuple):
 
     final: np.ndarray  # [S], mean return of the last (up to) 100 episodes; NaN if none ended
     diverged: np.ndarray  # bool [S]; its final return is that of its last finite state
+    floor: float  # what a seed that failed counts with; NaN if no episode of any seed ended
     solving: Solving | None  # None if nothing says what counts as solved
 
     @property
     def scores(self) -> np.ndarray:
-        """The final returns that exist."""
-        return self.final[~np.isnan(self.final)]
+        """What each seed counts with, [S]; empty if no episode of any seed ended."""
+        return self.final[:0] if np.isnan(self.floor) else _counted(*self[:3])
 
 
-def outcomes(config: Config, population: "Population", target: float | None = None) -> Outcomes:
+def outcomes(
+    config: Config,
+    population: "Population",
+    target: float | None = None,
+    within: Budget | None = None,
+) -> Outcomes:
     """What became of each seed.
 
     Args:
+      population: rows of one setting.
       target: return that counts as solved; None takes the environment's own, if it has one.
+      within: the part of the training that counts; None for all of it.
     """
     target = SOLVED.get(config.env) if target is None else target
+    if within is not None:
+        population = until(config, population, within)
     final = np.asarray(population.final_return, float)
     diverged = population.frozen_at >= 0
+    least = floor(population)
     if target is None:
-        return Outcomes(final, diverged, None)
+        return Outcomes(final, diverged, least, None)
     trailing = trailing_return(*_returns(population))
     update = np.arange(trailing.shape[1])
     trailing[diverged[:, None] & (update >= population.frozen_at[:, None])] = np.nan
@@ -64,15 +110,98 @@ def outcomes(config: Config, population: "Population", target: float | None = No
     first = np.where(ever, reached.argmax(axis=1), len(update) - 1)
     lost_below = min(target, (untrained_return(population) + target) / 2)
     lost = (trailing < lost_below) & (update > first[:, None])
+    used = spent(config, population, within.unit if within else budget(config).unit)
+    time = used[np.arange(len(first)), first].astype(float)
     solving = Solving(
         target=target,
         lost_below=lost_below,
         solved=~diverged & (np.nan_to_num(final, nan=-np.inf) >= target),
         ever=np.asarray(ever),
-        time=(first + 1.0) * per_update(config),
+        time=np.where(ever, time, within.amount) if within else time,
         collapsed=np.logical_and(ever, lost.any(axis=1)),
     )
-    return Outcomes(final, diverged, solving)
+    return Outcomes(final, diverged, least, solving)
+
+
+def scores(population: "Population") -> np.ndarray:
+    """What each row counts with in statistics: its final return, or the floor if it failed.
+
+    Returns:
+      [rows], float64. The floor is that of a row's setting, or of all if no episode ended in that
+      one; NaN if none ended at all.
+    """
+    found, least = np.empty(len(population.seeds)), floor(population)
+    for setting in np.unique(population.setting):
+        rows = np.flatnonzero(population.setting == setting)
+        part = select(population, rows)
+        own = floor(part)
+        final, diverged = np.asarray(part.final_return, float), part.frozen_at >= 0
+        found[rows] = _counted(final, diverged, least if np.isnan(own) else own)
+    return found
+
+
+def floor(population: "Population") -> float:
+    """What a seed that failed counts with: the untrained return, or the lowest final one if lower.
+
+    NaN if no episode ended.
+    """
+    final = np.asarray(population.final_return, float)
+    if not (np.asarray(population.metrics.episodes) > 0).any():
+        return float("nan")
+    return min([untrained_return(population), *final[np.isfinite(final)].tolist()])
+
+
+def ranking(final: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    """Seeds by final return, the best first; those that failed last, and equal ones in their order.
+
+    Args:
+      final: NaN if no episode ended, [S].
+      diverged: bool [S].
+
+    Returns:
+      Indices [S].
+    """
+    return np.argsort(-_counted(final, diverged, -np.inf), kind="stable")
+
+
+def typical(final: np.ndarray, diverged: np.ndarray) -> dict[str, int]:
+    """The best, the median and the worst seed: the first, the middle and the last in the ranking.
+
+    Three different seeds, if there are three. Of two in the middle the lower one. There is no best
+    one if all have failed.
+
+    Args: as of `ranking`.
+
+    Returns:
+      Index by name.
+    """
+    order = ranking(final, diverged)
+    places = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
+    healthy = bool((~diverged & np.isfinite(final)).any())
+    return {rank: int(order[places[rank]]) for rank in RANKS if healthy or rank != "best"}
+
+
+def until(config: Config, population: "Population", within: Budget) -> "Population":
+    """The rows as they were after the updates that a smaller budget pays for.
+
+    The final return of a row that is cut is the mean of the last whole updates that hold at least
+    100 episodes, or of all if fewer have ended. Parameters are not carried along.
+    """
+    kept = spent(config, population, within.unit) <= within.amount
+    metrics = population.metrics
+    cut = {name: np.where(kept, x, np.zeros_like(x)) for name, x in metrics._asdict().items()}
+    population = population._replace(metrics=metrics._replace(**cut), params={})
+    episodes, returns = _returns(population)
+    count, total = episodes.sum(axis=1), returns.sum(axis=1, dtype=np.float64)
+    final = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    trailing = trailing_return(episodes, returns)[:, -1]
+    cut_final = np.where(np.isnan(trailing), final, trailing)
+    gone = population.frozen_at >= kept.sum(axis=1)
+    return population._replace(
+        final_return=np.where(kept.all(axis=1), population.final_return, cut_final),
+        frozen_at=np.where(gone, -1, population.frozen_at),
+        cause=np.where(gone, 0, population.cause),
+    )
 
 
 def select(population: "Population", rows: np.ndarray) -> "Population":
@@ -121,9 +250,50 @@ def untrained_return(population: "Population") -> float:
     return float(returns[first].sum(dtype=np.float64) / max(1, episodes[first].sum()))
 
 
-def per_update(config: Config) -> int:
-    """Environment steps, or episodes, that an update takes of a seed's budget."""
-    return config.num_envs * (config.num_steps if config.collect == "steps" else 1)
+def learning(population: "Population") -> Learning | None:
+    """Whether the return has risen from the first tenth of training to the last.
+
+    It has if all seeds together show it (a one-sided t-test of what each gained), or one of them
+    alone does: by Welch's t-test of the mean returns of its updates, at LEVEL divided by the number
+    of seeds, and if it gained twice what any seed lost, since policies that drift gain as often as
+    they lose. Of runs that learn nothing about a tenth are taken for runs that do.
+
+    Returns:
+      None where no seed has updates enough in which episodes ended.
+    """
+    episodes, returns = _returns(population)
+    ended = [np.flatnonzero(row) for row in episodes]
+    ends = []  # of each seed: mean of the first and last tenth, error² of both, degrees of freedom
+    for row, updates in enumerate(ended):
+        if len(updates) < FEWEST:
+            continue
+        mean = returns[row, updates] / episodes[row, updates].astype(float)
+        count = max(2, len(mean) // 10)
+        parts = mean[:count], mean[-count:]
+        one, other = (part.var(ddof=1) / count for part in parts)
+        spread = (one + other) ** 2 / max(one**2 + other**2, np.finfo(float).tiny)
+        ends.append((*(part.mean() for part in parts), one + other, spread * (count - 1)))
+    if not ends:
+        return None
+    first, last, error, degrees = np.array(ends).T
+    gained = last - first
+    gained[np.abs(gained) < ROUNDING * np.maximum(np.abs(first), np.abs(last))] = 0.0
+    alone = _chance(gained, error, degrees) < LEVEL / len(gained)
+    shown = (alone & (gained > 2 * max(0.0, -gained.min()))).any()
+    if len(gained) > 1:
+        together = gained.mean(), gained.var(ddof=1) / len(gained), len(gained) - 1
+        shown |= _chance(*together) < LEVEL
+    constant = not (gained.any() or error.any())
+    return Learning(float(first.mean()), float(last.mean()), bool(shown), constant)
+
+
+def _chance(gained: Any, error: Any, degrees: Any) -> np.ndarray:
+    """P-value of a one-sided t-test; `error` is the square of the standard error."""
+    from scipy.stats import t
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tested = t.sf(gained / np.sqrt(error), degrees)
+    return np.where(np.greater(error, 0), tested, np.where(np.greater(gained, 0), 0.0, 1.0))
 
 
 def time_to_solve(solving: Solving) -> Survival:
@@ -139,3 +309,7 @@ def _returns(population: "Population") -> tuple[np.ndarray, np.ndarray]:
     """How many episodes ended in each update, and the sum of their returns; [S, U] each."""
     metrics = population.metrics
     return np.asarray(metrics.episodes), np.asarray(metrics.return_sum)
+
+
+def _counted(final: np.ndarray, diverged: np.ndarray, floor: float) -> np.ndarray:
+    return np.where(diverged | ~np.isfinite(final), floor, final)

@@ -3,6 +3,10 @@
 A score is one number per seed. *Strata* are several 1-D arrays of scores, one for each task or
 setting: a bootstrap resamples each of them on its own, and a statistic is that of all together.
 The same data always give the same interval: the resamples are drawn from a fixed key.
+
+A score that is not known has no place in any of them: sorted as a number, NaN would be the best.
+All raise ValueError for scores that are not finite; `outcomes.scores` says what a seed counts with
+that has none of its own.
 """
 
 import math
@@ -42,7 +46,7 @@ def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
     Source: Agarwal et al. 2021, Deep RL at the edge of the statistical precipice
     (arXiv:2108.13264).
     """
-    x = np.moveaxis(np.asarray(x), axis, 0)  # not scipy's trim_mean, which progress would wait for
+    x = np.moveaxis(_finite(x), axis, 0)  # not scipy's trim_mean, which progress would wait for
     cut = len(x) // 4
     return np.partition(x, (cut, len(x) - cut - 1), axis=0)[cut : len(x) - cut].mean(axis=0)
 
@@ -55,32 +59,7 @@ def optimality_gap(x: np.ndarray, target: float, axis: int = 0) -> np.ndarray:
 
     Source: Agarwal et al. 2021 (arXiv:2108.13264), there for scores normalised to target 1.
     """
-    return np.maximum(0.0, target - x).mean(axis=axis)
-
-
-def iqm_interval(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile-bootstrap interval of the IQM over seeds (axis 0).
-
-    Args:
-      x: scores, [S, ...].
-      confidence: coverage, in (0, 1).
-
-    Returns:
-      Low and high, [...] each; both are the IQM itself for a single seed.
-    """
-    if len(x) == 1:
-        return iqm(x), iqm(x)
-    result = scipy.stats.bootstrap(
-        (x,),
-        iqm,
-        axis=0,
-        n_resamples=RESAMPLES,
-        batch=_batch(x.size),
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return result.confidence_interval.low, result.confidence_interval.high
+    return np.maximum(0.0, target - _finite(x)).mean(axis=axis)
 
 
 def iqm_band(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +78,7 @@ def iqm_band(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray,
 
     Source: Tukey and McLaughlin 1963, Sankhyā A 25:331-352.
     """
+    x = _finite(x)
     size = len(x)
     cut = size // 4
     ordered = np.sort(x, axis=0)
@@ -123,6 +103,7 @@ def estimate(
 
     Source: Efron and Tibshirani 1993, ch. 13; stratified as in Agarwal et al. 2021.
     """
+    strata = [_finite(x) for x in strata]
     value = float(statistic(np.concatenate(strata), axis=0))
     fixed = np.concatenate([x for x in strata if len(x) == 1] or [np.empty(0)])
     sampled = [x for x in strata if len(x) > 1]
@@ -156,12 +137,16 @@ def performance_profile(scores: np.ndarray, levels: np.ndarray) -> list[Estimate
     """The share of seeds whose score is at least each level.
 
     Args:
-      scores: [S]; NaN (no episode finished) is below every level.
+      scores: [S].
+      levels: [L].
+
+    Returns:
+      L shares, each with its interval.
 
     Source: Dolan and Moré 2002 (10.1007/s101070100263); as run-score distributions in Agarwal et
     al. 2021. Intervals are Wilson's, level by level.
     """
-    counts = (scores[None] >= levels[:, None]).sum(axis=1)
+    counts = (_finite(scores)[None] >= levels[:, None]).sum(axis=1)
     return [proportion(int(count), len(scores)) for count in counts]
 
 
@@ -180,6 +165,7 @@ def improvement(x: Strata, y: Strata, confidence: float = CONFIDENCE) -> Estimat
     """
     if len(x) != len(y):
         raise ValueError(f"x and y must have the same strata; got {len(x)} and {len(y)}")
+    x, y = ([_finite(part) for part in strata] for strata in (x, y))
     # What counts is the order alone, so scores are replaced by their rank among the distinct ones.
     ranks = [
         np.unique(np.concatenate(pair), return_inverse=True) for pair in zip(x, y, strict=True)
@@ -225,6 +211,7 @@ def seeds_needed(
     Source: Noether 1987, JASA 82:645-647, with σ₁ ≠ σ₀ and ties as in Zhao, Rahardja and Qu 2008,
     Statistics in Medicine 27:462-468.
     """
+    x, y = _finite(x), _finite(y)
     both = np.concatenate([x, y])
     weight = np.concatenate([np.full(len(x), 0.5 / len(x)), np.full(len(y), 0.5 / len(y))])
     _, rank = np.unique(both, return_inverse=True)
@@ -264,6 +251,7 @@ def kaplan_meier(
 
     Source: Kaplan and Meier 1958, JASA 53:457-481; Kalbfleisch and Prentice 2002, §1.4.
     """
+    time = _finite(time)
     censored = scipy.stats.CensoredData.right_censored(time, ~happened)
     curve = scipy.stats.ecdf(censored).sf
     with warnings.catch_warnings():  # said of the two ends, which are filled in below
@@ -294,6 +282,23 @@ def median_time(curve: Survival) -> Estimate:
         return float(curve.time[reached[0]]) if len(reached) else math.inf
 
     return Estimate(first(curve.share), first(curve.low), first(curve.high))
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """The scores as float64.
+
+    Raises:
+      ValueError: if there are none, or some are not finite.
+    """
+    x = np.asarray(x, float)
+    unknown = x.size - int(np.isfinite(x).sum())
+    if unknown or not x.size:
+        got = f"{unknown} of {x.size} that are not" if x.size else "none"
+        raise ValueError(
+            f"scores and times must be finite numbers, at least one; got {got} (what a seed counts "
+            "with that diverged or finished no episode: jaxpg.analysis.outcomes.scores)"
+        )
+    return x
 
 
 def _bootstrap(

@@ -1,56 +1,107 @@
-"""The command lines of those commands that have no hyperparameters. Imports no jax."""
+"""The one way from a command line to what is asked for: tyro, over a command's dataclass.
 
-import argparse
-from collections.abc import Sequence
+Its docstring is the command's description, its fields are the options, and their docstrings the
+help. Every complaint is one sentence. Imports no jax.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from jaxpg.core.config import ConfigError, nearest
+import tyro
+from tyro.conf import Positional, arg
 
+from jaxpg.core.config import PRESETS, ConfigError, preset
 
-class Parser(argparse.ArgumentParser):
-    """argparse, whose complaints are one sentence like all others, and which knows typos."""
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does it.
-
-        Raises:
-          ConfigError: for options that do not exist, before those that are missing; or anything
-            else that is wrong.
-        """
-        known = self._option_string_actions
-        for word in args or ():
-            option = word.split("=")[0]
-            if option.startswith("--") and option != "--" and option not in known:
-                options = [name for name in known if name.startswith("--")]
-                raise ConfigError(
-                    f"{self._name()}: unknown option {option}{nearest(option, options)}"
-                )
-        return super().parse_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError instead of exiting."""
-        raise ConfigError(f"{self._name()}: {message}; see {self.prog} --help")
-
-    def _name(self) -> str:
-        return self.prog.removeprefix("jaxpg ")
+Directory = Annotated[Path, Positional, arg(metavar="DIR")]
+Directories = Annotated[tuple[Path, ...], Positional, arg(metavar="DIR")]
+Preset = Annotated[str, Positional, arg(metavar="[PRESET]")]
+File = Annotated[Path | None, arg(metavar="FILE")]
 
 
-def command_parser(name: str, description: str, example: str) -> Parser:
-    """The parser of `jaxpg NAME`; the example is what follows after that."""
-    return Parser(
-        prog=f"jaxpg {name}",
-        description=description,
-        epilog=f"example: jaxpg {name} {example}".rstrip(),
-        allow_abbrev=False,
-    )
+class Command(NamedTuple):
+    """What `jaxpg NAME` is."""
+
+    options: type  # a dataclass; with a field `config` its defaults are those of `preset`
+    run: Callable[[Any], None]  # given one
+    examples: tuple[str, ...]
+
+    @property
+    def says(self) -> str:
+        """What it does, in a sentence."""
+        return (self.options.__doc__ or "").partition("\n")[0]
 
 
-def add_run(parser: argparse.ArgumentParser, what: str = "a run directory") -> None:
-    """The argument DIR, as `dir`."""
-    parser.add_argument("dir", type=Path, metavar="DIR", help=what)
+def parse(name: str, command: Command, words: Sequence[str]) -> Any:
+    """The options of `jaxpg NAME`; asked for help, it is shown and the process ends.
+
+    Raises:
+      ConfigError: if the words are not such.
+    """
+    _check_options(name, command.options, words)
+    first = words[0] if words and words[0] in PRESETS else "vpg"
+    options = _parsed(name, command, words, first)
+    named = getattr(options, "preset", first)
+    return options if named == first else _parsed(name, command, words, named)
 
 
-def with_examples(description: str, examples: Sequence[str]) -> str:
-    """A description with examples below it, for parsers that have no epilog."""
-    return "\n".join([description, "", "examples:", *(f"  {line}" for line in examples)])
+def _parsed(name: str, command: Command, words: Sequence[str], named: str) -> Any:
+    examples = "\n".join(f"  {line}" for line in command.examples)
+    settings: dict[str, Any] = {
+        "prog": f"jaxpg {name}",
+        "description": f"{inspect.getdoc(command.options)}\n\nexamples:\n{examples}",
+        "args": words,
+    }
+    if "config" in {field.name for field in dataclasses.fields(command.options)}:
+        settings["default"] = command.options(preset=named, config=preset(named))
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(command.options, config=(tyro.conf.AvoidSubcommands,), **settings)
+    except SystemExit as ended:
+        if not ended.code:
+            raise  # help
+        problem = _sentence(said.getvalue())
+    raise ConfigError(f"{name}: {problem}; see jaxpg {name} --help")
+
+
+def _sentence(box: str) -> str:
+    """What tyro complains of: in its box, or lines, what is between the title and the next rule."""
+    blocks: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[\d;]*m", "", box).splitlines():
+        if line.startswith("╭") or not any(map(str.isalnum, line)):
+            blocks.append([])
+        else:
+            blocks[-1] += line.strip("│").split()
+    return " ".join(blocks[1] if blocks[1:] else blocks[0]).rstrip(".!")
+
+
+def _check_options(name: str, options: type, words: Sequence[str]) -> None:
+    """Unknown options come first, before those that are missing; with the nearest that exist."""
+    known = ["help", *_options(options)]
+    for word in words:
+        option = word.partition("=")[0].removeprefix("--").replace("_", "-")
+        if word.startswith("--") and option and option not in known:
+            parts = [x for x in known if option in x.split("-")]
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.6) or parts
+            near = near or difflib.get_close_matches(option, known, n=3, cutoff=0.3)
+            names = " or ".join(f"--{x}" for x in near)
+            hint = f"; did you mean {names}? See" if near else "; see"
+            raise ConfigError(f"{name}: unknown option --{option}{hint} jaxpg {name} --help")
+
+
+def _options(options: type) -> Iterator[str]:
+    """The names of a dataclass's options, and of those in it."""
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        option = name.replace("_", "-")
+        if dataclasses.is_dataclass(kind):
+            yield from _options(kind)  # type: ignore[arg-type]
+        elif Positional not in getattr(hint, "__metadata__", ()):
+            yield from (option, f"no-{option}") if kind is bool else (option,)

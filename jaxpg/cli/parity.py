@@ -5,29 +5,23 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+from tyro.conf import arg
+
+from jaxpg import files
+from jaxpg.cli import machine
+from jaxpg.cli.arguments import Directory, File
 from jaxpg.core.config import ConfigError, nearest
 
 if TYPE_CHECKING:  # torch is an extra
     from jaxpg.proof.faults import Catch
     from jaxpg.proof.levels import Row
 
-DESCRIPTION = """\
-Hold jaxpg against its PyTorch twin, level by level, from the bits of the noise to whole runs in two
-processes; then plant faults in the twin and see each of them caught. Exits with 1 if a level fails
-or a fault passes. Levels: {levels}.
-
-examples:
-  jaxpg parity                                   the certificate
-  jaxpg parity --full --json parity.json         more seeds and updates; written down
-  jaxpg parity --level gradients faults          only these
-  jaxpg parity record golden                     files to check a port to another framework with
-"""
 LEVELS = (
     "noise",
     "parameters",
@@ -57,50 +51,33 @@ SMOKE = (*CHEAP, "gradients", "lockstep")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Parity:
+    """Hold jaxpg against its PyTorch twin, and see planted faults caught.
+
+    Level by level, from the bits of the noise to whole runs in two processes. Exits with 1 if a
+    level fails or a fault passes.
+    """
+
     full: bool = False
     """More seeds, and longer runs."""
     smoke: bool = False
     """Some levels, and of each its first configuration, in seconds."""
-    level: tuple[str, ...] = ()
-    """Only these levels; `faults` is one of them."""
-    seeds: int | None = None
+    level: Annotated[
+        tuple[str, ...], arg(metavar="LEVEL", help=f"Only some of these: {', '.join(LEVELS)}.")
+    ] = ()
+    seeds: Annotated[int | None, arg(metavar="N")] = None
     """Seeds of each configuration; default: 1, or 3 with --full (more where they cost nothing)."""
-    json: Path | None = None
-    """File for everything that is found, with commit, versions and device."""
+    json: File = None
+    """For everything that is found, with commit, versions and device."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command; exits with 1 if a level fails or a fault is not caught.
+def parity(options: Parity) -> None:
+    """jaxpg parity; exits with 1 if a level fails or a fault is not caught.
 
     Raises:
-      ConfigError: for options without a meaning, a path that cannot be written, or no torch.
+      ConfigError: for options without a meaning, or without torch.
+      RunError: for a path that cannot be written.
     """
-    if arguments[:1] == ["record"]:
-        return _record(arguments[1:])
-    options = _parse(arguments)
-    _need_torch()
-    import torch
-
-    torch.set_num_threads(1)
-    levels, catches = _certify(options)
-    _print(levels, catches)
-    passed = all(row.passed for row in levels) and all(catch.level for catch in catches)
-    if options.json:
-        _write(options.json, _document(arguments, passed, levels, catches))
-    if not passed:
-        sys.exit(1)
-
-
-def _parse(arguments: Sequence[str]) -> Options:
-    import tyro
-
-    options = tyro.cli(
-        Options,
-        prog="jaxpg parity",
-        description=DESCRIPTION.format(levels=", ".join(LEVELS)),
-        args=arguments,
-    )
     for name in options.level:
         if name not in LEVELS:
             raise ConfigError(f"unknown level {name!r}{nearest(name, LEVELS)}")
@@ -108,14 +85,46 @@ def _parse(arguments: Sequence[str]) -> Options:
         raise ConfigError("--full and --smoke exclude each other")
     if options.seeds is not None and options.seeds < 1:
         raise ConfigError(f"--seeds must be at least 1; got {options.seeds}")
+    files.check(options.json, "--json")
+    _need_torch()
+    machine.keep_compiled()
+    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
+    import torch
+
+    torch.set_num_threads(1)
+    levels, catches = _certify(options)
+    passed = all(row.passed for row in levels) and all(catch.level for catch in catches)
     if options.json:
-        _check_writable(options.json)
-    return options
+        document = _document(options, passed, levels, catches)
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        files.save(options.json, text + "\n")
+    _print(levels, catches)
+    if not passed:
+        sys.exit(1)
 
 
-def _check_writable(path: Path) -> None:
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Write golden files, to check a port to another framework with.
+
+    Their README.md explains them.
+    """
+
+    dir: Directory
+    """New or empty."""
+
+
+def record(options: Record) -> None:
+    """jaxpg parity record."""
+    _need_torch()
+    machine.keep_compiled()
+    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
+    from rich.console import Console
+
+    from jaxpg.proof import golden
+
+    golden.record(options.dir, report=Console(stderr=True).print)
+    print(f"{options.dir}: {len(golden.CASES)} golden files, and README.md that explains them")
 
 
 def _need_torch() -> None:
@@ -125,7 +134,7 @@ def _need_torch() -> None:
         )
 
 
-def _certify(options: Options) -> tuple[list["Row"], list["Catch"]]:
+def _certify(options: Parity) -> tuple[list["Row"], list["Catch"]]:
     """The levels in this process, whole runs in two others at the same time; then the faults."""
     from rich.console import Console
 
@@ -224,15 +233,15 @@ def _number(error: float) -> str:
 
 
 def _document(
-    arguments: Sequence[str], passed: bool, levels: list["Row"], catches: list["Catch"]
+    options: Parity, passed: bool, levels: list["Row"], catches: list["Catch"]
 ) -> dict[str, Any]:
     """Everything found, and what it was found with."""
     import torch
 
-    from jaxpg.runs.results import commit, device, versions
+    from jaxpg.population.provenance import commit, device, versions
 
     return {
-        "command": " ".join(["jaxpg parity", *arguments]),
+        "command": shlex.join(["jaxpg", *sys.argv[1:]]),
         "commit": commit(),
         "versions": {**versions(), "torch": torch.__version__},
         "device": device(),
@@ -246,33 +255,3 @@ def _jsonable(row: Any) -> dict[str, Any]:
     """JSON has no infinity: null."""
     pairs = row._asdict().items()
     return {k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in pairs}
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    """The whole file or the old one."""
-    partial = path.with_name(f".{path.name}.partial")
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _record(arguments: Sequence[str]) -> None:
-    """`jaxpg parity record DIR`."""
-    import tyro
-
-    def parse(directory: tyro.conf.Positional[Path]) -> Path:
-        """Write golden files, to check a port to another framework with; README.md explains them.
-
-        Args:
-          directory: new or empty.
-        """
-        return directory
-
-    directory = tyro.cli(parse, prog="jaxpg parity record", args=arguments)
-    _need_torch()
-    from rich.console import Console
-
-    from jaxpg.proof import golden
-
-    golden.record(directory, report=Console(stderr=True).print)
-    print(f"{directory}: {len(golden.CASES)} golden files, and README.md that explains them")

@@ -1,88 +1,78 @@
-"""The commands that take trained policies away. They import jax only once they compute."""
+"""The commands that take trained policies away: evaluate, render, export."""
 
-import argparse
+import dataclasses
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from jaxpg.cli.arguments import add_run, command_parser
+from tyro.conf import arg, create_mutex_group
+
+from jaxpg import files
+from jaxpg.cli import machine
+from jaxpg.cli.arguments import Directory, File
+from jaxpg.cli.show import say
 from jaxpg.core.config import ConfigError, nearest
-from jaxpg.files import whole_file
-from jaxpg.runs import RunError
+from jaxpg.errors import RunError
 from jaxpg.runs import manifest as manifests
+from jaxpg.words import returned, seeds
 
 if TYPE_CHECKING:
     from jaxpg.policies.evaluate import Evaluation
     from jaxpg.runs.load import Run
 
 EXPORTS = ("torch", "onnx", "stablehlo", "safetensors")
+EVALUATED, RENDERED = create_mutex_group(required=False), create_mutex_group(required=False)
+Setting = Annotated[int, arg(metavar="K")]
 
 
-def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
-    """jaxpg evaluate: fresh episodes of trained policies, greedy and sampled.
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Let trained policies act in fresh episodes, greedily and sampled.
 
-    Args:
-      prepare: sets up jax for a config; called before jax is imported.
+    In gymnax, and in gymnasium's own environment of the same name, to see that they transfer.
     """
-    parser = command_parser(
-        "evaluate",
-        "Let trained policies act in fresh episodes, greedily and sampled: in gymnax, and in "
-        "gymnasium's own environment of the same name, to see that they transfer.",
-        "runs/cartpole --episodes 100 --json evaluation.json",
-    )
-    add_run(parser, "the directory of a finished run")
-    parser.add_argument(
-        "--episodes", type=int, default=100, metavar="N", help="of each seed (default: %(default)s)"
-    )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--seed", metavar="SEED", help="one: a number, best, worst or median")
-    which.add_argument(
-        "--seeds",
-        default="all",
-        help="all (the default), a range FIRST:END, or a list 3,17,42",
-    )
-    parser.add_argument(
-        "--gymnasium-seeds",
-        default="some",
-        metavar="N",
-        help="how many of them in gymnasium, which is slow: a number, 0 to leave it out, or all; "
-        "if not given, as many as take less than a minute",
-    )
-    add_setting(parser)
-    parser.add_argument(
-        "--evaluation-seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the episodes' own randomness (default: %(default)s)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
-    options = parser.parse_args(arguments)
+
+    dir: Directory
+    """The directory of a finished run."""
+    episodes: Annotated[int, arg(metavar="N")] = 100
+    """Of each seed."""
+    seed: Annotated[str | None, EVALUATED, arg(metavar="SEED")] = None
+    """One: a number, best, worst or median."""
+    seeds: Annotated[str, EVALUATED, arg(metavar="SEEDS")] = "all"
+    """all, a range FIRST:END, or a list 3,17,42."""
+    gymnasium_seeds: Annotated[str, arg(metavar="N")] = "some"
+    """How many of them in gymnasium, which is slow: a number, 0 to leave it out, or all; some are
+    as many as take less than a minute."""
+    setting: Setting = 0
+    """Of a sweep, from 0."""
+    evaluation_seed: Annotated[int, arg(metavar="N")] = 0
+    """Of the episodes' own randomness."""
+    json: File = None
+    """For the numbers."""
+
+
+def evaluate(options: Evaluate) -> None:
+    """jaxpg evaluate."""
     if options.episodes < 1:
         raise ConfigError(f"--episodes must be at least 1; got {options.episodes}")
     check_seed("--evaluation-seed", options.evaluation_seed)
-    run = load(options.dir, prepare)
+    files.check(options.json, "--json")
+    run = load(options.dir)
     from jaxpg.policies import evaluate as evaluation
 
-    seeds = chosen_seeds(run, options.seed, options.seeds, options.setting)
-    count, why = _gymnasium_seeds(run, options.gymnasium_seeds, len(seeds), options.episodes)
+    chosen = chosen_seeds(run, options.seed, options.seeds, options.setting)
+    count, why = _gymnasium_seeds(run, options.gymnasium_seeds, len(chosen), options.episodes)
     found: list[Evaluation] = []
     for simulator, some in (
-        (evaluation.in_gymnax, seeds),
-        (evaluation.in_gymnasium, seeds[:count]),
+        (evaluation.in_gymnax, chosen),
+        (evaluation.in_gymnasium, chosen[:count]),
     ):
         for mode in evaluation.MODES if some else ():
-            say(f"{simulator.__name__[3:]}, {mode}: {_count(len(some))} …")
+            say(f"{simulator.__name__[3:]}, {mode}: {seeds(len(some))} …")
             settings = {"setting": options.setting, "key": options.evaluation_seed}
             found.append(simulator(run, some, options.episodes, mode, **settings))
     results = [evaluation.summarize(each, run.config.env) for each in found]
-    _print_table(run, results, options.episodes)
-    if count:
-        print(_transfer(results, count))
-    if why:
-        print(why)
     if options.json:
         content = {
             "run": str(options.dir),
@@ -92,47 +82,48 @@ def evaluate(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
             "evaluation_seed": options.evaluation_seed,
             "results": results,
         }
-        with whole_file(options.json, "--json") as path:
-            path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        files.save(options.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    _print_table(run, results, options.episodes)
+    if count:
+        print(_transfer(results, count))
+    if why:
+        print(why)
+    if options.json:
         print(options.json)
 
 
-def render(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
-    """jaxpg render: a moving picture of trained policies in CartPole."""
-    parser = command_parser(
-        "render",
-        "Draw an episode of a trained policy in CartPole-v1, or of many at once, as a GIF (or, "
-        "where ffmpeg is installed, an mp4).",
-        "runs/cartpole --seed best --before --out balancing.gif",
-    )
-    add_run(parser, "the directory of a finished run")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--seed", default="best", help="a number, best, worst or median (default: best)"
-    )
-    which.add_argument(
-        "--sheet", type=int, metavar="N", help="the first N seeds at once; a GIF of at most 3 MB"
-    )
-    parser.add_argument(
-        "--before",
-        action="store_true",
-        help="show what the same seed was before training: beside it, or in a sheet first",
-    )
-    parser.add_argument(
-        "--greedy", action="store_true", help="take the most probable action instead of sampling"
-    )
-    add_setting(parser)
-    parser.add_argument(
-        "--episode-seed", type=int, default=0, metavar="N", help="another episode (default: 0)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=".gif or .mp4; in DIR if not given"
-    )
-    options = parser.parse_args(arguments)
+@dataclasses.dataclass(frozen=True)
+class Render:
+    """Draw an episode of a trained policy, or of many at once, as a GIF.
+
+    Of classic control, mazes, and whatever observes a grid; where ffmpeg is installed, an mp4 too.
+    """
+
+    dir: Directory
+    """The directory of a finished run."""
+    seed: Annotated[str, RENDERED, arg(metavar="SEED")] = "best"
+    """A number, best, worst or median."""
+    sheet: Annotated[int | None, RENDERED, arg(metavar="N")] = None
+    """The first N seeds at once; a GIF of at most 3 MB."""
+    before: bool = False
+    """Show what the same seed was before training: beside it, or in a sheet first."""
+    greedy: bool = False
+    """Take the most probable action instead of sampling."""
+    setting: Setting = 0
+    """Of a sweep, from 0."""
+    episode_seed: Annotated[int, arg(metavar="N")] = 0
+    """Another one is another episode."""
+    out: File = None
+    """.gif or .mp4; in DIR if not given."""
+
+
+def render(options: Render) -> None:
+    """jaxpg render."""
     check_seed("--episode-seed", options.episode_seed)
     if options.out and options.out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"--out must end in .gif or .mp4; got {options.out}")
-    run = load(options.dir, prepare)
+    files.check(options.out, "--out")
+    run = load(options.dir)
     from jaxpg.policies import render as pictures
 
     pictures.check(run.config)
@@ -152,66 +143,62 @@ def render(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
                 f"--sheet must be in [1, {len(run.seeds)}], the run's seeds; got {options.sheet}"
             )
         out = options.out or options.dir / f"sheet-{options.sheet}{before}.gif"
-        seeds = run.seeds[: options.sheet]
+        shown = run.seeds[: options.sheet]
         if out.suffix == ".gif":
-            content = pictures.small_sheet(run, seeds, **choice)
+            content = pictures.small_sheet(run, shown, **choice)
         else:
-            content = pictures.to_mp4(pictures.sheet(run, seeds, **choice))
+            content = pictures.to_mp4(pictures.sheet(run, shown, **choice))
     else:
         seed = one_seed(run, options.seed, options.setting)
         out = options.out or options.dir / f"seed-{seed}{before}.gif"
         to_file = pictures.to_gif if out.suffix == ".gif" else pictures.to_mp4
         content = to_file(pictures.one(run, seed, **choice))
-    with whole_file(out, "--out") as path:
-        path.write_bytes(content)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    files.save(out, content)
+    print(f"{out}: {len(content) / 1e6:.1f} MB")
 
 
-def export(arguments: Sequence[str], prepare: Callable[[Any], None]) -> None:
-    """jaxpg export: a trained policy as a file for another runtime."""
-    parser = command_parser(
-        "export",
-        "Write the trained policy of one seed as a file for another runtime, and print the lines "
-        "that load it there.",
-        "runs/cartpole --seed best --to onnx",
-    )
-    add_run(parser, "the directory of a finished run")
-    parser.add_argument(
-        "--seed", default="best", help="a number, best, worst or median (default: best)"
-    )
-    parser.add_argument("--to", required=True, help=f"one of {', '.join(EXPORTS)}")
-    add_setting(parser)
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="DIR/seed-SEED.SUFFIX if not given"
-    )
-    options = parser.parse_args(arguments)
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the trained policy of one seed as a file for another runtime.
+
+    Prints the lines that load it there.
+    """
+
+    dir: Directory
+    """The directory of a finished run."""
+    to: Annotated[str, arg(metavar="RUNTIME")]
+    """torch, onnx, stablehlo or safetensors."""
+    seed: Annotated[str, arg(metavar="SEED")] = "best"
+    """A number, best, worst or median."""
+    setting: Setting = 0
+    """Of a sweep, from 0."""
+    out: File = None
+    """DIR/seed-SEED.SUFFIX if not given."""
+
+
+def export(options: Export) -> None:
+    """jaxpg export."""
     if options.to not in EXPORTS:
         raise ConfigError(f"--to is {options.to!r}{nearest(options.to, EXPORTS)}")
-    run = load(options.dir, prepare)
+    files.check(options.out, "--out")
+    run = load(options.dir)
     from jaxpg.policies import export as exports
 
     seed = one_seed(run, options.seed, options.setting)
     out = options.out or options.dir / f"seed-{seed}{exports.SUFFIXES[options.to]}"
-    content = exports.export(run, seed, options.to, setting=options.setting)
-    with whole_file(out, "--out") as path:
-        path.write_bytes(content)
+    files.save(out, exports.export(run, seed, options.to, setting=options.setting))
     print(f"{out}: seed {seed} of {run.manifest.preset} on {run.config.env}. To load it:\n")
     print(exports.how_to_load(run, options.to, str(out)))
 
 
-def load(directory: Path, prepare: Callable[[Any], None]) -> "Run":
+def load(directory: Path) -> "Run":
     """The run, with jax set up for it."""
-    prepare(manifests.read(directory).config)
+    manifest = manifests.read(directory)
+    manifests.check_same_algorithm(directory, manifest._replace(bits=manifests.BITS))
+    machine.prepare(manifest.config)
     from jaxpg.runs.load import load
 
     return load(directory)
-
-
-def add_setting(parser: argparse.ArgumentParser) -> None:
-    """--setting, for runs of several."""
-    parser.add_argument(
-        "--setting", type=int, default=0, metavar="K", help="of a sweep, from 0 (default: 0)"
-    )
 
 
 def one_seed(run: "Run", text: str, setting: int) -> int:
@@ -224,7 +211,7 @@ def one_seed(run: "Run", text: str, setting: int) -> int:
     return int(run.population.seeds[row])
 
 
-def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> list[int]:
+def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> Sequence[int]:
     """What --seed or --seeds names.
 
     Raises:
@@ -252,11 +239,6 @@ def check_seed(argument: str, seed: int) -> None:
         raise ConfigError(f"{argument} must be an integer in [0, 2^32); got {seed}")
 
 
-def say(sentence: str) -> None:
-    """Progress, on standard error."""
-    print(sentence, file=sys.stderr, flush=True)
-
-
 def _gymnasium_seeds(run: "Run", text: str, available: int, episodes: int) -> tuple[int, str]:
     """How many seeds to evaluate in gymnasium, and a sentence if they are not all."""
     from jaxpg.policies.evaluate import default_gymnasium_seeds, gymnasium_maker
@@ -278,7 +260,7 @@ def _gymnasium_seeds(run: "Run", text: str, available: int, episodes: int) -> tu
     if count >= available:
         return available, ""
     return count, (
-        f"gymnasium takes a step at a time, so there it was the first {_count(count)} of "
+        f"gymnasium takes a step at a time, so there it was the first {seeds(count)} of "
         f"{available}; --gymnasium-seeds all takes them all"
     )
 
@@ -289,14 +271,10 @@ def _transfer(results: list[dict[str, Any]], count: int) -> str:
         (row["mode"], row["simulator"]): sum(row["mean_return"][:count]) / count for row in results
     }
     parts = [
-        f"{mode} {means[mode, 'gymnax']:.1f} and {means[mode, 'gymnasium']:.1f}"
+        f"{mode} {' and '.join(returned(means[mode, x]) for x in ('gymnax', 'gymnasium'))}"
         for mode in ("greedy", "sampled")
     ]
-    return f"the same {_count(count)} in gymnax and in gymnasium, mean return: {', '.join(parts)}"
-
-
-def _count(seeds: int) -> str:
-    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+    return f"the same {seeds(count)} in gymnax and in gymnasium, mean return: {', '.join(parts)}"
 
 
 def _print_table(run: "Run", results: list[dict[str, Any]], episodes: int) -> None:
@@ -321,9 +299,9 @@ def _print_table(run: "Run", results: list[dict[str, Any]], episodes: int) -> No
             row["simulator"],
             row["mode"],
             str(len(row["seeds"])),
-            f"{row['iqm']:.1f} [{row['ci95_low']:.1f}, {row['ci95_high']:.1f}]",
-            f"{row['worst_seed_return']:.1f} (seed {row['worst_seed']})",
-            f"{row['worst_episode']:.1f}",
+            "{} [{}, {}]".format(*(returned(row[x]) for x in ("iqm", "ci95_low", "ci95_high"))),
+            f"{returned(row['worst_seed_return'])} (seed {row['worst_seed']})",
+            returned(row["worst_episode"]),
         ]
         if row["solved_at"] is not None:
             cells.append(f"{row['solved_fraction']:.1%}")

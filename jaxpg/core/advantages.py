@@ -216,7 +216,7 @@ def discount_from_start(time: jax.Array, *, gamma: jax.Array) -> jax.Array:
     Source: Thomas 2014, Bias in natural actor-critic algorithms (ICML), on why the discounted
     objective asks for it.
     """
-    return jnp.power(gamma, time)
+    return jnp.power(gamma, time.astype(jnp.result_type(gamma)))
 
 
 def normalize(advantage: jax.Array, valid: jax.Array) -> jax.Array:

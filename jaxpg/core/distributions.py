@@ -29,7 +29,7 @@ def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     action, cdf = jnp.zeros(uniform.shape, jnp.int32), jnp.zeros((), logits.dtype)
     for prob in probs[:-1]:
         cdf = cdf + prob
-        action = action + (uniform >= cdf)
+        action = action + (uniform >= cdf).astype(jnp.int32)
     return action
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
-from jaxpg.later import imported_later
+from jaxpg.later import import_matplotlib, imported_later
 
 
 def make(
@@ -104,8 +104,11 @@ def terminate_at_limit(env: Env) -> Env:
     return env._replace(step=step)
 
 
+@jax.ensure_compile_time_eval()  # modules and environments keep arrays: not those of a jit's trace
+@jax.transfer_guard("allow")  # which a user's guard is not about
 def _gymnax(name: str) -> tuple[str, Any, Any]:
     """Its name without a module, the environment, and its parameters."""
+    import_matplotlib()
     with imported_later("seaborn", "matplotlib.pyplot"):
         import gymnax
 
@@ -128,7 +131,7 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
 
 def _spec(name: str, gym: Any, params: Any, max_episode_steps: int | None) -> EnvSpec:
     _check_spaces(name, gym, params)
-    obs_space, action_space = gym.observation_space(params), gym.action_space(params)
+    obs_space, action_space = _spaces(gym, params)
     discrete = hasattr(action_space, "n")
     own = getattr(params, "max_steps_in_episode", None)
     if max_episode_steps is None and own is None:
@@ -148,11 +151,18 @@ def _spec(name: str, gym: Any, params: Any, max_episode_steps: int | None) -> En
 def _check_spaces(name: str, gym: Any, params: Any) -> None:
     from gymnax.environments import spaces
 
-    obs_space, action_space = gym.observation_space(params), gym.action_space(params)
+    obs_space, action_space = _spaces(gym, params)
     if not isinstance(action_space, spaces.Discrete | spaces.Box):
         raise ConfigError(f"{name} acts in {action_space}; allowed are Discrete and Box")
     if not hasattr(obs_space, "shape"):
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
+
+
+@jax.ensure_compile_time_eval()
+@jax.transfer_guard("allow")
+def _spaces(gym: Any, params: Any) -> tuple[Any, Any]:
+    """Of observations and of actions."""
+    return gym.observation_space(params), gym.action_space(params)
 
 
 def _dynamics(
@@ -248,7 +258,7 @@ def _state_types(
 
 
 def _interface(gym: Any, params: Any, float_type: str) -> Interface:
-    obs_space, action_space = gym.observation_space(params), gym.action_space(params)
+    obs_space, action_space = _spaces(gym, params)
 
     def encode(obs: jax.Array) -> jax.Array:
         if not hasattr(obs_space, "n"):

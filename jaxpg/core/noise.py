@@ -36,13 +36,13 @@ def key(seed: int, use: str = "training") -> jax.Array:
     Raises:
       ConfigError: for anything else (jax.random.key would alias it to another seed).
     """
-    return typed(jnp.asarray(_key_data(seed, use)))
+    return typed(jax.device_put(_key_data(seed, use)))
 
 
 def keys(seeds: Any) -> jax.Array:
     """The keys of S integer seeds, [S]; seed k's key does not depend on its position."""
     data = np.array([_key_data(seed) for seed in seeds], np.uint32)
-    return typed(jnp.asarray(data.reshape(-1, 2)))
+    return typed(jax.device_put(data.reshape(-1, 2)))
 
 
 def typed(words: jax.Array) -> jax.Array:

@@ -5,12 +5,15 @@ computes fastest, NVIDIA GPUs' kernels, or hardly anything. Only jaxpg's own par
 them: what you replace is called as it is.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 import optax
 
 from jaxpg.core import algorithms, training
 from jaxpg.core.algorithms import PLAIN, Primitives
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import FIELDS, TRACED, Config, validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 from jaxpg.fast import backend, blocks, dense, kernels, lanes
 
@@ -24,6 +27,7 @@ def build(config: Config) -> Algorithm:
     Raises:
       ConfigError: if the environment is unknown or not supported.
     """
+    config = static(config)  # traced fields reach the parts as arguments
     return algorithms.build(config, primitives(config))
 
 
@@ -49,6 +53,13 @@ def train(
     """
     config = training.as_arrays(validate(config))
     return training.train(config, key, algorithm or build(config))
+
+
+def static(config: Config) -> Config:
+    """The config's static fields, by which what is compiled can be found again; the others are
+    their defaults."""
+    defaults: dict[str, Any] = {name: FIELDS[name].default for name in TRACED}
+    return dataclasses.replace(config, **defaults)
 
 
 def primitives(config: Config) -> Primitives:

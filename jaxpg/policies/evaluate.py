@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg.analysis.stats import SOLVED, iqm, iqm_interval
+from jaxpg.analysis.stats import SOLVED, estimate, iqm
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import EnvState, Params
-from jaxpg.population.policy import actor
+from jaxpg.errors import RunError
+from jaxpg.population.policy import Actor, actor
 from jaxpg.runs.load import Run
 
 ROWS = 8_192  # episodes that are simulated at a time, of all seeds together
@@ -50,7 +51,7 @@ def in_gymnax(
       key: seed of the evaluation's own randomness.
     """
     began = time.perf_counter()
-    play = _player(run.config, mode)
+    play = _player(actor(run.config), run.config, mode)
     width = min(episodes, ROWS)
     lanes = max(1, min(len(seeds), ROWS // width))
     returns = np.zeros((len(seeds), episodes))
@@ -60,7 +61,7 @@ def in_gymnax(
             # The last ones are done again to fill the shape, so that one program serves all.
             rows = np.arange(i, i + lanes).clip(max=len(seeds) - 1)
             indices = np.arange(j, j + width).clip(max=episodes - 1)
-            keys = _episode_keys(key, np.asarray(seeds)[rows], indices)
+            keys = _episode_keys("evaluation", key, np.asarray(seeds)[rows], indices)
             total, length = play(stacked_params(run, [seeds[row] for row in rows], setting), keys)
             returns[np.ix_(rows, indices)], lengths[np.ix_(rows, indices)] = total, length
     seconds = time.perf_counter() - began
@@ -79,9 +80,9 @@ def in_gymnasium(
     Raises:
       ConfigError: if gymnasium is not installed, or has no such environment.
     """
-    make, obs_shape = gymnasium_maker(run.config), actor(run.config).interface.obs_shape
-    began = time.perf_counter()
-    choose = _chooser(run.config, mode)
+    make, act = gymnasium_maker(run.config), actor(run.config)
+    began, obs_shape = time.perf_counter(), act.interface.obs_shape
+    choose = _chooser(act, run.config, mode)
     params = stacked_params(run, seeds, setting)
     envs = [make() for _ in range(len(seeds) * episodes)]
     starts = np.random.SeedSequence(key).generate_state(2)
@@ -90,7 +91,7 @@ def in_gymnasium(
         seed, episode = seeds[i // episodes], i % episodes
         start = np.random.SeedSequence([*starts.tolist(), seed, episode]).generate_state(1)[0]
         obs[i], _ = env.reset(seed=int(start))
-    keys = _episode_keys(key, np.asarray(seeds), np.arange(episodes))
+    keys = _episode_keys("evaluation", key, np.asarray(seeds), np.arange(episodes))
     returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), int)
     alive, t = list(range(len(envs))), 0
     while alive:
@@ -114,22 +115,56 @@ def in_gymnasium(
     )
 
 
-def record(
-    config: Config, params: Params, seeds: Sequence[int], episodes: int, mode: str, *, key: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """What policies meet in the episodes of `in_gymnax`, step by step.
+class Recorded(NamedTuple):
+    """What E episodes of S seeds were, step by step; one that is over stays as it ended."""
+
+    seen: Any  # leaves [T + 1, S, E, ...]
+    returns: np.ndarray  # [T + 1, S, E], since the episode's start
+    lengths: np.ndarray  # int [S, E], steps; T where the episode goes on
+    limit: int  # the environment's time limit, at least T
+
+
+def recorder(
+    config: Config, mode: str, see: Callable[[EnvState], Any], steps: int | None = None
+) -> Callable[..., Recorded]:
+    """A recorder of the episodes of `in_gymnax`; it compiles once for each number of them.
 
     Args:
-      params: leaves [S, ...].
-      seeds: S, which decide the episodes together with `key`.
+      mode: "greedy" or "sampled".
+      see: what is kept of N environments' state: a tree with leaves [N, ...].
+      steps: T, at most the environment's time limit, which is taken for None.
 
     Returns:
-      Observations [T + 1, S, E, D], where T is the time limit and an episode that is over keeps
-      its last one, and the episodes' lengths [S, E].
+      (params [S, ...], seeds, indices of the episodes, key) -> Recorded.
     """
-    keys = _episode_keys(key, np.asarray(seeds), np.arange(episodes))
-    obs, lengths = _recorder(config, mode)(params, keys)
-    return np.asarray(obs), np.asarray(lengths)
+    act = actor(config)
+    start, step = _episodes(act, config, mode)
+    limit = act.spec.time_limit
+    times = jnp.arange(limit if steps is None else min(steps, limit))
+
+    @jax.jit
+    def play(params: Params, keys: jax.Array) -> tuple:
+        def body(carry: tuple, t: jax.Array) -> tuple[tuple, tuple]:
+            state, alive = step(params, keys, t, *carry)
+            return (state, alive), (see(state), state.episode_return)
+
+        first, alive = start(keys)
+        final, later = jax.lax.scan(body, (first, alive), times)
+        seen = jax.tree.map(
+            lambda x, rest: jnp.concatenate([x[None], rest]).reshape(-1, *keys.shape, *x.shape[1:]),
+            (see(first), first.episode_return),
+            later,
+        )
+        return *seen, final[0].time.reshape(keys.shape)
+
+    def record(
+        params: Params, seeds: Sequence[int], episodes: Sequence[int], key: int = 0
+    ) -> Recorded:
+        keys = _episode_keys("rendering", key, np.asarray(seeds), np.asarray(episodes))
+        seen, returns, lengths = jax.tree.map(np.asarray, play(params, keys))
+        return Recorded(seen, returns, lengths, limit)
+
+    return record
 
 
 def default_gymnasium_seeds(config: Config, episodes: int) -> int:
@@ -142,19 +177,28 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
     """What the JSON file says of one evaluation.
 
     `iqm` and its interval are over the seeds' mean returns; of a single seed over its episodes.
+
+    Raises:
+      RunError: if a return is not finite: the environment gave a reward that is no number.
     """
     means = evaluation.returns.mean(axis=1)
-    units = means if len(means) > 1 else evaluation.returns[0]
-    low, high = iqm_interval(units)
+    unknown = np.flatnonzero(~np.isfinite(means))
+    if len(unknown):
+        seeds = ", ".join(str(evaluation.seeds[i]) for i in unknown[:10])
+        raise RunError(
+            f"{evaluation.simulator} gave rewards that are no finite numbers, to seed {seeds}: "
+            "evaluate the others (--seeds)"
+        )
+    middle = estimate(iqm, [means if len(means) > 1 else evaluation.returns[0]])
     solved = SOLVED.get(env)
     return {
         "simulator": evaluation.simulator,
         "mode": evaluation.mode,
         "seeds": evaluation.seeds,
         "episodes": evaluation.returns.shape[1],
-        "iqm": float(iqm(units)),
-        "ci95_low": float(low),
-        "ci95_high": float(high),
+        "iqm": middle.value,
+        "ci95_low": middle.low,
+        "ci95_high": middle.high,
         "interval_over": "seeds" if len(means) > 1 else "episodes",
         "worst_seed": evaluation.seeds[int(means.argmin())],
         "worst_seed_return": float(means.min()),
@@ -169,9 +213,14 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16)
-def _player(config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """(params [S, ...], keys [S, E]) -> returns and lengths [S, E], of whole episodes."""
-    start, step = _episodes(config, mode)
+def _player(act: Actor, config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """(params [S, ...], keys [S, E]) -> returns and lengths [S, E], of whole episodes.
+
+    Args:
+      act: of the config; another one if the environment was registered anew, which the config
+        does not tell.
+    """
+    start, step = _episodes(act, config, mode)
 
     def play(params: Params, keys: jax.Array) -> tuple:
         def alive_somewhere(carry: tuple) -> jax.Array:
@@ -187,43 +236,22 @@ def _player(config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.nda
     return jax.jit(play)
 
 
-@lru_cache(maxsize=16)
-def _recorder(config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """(params [S, ...], keys [S, E]) -> obs [T + 1, S, E, D], lengths [S, E].
-
-    T is the environment's time limit; after an episode's end its last observation is repeated.
-    """
-    start, step = _episodes(config, mode)
-
-    def record(params: Params, keys: jax.Array) -> tuple:
-        def body(carry: tuple, t: jax.Array) -> tuple[tuple, jax.Array]:
-            state, alive = step(params, keys, t, *carry)
-            return (state, alive), state.obs
-
-        first, alive = start(keys)
-        times = jnp.arange(actor(config).spec.time_limit)
-        final, later = jax.lax.scan(body, (first, alive), times)
-        obs = jnp.concatenate([first.obs[None], later])
-        return obs.reshape(len(obs), *keys.shape, -1), final[0].time.reshape(keys.shape)
-
-    return jax.jit(record)
-
-
-def _episodes(config: Config, mode: str) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+def _episodes(
+    act: Actor, config: Config, mode: str
+) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
     """How the episodes of S seeds begin and go on; rows [S · E].
 
     Returns:
       keys [S, E] -> state, alive; and (params, keys, step's number, state, alive) -> state, alive,
       where a row that is over keeps its state.
     """
-    algorithm = algorithms.build(config)
-    env, spec = algorithm.env, algorithm.env.spec
-    choose = _chooser(config, mode, raw=True)
+    env = algorithms.build(config).env
+    choose = _chooser(act, config, mode, raw=True)
 
     def start(keys: jax.Array) -> tuple:
         draws = jax.vmap(lambda key: noise.fold_in(key, 0))(keys.reshape(-1))
-        if spec.reset_uniforms:
-            draws = jax.vmap(lambda key: noise.uniform(key, (spec.reset_uniforms,)))(draws)
+        if env.spec.reset_uniforms:
+            draws = jax.vmap(lambda key: noise.uniform(key, (env.spec.reset_uniforms,)))(draws)
         return env.reset(draws), jnp.ones(keys.size, bool)
 
     def step(params: Params, keys: jax.Array, t: jax.Array, state: EnvState, alive: Any) -> tuple:
@@ -243,8 +271,7 @@ def _episodes(config: Config, mode: str) -> tuple[Callable[..., tuple], Callable
     return start, step
 
 
-@lru_cache(maxsize=16)
-def _chooser(config: Config, mode: str, raw: bool = False) -> Callable[..., jax.Array]:
+def _chooser(act: Actor, config: Config, mode: str, raw: bool = False) -> Callable[..., jax.Array]:
     """(params [S, ...], obs [S, E, ...], keys [S, E], step) -> actions [S, E, ...].
 
     Args:
@@ -253,7 +280,6 @@ def _chooser(config: Config, mode: str, raw: bool = False) -> Callable[..., jax.
     """
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
-    act = actor(config)
     distribution = algorithms.build(config).distribution
     per_action = () if act.spec.discrete else (act.spec.num_actions,)
 
@@ -274,11 +300,15 @@ def _chooser(config: Config, mode: str, raw: bool = False) -> Callable[..., jax.
     return choose if raw else jax.jit(choose)
 
 
-def _episode_keys(key: int, seeds: np.ndarray, episodes: np.ndarray) -> jax.Array:
-    """[S, E]; each depends on its seed's number and its episode's index."""
+def _episode_keys(use: str, key: int, seeds: np.ndarray, episodes: np.ndarray) -> jax.Array:
+    """[S, E]; each depends on its seed's number and its episode's index.
+
+    All randomness of evaluating and rendering comes from here (gymnasium's own starts aside): of
+    an episode's key, stream 0 places it, 1 samples its actions and 2 moves the environment.
+    """
     fold = jax.vmap(jax.vmap(noise.fold_in, (None, 0)), (0, None))
     numbers, indices = jnp.asarray(seeds, jnp.uint32), jnp.asarray(episodes, jnp.uint32)
-    by_seed = jax.vmap(noise.fold_in, (None, 0))(noise.key(key), numbers)
+    by_seed = jax.vmap(noise.fold_in, (None, 0))(noise.key(key, use), numbers)
     return fold(by_seed, indices)
 
 

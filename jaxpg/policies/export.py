@@ -7,15 +7,15 @@ Whatever the networks were, a policy is one chain of layers from a flat observat
 import dataclasses
 import io
 import json
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import __version__
 from jaxpg.core.config import Config, ConfigError, nearest
-from jaxpg.core.types import Params
+from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population.policy import Policy
 from jaxpg.runs.load import Run
@@ -82,7 +82,7 @@ def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
     if target not in SUFFIXES:
         raise ConfigError(f"--to is {target!r}{nearest(target, SUFFIXES)}")
     about = {
-        "made_by": f"jaxpg {__version__}",
+        "made_by": f"jaxpg {version('jaxpg')}",
         "env": run.config.env,
         "seed": str(seed),
         "setting": json.dumps(dict(run.settings[setting])),
@@ -90,7 +90,7 @@ def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
     }
     policy = run.policy(seed, setting)
     if target == "safetensors":
-        return _to_safetensors(policy.params, about)
+        return safetensors(to_torch(policy.params), about)
     if target == "stablehlo":
         return _to_stablehlo(run.config, policy)
     chain = as_chain(run.config, policy)
@@ -125,12 +125,6 @@ def as_chain(config: Config, policy: Policy) -> Chain:
         for end in (-jnp.inf, jnp.inf)
     )
     return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high)
-
-
-def _to_safetensors(params: Params, about: dict[str, str]) -> bytes:
-    from safetensors.numpy import save
-
-    return save(to_torch(params), about)
 
 
 def _to_stablehlo(config: Config, policy: Policy) -> bytes:

@@ -1,6 +1,6 @@
-"""Render: moving pictures of policies in CartPole, drawn with Pillow.
+"""Render: moving pictures of policies, drawn with Pillow.
 
-The episode ends when the pole leans by 12°; the fall after that is drawn on, so that one sees it.
+What an environment looks like is in `drawings`; here are the episodes, the frames and the files.
 """
 
 import io
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,63 +17,67 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxpg import words
 from jaxpg.core import algorithms, learner, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Params
-from jaxpg.policies.evaluate import record, stacked_params
+from jaxpg.policies import drawings
+from jaxpg.policies.drawings import ACCENT, FALLEN, INK, LINE, MUTED, PAPER, SMOOTH, Drawing
+from jaxpg.policies.evaluate import Recorded, recorder, stacked_params
 from jaxpg.runs.load import Run
 
-STEP_MS = 20  # of CartPole's time, which is also the picture's
-STRIDE = 2  # steps per frame
+LONGEST = 600  # frames of one seed's film; of a longer episode steps are left out
 LARGEST_SHEET = 3_000_000  # bytes; frames are left out until a sheet is smaller
-FALL = 40  # steps that a fall is shown for
+LARGEST_STRIDE = 10  # steps from one frame of a sheet to the next
+LINGER_MS = 600  # that an episode's end is shown for, where nothing follows it
 UNTRAINED = 120  # steps that a sheet shows the untrained policies for
 TRAINED = 300
-CELL = (96, 66)  # pixels of one seed in a sheet
-SMOOTH = 3  # everything is drawn so many times larger, for the sake of its edges
-
-PAPER, INK, ACCENT, FALLEN, MUTED, LINE = (
-    (250, 250, 248),
-    (31, 41, 51),
-    (11, 110, 153),
-    (205, 72, 56),
-    (107, 119, 133),
-    (214, 218, 222),
-)
+BATCH = 8  # untrained episodes that are simulated at a time
+PANEL = (480, 270)  # pixels of one seed, alone
 
 
 class Motion(NamedTuple):
-    """What one cart does, step by step, F of them."""
+    """What is seen of one seed, step by step, F of them."""
 
-    x: np.ndarray  # [F], m
-    theta: np.ndarray  # [F], rad, from upright, to the right
+    seen: Any  # as the drawing wants it: a tree, leaves [F, ...]
     up: np.ndarray  # bool [F], whether the episode goes on
     step: np.ndarray  # int [F], of the episode
-    falls: np.ndarray  # int [F], episodes that ended in a fall so far
+    returns: np.ndarray  # [F], since the episode's start
+    ends: np.ndarray  # int [F], episodes that have ended so far
 
 
-def one(
-    run: Run, seed: int, *, mode: str, before: bool, setting: int = 0, key: int = 0
-) -> list[Image.Image]:
-    """Frames of one seed's episode; with `before`, beside the policy that it started as.
+class Film(NamedTuple):
+    """A moving picture."""
+
+    frames: list[Image.Image]
+    milliseconds: int  # of each
+    colours: tuple[tuple[int, int, int], ...] = ()  # besides ours
+
+
+def one(run: Run, seed: int, *, mode: str, before: bool, setting: int = 0, key: int = 0) -> Film:
+    """One seed's episode; with `before`, beside the policy that it started as.
 
     Args: as of `evaluate.in_gymnax`.
 
     Raises:
-      ConfigError: if the environment is not CartPole-v1.
+      ConfigError: if the environment cannot be drawn.
     """
-    check(run.config)
-    trained = _motions(run.config, stacked_params(run, [seed], setting), [seed], mode, key)[0]
+    drawing = drawings.find(run.config)
+    (trained,) = _motions(
+        run.config, drawing, stacked_params(run, [seed], setting), [seed], mode, key
+    )
+    steps = len(trained.up)
     panels = [(f"{run.manifest.preset}, seed {seed}", trained)]
     if before:
-        steps = len(trained.x)
-        untrained = _again_and_again(run.config, seed, steps, mode, key)
+        untrained = _again_and_again(run.config, drawing, seed, steps, mode, key)
         panels = [(f"seed {seed}, untrained", untrained), (f"seed {seed}, trained", trained)]
-    return [
-        _beside([_panel(title, motion, f) for title, motion in panels])
-        for f in _frames(len(trained.x))
+    stride = max(drawing.stride, -(-steps // LONGEST))
+    frames = [
+        _beside([_panel(drawing, title, motion, f) for title, motion in panels])
+        for f in range(0, steps, stride)
     ]
+    return Film(frames, drawing.stride * drawing.step_ms, drawing.colours)
 
 
 def sheet(
@@ -83,69 +88,71 @@ def sheet(
     before: bool,
     setting: int = 0,
     key: int = 0,
-    stride: int = STRIDE,
-) -> list[Image.Image]:
-    """Frames of many seeds at once; with `before`, first as they were before training.
+    stride: int | None = None,
+) -> Film:
+    """Many seeds at once; with `before`, first as they were before training.
 
-    Args: as of `one`; `stride` is how many steps there are between two frames.
+    Args: as of `one`; `stride` is how many steps there are between two frames, None for as many as
+      the drawing takes.
     """
-    check(run.config)
-    parts = []
-    if before:
-        params = initial_params(run.config, seeds)
-        untrained = _motions(run.config, params, seeds, mode, key, UNTRAINED)
-        parts.append((f"{len(seeds)} seeds, untrained", untrained, UNTRAINED))
-    trained = _motions(run.config, stacked_params(run, seeds, setting), seeds, mode, key, TRAINED)
-    steps = int(run.population.metrics.env_steps[run.row(seeds[0], setting)].sum())
-    parts.append((f"{len(seeds)} seeds, trained for {steps:,} steps each", trained, TRAINED))
-    return [
-        _sheet_frame(title, motions, f)
-        for title, motions, steps in parts
-        for f in _frames(steps, stride)
-    ]
+    drawing = drawings.find(run.config)
+    parts = _sheet_parts(run, drawing, seeds, mode, before, setting, key)
+    return _sheet_film(drawing, parts, drawing.stride if stride is None else stride)
 
 
-def small_sheet(run: Run, seeds: Sequence[int], **options: Any) -> bytes:
+def small_sheet(
+    run: Run,
+    seeds: Sequence[int],
+    *,
+    mode: str,
+    before: bool,
+    setting: int = 0,
+    key: int = 0,
+) -> bytes:
     """`sheet` as a GIF of at most LARGEST_SHEET bytes, with as many frames as fit.
 
     Raises:
       ConfigError: if so many seeds cannot be shown in so few bytes.
     """
-    for stride in range(STRIDE, 11):
-        content = to_gif(sheet(run, seeds, stride=stride, **options), stride * STEP_MS)
+    drawing = drawings.find(run.config)
+    parts = _sheet_parts(run, drawing, seeds, mode, before, setting, key)
+    for stride in range(drawing.stride, LARGEST_STRIDE + 1):
+        content = to_gif(_sheet_film(drawing, parts, stride))
         if len(content) <= LARGEST_SHEET:
             return content
     raise ConfigError(
-        f"a sheet has at most {LARGEST_SHEET:,} bytes; {len(seeds)} seeds need more: take fewer"
+        f"a sheet has at most {LARGEST_SHEET:,} bytes; {words.seeds(len(seeds))} need more: take "
+        "fewer"
     )
 
 
-def to_gif(frames: Sequence[Image.Image], milliseconds: int = STRIDE * STEP_MS) -> bytes:
-    """An endless GIF in our colours and their blends."""
-    small = [frame.quantize(palette=_palette(), dither=Image.Dither.NONE) for frame in frames]
+def to_gif(film: Film) -> bytes:
+    """An endless GIF in the film's colours and their blends."""
+    palette = _palette(film.colours)
+    small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in film.frames]
     file = io.BytesIO()
     small[0].save(
-        file, "GIF", save_all=True, append_images=small[1:], duration=milliseconds, loop=0
+        file, "GIF", save_all=True, append_images=small[1:], duration=film.milliseconds, loop=0
     )
     return file.getvalue()
 
 
-def to_mp4(frames: Sequence[Image.Image]) -> bytes:
+def to_mp4(film: Film) -> bytes:
     """A film, by the ffmpeg that is on the PATH, whose default for mp4 is H.264.
 
     Raises:
       ConfigError: if there is none, or it fails.
     """
     program = ffmpeg()
-    width, height = frames[0].size
+    width, height = film.frames[0].size
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-    rate = ["-r", f"{1000 / (STRIDE * STEP_MS):g}", "-i", "-"]
+    rate = ["-r", f"{1000 / film.milliseconds:g}", "-i", "-"]
     target = ["-pix_fmt", "yuv420p", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-f", "mp4"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
         done = subprocess.run(
             [program, "-loglevel", "error", *source, *rate, *target, str(path)],
-            input=b"".join(frame.tobytes() for frame in frames),
+            input=b"".join(frame.tobytes() for frame in film.frames),
             capture_output=True,
         )
         if done.returncode:
@@ -168,8 +175,7 @@ def ffmpeg() -> str:
 
 def check(config: Config) -> None:
     """Raise ConfigError unless the environment is one that can be drawn."""
-    if config.env != "CartPole-v1":
-        raise ConfigError(f"only CartPole-v1 can be rendered; this run is of {config.env}")
+    drawings.find(config)
 
 
 def initial_params(config: Config, seeds: Sequence[int]) -> Params:
@@ -181,72 +187,74 @@ def initial_params(config: Config, seeds: Sequence[int]) -> Params:
 
 def _motions(
     config: Config,
+    drawing: Drawing,
     params: Params,
     seeds: Sequence[int],
     mode: str,
     key: int,
     steps: int | None = None,
 ) -> list[Motion]:
-    """Each seed's first episode, and its fall if it has one, or exactly so many steps of that."""
-    obs, lengths = record(config, params, seeds, 1, mode, key=key)
-    motions = [_motion(obs[: n + 1, i, 0], n) for i, n in enumerate(lengths[:, 0])]
-    if steps is None:
-        return motions
-    last = [np.minimum(np.arange(steps), len(motion.x) - 1) for motion in motions]
-    return [Motion(*(x[at] for x in motion)) for motion, at in zip(motions, last, strict=True)]
+    """Each seed's first episode, and what follows its end, or so many steps of that at most."""
+    record = recorder(config, mode, drawing.see, steps)
+    recorded = record(params, seeds, [0], key)
+    return [_motion(drawing, recorded, i, 0) for i in range(len(seeds))]
 
 
-def _again_and_again(config: Config, seed: int, steps: int, mode: str, key: int) -> Motion:
+def _again_and_again(
+    config: Config, drawing: Drawing, seed: int, steps: int, mode: str, key: int
+) -> Motion:
     """Episodes of an untrained policy, one after another, for so many steps."""
-    count = -(-steps // (FALL + 8)) + 1
-    obs, lengths = record(config, initial_params(config, [seed]), [seed], count, mode, key=key)
-    parts = [_motion(obs[: n + 1, 0, j], n) for j, n in enumerate(lengths[0])]
-    falls = np.cumsum([0, *(part.falls[-1] for part in parts)])
-    parts = [part._replace(falls=part.falls + n) for part, n in zip(parts, falls, strict=False)]
-    return Motion(*(np.concatenate(x)[:steps] for x in zip(*parts, strict=True)))
+    record, params = recorder(config, mode, drawing.see), initial_params(config, [seed])
+    parts: list[Motion] = []
+    while sum(len(part.up) for part in parts) < steps:
+        recorded = record(params, [seed], np.arange(BATCH) + len(parts), key)
+        parts += [_motion(drawing, recorded, 0, j) for j in range(BATCH)]
+    ended = np.cumsum([0, *(part.ends[-1] for part in parts)])
+    parts = [part._replace(ends=part.ends + n) for part, n in zip(parts, ended, strict=False)]
+    return jax.tree.map(lambda *x: np.concatenate(x)[:steps], *parts)
 
 
-def _motion(obs: np.ndarray, length: int) -> Motion:
-    """An episode of CartPole observations [length + 1, 4], and what follows if it fell.
-
-    An unforced rod on a cart that comes to rest: θ'' = 3 g / (4 l) sin θ, l half its length.
-    """
-    x, theta = list(obs[:, 0]), list(obs[:, 2])
-    fell = abs(x[-1]) > 2.4 or abs(theta[-1]) > 12 * np.pi / 180
-    speed, spin = float(obs[-1, 1]), float(obs[-1, 3])
-    for _ in range(FALL if fell else 0):
-        speed *= 0.9
-        spin += 0.02 * 14.7 * np.sin(theta[-1])
-        x.append(x[-1] + 0.02 * speed)
-        theta.append(float(np.clip(theta[-1] + 0.02 * spin, -np.pi / 2, np.pi / 2)))
-    index = np.arange(len(x))
-    up = (index < length) | (not fell)
-    return Motion(np.array(x), np.array(theta), up, np.minimum(index, length), (~up).astype(int))
-
-
-def _frames(steps: int, stride: int = STRIDE) -> range:
-    return range(0, steps, stride)
+def _motion(drawing: Drawing, recorded: Recorded, i: int, j: int) -> Motion:
+    """Episode j of the i-th seed as it was recorded, and what follows its end."""
+    length, last = int(recorded.lengths[i, j]), len(recorded.returns) - 1
+    seen = jax.tree.map(lambda x: x[: length + 1, i, j], recorded.seen)
+    returns = recorded.returns[: length + 1, i, j]
+    if drawing.after is not None:
+        following = drawing.after(seen[-1])
+        seen, more = np.concatenate([seen, following]), len(following)
+        over = more > 0
+    else:
+        over = length < last or last == recorded.limit
+        more = LINGER_MS // drawing.step_ms if over else 0
+        seen = jax.tree.map(lambda x: x[np.minimum(np.arange(length + 1 + more), length)], seen)
+    index = np.arange(length + 1 + more)
+    up, step = (index < length) | (not over), np.minimum(index, length)
+    return Motion(seen, up, step, returns[step], (~up).astype(int))
 
 
-def _panel(title: str, motion: Motion, frame: int) -> Image.Image:
-    """One cart, large."""
-    frame = min(frame, len(motion.x) - 1)
-    width, height = 480, 270
+def _panel(drawing: Drawing, title: str, motion: Motion, frame: int) -> Image.Image:
+    """One seed, large."""
+    frame = min(frame, len(motion.up) - 1)
+    width, height = PANEL
     image = Image.new("RGB", (width * SMOOTH, height * SMOOTH), PAPER)
-    draw = ImageDraw.Draw(image)
-    _draw_cart(draw, motion, frame, (0, 0, width, height - 34), pole=1.0)
-    bottom, right = height - 16, width - 16
-    count = f"step {motion.step[frame]}   return {motion.step[frame]}"
-    if motion.falls[-1]:
-        count = f"{_falls(int(motion.falls[frame]))}   {count}"
+    _draw(drawing, image, motion, frame, (0, 0, width, height - 34), small=False)
+    draw, bottom, right = ImageDraw.Draw(image), height - 16, width - 16
+    count = f"step {motion.step[frame]}   return {_number(motion.returns[frame])}"
+    if motion.ends[-1] > (0 if drawing.after else 1):  # one end is seen without
+        count = f"{_ends(int(motion.ends[frame]), drawing)}   {count}"
     _write(draw, (16, bottom), title, 15, INK, "ls", bold=True)
-    colour = MUTED if motion.up[frame] else FALLEN
+    colour = FALLEN if drawing.after and not motion.up[frame] else MUTED
     _write(draw, (right, bottom), count, 14, colour, "rs")
     return image.reduce(SMOOTH)
 
 
-def _falls(count: int) -> str:
-    return "1 fall" if count == 1 else f"{count} falls"
+def _ends(count: int, drawing: Drawing) -> str:
+    return f"1 {drawing.ending}" if count == 1 else f"{count} {drawing.ending}s"
+
+
+def _number(value: float) -> str:
+    """A return: a whole number as such."""
+    return f"{value:,.0f}" if float(value).is_integer() else words.returned(value)
 
 
 def _beside(panels: list[Image.Image]) -> Image.Image:
@@ -260,69 +268,79 @@ def _beside(panels: list[Image.Image]) -> Image.Image:
     return image
 
 
-def _sheet_frame(title: str, motions: list[Motion], frame: int) -> Image.Image:
-    """All carts, small, with a line above that counts them."""
+class Part(NamedTuple):
+    """One part of a sheet."""
+
+    title: str
+    motions: list[Motion]
+    steps: int
+
+
+def _sheet_parts(
+    run: Run,
+    drawing: Drawing,
+    seeds: Sequence[int],
+    mode: str,
+    before: bool,
+    setting: int,
+    key: int,
+) -> list[Part]:
+    """What a sheet shows: the seeds untrained, if that is wanted, and trained."""
+    count = words.seeds(len(seeds))
+    steps = int(run.population.metrics.env_steps[run.row(seeds[0], setting)].sum())
+    shown = [(f"{count}, trained for {steps:,} steps each", TRAINED)]
+    params = [stacked_params(run, seeds, setting)]
+    if before:
+        shown = [(f"{count}, untrained", UNTRAINED), *shown]
+        params = [initial_params(run.config, seeds), *params]
+    parts = []
+    for (title, most), start in zip(shown, params, strict=True):
+        motions = _motions(run.config, drawing, start, seeds, mode, key, most)
+        if drawing.after is None:  # nothing moves any more once all are over
+            most = min(most, max(len(motion.up) for motion in motions))
+        parts.append(Part(title, motions, most))
+    return parts
+
+
+def _sheet_film(drawing: Drawing, parts: Sequence[Part], stride: int) -> Film:
+    frames = [
+        _sheet_frame(drawing, part.title, part.motions, f)
+        for part in parts
+        for f in range(0, part.steps, stride)
+    ]
+    return Film(frames, stride * drawing.step_ms, drawing.colours)
+
+
+def _sheet_frame(drawing: Drawing, title: str, motions: list[Motion], frame: int) -> Image.Image:
+    """All seeds, small, with a line above that counts them."""
+    cell = drawing.cell
     columns = min(len(motions), max(1, round(len(motions) ** 0.5)))
-    columns = max(columns, min(len(motions), 4))  # room for the line
+    columns = max(columns, min(len(motions), -(-384 // cell[0])))  # room for the line
     rows = -(-len(motions) // columns)
     top, margin = 34, 16
-    width, height = columns * CELL[0] + 2 * margin, rows * CELL[1] + top + margin
+    width, height = columns * cell[0] + 2 * margin, rows * cell[1] + top + margin
     image = Image.new("RGB", (width * SMOOTH, height * SMOOTH), PAPER)
-    draw = ImageDraw.Draw(image)
     for i, motion in enumerate(motions):
         row, column = divmod(i, columns)
-        box = (margin + column * CELL[0], top + row * CELL[1], *CELL)
-        _draw_cart(draw, motion, frame, box, pole=1.9)
-    up = sum(bool(motion.up[frame]) for motion in motions)
-    small = columns < 6
+        box = (margin + column * cell[0], top + row * cell[1], *cell)
+        _draw(drawing, image, motion, min(frame, len(motion.up) - 1), box, small=True)
+    draw, small = ImageDraw.Draw(image), width < 6 * 96
+    up = sum(bool(motion.up[min(frame, len(motion.up) - 1)]) for motion in motions)
     _write(draw, (margin, 23), title, 12 if small else 15, INK, "ls", bold=True)
     if not small:
-        _write(
-            draw, (width - margin, 23), f"step {frame}   {up} of {len(motions)} up", 14, MUTED, "rs"
-        )
+        tally = f"step {frame}   {up} of {len(motions)} {drawing.running}"
+        _write(draw, (width - margin, 23), tally, 14, MUTED, "rs")
     return image.reduce(SMOOTH)
 
 
-def _draw_cart(
-    draw: ImageDraw.ImageDraw,
-    motion: Motion,
-    frame: int,
-    box: tuple[int, int, int, int],
-    pole: float,
+def _draw(
+    drawing: Drawing, image: Image.Image, motion: Motion, frame: int, box: drawings.Box, small: bool
 ) -> None:
-    """A cart with its pole on its track.
-
-    Args:
-      box: left, top, width, height, in pixels of the picture.
-      pole: its length in the picture, in m of the track; the true one is 1.
-    """
-    left, top, width, height = (SMOOTH * side for side in box)
-    metre = width / 5.4
-    ground = top + 0.84 * height
-    x = left + width / 2 + metre * float(np.clip(motion.x[frame], -2.5, 2.5))
-    theta = float(motion.theta[frame])
-    size = 0.25 * metre * (1.0 if pole == 1.0 else 1.4)
-    deck, line = ground - size, max(SMOOTH, metre * 0.035)
-    draw.line([left + 0.1 * metre, ground, left + width - 0.1 * metre, ground], LINE, round(line))
-    body = (x - 1.15 * size, deck - 0.45 * size, x + 1.15 * size, ground - 0.25 * size)
-    for wheel in (x - 0.6 * size, x + 0.6 * size):
-        draw.ellipse(
-            (wheel - 0.3 * size, ground - 0.6 * size, wheel + 0.3 * size, ground), fill=MUTED
-        )
-    draw.rounded_rectangle(body, radius=0.25 * size, fill=INK)
-    axle = (x, deck - 0.45 * size)
-    tip = (x + pole * metre * np.sin(theta), axle[1] - pole * metre * np.cos(theta))
-    colour = ACCENT if motion.up[frame] else FALLEN
-    thick = max(2.5 * SMOOTH, 0.42 * size)
-    across = (0.5 * thick * np.cos(theta), 0.5 * thick * np.sin(theta))
-    corners = [
-        (point[0] + side * across[0], point[1] + side * across[1])
-        for point, side in ((axle, 1), (tip, 1), (tip, -1), (axle, -1))
-    ]
-    draw.polygon(corners, colour)
-    for point, radius in ((axle, 0.62 * thick), (tip, 0.5 * thick)):
-        px, py = point
-        draw.ellipse((px - radius, py - radius, px + radius, py + radius), fill=colour)
+    """One state into a box, which is given in pixels of the picture as it will be."""
+    left, top, width, height = box
+    enlarged = (SMOOTH * left, SMOOTH * top, SMOOTH * width, SMOOTH * height)
+    seen = jax.tree.map(lambda x: x[frame], motion.seen)
+    drawing.draw(image, enlarged, seen, up=bool(motion.up[frame]), small=small)
 
 
 def _write(
@@ -340,18 +358,20 @@ def _write(
 
 @lru_cache(maxsize=16)
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings."""
-    import matplotlib
+    """DejaVu Sans, which matplotlib brings; that need not be imported."""
+    found = find_spec("matplotlib")
+    assert found is not None
+    assert found.origin is not None
+    folder = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
 
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
-
-@lru_cache(maxsize=1)
-def _palette() -> Image.Image:
+@lru_cache(maxsize=16)
+def _palette(more: tuple[tuple[int, int, int], ...]) -> Image.Image:
     """The paper blended with each of our colours, which is all that smooth edges need."""
+    ours = [(INK, 6), (ACCENT, 6), (FALLEN, 6), (MUTED, 4), (LINE, 2)]
     colours: list[tuple[int, ...]] = [PAPER]
-    for colour, shades in ((INK, 6), (ACCENT, 6), (FALLEN, 6), (MUTED, 4), (LINE, 2)):
+    for colour, shades in [*ours, *((colour, 8) for colour in more)]:
         for i in range(1, shades + 1):
             pairs = zip(PAPER, colour, strict=True)
             colours.append(tuple(round(a + (b - a) * i / shades) for a, b in pairs))

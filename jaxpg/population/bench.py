@@ -1,4 +1,4 @@
-"""jaxpg bench: how fast a config trains on this machine, with how many lanes, in how much memory.
+"""How fast a config trains on this machine, with how many lanes, in how much memory.
 
 Each number of lanes is compiled once and then timed by turns with the others; every core (or every
 device) trains lanes of its own, as in `jaxpg train`, but nothing is saved. Beside it the
@@ -9,12 +9,14 @@ can train.
 import dataclasses
 import importlib.util
 import json
+import select
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,12 +24,12 @@ from typing import Any
 import jax
 
 from jaxpg.core.config import Config, validate
-from jaxpg.population import chunks, devices, memory, population
+from jaxpg.population import chunks, devices, memory, population, provenance
 from jaxpg.population.chunks import Chunk, Program
-from jaxpg.runs import results
 
 TEXTBOOK = Path(__file__).parents[2] / "benchmarks" / "baselines" / "textbook.py"
 TEXTBOOK_SEEDS, TEXTBOOK_UPDATES = 64, 5
+PATIENCE = 30  # seconds that the textbook's loop may take, and as many for each of a measurement
 TRIED = (8, 16, 32, 64)  # lanes, where the backend is a CPU
 TRIED_ON_DEVICE = (256, 1024, 4096)
 
@@ -38,7 +40,12 @@ def lanes_to_try() -> tuple[int, ...]:
 
 
 def measure(
-    config: Config, lanes: Sequence[int], rounds: int, seconds: float, note: Callable[[str], None]
+    config: Config,
+    lanes: Sequence[int],
+    rounds: int,
+    seconds: float,
+    note: Callable[[str], None],
+    textbook: bool = True,
 ) -> dict[str, Any]:
     """Speed, compile time and memory with each number of lanes, and of the textbook's loop.
 
@@ -48,6 +55,7 @@ def measure(
       rounds: measurements of each.
       seconds: that a measurement takes about.
       note: called with a sentence on what is being done.
+      textbook: whether its loop is measured too, where it can be.
 
     Returns:
       What `table` shows and --json writes.
@@ -69,28 +77,29 @@ def measure(
         a_worker = max(map(memory.of_program, (programs[0].start, programs[0].advance)))
         rows.append({**row, "program_bytes": a_worker, "steps_per_second": []})
         runs.append((programs, chunk))
-    textbook: dict[str, Any] | None = None
-    reason = _why_no_textbook(config)
-    for i in range(rounds):
-        for row, (programs, chunk) in zip(rows, runs, strict=True):
-            note(f"round {i + 1} of {rounds}: {row['lanes']} lanes")
-            row["steps_per_second"].append(_speed(programs, chunk, seconds))
+    reason = _why_no_textbook(config) if textbook else "it was left out"
+    found: dict[str, Any] = {"seeds": TEXTBOOK_SEEDS, "compile_seconds": [], "steps_per_second": []}
+    with ExitStack() as stack:
         if reason is None:
-            note(f"round {i + 1} of {rounds}: the textbook's loop")
-            measured = _run_textbook(config)
-            textbook = textbook or {"seeds": TEXTBOOK_SEEDS, "compile_seconds": [],
-                                    "steps_per_second": []}  # fmt: skip
-            for name, value in measured.items():
-                textbook[name].append(value)
+            ask = stack.enter_context(_textbook_process(config, PATIENCE * (1 + seconds)))
+            note("compiling the textbook's loop")
+            reason = ask(found)
+        for i in range(rounds):
+            for row, (programs, chunk) in zip(rows, runs, strict=True):
+                note(f"round {i + 1} of {rounds}: {row['lanes']} lanes")
+                row["steps_per_second"].append(_speed(programs, chunk, seconds))
+            if reason is None:
+                note(f"round {i + 1} of {rounds}: the textbook's loop")
+                reason = ask(found)
     return {
         "command": shlex.join(["jaxpg", *sys.argv[1:]]),
-        "commit": results.commit(),
-        "versions": results.versions(),
-        "device": results.device(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "device": provenance.device(),
         "config": dataclasses.asdict(config),
         "budget": config.total_steps if config.collect == "steps" else None,  # steps of a seed
         "rows": rows,
-        "textbook": textbook,
+        "textbook": None if reason else found,
         "no_textbook": reason,
     }
 
@@ -178,31 +187,60 @@ def _textbook() -> Any:
     return module
 
 
-def _run_textbook(config: Config) -> dict[str, float]:
-    """In a process of its own."""
+@contextmanager
+def _textbook_process(
+    config: Config, patience: float
+) -> Iterator[Callable[[dict[str, Any]], str | None]]:
+    """The textbook's loop in a process of its own: compiled when first asked, then run once each.
+
+    Args:
+      patience: seconds after which it is given up.
+
+    Returns:
+      What asks it: adds what it has measured to lists by name; a sentence if there is nothing.
+    """
     fields = json.dumps(dataclasses.asdict(config))
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxpg.population.bench", fields],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "jaxpg.population.bench", fields]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8") as process:
+        questions, answers = process.stdin, process.stdout
+        assert questions is not None
+        assert answers is not None
+
+        def ask(found: dict[str, Any]) -> str | None:
+            with suppress(BrokenPipeError):  # it has ended, and says no line
+                print(file=questions, flush=True)
+            if not select.select([answers], [], [], patience)[0]:
+                return f"it took more than {patience:.0f} s; a larger --seconds waits for longer"
+            line = answers.readline()
+            if not line:
+                return "its process has ended"
+            for name, value in json.loads(line).items():
+                found[name].append(value)
+            return None
+
+        try:
+            yield ask
+        finally:
+            process.kill()
 
 
-def _time_textbook(fields: dict[str, Any]) -> dict[str, float]:
+def _serve_textbook(fields: dict[str, Any]) -> None:
+    """What that process does."""
     steps = fields["num_envs"] * fields["num_steps"] * TEXTBOOK_UPDATES
     fields = {**fields, "hidden_sizes": tuple(fields["hidden_sizes"]), "total_steps": steps}
     train = _textbook().make_train(validate(Config(**fields)))
     keys = jax.random.split(jax.random.key(0), TEXTBOOK_SEEDS)
+    sys.stdin.readline()
     began = time.perf_counter()
     compiled = jax.jit(jax.vmap(train)).lower(keys).compile()
-    compile_seconds = time.perf_counter() - began
-    began = time.perf_counter()
-    jax.block_until_ready(compiled(keys))
-    rate = TEXTBOOK_SEEDS * steps / (time.perf_counter() - began)
-    return {"compile_seconds": compile_seconds, "steps_per_second": rate}
+    print(json.dumps({"compile_seconds": time.perf_counter() - began}), flush=True)
+    while sys.stdin.readline():
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(keys))
+        rate = TEXTBOOK_SEEDS * steps / (time.perf_counter() - began)
+        print(json.dumps({"steps_per_second": rate}), flush=True)
 
 
 if __name__ == "__main__":
-    print(json.dumps(_time_textbook(json.loads(sys.argv[1]))))
+    _serve_textbook(json.loads(sys.argv[1]))

@@ -8,12 +8,13 @@ program that XLA partitions over devices, would round otherwise.)
 A worker is a thread with a device of its own; a core of a CPU is one.
 
 JAX's 64-bit mode changes how float32 programs are compiled, and so their last bits: it is on here
-for float64 arithmetic and off for float32, whatever the process has.
+for float64 arithmetic and off for float32, whatever the process has (`own_jax`).
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -71,9 +72,25 @@ class Program(NamedTuple):
     length: int  # updates that a call of `advance` does at most
 
 
-def word_size(config: Config) -> Any:
-    """A context with JAX's 64-bit mode, in this thread, as the config's arithmetic needs it."""
-    return jax.enable_x64(config.float_type == "float64")
+@contextmanager
+def own_jax(config: Config) -> Iterator[None]:
+    """JAX as our programs rely on it, in this thread, whatever the process has set.
+
+    That is the 64-bit mode that the config's arithmetic needs, and none of the settings with which
+    people look for faults in programs of their own: they refuse what is meant here (NaN is a
+    metric where no episode ended, a host array is an argument) or cannot compile.
+    """
+    with (
+        jax.enable_x64(config.float_type == "float64"),
+        jax.disable_jit(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.transfer_guard("allow"),
+        jax.check_tracer_leaks(False),
+        jax.debug_key_reuse(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ):
+        yield
 
 
 def compile_programs(
@@ -86,7 +103,7 @@ def compile_programs(
       workers: at most so many; None for all that there can be.
       build: makes the algorithm.
     """
-    with word_size(chunk.config):
+    with own_jax(chunk.config):
         start, advance = _functions(chunk.config, length, build)
         start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
         arguments = (chunk.config, chunk.keys)
@@ -99,14 +116,14 @@ def compile_programs(
 
 def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
-    with word_size(chunk.config):
+    with own_jax(chunk.config):
         start, _ = _functions(chunk.config, 1, build)
         return jax.eval_shape(start, chunk.config, chunk.keys)
 
 
 def start(program: Program, chunk: Chunk) -> Lane:
     """The lanes before their first update."""
-    with word_size(chunk.config):
+    with own_jax(chunk.config):
         return jax.device_put(program.start(chunk.config, chunk.keys), program.device)
 
 
@@ -122,14 +139,14 @@ def advance(
     Yields:
       Updates done, and the snapshot; its lanes are valid until the next one is asked for.
     """
-    with word_size(chunk.config):
+    with own_jax(chunk.config):
         config = jax.device_put(chunk.config, program.device)
         lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
     history = [] if at is None else list(at.history)
     done = sum(part.env_steps.shape[1] for part in history)
     while done < updates:
         count = min(program.length, updates - done)
-        with word_size(chunk.config):
+        with own_jax(chunk.config):
             lanes, metrics, recent = program.advance(
                 config, lanes, jax.device_put(np.int32(count), program.device)
             )

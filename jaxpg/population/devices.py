@@ -7,15 +7,18 @@ programs do not even depend on how many cores the machine has.
 """
 
 import functools
+import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import serialize_executable
-from jaxlib import xla_client
+
+from jaxpg.population import cgroups
 
 OPTIONS: dict[str, Any] = {  # of XLA, for a core's programs
     "xla_cpu_multi_thread_eigen": False,
@@ -26,20 +29,55 @@ OPTIONS: dict[str, Any] = {  # of XLA, for a core's programs
 
 
 def cpu_count() -> int:
-    """The cores that this process may use."""
+    """The cores that this process may use, a part of one counted as one."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min([cores, *map(math.ceil, _quotas())])
+
+
+def _quotas() -> Iterator[float]:
+    """How much of cores' time this process's control groups may take, where that is limited."""
+    for version, group in cgroups.groups("cpu"):
+        try:
+            if version == 2:
+                quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+            else:
+                quota = (group / "cpu.cfs_quota_us").read_text(encoding="ascii")
+                period = (group / "cpu.cfs_period_us").read_text(encoding="ascii")
+        except (OSError, ValueError):
+            continue  # the root has no limit
+        if quota != "max" and int(quota) > 0:  # -1 is none in version 1
+            yield int(quota) / int(period)
 
 
 def workers() -> list[Any]:
-    """This process's accelerators, or the cores of its CPU."""
+    """This process's accelerators, or the cores of its CPU.
+
+    A jax that lets nobody make a client trains on its own CPU devices, with a warning.
+    """
     local = jax.local_devices()
-    return [core(i) for i in range(cpu_count())] if local[0].platform == "cpu" else local
+    if local[0].platform != "cpu":
+        return local
+    try:
+        return [core(i) for i in range(cpu_count())]
+    except (ImportError, AttributeError, TypeError) as error:
+        warnings.warn(
+            f"jax {jax.__version__} does not give every core a device of its own "
+            f"({' '.join(str(error).split())}): training is slower",
+            stacklevel=2,
+        )
+        return local
 
 
 @functools.cache
 def core(i: int) -> Any:
-    """The device of one core, the same one at each call."""
+    """The device of one core, the same one at each call.
+
+    Raises:
+      ImportError, AttributeError, TypeError: if this jax has no such thing, which is not public.
+    """
+    from jaxlib import xla_client
+
     name = "PJRT_NPROC"  # threads in the pools of a client that is made
     before = os.environ.get(name)
     os.environ[name] = "1"

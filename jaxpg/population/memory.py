@@ -9,18 +9,18 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg.core.config import ConfigError
+from jaxpg.errors import DoesNotFit
+from jaxpg.population import cgroups
 
 SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes of a checkpoint
 METRICS_COPIES = 3  # of all: as loaded, joined along updates, and along seeds
 WRITING = 60 * 2**20  # bytes that statistics and picture take, and their libraries
 LINE = 15_000  # and what they take for a seed; both above what benchmarks/memory.py measured
 ARRAYS = 20_000  # what a chunk's hundred arrays take beside their content; benchmarks/scaling.py
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Need(NamedTuple):
@@ -30,15 +30,6 @@ class Need(NamedTuple):
     training: int  # more than this process has now, while it trains
     results: int  # more than this process has now, while it writes the results
     host: int  # of this process, in all
-
-
-class DoesNotFit(ConfigError):
-    """There is not enough memory; with `lanes` there would be, if it is not None."""
-
-    def __init__(self, sentence: str, lanes: int | None = None):
-        """Say what is missing."""
-        super().__init__(sentence)
-        self.lanes = lanes
 
 
 def predict(
@@ -127,19 +118,10 @@ def available() -> int | None:
     """Bytes that this process can still have: the machine's, or its control group's; or None."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None  # not Linux
     fields = dict(line.split(":") for line in lines)
-    rooms = [1024 * int(fields["MemAvailable"].split()[0])]
-    for group in groups:
-        _, kinds, path = group.split(":", 2)
-        if kinds == "":
-            rooms += _rooms(CGROUPS, path, "memory.max", "memory.current")
-        elif "memory" in kinds.split(","):
-            names = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            rooms += _rooms(CGROUPS / "memory", path, *names)
-    return min(rooms)
+    return min([1024 * int(fields["MemAvailable"].split()[0]), *_rooms()])
 
 
 def peak() -> int:
@@ -157,22 +139,22 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _rooms(root: Path, path: str, limit: str, usage: str) -> list[int]:
-    """What the limits of a control group and of those that it lies in leave, where they are set."""
-    found = []
-    group = root / path.lstrip("/")
-    for folder in (group, *group.parents):
-        if not folder.is_relative_to(root):
-            break
+def _rooms() -> Iterator[int]:
+    """What the limits of this process's control groups leave, where they are set."""
+    names = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        2: ("memory.max", "memory.current"),
+    }
+    for version, group in cgroups.groups("memory"):
+        limit, usage = names[version]
         try:
-            most = (folder / limit).read_text().strip()
-            used = int((folder / usage).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            most = (group / limit).read_text().strip()
+            used = int((group / usage).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):
-            continue  # the root has no limit, and a container does not see what it lies in
+            continue  # the root has no limit
         if most != "max":
-            found.append(int(most) - used + int(stat.get("inactive_file", 0)))
-    return found
+            yield int(most) - used + int(stat.get("inactive_file", 0))
 
 
 def _room(device: Any) -> int | None:

@@ -1,14 +1,17 @@
 """A trained policy, to act with outside training."""
 
 import dataclasses
+import importlib
+import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import fast
 from jaxpg.core import algorithms, env, noise
 from jaxpg.core.config import Config, validate
 from jaxpg.core.training import as_arrays
@@ -29,10 +32,11 @@ class Actor:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Policy:
-    """One seed's policy: parameters and the pure function that acts by them."""
+    """One seed's policy: parameters and what acts by them. It can be pickled and copied."""
 
+    config: Config
     params: Params
-    actor: Actor
+    algorithm: Algorithm | None = None  # with parts of one's own, which are pickled by their names
 
     @classmethod
     def of(cls, config: Config, params: Params, algorithm: Algorithm | None = None) -> "Policy":
@@ -40,12 +44,22 @@ class Policy:
 
         Args:
           params: of one seed, as in a LearnerState.
-          algorithm: with networks of your own; None for `jaxpg.build(config)`.
+          algorithm: with networks of your own; None for the config's.
 
         Raises:
           ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
         """
-        return cls(params, actor(config, algorithm))
+        actor(config, algorithm)
+        return cls(config, params, algorithm)
+
+    @cached_property
+    def actor(self) -> Actor:
+        """The pure functions that act, compiled once for all policies of the config."""
+        return actor(self.config, self.algorithm)
+
+    def __reduce__(self) -> tuple:
+        """Without what is compiled."""
+        return Policy, (self.config, self.params, self.algorithm)
 
     def act(self, observation: Any, key: jax.Array | None = None) -> Any:
         """Choose an action for each observation.
@@ -69,22 +83,39 @@ class Policy:
         if len(given) < len(shape) or given[len(given) - len(shape) :] != shape:
             wanted = ", ".join(["…", *map(str, shape)])
             raise ValueError(f"observation must have the shape ({wanted}); got {given}")
-        if key is None:
-            action = self.actor.greedy(self.params, observation)
-        else:
-            action = self.actor.sampled(self.params, observation, key)
-        traced = isinstance(action, jax.core.Tracer)
-        return action if traced or isinstance(observation, jax.Array) else np.asarray(action)
+        with jax.transfer_guard("allow"):  # numpy is asked for
+            if key is None:
+                action = self.actor.greedy(self.params, observation)
+            else:
+                action = self.actor.sampled(self.params, observation, key)
+            traced = isinstance(action, jax.core.Tracer)
+            return action if traced or isinstance(observation, jax.Array) else np.asarray(action)
 
 
-@lru_cache(maxsize=16)
 def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
     """How the policies of a config, or of an algorithm made from it, act.
 
     Raises:
       ConfigError: if the environment is unknown, or the config needs JAX's 64-bit mode.
     """
-    as_arrays(validate(config))
+    with jax.transfer_guard("allow"):
+        as_arrays(validate(config))
+        return _actor(fast.static(config), algorithm, registered(config.env))
+
+
+def registered(name: str) -> Any:
+    """What makes the environment called `name`: another object, once it is registered anew.
+
+    Raises:
+      ConfigError: if there is no such environment.
+    """
+    env.interface(name)
+    registry = getattr(importlib.import_module("gymnax.registration"), "_registry", {})
+    return registry.get(name.rpartition(":")[2])
+
+
+@lru_cache(maxsize=16)
+def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Actor:
     algorithm = algorithm or algorithms.build(config)
     spec, interface = algorithm.env.spec, env.interface(config.env, config.float_type)
     outputs, sample = algorithm.networks.policy, algorithm.distribution.sample
@@ -93,9 +124,12 @@ def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
         def act(params: Params, observation: Any, *key: jax.Array) -> jax.Array:
             observation = jnp.asarray(observation)
             batch = observation.shape[: observation.ndim - len(interface.obs_shape)]
-            flat = observation.reshape(-1, *interface.obs_shape)
+            count = math.prod(batch)
+            flat = observation.reshape(count, *interface.obs_shape)
+            if not count:  # networks need not know what to do with nothing
+                flat = jnp.zeros((1, *interface.obs_shape), observation.dtype)
             action = choose(outputs(params, jax.vmap(interface.encode)(flat)), *key)
-            action = jax.vmap(interface.decode)(action)
+            action = jax.vmap(interface.decode)(action)[:count]
             return action.reshape(*batch, *action.shape[1:])
 
         return jax.jit(act)

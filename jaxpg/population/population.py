@@ -4,7 +4,6 @@ A row is one seed with one setting. What becomes of it does not depend on the ro
 their order, or on the number of devices; only, in the last bits, on the number of lanes.
 """
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpg import fast
 from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, memory
 from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
-from jaxpg.population.settings import Setting, expand, with_setting
+from jaxpg.population.progress import Progress
+from jaxpg.population.settings import Setting, plain, seed_list, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
 LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
+MOST_LANES = 2**20
 
 
 class Population(NamedTuple):
@@ -39,57 +39,20 @@ class Population(NamedTuple):
     lanes: int  # L; the result depends on it, in the last bits
     compile_seconds: float
     wall_seconds: float  # training, without compiling
+    manifest: Any = None  # what was trained, from `runs.manifest`, where that is known
 
 
-class Progress(NamedTuple):
-    """How far a population is, after a segment."""
-
-    env_steps: int  # by all rows
-    fraction: float  # of all updates, in [0, 1]
-    recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
-    seconds: float  # since training began, compiling aside
-
-
-class GridPoint(NamedTuple):
-    """What became of one combination of static hyperparameters."""
-
-    config: Config
-    settings: Sequence[Setting]  # what `population.setting` is the index of
-    population: Population
-
-
-def train_population(
+def train_rows(
     config: Config,
     seeds: Sequence[int],
+    settings: Sequence[Setting],
     *,
-    settings: Sequence[Setting] = ({},),
-    lanes: int | None = None,
-    segments: int = 50,
-    report: Callable[[Progress], None] | None = None,
-    build: Build = fast.build,
+    lanes: int | None,
+    segments: int,
+    report: Callable[[Progress], None] | None,
+    build: Build,
 ) -> Population:
-    """Train every seed with every setting, for the whole budget.
-
-    A row whose loss, gradient norm or parameters stop being finite is frozen at its last finite
-    state; the others do not notice.
-
-    Args:
-      config: what to train.
-      seeds: different integers in [0, 2^32).
-      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
-        them are trained by one program. Rows are ordered by setting, then as the seeds are.
-      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
-        fewer if memory has no room for them. For a given L a row's result does not depend on the
-        others.
-      segments: calls that each group of lanes is divided into, for the sake of `report`.
-      report: called after each of them, from any thread, one at a time.
-      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
-        meets the config's static fields as they are and the traced ones as arrays over the lanes.
-
-    Raises:
-      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
-        as DoesNotFit, if there is not enough memory.
-    """
+    """Train every seed with every setting, in memory; arguments as of `runs.python`."""
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
     groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
@@ -103,7 +66,7 @@ def train_population(
         if lanes is not None or problem.lanes is None:
             raise
         fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
-        return train_population(config, seeds, settings=settings, build=build, **fewer)
+        return train_rows(config, seeds, settings, build=build, **fewer)
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}
@@ -123,36 +86,6 @@ def train_population(
     return gather(groups, ends, order, compile_seconds, tally.seconds())
 
 
-def train_grid(
-    config: Config, seeds: Sequence[int], grid: Mapping[str, Sequence[Any]], **options: Any
-) -> list[GridPoint]:
-    """Train every seed at every point of a grid of hyperparameters, traced and static ones.
-
-    The points that differ in traced fields alone are rows of one program; each combination of
-    static values is a program of its own, and they are trained one after another.
-
-    Args:
-      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]}.
-      options: of `train_population`.
-
-    Returns:
-      One entry for each combination of static values, in the order of the grid; its population
-      has the rows of all its settings.
-
-    Raises:
-      ConfigError: as `train_population` does; of every combination before the first is trained.
-    """
-    programs, settings = expand(config, grid)
-    configs = [dataclasses.replace(config, **values) for values in programs]
-    lanes = options.get("lanes") or default_lanes()
-    for point in configs:
-        make_chunks(point, seeds, settings, lanes)
-    return [
-        GridPoint(point, settings, train_population(point, seeds, settings=settings, **options))
-        for point in configs
-    ]
-
-
 def default_lanes() -> int:
     """L where nobody has chosen it: the backend's."""
     return LANES.get(jax.default_backend(), LANES["cpu"])
@@ -166,16 +99,15 @@ def make_chunks(
     Raises:
       ConfigError: as `train_population` does.
     """
-    if lanes < 2:  # XLA compiles a batch of one otherwise
-        raise ConfigError(f"lanes must be at least 2; got {lanes}")
-    if len(set(seeds)) != len(seeds) or not len(seeds):
-        raise ConfigError(f"seeds must be different and at least one; got {len(seeds)} of them")
-    if not settings:
+    config, seeds = plain(config), seed_list(seeds)
+    if not 2 <= lanes <= MOST_LANES:  # XLA compiles a batch of one otherwise
+        raise ConfigError(f"lanes must be in [2, {MOST_LANES:,}]; got {lanes:,}")
+    if not len(settings):
         raise ConfigError("settings must be at least one; got none")
-    with chunks.word_size(config):
+    with chunks.own_jax(config):
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
-    configs = jax.tree.map(np.asarray, arrays)
-    keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
+        configs = jax.tree.map(np.asarray, arrays)
+        keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
     count = len(configs) * len(seeds)
     stacked = jax.tree.map(lambda *values: np.stack(values), *configs)
     groups = []
@@ -230,7 +162,7 @@ class Tally:
         self._lock = threading.Lock()
         self._steps = dict.fromkeys(rows, 0)
         self._updates = dict.fromkeys(rows, 0)
-        self._recent: dict[int, np.ndarray] = {}
+        self._recent: dict[int, tuple[np.ndarray, Metrics]] = {}
 
     def seconds(self) -> float:
         """Since the clock began."""
@@ -242,11 +174,21 @@ class Tally:
         updates, steps = counts(snapshot, real)
         with self._lock:
             self._updates[i], self._steps[i] = real * updates, steps
-            self._recent[i] = snapshot.recent_return[:real]
+            newest = jax.tree.map(lambda x: x[:real, -1], snapshot.history[-1])
+            self._recent[i] = snapshot.recent_return[:real], newest
             if self._report is not None and not silent:
-                fraction = sum(self._updates.values()) / self._all_updates
-                returns = np.concatenate(list(self._recent.values()))
-                self._report(Progress(sum(self._steps.values()), fraction, returns, self.seconds()))
+                returns, metrics = jax.tree.map(
+                    lambda *rows: np.concatenate(rows), *self._recent.values()
+                )
+                at = Progress(
+                    env_steps=sum(self._steps.values()),
+                    fraction=sum(self._updates.values()) / self._all_updates,
+                    recent_return=returns,
+                    seconds=self.seconds(),
+                    rows=sum(self._rows.values()),
+                    metrics=metrics,
+                )
+                self._report(at)
 
 
 def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:

@@ -1,20 +1,67 @@
-"""Settings: values of traced hyperparameters that replace a config's; grids. Imports no jax."""
+"""What is trained, as it is asked for: seeds, settings, grids. Imports no jax.
+
+A setting is values of traced hyperparameters that replace a config's.
+"""
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxpg.core.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
 
+MOST_SEEDS = 1_000_000  # of one run; more are a slip, or fill a machine with their results
 Setting = Mapping[str, Any]  # traced fields by name; {} is the config itself
+
+
+def seed_list(seeds: Any) -> list[int]:
+    """The seeds as Python numbers.
+
+    Args:
+      seeds: different integers in [0, 2^32), at least one: a range, a list, or any array [S].
+
+    Raises:
+      ConfigError: if they are anything else.
+    """
+    if isinstance(seeds, range) and len(seeds) > MOST_SEEDS:
+        raise ConfigError(f"seeds must be at most {MOST_SEEDS:,}; got {len(seeds):,}")
+    try:
+        given = list(seeds.tolist() if hasattr(seeds, "tolist") else seeds)
+        if any(isinstance(seed, bool) for seed in given):
+            raise TypeError
+        numbers = [operator.index(seed) for seed in given]
+    except TypeError:
+        raise ConfigError(
+            f"seeds must be integers in [0, 2^32), as range(8); got {seeds!r:.60}"
+        ) from None
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise ConfigError(f"seeds must be different and at least one; got {len(numbers)} of them")
+    wrong = [number for number in numbers if not 0 <= number < 2**32]
+    if wrong:
+        raise ConfigError(f"a seed must be an integer in [0, 2^32); got {wrong[0]}")
+    return numbers
+
+
+def plain(config: Config) -> Config:
+    """The config with Python numbers for scalars of numpy and of jax.
+
+    Raises:
+      ConfigError: if a field is an array of more than one number, or is being traced.
+    """
+    return dataclasses.replace(config, **plain_setting(vars(config)))
+
+
+def plain_setting(setting: Setting) -> dict[str, Any]:
+    """The same of a setting."""
+    return {name: _plain(name, value) for name, value in setting.items()}
 
 
 def with_setting(config: Config, setting: Setting) -> Config:
     """The config with the setting's values in it.
 
     Raises:
-      ConfigError: if a field is not traced, or the config has no meaning then.
+      ConfigError: if a field is not traced or not one number, or the config has no meaning then.
     """
     for name in setting:
         if name not in TRACED:
@@ -23,8 +70,7 @@ def with_setting(config: Config, setting: Setting) -> Config:
         config.max_grad_norm is None
     ):
         raise ConfigError("max_grad_norm: clipping and none are two programs: train them apart")
-    values: dict[str, Any] = dict(setting)
-    return validate(dataclasses.replace(config, **values))
+    return validate(dataclasses.replace(config, **plain_setting(setting)))
 
 
 def expand(
@@ -33,7 +79,8 @@ def expand(
     """A grid as programs and settings: every combination of static values is a program.
 
     Args:
-      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]}.
+      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]};
+        an array of numbers too.
 
     Returns:
       Static values of each program, and the settings that each of them trains; the last field of
@@ -42,11 +89,10 @@ def expand(
     Raises:
       ConfigError: if a field does not exist or has no values, or a combination has no meaning.
     """
-    for name, values in grid.items():
+    for name in grid:
         if name not in FIELDS:
             raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
-        if not values:
-            raise ConfigError(f"{name} must have at least one value in the grid; got none")
+    grid = {name: _values(name, values) for name, values in grid.items()}
     # Whether gradients are clipped is static; to what, is traced.
     static = [name for name in grid if name not in TRACED or None in grid[name]]
     programs = list(_product({name: grid[name] for name in static}))
@@ -55,6 +101,28 @@ def expand(
         for setting in settings:
             with_setting(dataclasses.replace(config, **program), setting)
     return programs, settings
+
+
+def _values(name: str, values: Any) -> list[Any]:
+    """A field's values in a grid."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name} must have a list of values in the grid; got {values!r:.60}")
+    found = [_plain(name, value) for value in values]
+    if not found:
+        raise ConfigError(f"{name} must have at least one value in the grid; got none")
+    return found
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A field's value as Python has it."""
+    if isinstance(value, tuple):
+        return tuple(_plain(name, part) for part in value)
+    if not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (ValueError, TypeError):  # of more than one number; jax's, of one that is being traced
+        raise ConfigError(f"{name} must be one number; got {value!r:.60}") from None
 
 
 def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

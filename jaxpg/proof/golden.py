@@ -7,18 +7,17 @@ they are the same bytes.
 import dataclasses
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxpg import __version__
 from jaxpg.core import trace
 from jaxpg.core.config import Config
-from jaxpg.files import begin_directory
+from jaxpg.files import whole_directory, write
 from jaxpg.names import to_torch
 from jaxpg.proof import batch, pairs
 from jaxpg.proof.levels import CASES
@@ -38,23 +37,18 @@ def record(
       report: told which config is next.
 
     Raises:
-      ConfigError: if `out` holds something or cannot be written.
+      RunError: if `out` holds something or cannot be written.
     """
-    partial = begin_directory(out.absolute(), "DIR")
-    try:
+    with whole_directory(out, "DIR") as partial:
         for label, config in cases.items():
             report(f"recording {label}")
             np.savez_compressed(
                 partial / f"{_slug(label)}.npz", allow_pickle=False, **arrays(config)
             )
-        files = "\n".join(f"- `{_slug(label)}.npz`: {label}" for label in cases)
+        listed = "\n".join(f"- `{_slug(label)}.npz`: {label}" for label in cases)
         text = PAGE.read_text(encoding="utf-8")
-        text = text.replace("{files}", files).replace("{version}", __version__)
-        (partial / "README.md").write_text(text, encoding="utf-8")
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        text = text.replace("{files}", listed).replace("{version}", version("jaxpg"))
+        write(partial / "README.md", text)
 
 
 def arrays(config: Config) -> dict[str, Any]:

@@ -11,13 +11,9 @@ Letters: M trajectories, P parameters, K = M^N batches of N trajectories.
 
 import dataclasses
 import itertools
-import json
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxpg.cli.arguments import with_examples
 from jaxpg.core import algorithms, env, networks, noise
 from jaxpg.core.config import Config, ConfigError, validate
 from jaxpg.core.distributions import categorical
@@ -39,6 +34,7 @@ KINDS = {  # of V that a baseline may use
 }
 TOLERANCE = 1e-12  # of ‖∇U‖: what the bias of an unbiased estimator may be
 MAX_BATCHES = 20_000  # K: where there are more, estimators that couple trajectories are left out
+TOLD = 20  # estimators between two reports
 ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
 GAMMAS = (1.0, 0.9)
 VARIANTS = ("γ=1", "γ=0.9 absolute", "γ=0.9 relative", "normalised", "mean over steps")
@@ -254,27 +250,37 @@ def expectation(
     return Moments(mean, count * float(weight @ spread))
 
 
-def rows(problems: Sequence[Problem] | None = None, *, seed: int = 0) -> list[Row]:
+def rows(
+    problems: Sequence[Problem] | None = None,
+    *,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
     """Hold every valid estimator against ∇U, at random and at trained parameters.
 
     Args:
       problems: what to enumerate; None takes `cartpole()` and `tabular()`.
       seed: of the networks' initial weights.
+      report: told how far it is, from any thread.
     """
     with jax.enable_x64(True):
         problems = (cartpole(), tabular()) if problems is None else problems
     with ThreadPoolExecutor() as pool:  # most of the time goes to compiling, outside Python's lock
-        return [row for found in pool.map(partial(_rows_of, seed), problems) for row in found]
+        work = partial(_rows_of, seed, report)
+        return [row for found in pool.map(work, problems) for row in found]
 
 
-def _rows_of(seed: int, problem: Problem) -> list[Row]:
+def _rows_of(seed: int, report: Callable[[str], None], problem: Problem) -> list[Row]:
     with jax.enable_x64(True):  # it holds for one thread
         chosen = [(as_arrays(c), kind) for c, kind in cases(problem.trajectory.valid.shape[1])]
         start = problem.networks.init(*noise.split(noise.key(seed), 2))
         found = []
         for parameters, params in (("random", start), ("trained", train(problem, start))):
             truth = {gamma: Truth.of(problem, params, gamma) for gamma in GAMMAS}
-            for config, baseline in chosen:
+            for i, (config, baseline) in enumerate(chosen):
+                if i % TOLD == 0:
+                    done = f"{i} of {len(chosen)} estimators"
+                    report(f"{problem.name}, {parameters} parameters: {done}")
                 case = (config, baseline, truth[float(config.gamma)])
                 found.append(hold(problem, parameters, params, *case))
         return found
@@ -377,9 +383,9 @@ def summary(rows: Sequence[Row]) -> list[list[str]]:
     """
     lines: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        variant = _variant(row)
+        variant = variant_of(row)
         if variant:
-            lines.setdefault((_label(row), row.baseline), {})[variant] = row
+            lines.setdefault((label_of(row), row.baseline), {})[variant] = row
     table = []
     for (label, baseline), by_variant in lines.items():
         cells = [label, baseline]
@@ -425,118 +431,6 @@ def markdown(rows: Sequence[Row]) -> str:
         lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 2)]
         lines += [f"| {' | '.join(cells)} |" for cells in summary(group)] + [""]
     return "\n".join(lines)
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bias and variance of each estimator at random parameters, a problem a row, as PNG."""
-    from matplotlib.figure import Figure  # not pyplot: no global state, no window
-
-    from jaxpg.report.figures import ACCENT, INK, MUTED
-
-    colors = (ACCENT, "#5aa469", "#d1495b", MUTED, INK)
-    looks = dict(zip(VARIANTS, zip("os^Dx", colors, strict=True), strict=True))
-    random = groups([row for row in rows if row.parameters == "random"])
-    figure = Figure(figsize=(11, 5 * len(random)), dpi=130, layout="constrained")
-    grid = figure.subplots(len(random), 2, sharex="col", squeeze=False)
-    for axes, (title, group) in zip(grid, random.items(), strict=True):
-        names = list(dict.fromkeys((_label(row), row.baseline) for row in group))
-        for row in group:
-            variant = _variant(row)
-            if not variant:
-                continue
-            marker, color = looks[variant]
-            y = names.index((_label(row), row.baseline)) + 0.16 * (VARIANTS.index(variant) - 2)
-            style = {"marker": marker, "color": color, "markersize": 5, "linestyle": ""}
-            unbiased = row.relative_bias <= TOLERANCE
-            axes[0].plot(3e-4 if unbiased else max(row.relative_bias, 1.1e-3), y, **style)
-            if variant in VARIANTS[:3]:
-                axes[1].plot(row.variance, y, **style)
-        for panel, what in zip(axes, ("relative bias", "variance of one trajectory"), strict=True):
-            panel.set_xscale("log")
-            panel.set_title(f"{title.split(',')[0]}: {what}", loc="left", color=INK, fontsize=11)
-            panel.set_yticks(range(len(names)), [f"{a}, {b}" for a, b in names])
-            panel.set_ylim(len(names) - 0.4, -0.6)
-            panel.grid(axis="x", color="#e4e7eb", linewidth=0.7)
-            for y in range(1, len(names)):
-                panel.axhline(y - 0.5, color="#e4e7eb", linewidth=0.7)
-            panel.tick_params(colors=INK)
-            panel.tick_params(axis="y", length=0)
-            panel.spines[["top", "right", "left"]].set_visible(False)
-        axes[0].axvspan(1e-4, 1e-3, color=ACCENT, alpha=0.08, linewidth=0)
-        axes[0].set_xlim(1e-4, 20)
-        ticks = {3e-4: f"below {TOLERANCE:g}", 1e-2: "1 %", 1e-1: "10 %", 1.0: "100 %"}
-        axes[0].set_xticks(list(ticks), list(ticks.values()))
-        axes[0].set_xticks([], minor=True)
-        axes[1].tick_params(labelleft=False)
-    grid[-1, 0].set_xlabel("‖E ĝ − ∇U‖ / ‖∇U‖", color=INK)
-    grid[-1, 1].set_xlabel("N · trace Cov ĝ", color=INK)
-    handles = [
-        grid[0, 0].plot([], [], marker=marker, color=color, linestyle="", label=variant)[0]
-        for variant, (marker, color) in looks.items()
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    figure.savefig(path)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """`jaxpg oracle`: print the summary; write every row and the picture where asked.
-
-    Exits with 1 if an estimator that theory calls unbiased is off by more than `TOLERANCE`.
-
-    Raises:
-      ConfigError: for a horizon that cannot be enumerated, or a path that cannot be written.
-    """
-    import tyro
-    from rich.console import Console
-
-    options = tyro.cli(
-        Options,
-        prog="jaxpg oracle",
-        description=with_examples(
-            "Hold every estimator against the exact policy gradient of two small problems. Exits "
-            "with 1 if one that theory calls unbiased is not.",
-            ("jaxpg oracle", "jaxpg oracle --horizon 10 --json oracle.json --out oracle.png"),
-        ),
-        args=arguments,
-    )
-    if not 4 <= options.horizon <= 12:
-        raise ConfigError(f"--horizon must be an integer in [4, 12]; got {options.horizon}")
-    for path in (options.json, options.out):
-        if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
-            raise ConfigError(f"{path} cannot be written; its folder must exist and it be a file")
-    with jax.enable_x64(True):
-        poles = [cartpole(options.horizon)]
-        if poles[0].trajectory.valid.shape[1] ** 2 > MAX_BATCHES:
-            poles.append(cartpole())
-        found = rows([*poles, tabular()])
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(table(found))
-    if options.json:
-        lines = ",\n".join(json.dumps(row._asdict(), ensure_ascii=False) for row in found)
-        options.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    if options.out:
-        draw(found, options.out)
-    unbiased = [row for row in found if row.unbiased_by_theory]
-    worst = max(unbiased, key=lambda row: row.relative_bias)
-    wrong = sum(not row.relative_bias <= TOLERANCE for row in unbiased)  # NaN is wrong too
-    print(
-        f"{len(found)} estimators held against the exact gradient; theory calls {len(unbiased)} "
-        f"unbiased, of which the furthest is off by {worst.relative_bias:.1e} of ‖∇U‖"
-    )
-    if wrong:
-        print(f"{wrong} that should be unbiased are off by more than {TOLERANCE:g}")
-        sys.exit(1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    horizon: int = 7
-    """Steps of CartPole, in [4, 12]; where there are too many pairs of trajectories, estimators
-    that couple them are held at 7 steps."""
-    json: Path | None = None
-    """File for every row."""
-    out: Path | None = None
-    """File for the picture, a PNG."""
 
 
 def train(problem: Problem, params: Params) -> Params:
@@ -613,12 +507,13 @@ def _gradient(problem: Problem, params: Params, gamma: float) -> Params:
     return jax.grad(utility, argnums=1)(problem, params, gamma)
 
 
-def _label(row: Row) -> str:
+def label_of(row: Row) -> str:
+    """The estimator's name for people."""
     names = {"total_return": "total return", "reward_to_go": "reward-to-go", "td_error": "TD error"}
     return names.get(row.estimator) or f"GAE({row.gae_lambda:g})"
 
 
-def _variant(row: Row) -> str | None:
+def variant_of(row: Row) -> str | None:
     """Which of VARIANTS a row is; at γ = 1 the two ways of discounting are one."""
     changes = (row.gamma < 1.0, row.normalized, row.reduction == "steps")
     if sum(changes) > 1 or (row.gamma == 1.0 and row.discounting == "relative"):

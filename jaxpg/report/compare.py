@@ -1,7 +1,7 @@
 """jaxpg compare: finished runs of one environment side by side, with intervals."""
 
+import io
 import itertools
-import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg.analysis.measures import MEASURES, as_json, digest, remarks, write, write_interval
+from jaxpg import files, words
+from jaxpg.analysis.budget import STEPS, Budget, budget, smallest, spent
+from jaxpg.analysis.curves import curve_points
+from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
-from jaxpg.cli.arguments import command_parser
-from jaxpg.core.config import ConfigError
-from jaxpg.report import figures
-from jaxpg.report.figures import DASHES, SERIES, STYLE
-from jaxpg.runs import RunError
+from jaxpg.errors import RunError
+from jaxpg.report import canvas, figures
+from jaxpg.report.canvas import DASHES, MUTED, SERIES
 from jaxpg.runs.load import Run, load
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
@@ -30,6 +31,7 @@ class Entry(NamedTuple):
     name: str
     run: Run
     rows: np.ndarray  # of its population
+    within: Budget | None  # the part of its training that is compared; None for all of it
     some: Outcomes
     measures: dict[str, Estimate | None]
 
@@ -43,44 +45,10 @@ class Pair(NamedTuple):
     seeds: int | None  # of each, to tell them apart; None if they are alike
 
 
-def main(arguments: Sequence[str]) -> None:
-    """jaxpg compare."""
-    parser = command_parser(
-        "compare",
-        "Compare finished runs of one environment. The settings of a run count as runs "
-        "of their own; the first one is what the others are held against.",
-        "runs/vpg runs/reinforce --picture compare.png",
-    )
-    parser.add_argument(
-        "dirs", type=Path, nargs="+", metavar="DIR", help="directories of finished runs"
-    )
-    parser.add_argument(
-        "--solved", type=float, metavar="RETURN", help="what counts as solved; else gymnasium's"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help=f"draw it, as {', '.join(KINDS)}"
-    )
-    options = parser.parse_args(arguments)
-    if options.picture is not None and options.picture.suffix not in KINDS:
-        raise ConfigError(f"--picture must end in {', '.join(KINDS)}; got {options.picture}")
-    some = entries(options.dirs, options.solved)
-    held = pairs(some)
-    _print(some, held)
-    try:
-        if options.json is not None:
-            content = json.dumps(as_object(some, held), indent=2, allow_nan=False)
-            options.json.write_text(content + "\n")
-            print(f"numbers: {options.json}")
-        if options.picture is not None:
-            draw(some, options.picture)
-            print(f"picture: {options.picture}")
-    except OSError as error:
-        raise RunError(f"{error.filename} cannot be written ({error.strerror})") from None
-
-
 def entries(directories: Sequence[Path], target: float | None = None) -> list[Entry]:
     """The settings of these runs, with their measures.
+
+    Where budgets differ, what counts is what each seed was once the smallest of them was spent.
 
     Args:
       target: return that counts as solved; None takes the environment's own, if it has one.
@@ -100,17 +68,18 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
                 )
     if len({run.directory.resolve() for run in runs}) < len(runs):
         raise RunError("every run can be given once only")
+    within = smallest([(run.config, run.population) for run in runs])
     parts = [(run, setting) for run in runs for setting in range(len(run.settings))]
     if not 2 <= len(parts) <= len(string.ascii_uppercase):
         raise RunError(f"between 2 and 26 runs and settings can be compared; got {len(parts)}")
     found = []
     for letter, (run, setting) in zip(string.ascii_uppercase, parts, strict=False):
         rows = np.flatnonzero(run.population.setting == setting)
-        some = outcomes(run.config, select(run.population, rows), target)
+        some = outcomes(run.config, select(run.population, rows), target, within)
         name = str(run.directory)
         if len(run.settings) > 1:
             name += "  " + ", ".join(f"{k}={v:g}" for k, v in run.settings[setting].items())
-        found.append(Entry(letter, name, run, rows, some, digest([some])))
+        found.append(Entry(letter, name, run, rows, within, some, measure(some)))
     return found
 
 
@@ -118,8 +87,10 @@ def pairs(some: Sequence[Entry]) -> list[Pair]:
     """Every entry against the first."""
     found = []
     for entry in some[1:]:
-        ours, theirs = entry.some.scores, some[0].some.scores
-        if len(ours) and len(theirs):
+        # One floor for both: seeds that failed are equal, in whichever run.
+        floor = float(np.minimum(entry.some.floor, some[0].some.floor))
+        ours, theirs = (one.some._replace(floor=floor).scores for one in (entry, some[0]))
+        if len(ours):
             needed = seeds_needed(ours, theirs, POWER, ALPHA)
             found.append(Pair(entry, some[0], improvement([ours], [theirs]), needed))
         else:
@@ -128,12 +99,24 @@ def pairs(some: Sequence[Entry]) -> list[Pair]:
 
 
 def notes(some: Sequence[Entry]) -> list[str]:
-    """What a reader must know besides: seeds unlike the others, and unequal budgets."""
-    lines = [f"{entry.letter}: {line}" for entry in some for line in remarks([entry.some])]
-    budgets = {entry.letter: _budget(entry) for entry in some}
-    if len(set(budgets.values())) > 1:
-        said = ", ".join(f"{letter} {budget}" for letter, budget in budgets.items())
-        lines.append(f"budgets differ: {said}")
+    """What a reader must know besides: unequal budgets first, then seeds unlike the others."""
+    seeds = [f"{entry.letter}: {line}" for entry in some for line in remarks(entry.some)]
+    return budgets(some) + seeds
+
+
+def budgets(some: Sequence[Entry]) -> list[str]:
+    """What unequal budgets mean for a comparison; nothing if they are equal."""
+    within = some[0].within
+    if within is None:
+        return []
+    given = ", ".join(f"{entry.letter} {_budget(entry)}" for entry in some)
+    lines = [f"budgets differ ({given}): all are compared after {_said(within)} of each seed"]
+    falling = [entry.letter for entry in some if _falls(entry)]
+    if falling:
+        lines.append(
+            f"the learning rate of {' and '.join(falling)} falls over a larger budget than that: "
+            "trained for so much alone, it would have learnt otherwise"
+        )
     return lines
 
 
@@ -144,6 +127,7 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
         "env": some[0].run.config.env,
         "solved_at": solving and solving.target,
         "confidence": CONFIDENCE,
+        "compared_after": some[0].within and some[0].within._asdict(),
         "runs": [
             {
                 "letter": entry.letter,
@@ -151,6 +135,7 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
                 "preset": entry.run.manifest.preset,
                 "setting": dict(entry.run.settings[entry.run.population.setting[entry.rows[0]]]),
                 "seeds": len(entry.rows),
+                "budget": budget(entry.run.config)._asdict(),
                 "diverged": int(entry.some.diverged.sum()),
                 "without_episode": int(np.isnan(entry.some.final).sum()),
                 "measures": {name: as_json(one) for name, one in entry.measures.items()},
@@ -171,47 +156,55 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
 
 
 def draw(some: Sequence[Entry], path: Path) -> None:
-    """Learning curves, intervals, profiles and times to solve, as PNG, SVG or PDF."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    """Learning curves, intervals, profiles and times to solve, as PNG, SVG or PDF.
 
-    solvable = some[0].some.solving is not None
-    style: Any = STYLE
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(10, 7), dpi=150, layout="constrained")
+    Raises:
+      RunError: if the file cannot be written.
+    """
+    solvable, within = some[0].some.solving is not None, some[0].within
+    units = {entry.run.config.unit for entry in some}
+    spent_in = units.pop() if len(units) == 1 else STEPS
+    with canvas.blank((10, 7), dpi=150, layout="constrained") as figure:
         curves, intervals, profiles, times = figure.subplots(2, 2).ravel()
         looks = itertools.product(DASHES, SERIES)
         ends = []
         for i, (entry, (dash, color)) in enumerate(zip(some, looks, strict=False)):
             look = {"color": color, "linestyle": dash}
             config, population = entry.run.config, entry.run.population
-            amount, returns = figures.curve_points(config, select(population, entry.rows))
-            ends.append(amount[-1])
+            part = select(population, entry.rows)
+            amount, returns = curve_points(config, part, spent_in)
+            ends.append(float(amount[-1]))
             figures.draw_iqm(curves, amount, returns, label=f"{entry.letter}  {entry.name}", **look)
             iqm = entry.measures["iqm"]
             if iqm is not None:
                 span = [[iqm.value - iqm.low], [iqm.high - iqm.value]]
                 intervals.errorbar(iqm.value, -i, xerr=span, fmt="o", color=color, capsize=3)
-                figures.draw_profile(profiles, entry.some.final, **look)
+                figures.draw_profile(profiles, entry.some.scores, **look)
             if entry.some.solving is not None:
-                figures.draw_time_to_solve(times, entry.some.solving, config, **look)
-        units = {figures.unit(entry.run.config) for entry in some}
-        for axes in (curves, times):
-            figures.label_budget(axes, " or ".join(sorted(units)), max(ends))
+                watched = within or Budget(int(amount[-1]), spent_in)
+                figures.draw_time_to_solve(times, entry.some.solving, watched, **look)
+        figures.label_budget(curves, spent_in, max(ends))
+        figures.label_budget(times, spent_in, within.amount if within else max(ends))
+        if within is not None:
+            curves.axvline(within.amount, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
         figures.draw_target(curves, some[0].some.solving and some[0].some.solving.target)
         figures.label_returns(curves)
         intervals.set_yticks([-i for i in range(len(some))], [entry.letter for entry in some])
         intervals.set_ylim(0.5 - len(some), 0.5)
         intervals.set_xlabel("final return, IQM")
         times.set_visible(solvable)
-        titles = ("Learning curves (IQM)", "Final return", "Performance profiles", "Time to solve")
+        final = f"Return after {_said(within)}" if within else "Final return"
+        titles = ("Learning curves (IQM)", final, "Performance profiles", "Time to solve")
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
         figure.legend(loc="outside upper left", ncols=1 if len(some) < 4 else 2)
-        figure.savefig(path)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:])
+    files.save(path, buffer.getvalue())
 
 
-def _print(some: Sequence[Entry], held: Sequence[Pair]) -> None:
+def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
+    """All of it on the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
@@ -220,22 +213,25 @@ def _print(some: Sequence[Entry], held: Sequence[Pair]) -> None:
     console = Console(soft_wrap=False, highlight=False)
     solving = some[0].some.solving
     solved = f", solved from {solving.target:g}" if solving else ""
+    first = budgets(some)
+    for line in first:
+        console.print(escape(line), soft_wrap=True)
     console.print(f"{escape(some[0].run.config.env)}{solved}; 95 % intervals over seeds")
     for entry in some:
-        count = f"{len(entry.rows):,} seeds" if len(entry.rows) > 1 else "1 seed"
+        count = words.seeds(len(entry.rows))
         name = escape(f"{entry.name}  ({entry.run.manifest.preset}, {count}, {_budget(entry)})")
         console.print(f"  {entry.letter}  {name}", overflow="fold")
     table = Table("", *(entry.letter for entry in some), box=SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, measure in MEASURES.items():
-        cells = [_cell(entry.measures[name], measure.kind) for entry in some]
+    for name, about in MEASURES.items():
+        cells = [_cell(entry.measures[name], about.kind) for entry in some]
         if any(cells):
-            table.add_row(measure.label, *(cell or "-" for cell in cells))
+            table.add_row(about.label, *(cell or "-" for cell in cells))
     console.print(table)
     for pair in held:
         console.print(_verdict(pair), soft_wrap=True)
-    for line in notes(some):
+    for line in notes(some)[len(first) :]:
         console.print(escape(line))
 
 
@@ -258,13 +254,32 @@ def _verdict(pair: Pair) -> str:
         seeds = "no number of seeds would tell them apart"
     else:
         seeds = f"{pair.seeds:,} seeds of each would tell them apart (power {POWER:.0%})"
+    after = f" after {_said(pair.than.within)}" if pair.than.within else ""
     return (
         f"{better} beats {than} with probability {one.value:.3f} "
-        f"({one.low:.3f} to {one.high:.3f}): {says}; {seeds}"
+        f"({one.low:.3f} to {one.high:.3f}){after}: {says}; {seeds}"
     )
 
 
 def _budget(entry: Entry) -> str:
-    config = entry.run.config
-    budget = config.total_steps if config.collect == "steps" else config.total_episodes
-    return f"{budget:,} {'steps' if config.collect == 'steps' else 'episodes'}"
+    """What a run gave to each seed; in steps too, where that is what it is compared in."""
+    config, within = entry.run.config, entry.within
+    own = budget(config)
+    if within is None or within.unit == own.unit:
+        return _said(own)
+    used = spent(config, entry.run.population, within.unit)[entry.rows, -1]
+    took = " to ".join(dict.fromkeys(words.amount(x) for x in (used.min(), used.max())))
+    return f"{_said(own)} in {took} steps"
+
+
+def _said(budget: Budget) -> str:
+    return f"{words.amount(budget.amount)} {budget.unit}"
+
+
+def _falls(entry: Entry) -> bool:
+    """Whether its learning rate is made for a larger budget than what is compared."""
+    config, within = entry.run.config, entry.within
+    if within is None or config.lr_schedule == "constant":
+        return False
+    used = spent(config, entry.run.population, within.unit)[entry.rows, -1]
+    return bool((used > within.amount).any())

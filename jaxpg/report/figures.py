@@ -1,126 +1,24 @@
-"""Every picture of a run, and the curves that they show. matplotlib only inside the functions."""
+"""What figures show of runs: curves, distributions and shares, drawn onto matplotlib axes."""
 
 import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpg.analysis.outcomes import Solving, per_update, time_to_solve
+from jaxpg import files, words
+from jaxpg.analysis.budget import Budget
+from jaxpg.analysis.curves import curve_points
+from jaxpg.analysis.outcomes import Solving, select, time_to_solve
 from jaxpg.analysis.stats import SOLVED, iqm, iqm_band, performance_profile
 from jaxpg.core.config import Config
+from jaxpg.report.canvas import ACCENT, DASHES, INK, MUTED, PAPER, SERIES, WARN, Picture, figure_of
 
 if TYPE_CHECKING:
     from jaxpg.population.population import Population
 
-POINTS = 100  # points of a curve; updates are averaged into so many
 FAINT = 500  # seeds that are drawn one by one, at most
-INK, ACCENT, MUTED = "#1f2933", "#0b6e99", "#616e7c"
-GRID, WARN, SECOND, PAPER = "#e4e7eb", "#c2334d", "#b7641a", "#ffffff"
-# Of runs that are compared: told apart by people who see no red or no green, and in grey.
-SERIES = (ACCENT, SECOND, "#5b3fa0", "#3a7d44", "#a3195b", "#4d5b6a")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-LEFT, RIGHT, BOTTOM = 0.76, 0.14, 0.5  # inches beside the axes; much faster than a layout engine
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 10,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "text.parse_math": False,  # a $ in a name is a $
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
-
-class Picture(NamedTuple):
-    """What a picture shows, in words, and how it is drawn."""
-
-    name: str  # of its files
-    title: str
-    caption: str
-    alt: str  # for people who do not see it
-    draw: Callable[[Any], None]  # onto matplotlib axes
-    size: tuple[float, float] = (4.6, 2.95)  # inches
-    top: float = 0.12  # inches above the axes
-
-
-class Drawn(NamedTuple):
-    """A picture's files."""
-
-    svg: str  # the same content always gives the same text
-    png: bytes
-
-
-def draw(picture: Picture) -> Drawn:
-    """The picture as SVG and PNG."""
-    with _figure(picture, picture.size) as figure:
-        return Drawn(_saved(figure, "svg").decode(), _saved(figure, "png"))
-
-
-def draw_svg(picture: Picture, size: tuple[float, float]) -> str:
-    """The picture as SVG of another size, in inches."""
-    with _figure(picture, size) as figure:
-        return _saved(figure, "svg").decode()
-
-
-@contextmanager
-def _figure(picture: Picture, size: tuple[float, float]) -> Iterator[Any]:
-    """The picture as a matplotlib figure, in our style."""
-    import matplotlib
-    from matplotlib.figure import Figure  # not pyplot: no window
-
-    style: Any = {**STYLE, "svg.hashsalt": picture.name}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, facecolor=PAPER)
-        width, height = size
-        across, up = width - LEFT - RIGHT, height - BOTTOM - picture.top
-        axes = figure.add_axes((LEFT / width, BOTTOM / height, across / width, up / height))
-        axes.set_facecolor("none")
-        picture.draw(axes)
-        yield figure
-
-
-def _saved(figure: Any, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    extra = {"metadata": {"Date": None}} if kind == "svg" else {"pil_kwargs": {"compress_level": 3}}
-    figure.savefig(buffer, format=kind, dpi=180, **extra)
-    return buffer.getvalue()
-
-
-def inline(text: str, prefix: str, alt: str) -> str:
-    """An SVG file's text as an element of a page.
-
-    Colours become the page's, so that they follow light and dark; ids get a prefix, since a page
-    has many pictures.
-
-    Args:
-      alt: plain text, escaped here.
-    """
-    from markupsafe import escape
-
-    body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{prefix}-', body)
-    body = re.sub(r'href="#', f'href="#{prefix}-', body)
-    body = re.sub(r"url\(#", f"url(#{prefix}-", body)
-    names = {INK: "ink", MUTED: "muted", GRID: "grid", WARN: "warn", PAPER: "paper"}
-    names |= {color: f"series-{i}" for i, color in enumerate(SERIES)}
-    for color, name in names.items():
-        body = body.replace(color, f"var(--{name})")
-    head, rest = body.split(">", 1)
-    head = re.sub(r'\s(width|height|version)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{escape(alt)}">{rest}'
 
 
 def learning_curve(config: Config, population: "Population", path: Path) -> None:
@@ -128,24 +26,23 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
 
     Of several settings the IQM of each, without the seeds.
     """
-    amount, returns = curve_points(config, population)
     settings = int(population.setting.max()) + 1
-    count = len(returns) // settings
-    seeds = f"{count} seeds" if count > 1 else "1 seed"
-    target = SOLVED.get(config.env)
+    target, spent = SOLVED.get(config.env), config.unit
+    parts = [select(population, np.flatnonzero(population.setting == i)) for i in range(settings)]
+    curves = [curve_points(config, part) for part in parts]
+    seeds = words.seeds(len(parts[0].seeds))
 
     def draw(axes: Any) -> None:
         if settings == 1:
-            draw_curve(axes, amount, returns, unit(config), target)
+            draw_curve(axes, *curves[0], spent, target)
             title = f"{config.env}, {seeds}: IQM of the return, 95 % interval, every seed"
         else:
-            for i in range(settings):
+            for i, (amount, returns) in enumerate(curves):
                 look = {"color": SERIES[i % len(SERIES)], "label": f"setting {i}"}
                 dash = DASHES[i // len(SERIES) % len(DASHES)]
-                part = returns[population.setting == i]
-                draw_iqm(axes, amount, part, linestyle=dash, **look)
+                draw_iqm(axes, amount, returns, linestyle=dash, **look)
             draw_target(axes, target)
-            label_budget(axes, unit(config), amount[-1])
+            label_budget(axes, spent, curves[0][0][-1])
             label_returns(axes)
             if settings <= len(SERIES) * len(DASHES):
                 axes.legend(fontsize=8, ncols=1 + settings // 8)
@@ -153,54 +50,10 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
         axes.set_title(title, loc="left", fontsize=11)
 
     picture = Picture("curve", "", "", "", draw, (8, 4.5), 0.35)
-    with _figure(picture, picture.size) as figure:
-        figure.savefig(path, dpi=150)
-
-
-def curve_points(config: Config, population: "Population") -> tuple[np.ndarray, np.ndarray]:
-    """Where the curve's points lie, and each seed's return there.
-
-    A seed's point is the mean return of the episodes that ended since the point before; where
-    none did, it keeps its last value.
-
-    Returns:
-      Environment steps or episodes per seed, [P]; returns [S, P], NaN before a seed's first
-      episode has ended.
-    """
-    edges = _edges(config.num_updates)
-    count = np.add.reduceat(np.asarray(population.metrics.episodes), edges[:-1], axis=1)
-    returned = np.asarray(population.metrics.return_sum)
-    total = np.add.reduceat(returned, edges[:-1], axis=1, dtype=np.float64)
-    returns = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    for i in range(1, returns.shape[1]):
-        returns[:, i] = np.where(np.isnan(returns[:, i]), returns[:, i - 1], returns[:, i])
-    return edges[1:] * per_update(config), returns
-
-
-def metric_points(config: Config, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A metric's means over as many updates as a curve's point stands for.
-
-    Args:
-      values: [S, U], NaN once a seed has diverged.
-
-    Returns:
-      Environment steps or episodes per seed, [P]; the 10th, 50th and 90th percentile over the
-      seeds that have not diverged by then, [3, P], NaN where none is left.
-    """
-    edges = _edges(config.num_updates)
-    total = np.add.reduceat(values, edges[:-1], axis=1, dtype=np.float64)
-    ordered = np.sort(total / np.diff(edges), axis=0)  # NaN last
-    left = np.isfinite(ordered).sum(axis=0)
-    columns = [
-        np.percentile(ordered[:count, i], [10, 50, 90]) if count else np.full(3, np.nan)
-        for i, count in enumerate(left)
-    ]
-    return edges[1:] * per_update(config), np.stack(columns, axis=1)
-
-
-def unit(config: Config) -> str:
-    """What a run's budget is counted in."""
-    return "environment steps" if config.collect == "steps" else "episodes"
+    with figure_of(picture, picture.size) as figure:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+    files.save(path, buffer.getvalue())
 
 
 def draw_curve(
@@ -302,7 +155,7 @@ def draw_distribution(axes: Any, scores: np.ndarray, target: float | None) -> No
         clip_on=False,
         rasterized=True,
     )
-    axes.axvline(iqm(scores), color=INK, linewidth=1.5, label=f"IQM {iqm(scores):.1f}")
+    axes.axvline(iqm(scores), color=INK, linewidth=1.5, label=f"IQM {words.returned(iqm(scores))}")
     if target is not None:
         axes.axvline(
             target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=f"solved: {target:g}"
@@ -316,13 +169,12 @@ def draw_distribution(axes: Any, scores: np.ndarray, target: float | None) -> No
 
 
 def draw_profile(axes: Any, scores: np.ndarray, color: str = ACCENT, **style: Any) -> None:
-    """The share of seeds whose final return is at least so high, with its interval.
+    """The share of seeds that count with so high a return at least, with its interval.
 
     Args:
-      scores: [S]; NaN is below every level.
+      scores: [S].
     """
-    known = scores[np.isfinite(scores)]
-    levels = np.unique(np.percentile(known, np.linspace(0, 100, 201)))
+    levels = np.unique(np.percentile(scores, np.linspace(0, 100, 201)))
     edge = 0.03 * (levels[-1] - levels[0]) or 1.0
     levels = np.concatenate([[levels[0] - edge], levels, [levels[-1] + edge]])
     share, low, high = np.array(performance_profile(scores, levels)).T
@@ -335,12 +187,11 @@ def draw_profile(axes: Any, scores: np.ndarray, color: str = ACCENT, **style: An
 
 
 def draw_time_to_solve(
-    axes: Any, solving: Solving, config: Config, color: str = ACCENT, **style: Any
+    axes: Any, solving: Solving, budget: Budget, color: str = ACCENT, **style: Any
 ) -> None:
     """The share of seeds that have solved the task, over the budget."""
     curve = time_to_solve(solving)
-    budget = config.num_updates * per_update(config)
-    time = np.concatenate([[0.0], curve.time, [budget]])
+    time = np.concatenate([[0.0], curve.time, [budget.amount]])
     values = [
         np.concatenate([[first], 1 - x, [1 - x[-1]]])
         for first, x in ((0.0, curve.share), (0.0, curve.high), (0.0, curve.low))
@@ -350,7 +201,7 @@ def draw_time_to_solve(
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylabel("seeds that have solved it")
-    label_budget(axes, unit(config), budget)
+    label_budget(axes, budget.unit, budget.amount)
 
 
 def draw_seeds(
@@ -402,7 +253,3 @@ def short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.4g}"
-
-
-def _edges(updates: int) -> np.ndarray:
-    return np.unique(np.linspace(0, updates, min(POINTS, updates) + 1).round().astype(int))

@@ -1,29 +1,29 @@
-"""report.html: a run on one page that needs no network and runs no script, and its figures.
+"""report.html: a run on one page that needs no network and runs no script, and its figures."""
 
-Whatever comes from the run is escaped by jinja2; only the figures, whose text matplotlib escapes,
-are put in as they are. Besides, the page forbids itself scripts and whatever lies elsewhere.
-"""
-
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg.analysis.measures import MEASURES, digest, remarks, write, write_interval
-from jaxpg.analysis.outcomes import Outcomes, outcomes, per_update
+from jaxpg import words
+from jaxpg.analysis.budget import Budget
+from jaxpg.analysis.curves import curve_points, metric_points
+from jaxpg.analysis.measures import MEASURES, measure, remarks, write, write_interval
+from jaxpg.analysis.outcomes import Outcomes, outcomes, ranking, typical
 from jaxpg.analysis.stats import Estimate, iqm
-from jaxpg.cli.arguments import add_run, command_parser
 from jaxpg.population.chunks import CAUSES
-from jaxpg.report import figures
-from jaxpg.report.figures import FAINT, Drawn, Picture
-from jaxpg.runs import RunError, durable, reproduce
+from jaxpg.report import canvas, figures
+from jaxpg.report import sweep as sweep_report
+from jaxpg.report.canvas import Drawn, Picture
+from jaxpg.report.figures import FAINT
+from jaxpg.report.html import FOLDER as FOLDER
+from jaxpg.report.html import NAME as NAME
+from jaxpg.report.html import render, save
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import reproduce, sweep
 from jaxpg.runs.load import Run, load
 
-NAME = "report.html"
-FOLDER = "figures"
 WIDE = (9.8, 4.0)  # inches, of the first figure where the page is wide
 LISTED = 5  # seeds at either end of the table
 METRICS = {  # title, and label of the axis
@@ -43,21 +43,10 @@ class View(NamedTuple):
     amount: np.ndarray  # [P], environment steps or episodes
     returns: np.ndarray  # [S, P]
 
-
-def main(arguments: Sequence[str]) -> None:
-    """jaxpg report."""
-    parser = command_parser(
-        "report",
-        "Write report.html, a page that needs no network, and figures/ (each as PNG "
-        "and SVG) into a finished run or sweep.",
-        "runs/cartpole",
-    )
-    add_run(parser, "the directory of a finished run, or of a sweep")
-    parser.add_argument(
-        "--solved", type=float, metavar="RETURN", help="what counts as solved; else gymnasium's"
-    )
-    options = parser.parse_args(arguments)
-    print(make(options.dir, options.solved))
+    @property
+    def budget(self) -> Budget:
+        """What each seed has spent."""
+        return Budget(int(self.amount[-1]), self.run.config.unit)
 
 
 def make(directory: Path, target: float | None = None) -> Path:
@@ -72,50 +61,14 @@ def make(directory: Path, target: float | None = None) -> Path:
     Raises:
       RunError: if the run is not finished or damaged, or the directory cannot be written.
     """
-    from jaxpg.cli import sweep
-    from jaxpg.report import sweep as sweep_report
-
     if sweep.is_sweep(directory) or len(manifests.read(directory).settings) > 1:
         return sweep_report.make(sweep_report.load_sweep(directory, target))
     run = load(directory)
     some = outcomes(run.config, run.population, target)
-    view = View(run, some, *figures.curve_points(run.config, run.population))
+    view = View(run, some, *curve_points(run.config, run.population))
     sections = pictures(view)
-    drawn = {picture.name: figures.draw(picture) for part in sections.values() for picture in part}
+    drawn = {picture.name: canvas.draw(picture) for part in sections.values() for picture in part}
     return save(directory, _page(view, sections, drawn), drawn)
-
-
-def save(directory: Path, html: str, drawn: dict[str, Drawn]) -> Path:
-    """Write a page, and its figures by name.
-
-    Raises:
-      RunError: if the directory cannot be written.
-    """
-    path, folder = directory / NAME, directory / FOLDER
-    try:
-        folder.mkdir(exist_ok=True)
-        for name, files in drawn.items():
-            (folder / f"{name}.svg").write_text(files.svg)
-            (folder / f"{name}.png").write_bytes(files.png)
-        durable.write(path, html.encode())
-    except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror})") from None
-    return path
-
-
-def render(template: str, **values: Any) -> str:
-    """A template's text with these values, escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("jaxpg.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["inline"] = _inline
-    return environment.get_template(template).render(**values)
 
 
 def pictures(view: View) -> dict[str, list[Picture]]:
@@ -134,25 +87,29 @@ def pictures(view: View) -> dict[str, list[Picture]]:
 
 
 def _learning_curve(view: View) -> Picture:
-    some, unit, count = view.some, figures.unit(view.run.config), len(view.some.final)
+    some, budget, count = view.some, view.budget, len(view.some.final)
     frozen = []
     for row in np.flatnonzero(some.diverged)[:FAINT]:
-        point = _point(view, int(view.run.population.frozen_at[row]))
-        if np.isfinite(view.returns[row, point]):
-            frozen.append((float(view.amount[point]), float(view.returns[row, point])))
+        update = int(view.run.population.frozen_at[row])
+        before = (
+            int(np.searchsorted(view.amount, update * view.run.config.update_cost, "right")) - 1
+        )
+        if before >= 0 and np.isfinite(view.returns[row, before]):
+            frozen.append((float(view.amount[before]), float(view.returns[row, before])))
     seeds = "every seed" if count <= FAINT else f"{FAINT} of the {count:,} seeds, evenly by rank,"
-    crosses = " Crosses mark where a seed diverged." if frozen else ""
-    ends = f"ends at {iqm(some.scores):.1f}" if len(some.scores) else "does not exist"
+    said = " Crosses mark where a seed diverged, from where on it counts as untrained."
+    crosses = said if frozen else ""
+    ends = f"ends at {words.returned(iqm(some.scores))}" if len(some.scores) else "does not exist"
     return Picture(
         "learning-curve",
         "Learning curve",
         f"IQM of the return with its 95 % interval; {seeds} faintly behind.{crosses}",
-        f"Return per episode over {view.amount[-1]:,} {unit}; the IQM {ends}.",
+        f"Return per episode over {words.amount(budget.amount)} {budget.unit}; the IQM {ends}.",
         partial(
             figures.draw_curve,
             amount=view.amount,
             returns=view.returns,
-            unit=unit,
+            unit=budget.unit,
             target=some.solving and some.solving.target,
             frozen=frozen,
         ),
@@ -165,27 +122,35 @@ def _final_returns(view: View) -> Picture:
         "final-returns",
         "Final returns",
         "Mean return of each seed's last 100 episodes; each tick below the axis is a seed.",
-        f"Histogram of final returns from {scores.min():.1f} to {scores.max():.1f}; "
-        f"the IQM is {iqm(scores):.1f}.",
+        f"Histogram of final returns from {words.returned(scores.min())} to "
+        f"{words.returned(scores.max())}; the IQM is {words.returned(iqm(scores))}.",
         partial(figures.draw_distribution, scores=scores, target=solving and solving.target),
     )
 
 
 def _seeds(view: View) -> Picture:
-    curves = [(name, view.returns[row]) for name, row in typical(view.run)]
+    curves = [(name, _own_returns(view, row)) for name, row in _typical(view)]
     return Picture(
         "seeds",
         "Best, median and worst seed",
-        "Return per episode of three single seeds, chosen by final return.",
+        "Return per episode of single seeds, chosen by final return; of one that diverged until "
+        "then.",
         "Learning curves of " + ", ".join(name for name, _ in curves) + ".",
         partial(
             figures.draw_seeds,
             amount=view.amount,
             curves=curves,
-            unit=figures.unit(view.run.config),
+            unit=view.budget.unit,
         ),
         top=0.3,
     )
+
+
+def _own_returns(view: View, row: int) -> np.ndarray:
+    """A seed's curve without what it counts with where it has no return of its own: NaN, [P]."""
+    frozen_at, silent = view.run.population.frozen_at[row], np.isnan(view.some.final[row])
+    gone = (frozen_at >= 0) & (view.amount > frozen_at * view.run.config.update_cost)
+    return np.where(gone | silent, np.nan, view.returns[row])
 
 
 def _profile(view: View) -> Picture:
@@ -193,28 +158,29 @@ def _profile(view: View) -> Picture:
         "performance-profile",
         "Performance profile",
         "The share of seeds whose final return is at least so high; 95 % intervals.",
-        f"Share of seeds over final return; half of them reach {np.median(view.some.scores):.1f}.",
-        partial(figures.draw_profile, scores=view.some.final),
+        "Share of seeds over final return; half of them reach "
+        f"{words.returned(np.median(view.some.scores))}.",
+        partial(figures.draw_profile, scores=view.some.scores),
     )
 
 
 def _time_to_solve(view: View) -> Picture:
-    config, solving = view.run.config, view.some.solving
+    solving = view.some.solving
     assert solving is not None
     return Picture(
         "time-to-solve",
         "Time to solve",
         f"The share of seeds that have reached {solving.target:g} over 100 episodes; Kaplan-Meier "
         "with 95 % intervals. Those that never do are censored at the budget.",
-        f"Share of seeds that have solved the task over {figures.unit(config)}; "
-        f"{solving.ever.mean():.1%} by the end.",
-        partial(figures.draw_time_to_solve, solving=solving, config=config),
+        f"Share of seeds that have solved the task over {view.budget.unit}; "
+        f"{words.share(solving.ever.mean())} by the end.",
+        partial(figures.draw_time_to_solve, solving=solving, budget=view.budget),
     )
 
 
 def _metric(view: View, name: str) -> Picture:
     title, label = METRICS[name]
-    points, percentiles = figures.metric_points(view.run.config, _trained(view, name))
+    points, percentiles = metric_points(view.run.config, _trained(view, name))
     known = percentiles[1][np.isfinite(percentiles[1])]
     return Picture(
         name.replace("_", "-"),
@@ -225,7 +191,7 @@ def _metric(view: View, name: str) -> Picture:
             figures.draw_metric,
             amount=points,
             percentiles=percentiles,
-            unit=figures.unit(view.run.config),
+            unit=view.budget.unit,
             label=label,
         ),
         (4.6, 2.4),
@@ -238,43 +204,42 @@ def _trained(view: View, name: str) -> np.ndarray:
     return values if np.nan_to_num(values).any() else np.zeros(1)
 
 
-def _point(view: View, update: int) -> int:
-    """The curve's point in which an update lies."""
-    amount = (update + 1) * per_update(view.run.config)
-    return int(np.searchsorted(view.amount, amount).clip(max=len(view.amount) - 1))
+def _typical(view: View) -> list[tuple[str, int]]:
+    """Names and rows of the best, the median and the worst seed; of few seeds one has two names."""
+    names: dict[int, list[str]] = {}
+    for rank, row in typical(view.some.final, view.some.diverged).items():
+        names.setdefault(row, []).append(rank)
+    seeds = view.run.population.seeds
+    return [(f"{' and '.join(ranks)} (seed {seeds[row]})", row) for row, ranks in names.items()]
 
 
-def typical(run: Run) -> list[tuple[str, int]]:
-    """Best, median and worst seed: name and row; the best is missing if no seed is good."""
-    rows = []
-    for rank in ("best", "median", "worst"):
-        try:
-            row = run.row(rank)
-        except RunError:  # none finished an episode without diverging
-            continue
-        rows.append((f"{rank} (seed {run.population.seeds[row]})", row))
-    return rows
+def _advice(summary: dict[str, Any]) -> str | None:
+    """What a run that learnt nothing is told; None if its summary says nothing of it."""
+    learning = summary.get("learning")
+    warning = learning.get("warning") if isinstance(learning, dict) else None
+    return warning if isinstance(warning, str) else None
 
 
 def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn]) -> str:
     """The page's text."""
     run, some, manifest = view.run, view.some, view.run.manifest
     config, population = run.config, run.population
-    found = digest([some])
-    order = np.lexsort((population.seeds, -np.nan_to_num(some.final, nan=-np.inf)))
+    found = measure(some)
+    order = ranking(some.final, some.diverged)
     hero = sections["Learning"][0]
     frozen = np.flatnonzero(some.diverged)
     return render(
         "report.html.j2",
         title=f"{config.env} · {manifest.preset}",
-        count=len(some.final),
-        budget=f"{int(view.amount[-1]):,} {figures.unit(config)}",
-        tiles=_tiles(view, found),
+        seeds=words.seeds(len(some.final)),
+        budget=f"{words.amount(view.budget.amount)} {view.budget.unit}",
+        cards=_cards(view, found),
         hero=hero,
-        wide=figures.draw_svg(hero, WIDE),
+        wide=canvas.draw_svg(hero, WIDE),
         sections=sections,
         drawn=drawn,
-        remarks=remarks([some]),
+        advice=_advice(run.summary),
+        remarks=remarks(some),
         measures=[
             (MEASURES[name], write(one.value, kind), write_interval(one, kind))
             for name, one in found.items()
@@ -283,7 +248,7 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
         ],
         scored=len(some.scores) > 0,
         unsolvable=some.solving is None,
-        seeds=[_seed(view, int(row), rank) for rank, row in _listed(order)],
+        listed=[_seed(view, int(row), rank) for rank, row in _listed(order)],
         diverged=[
             (
                 int(population.seeds[row]),
@@ -300,36 +265,37 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
     )
 
 
-def _tiles(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str, str]]:
+def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str, str]]:
     """The page's first numbers: label, number, note."""
-    tiles = []
+    cards = []
     for name in ("iqm", "solved", "time_to_solve"):
         one = found[name]
         if one is not None:
             kind = MEASURES[name].kind
-            tiles.append((MEASURES[name].label, write(one.value, kind), write_interval(one, kind)))
+            cards.append((MEASURES[name].label, write(one.value, kind), write_interval(one, kind)))
     scores = view.some.scores
     if len(scores):
-        tiles.append(("worst seed", write(scores.min(), "return"), f"best {scores.max():,.1f}"))
+        lowest, highest = words.returned(scores.min()), words.returned(scores.max())
+        cards.append(("worst seed", lowest, f"best {highest}"))
     diverged = int(view.some.diverged.sum())
-    tiles.append(("diverged", str(diverged), f"of {len(view.some.final):,} seeds"))
-    return tiles
+    cards.append(("diverged", str(diverged), f"of {words.seeds(len(view.some.final))}"))
+    return cards
 
 
 def _listed(order: np.ndarray) -> list[tuple[int, int]]:
     """Rank from 1, and row, of the seeds at either end and in the middle."""
     count = len(order)
-    ranks = {*range(min(LISTED, count)), (count - 1) // 2, *range(max(0, count - LISTED), count)}
+    ranks = {*range(min(LISTED, count)), count // 2, *range(max(0, count - LISTED), count)}
     return [(rank + 1, int(order[rank])) for rank in sorted(ranks)]
 
 
 def _seed(view: View, row: int, rank: int) -> tuple[int, int, str, str]:
     """Rank, seed, final return and when it solved the task, for the table."""
     some, solving = view.some, view.some.solving
-    final = "no episode" if np.isnan(some.final[row]) else f"{some.final[row]:,.1f}"
+    final = "no episode" if np.isnan(some.final[row]) else words.returned(some.final[row])
     when = "never"
     if solving is not None and solving.ever[row]:
-        when = f"{solving.time[row]:,.0f}" + (", lost again" if solving.collapsed[row] else "")
+        when = words.amount(solving.time[row]) + (", lost again" if solving.collapsed[row] else "")
     if some.diverged[row]:
         when += ", diverged"
     return rank, int(view.run.population.seeds[row]), final, when
@@ -352,10 +318,3 @@ def _made(run: Run) -> list[tuple[str, str]]:
             rows.append((kind, ", ".join(f"{name} {value}" for name, value in entries.items())))
     commit = run.manifest.made.get("commit")
     return rows if commit is None else [*rows, ("commit", str(commit))]
-
-
-def _inline(picture: Picture, text: str, kind: str = "") -> Any:
-    """An SVG as markup, for templates."""
-    from markupsafe import Markup
-
-    return Markup(figures.inline(text, picture.name + kind, picture.alt))

@@ -11,13 +11,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg.analysis.measures import MEASURES, digest, write, write_interval
+from jaxpg import words
+from jaxpg.analysis.curves import curve_points
+from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
-from jaxpg.cli import sweep
-from jaxpg.report import figures
-from jaxpg.report.figures import ACCENT, DASHES, GRID, MUTED, SERIES, Drawn, Picture
-from jaxpg.report.page import render, save
+from jaxpg.report import canvas, figures
+from jaxpg.report.canvas import (
+    ACCENT,
+    DASHES,
+    GRID,
+    HIGH,
+    INK,
+    MUTED,
+    ON_HIGH,
+    ON_LOW,
+    PAPER,
+    SERIES,
+    SHADES,
+    Drawn,
+    Picture,
+)
+from jaxpg.report.html import render, save
+from jaxpg.runs import sweep
 from jaxpg.runs.load import Run, load
 
 SHOWN = 20  # points in the table on the terminal
@@ -78,10 +94,11 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         ]
         order = {_key(values): i for i, values in enumerate(plan.combinations)}
         points.sort(key=lambda point: order[_key(point.values)])
+        points = _with_a_floor(points)
         return Found(directory, plan.preset, plan.config, plan.grid, plan.seeds, points)
     run = load(directory)
     names = list(dict.fromkeys(name for setting in run.settings for name in setting))
-    points = _points(run, {}, target)
+    points = _with_a_floor(_points(run, {}, target))
     points = [
         point._replace(
             values={name: point.values.get(name, getattr(run.config, name)) for name in names}
@@ -98,9 +115,23 @@ def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Poi
     for i, setting in enumerate(run.settings):
         part = select(run.population, np.flatnonzero(run.population.setting == i))
         some = outcomes(run.config, part, target)
-        curve = figures.curve_points(run.config, part)
+        curve = curve_points(run.config, part)
         values = {**program, **setting}
-        found.append(Point(values, run.directory, i, some, digest([some]), *curve))
+        found.append(Point(values, run.directory, i, some, measure(some), *curve))
+    return found
+
+
+def _with_a_floor(points: list[Point]) -> list[Point]:
+    """Points in which no episode ended count with the lowest floor of the others."""
+    floors = [point.some.floor for point in points if not math.isnan(point.some.floor)]
+    if not floors:
+        return points
+    found = []
+    for point in points:
+        if math.isnan(point.some.floor):
+            some = point.some._replace(floor=min(floors))
+            point = point._replace(some=some, measures=measure(some))
+        found.append(point)
     return found
 
 
@@ -152,7 +183,7 @@ def make(found: Found) -> Path:
         "Where it works": [*_sensitivities(found), *_heat_maps(found)],
         "Learning": [_curves(found)],
     }
-    drawn = {picture.name: figures.draw(picture) for part in pictures.values() for picture in part}
+    drawn = {picture.name: canvas.draw(picture) for part in pictures.values() for picture in part}
     return save(found.directory, _page(found, pictures, drawn), drawn)
 
 
@@ -180,7 +211,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         "sweep.html.j2",
         title=f"{found.config.env} · {found.preset}",
         points=len(found.points),
-        seeds=len(best.some.final),
+        seeds=words.seeds(len(best.some.final)),
         swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},
         best=_said(best, found),
         best_iqm=best.measures["iqm"],
@@ -313,8 +344,6 @@ def _heat_maps(found: Found) -> list[Picture]:
 
 
 def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
     rows, columns = found.grid[down], found.grid[across]
     cells = np.array(
         [
@@ -331,24 +360,22 @@ def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
             for row in rows
         ]
     )
-    shades = LinearSegmentedColormap.from_list("jaxpg", ["#f1f6f9", "#0b4f6e"])
     lowest, highest = np.nanmin(cells), np.nanmax(cells)
     span = (highest - lowest) or 1.0
     axes.grid(visible=False)
     for i, j in np.ndindex(*cells.shape):
-        share = (cells[i, j] - lowest) / span
         known = math.isfinite(cells[i, j])
-        color = shades(share) if known else GRID
-        axes.add_patch(_box(j, i, facecolor=color, edgecolor="#ffffff", linewidth=1.5))
-        text = figures.short(round(float(cells[i, j]), 1)) if known else "none"
+        shade = round((cells[i, j] - lowest) / span * (len(SHADES) - 1)) if known else 0
+        color = SHADES[shade] if known else GRID
+        axes.add_patch(_box(j, i, facecolor=color, edgecolor=PAPER, linewidth=1.5))
         axes.text(
             j,
             i,
-            text,
+            words.returned(cells[i, j]),
             ha="center",
             va="center",
             fontsize=9,
-            color="#fefefe" if known and share > 0.55 else "#101820",
+            color=(ON_HIGH if shade >= HIGH else ON_LOW) if known else INK,
         )
     row, column = divmod(int(np.nanargmax(cells)), len(columns))
     axes.add_patch(_box(column, row, facecolor="none", edgecolor=SERIES[1], linewidth=2.5))
@@ -387,7 +414,7 @@ def _draw_curves(axes: Any, found: Found, shown: Sequence[Point]) -> None:
         figures.draw_iqm(axes, point.amount, point.returns, color, linestyle=dash, label=label)
     solving = shown[0].some.solving
     figures.draw_target(axes, solving and solving.target)
-    figures.label_budget(axes, figures.unit(found.config), max(p.amount[-1] for p in shown))
+    figures.label_budget(axes, found.config.unit, max(p.amount[-1] for p in shown))
     figures.label_returns(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, fontsize=8.5)

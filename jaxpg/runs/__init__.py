@@ -6,13 +6,9 @@
     lock             held by the process that works here
     summary.json, results.npz, params.safetensors, curve.png     once it is finished
 
-Imports point up: durable, lock, watch, manifest, checkpoints, run, edit, replay, command.
+Imports point up: lock, watch, manifest, checkpoints, share, results, trained, load, track, run,
+edit, retrace, and python, which trains from Python.
 """
 
-
-class RunError(Exception):
-    """A run directory cannot be used as asked: one sentence that says why."""
-
-
-class Stopped(Exception):
-    """Training was asked to stop; everything that it reported is on the disk."""
+from jaxpg.errors import RunError as RunError  # their former place
+from jaxpg.errors import Stopped as Stopped

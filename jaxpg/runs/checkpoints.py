@@ -18,12 +18,13 @@ import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
-from safetensors.numpy import save as to_safetensors
 
+from jaxpg import files
 from jaxpg.core.config import TRACED
 from jaxpg.core.types import Metrics
+from jaxpg.errors import Foreign, RunError
 from jaxpg.population.chunks import Chunk, Lane, Snapshot, join_metrics
-from jaxpg.runs import RunError, durable, manifest
+from jaxpg.runs import manifest
 
 FOLDER = "checkpoints"
 KEPT = 2  # of each chunk
@@ -45,16 +46,6 @@ class Loaded(NamedTuple):
 
     snapshot: Snapshot  # numpy
     seconds: float  # that the run had taken until then
-
-
-class Foreign(RunError):
-    """A checkpoint is whole, but not of this run, or not as this version writes them."""
-
-    def __init__(self, path: Path):
-        super().__init__(
-            f"{path} is whole, but of another run or version: continue with the versions that "
-            f"{manifest.NAME} names, or move it away"
-        )
 
 
 def name(chunk: int, update: int, sha256: str) -> str:
@@ -88,6 +79,7 @@ def identity(chunk: Chunk) -> str:
     fields = {
         name: value.tolist() if name in TRACED and value is not None else value
         for name, value in vars(config).items()
+        if name not in manifest.LATER or np.any(value != manifest.LATER[name])
         if config.lr_schedule != "constant" or name not in ("total_steps", "total_episodes")
     }
     text = json.dumps([fields, chunk.keys.tolist()], sort_keys=True)
@@ -106,17 +98,14 @@ def save(
     whole = (snapshot.lanes, metrics, snapshot.recent_return)
     leaves = {name: np.asarray(leaf) for name, leaf in _named(whole).items()}
     metadata = {"identity": identity(chunk), "seconds": repr(seconds)}
-    content = to_safetensors(leaves, metadata)
+    content = files.safetensors(leaves, metadata)
     sha256 = hashlib.sha256(content).hexdigest()
     update = metrics.env_steps.shape[1]
     path = directory / FOLDER / name(index, update, sha256)
-    try:
-        durable.write(path, content)
-    except OSError as error:
-        raise RunError(
-            f"{directory} cannot be written ({error.strerror}); everything reported so far is "
-            f"saved: make room, then jaxpg resume {directory}"
-        ) from error
+    again = manifest.resume_line(directory)
+    advice = f"; everything reported so far is saved: make room, then {again}"
+    with files.writing(directory, advice):
+        files.write(path, content)
     return Checkpoint(path, index, update, sha256)
 
 
@@ -138,7 +127,7 @@ def load(at: Checkpoint, chunk: Chunk, lanes: Lane, num_updates: int) -> Loaded:
             if hashlib.file_digest(file, "sha256").hexdigest() != at.sha256:
                 raise RunError(f"{at.path} is damaged: its content has not the SHA-256 of its name")
             if at.update > num_updates or not size <= file.tell() <= size + HEADER:
-                raise Foreign(at.path)
+                raise _foreign(at.path)
             file.seek(0)
             content = file.read()
     except OSError as error:
@@ -168,7 +157,7 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     if whose != identity(chunk) or expected != {
         name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()
     }:
-        raise Foreign(path)
+        raise _foreign(path)
     structure = jax.tree.structure(wanted)
     lanes, metrics, recent = jax.tree.unflatten(structure, [leaves[name] for name in names])
     return Loaded(Snapshot(lanes, [metrics], recent), seconds)
@@ -181,6 +170,13 @@ def shapes(lanes: Lane, num_lanes: int, update: int) -> Any:
     dtypes = [np.dtype("int32") if name in counted else floats for name in Metrics._fields]
     metrics = Metrics._make(jax.ShapeDtypeStruct((num_lanes, update), dtype) for dtype in dtypes)
     return lanes, metrics, jax.ShapeDtypeStruct((num_lanes,), floats)
+
+
+def _foreign(path: Path) -> Foreign:
+    return Foreign(
+        f"{path} is whole, but of another run or version: continue with the versions that "
+        f"{manifest.NAME} names, or move it away"
+    )
 
 
 def _size(x: Any) -> int:

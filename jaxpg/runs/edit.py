@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from jaxpg import files
 from jaxpg.core.config import validate
-from jaxpg.files import whole_directory
-from jaxpg.runs import RunError, checkpoints, durable, lock
+from jaxpg.errors import RunError
+from jaxpg.runs import checkpoints, lock
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
 
@@ -20,12 +21,13 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
       total_steps, total_episodes: per seed, in all; the one that its config counts in.
 
     Raises:
-      RunError: if the run counts in the other unit, its learning rate depends on the budget, or
-        the budget is smaller than it was.
+      RunError: if the run counts in the other unit, its learning rate depends on the budget, the
+        budget is smaller than it was, or it was begun by a version that trains to other bits.
       ConfigError: if the budget has no meaning.
     """
     with lock.locked(directory):
         manifest = manifests.read(directory)
+        manifests.check_same_algorithm(directory, manifest)
         config = manifest.config
         unit = "total_steps" if config.collect == "steps" else "total_episodes"
         budget = total_steps if config.collect == "steps" else total_episodes
@@ -41,10 +43,8 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
         longer = validate(dataclasses.replace(config, **changed))
         if longer.num_updates < config.num_updates:
             raise RunError(f"{directory} already has {unit}={getattr(config, unit)}; got {budget}")
-        try:
+        with files.writing(directory):
             manifests.write(directory, manifest._replace(config=longer))
-        except OSError as error:
-            raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
 def merge(directories: Sequence[Path], out: Path) -> Manifest:
@@ -55,8 +55,8 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
       out: new or empty; complete or not there.
 
     Raises:
-      RunError: if they differ in more than their seeds, share one, or are in use.
-      ConfigError: if `out` holds something.
+      RunError: if they differ in more than their seeds, share one, or are in use, or `out` holds
+        something.
     """
     with ExitStack() as held:
         for directory in dict.fromkeys(path.resolve() for path in directories):
@@ -65,6 +65,7 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         runs = [manifests.read(directory) for directory in directories]
         first = runs[0]
         for directory, run in zip(directories, runs, strict=True):
+            manifests.check_same_algorithm(directory, run)
             changed = manifests.differences(first, run._replace(parts=first.parts))
             if changed:
                 raise RunError(
@@ -76,16 +77,13 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
             twice = min(seed for seed in seeds if seeds.count(seed) > 1)
             raise RunError(f"the runs share seeds, such as {twice}")
         whole = first._replace(parts=tuple(part for run in runs for part in run.parts))
-        try:
-            with whole_directory(out.absolute(), "--out") as partial:
-                (partial / checkpoints.FOLDER).mkdir()
-                before = 0
-                for directory, run in zip(directories, runs, strict=True):
-                    _copy_checkpoints(directory, partial, before)
-                    before += manifests.num_chunks(run)
-                manifests.write(partial, whole)
-        except OSError as error:
-            raise RunError(f"{out} could not be written ({error.strerror})") from None
+        with files.whole_directory(out, "--out") as partial:
+            (partial / checkpoints.FOLDER).mkdir()
+            before = 0
+            for directory, run in zip(directories, runs, strict=True):
+                _copy_checkpoints(directory, partial, before)
+                before += manifests.num_chunks(run)
+            manifests.write(partial, whole)
     return whole
 
 
@@ -94,4 +92,4 @@ def _copy_checkpoints(directory: Path, out: Path, before: int) -> None:
     for chain in checkpoints.listed(directory).values():
         for at in chain:
             name = checkpoints.name(before + at.chunk, at.update, at.sha256)
-            durable.write(out / checkpoints.FOLDER / name, at.path.read_bytes())
+            files.write(out / checkpoints.FOLDER / name, at.path.read_bytes())

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -17,20 +18,22 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
-from jaxpg.core.config import Config, nearest
-from jaxpg.core.types import Metrics, Params
+from jaxpg.core.config import Config
+from jaxpg.core.types import Algorithm, Metrics, Params
+from jaxpg.errors import RunError
+from jaxpg.files import whole_directory
 from jaxpg.names import from_torch
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.policy import Policy
-from jaxpg.population.population import Population, Setting
-from jaxpg.runs import RunError
+from jaxpg.population.settings import Setting
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import results, trained
 from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.trained import Trained
 
 if TYPE_CHECKING:
     import pandas
 
-RANKS = ("best", "worst", "median")
 HEADER = 10_000  # bytes before the data of an array in results.npz, at most
 COUNTED = ("env_steps", "episodes")  # metrics that are integers
 
@@ -42,7 +45,7 @@ class Run:
     directory: Path
     manifest: Manifest
     summary: dict[str, Any]  # summary.json
-    population: Population  # arrays over rows and updates
+    population: Trained  # arrays over rows and updates
 
     @property
     def config(self) -> Config:
@@ -67,28 +70,16 @@ class Run:
         """Where a seed is in the population.
 
         Args:
-          seed: one of the run's, or "best", "worst" or "median" by final_return. A seed that
-            diverged, or finished no episode, ranks below all others and never is the best; of
-            equal ones the first is taken, and of the two in the middle the lower one.
+          seed: one of the run's, or "best", "worst" or "median" by final_return
+            (`outcomes.typical`). A seed that diverged, or finished no episode, ranks below all
+            others and never is the best; equal ones are ranked in their order, so that of three
+            seeds these are three; of the two in the middle it is the lower one.
           setting: index in `settings`.
 
         Raises:
           RunError: if there is no such seed or setting, or no seed is good enough to be the best.
         """
-        if not isinstance(setting, int | np.integer) or not 0 <= setting < len(self.settings):
-            raise RunError(
-                f"setting must be in [0, {len(self.settings)}) for {self.directory}; "
-                f"got {setting!r}"
-            )
-        if isinstance(seed, str):
-            return self._ranked(seed, np.flatnonzero(self.population.setting == setting))
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
-        if int(seed) not in self.seeds:
-            parts = ",".join(self.manifest.parts)
-            raise RunError(f"{self.directory} has no seed {seed}; its seeds are {parts}")
-        population = self.population
-        return int(np.flatnonzero((population.seeds == seed) & (population.setting == setting))[0])
+        return trained.row(self.population, seed, setting)
 
     def params(self, seed: int | str, setting: int = 0) -> Params:
         """The trained parameters of one seed, as the networks take them; numpy leaves.
@@ -98,12 +89,20 @@ class Run:
         row = self.row(seed, setting)
         return jax.tree.map(lambda leaf: leaf[row], self.population.params)
 
-    def policy(self, seed: int | str, setting: int = 0) -> Policy:
+    def policy(
+        self, seed: int | str, setting: int = 0, algorithm: Algorithm | None = None
+    ) -> Policy:
         """The trained policy of one seed, to act with.
 
-        Args, Raises: as of `row`; ConfigError if the environment is not registered any more.
+        Args:
+          seed, setting: as of `row`.
+          algorithm: if the run was trained with parts of your own, what they were given by.
+
+        Raises:
+          RunError: as `row`, or without those parts; ConfigError if the environment is not
+            registered any more.
         """
-        return Policy.of(self.config, self.params(seed, setting))
+        return trained.policy(self.population, self.manifest, seed, setting, algorithm)
 
     def to_frame(self) -> "pandas.DataFrame":
         """The metrics as a tidy table: a line for each row and update.
@@ -114,44 +113,17 @@ class Run:
           (of the episodes that ended in the update; NaN if none did), `frozen` (whether the seed
           had diverged), and the metrics of `results.npz` under their names.
         """
-        import pandas
+        return trained.to_frame(self.population, self.config, self.settings)
 
-        metrics = self.population.metrics
-        rows, updates = metrics.env_steps.shape
-        settings = self.population.setting
-        update = np.arange(updates)
-        frozen_at = self.population.frozen_at[:, None]
-        mean = np.full(metrics.return_sum.shape, np.nan, metrics.return_sum.dtype)
-        np.divide(metrics.return_sum, metrics.episodes, out=mean, where=metrics.episodes > 0)
-        set_names = list(dict.fromkeys(name for setting in self.settings for name in setting))
-        columns: dict[str, np.ndarray] = {"setting": np.repeat(settings, updates)}
-        for name in set_names:
-            values = [setting.get(name, getattr(self.config, name)) for setting in self.settings]
-            columns[name] = np.repeat(np.array(values)[settings], updates)
-        columns |= {
-            "seed": np.repeat(self.population.seeds, updates),
-            "update": np.tile(update, rows),
-            "total_env_steps": np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).reshape(-1),
-            "mean_return": mean.reshape(-1),
-            "frozen": ((frozen_at >= 0) & (update >= frozen_at)).reshape(-1),
-            **{name: values.reshape(-1) for name, values in metrics._asdict().items()},
-        }
-        return pandas.DataFrame(columns)
+    def save(self, out: str | os.PathLike[str]) -> None:
+        """Copy what the run is, checkpoints aside, into a directory that is new or empty.
 
-    def _ranked(self, rank: str, rows: np.ndarray) -> int:
-        """The best, worst or median one of these rows."""
-        if rank not in RANKS:
-            raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")
-        healthy = self.population.frozen_at[rows] < 0
-        returns = self.population.final_return[rows]
-        score = np.where(healthy & np.isfinite(returns), returns, -np.inf)
-        if rank == "best" and not np.isfinite(score).any():
-            raise RunError(
-                f"{self.directory} has no best seed: none finished an episode without diverging"
-            )
-        ordered = np.sort(score)
-        place = {"worst": 0, "median": (len(score) - 1) // 2, "best": -1}[rank]
-        return int(rows[np.argmax(score == ordered[place])])
+        Raises:
+          RunError: if `out` holds something or cannot be written.
+        """
+        with whole_directory(Path(out), "out") as partial:
+            for name in (manifests.NAME, *results.FILES):
+                shutil.copyfile(self.directory / name, partial / name)
 
 
 def load(directory: str | os.PathLike[str]) -> Run:
@@ -178,10 +150,10 @@ def load(directory: str | os.PathLike[str]) -> Run:
     in_range = (cause >= 0) & (cause < len(CAUSES)) & (frozen_at < manifest.config.num_updates)
     if not (agree & in_range & (frozen_at >= -1)).all():
         raise RunError(f"{directory / 'results.npz'} is damaged: its cause and frozen_at disagree")
-    population = Population(
+    population = Trained(
         seeds=arrays["seed"],
         setting=arrays["setting"],
-        params=_params(directory, summary, manifest.config, len(order)),
+        params=_params(directory, summary, manifest, len(order)),
         metrics=Metrics._make(arrays[name] for name in Metrics._fields),
         final_return=arrays["final_return"],
         frozen_at=frozen_at,
@@ -189,27 +161,25 @@ def load(directory: str | os.PathLike[str]) -> Run:
         lanes=manifest.lanes,
         compile_seconds=summary["compile_seconds"],
         wall_seconds=summary["wall_seconds"],
+        manifest=manifest,
     )
     return Run(directory, manifest, summary, population)
 
 
 def _summary(directory: Path) -> dict[str, Any]:
     """summary.json, which says whose results they are."""
-    path = directory / "summary.json"
+    path, again = directory / "summary.json", manifests.resume_line(directory)
     try:
         summary = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(
-            f"{directory} is not finished: jaxpg resume {directory} finishes it"
-        ) from None
+        raise RunError(f"{directory} is not finished: {again} finishes it") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(summary, dict):
         raise RunError(f"{path} is damaged: it is no object")
     if summary.get("manifest") != manifests.digest(directory):
         raise RunError(
-            f"{directory} is not finished: its results are of another manifest; jaxpg resume "
-            f"{directory} finishes it"
+            f"{directory} is not finished: its results are of another manifest; {again} finishes it"
         )
     for name in ("compile_seconds", "wall_seconds"):
         if not isinstance(summary.get(name), int | float) or isinstance(summary[name], bool):
@@ -217,8 +187,8 @@ def _summary(directory: Path) -> dict[str, Any]:
     hashes = summary.get("sha256")
     if not isinstance(hashes, dict):
         raise RunError(
-            f"{path} lacks sha256, as an older version wrote it: remove it, and jaxpg resume "
-            f"{directory} writes the results again"
+            f"{path} lacks sha256, as an older version wrote it: remove it, and {again} writes the "
+            "results again"
         )
     return summary
 
@@ -275,7 +245,7 @@ def _arrays(
     return arrays
 
 
-def _params(directory: Path, summary: dict[str, Any], config: Config, rows: int) -> Params:
+def _params(directory: Path, summary: dict[str, Any], manifest: Manifest, rows: int) -> Params:
     """params.safetensors as a parameter tree, leaves [rows, ...]."""
     path = directory / "params.safetensors"
     content = _content(directory, path.name, summary)
@@ -284,7 +254,10 @@ def _params(directory: Path, summary: dict[str, Any], config: Config, rows: int)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({' '.join(str(error).split()):.200})") from None
     found = {name: (leaf.shape, leaf.dtype.name) for name, leaf in named.items()}
-    wanted = _param_shapes(config, named, rows)
+    if manifest.build is None:
+        wanted = _param_shapes(manifest.config, named, rows)
+    else:  # what networks of one's own have is theirs to know
+        wanted = {name: ((rows, *shape[1:]), dtype) for name, (shape, dtype) in found.items()}
     if found != wanted:
         odd = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))[0]
         raise RunError(

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxpg.runs import RunError
+from jaxpg import files
+from jaxpg.errors import RunError
 
 NAME = "lock"
 
@@ -24,10 +25,8 @@ def locked(directory: Path, process: int = 0) -> Iterator[None]:
       RunError: if another process holds it, or the directory cannot be written.
     """
     path = directory / (f"{NAME}-{process}" if process else NAME)
-    try:
-        file = path.open("a+")
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+    with files.writing(directory):
+        file = path.open("a+", encoding="utf-8")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,19 +34,17 @@ def locked(directory: Path, process: int = 0) -> Iterator[None]:
             raise RunError(f"{directory} is in use by {_holder(path)}") from None
         except OSError as error:
             raise RunError(f"{directory} cannot be locked ({error.strerror})") from None
-        try:
+        with files.writing(directory):
             file.truncate(0)
             file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
             file.flush()
-        except OSError as error:
-            raise RunError(f"{directory} cannot be written ({error.strerror})") from None
         yield
 
 
 def _holder(path: Path) -> str:
     """Who holds the lock, as far as its file says so."""
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads(path.read_bytes())
         return f"process {holder['process']} on {holder['host']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "another process"

@@ -3,16 +3,20 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxpg import files
 from jaxpg.core.config import FIELDS, Config, ConfigError, validate
-from jaxpg.population.settings import with_setting
-from jaxpg.runs import RunError, durable
+from jaxpg.errors import RunError
+from jaxpg.population.settings import MOST_SEEDS, with_setting
 
 NAME = "manifest.json"
 SCHEMA = 2
+BITS = 2  # to be raised by whatever makes a manifest train to other bits, as other key streams do
+LATER: dict[str, Any] = {}  # fields that Config gained later, and what runs from before them did
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
 
 
@@ -26,6 +30,8 @@ class Manifest(NamedTuple):
     segment: int  # updates per segment
     settings: tuple[dict[str, Any], ...]  # of traced fields; every seed is trained with each
     made: dict[str, Any]  # versions, commit, device, command
+    bits: int = BITS  # of the version that began it
+    build: str | None = None  # what made the algorithm, if it has parts of one's own: MODULE:NAME
 
     @property
     def seeds(self) -> list[int]:
@@ -54,16 +60,18 @@ def write(directory: Path, manifest: Manifest) -> None:
         "settings": list(manifest.settings),
         "config": dataclasses.asdict(manifest.config),
         "made": manifest.made,
+        "bits": manifest.bits,
+        "build": manifest.build,
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    durable.write(directory / NAME, text.encode())
+    files.write(directory / NAME, text)
 
 
 def read(directory: Path) -> Manifest:
     """The directory's manifest.
 
     Raises:
-      RunError: if there is none, or it is not one that this version writes.
+      RunError: if there is none, or it is not one that this version or one before it writes.
     """
     return parse(_content(directory), directory / NAME)
 
@@ -71,6 +79,28 @@ def read(directory: Path) -> Manifest:
 def digest(directory: Path) -> str:
     """SHA-256 of manifest.json, by which the results say whose they are."""
     return hashlib.sha256(_content(directory)).hexdigest()
+
+
+def check_same_algorithm(directory: Path, manifest: Manifest, build: str | None = None) -> None:
+    """Raise RunError unless this version, with these parts, trains a run's seeds to the same bits.
+
+    Args:
+      build: what makes the algorithm, as in the manifest.
+    """
+    if manifest.build != build:
+        raise RunError(
+            f"{directory} was begun with the algorithm of {manifest.build or 'jaxpg'}, and this is "
+            f"that of {build or 'jaxpg'}: jaxpg.train_population(…, out=…, build=…) goes on with it"
+        )
+    if manifest.bits == BITS:
+        return
+    versions = manifest.made.get("versions")
+    version = versions.get("jaxpg") if isinstance(versions, dict) else None
+    raise RunError(
+        f"{directory} was begun by jaxpg {version}, commit {manifest.made.get('commit')}, which "
+        "trains a seed to other bits than this version does: go on with that one, or train anew "
+        "into another directory"
+    )
 
 
 def parse(content: bytes, path: Path) -> Manifest:
@@ -87,15 +117,18 @@ def parse(content: bytes, path: Path) -> Manifest:
             raise RunError(
                 f"{path} has schema {fields['schema']!r}, and this version of jaxpg reads {SCHEMA}"
             )
+        _check_known(fields, {"schema", "seeds", *Manifest._fields} - {"parts"}, path)
         parts = tuple(fields["seeds"])
         manifest = Manifest(
             preset=_typed(fields["preset"], str),
-            config=parse_config(fields["config"]),
+            config=parse_config(fields["config"], path),
             parts=parts,
             lanes=_typed(fields["lanes"], int),
             segment=_typed(fields["segment"], int),
             settings=tuple(_typed(fields["settings"], list)),
             made=_typed(fields["made"], dict),
+            bits=_typed(fields.get("bits", 1), int),  # which the first version did not write
+            build=_typed(fields.get("build"), str | None),
         )
         seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
         if not seeds or len(set(seeds)) != len(seeds):
@@ -108,6 +141,10 @@ def parse(content: bytes, path: Path) -> Manifest:
             with_setting(manifest.config, _typed(setting, dict))
     except KeyError as error:
         raise RunError(f"{path} is damaged: it lacks {error}") from None
+    except ConfigError as error:
+        raise RunError(
+            f"{path} is damaged, or of another version of jaxpg: {' '.join(str(error).split())}"
+        ) from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     return manifest
@@ -119,17 +156,28 @@ def num_chunks(manifest: Manifest) -> int:
     return sum(-(-count // manifest.lanes) for count in rows)
 
 
-def parse_config(fields: Any) -> Config:
-    """The config that `dataclasses.asdict` made these fields from.
+def parse_config(fields: Any, path: Path | str = "the config") -> Config:
+    """The config that `dataclasses.asdict` made these fields from, in this version or before.
+
+    Args:
+      path: where they are written, for the message.
 
     Raises:
-      ValueError, TypeError, OverflowError: if they are not those of a meaningful config.
+      RunError: if a newer version wrote them.
+      KeyError, ValueError, TypeError, OverflowError: if they are not those of a meaningful config.
     """
-    unknown = sorted(_typed(fields, dict).keys() ^ FIELDS.keys())
-    if unknown:
-        raise ValueError(f"config should have exactly the fields of Config; see {unknown[0]!r}")
+    fields = LATER | _typed(fields, dict)
+    _check_known(fields, FIELDS, path)
+    missing = sorted(FIELDS.keys() - fields.keys())
+    if missing:
+        raise KeyError(missing[0])
     hidden_sizes = tuple(_typed(fields["hidden_sizes"], list))
     return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
+
+
+def resume_line(directory: Path) -> str:
+    """What continues a run, for a shell."""
+    return shlex.join(["jaxpg", "resume", str(directory)])
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:
@@ -138,16 +186,18 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
         "seeds": (",".join(old.parts), ",".join(new.parts)),
         "lanes": (old.lanes, new.lanes),
         "settings": (old.settings, new.settings),
+        "build": (old.build, new.build),
         **{name: (getattr(old.config, name), getattr(new.config, name)) for name in FIELDS},
     }
     return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> Sequence[int]:
     """The seeds of '256', '1000:2000' or '3,17,42'.
 
     Raises:
-      ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32).
+      ConfigError: if it is none of these, or empty, or a seed is repeated or not in [0, 2^32), or
+        they are more than anybody trains.
     """
     seeds: Sequence[int]
     try:
@@ -167,14 +217,26 @@ def parse_seeds(text: str) -> list[int]:
             "--seeds must be a count of at least 1, FIRST:END, or a list of different integers "
             f"in [0, 2^32); got {text!r}"
         )
-    return list(seeds)
+    if len(seeds) > MOST_SEEDS:
+        alone = f"; the seed {text} alone is {text}:{int(text) + 1}" if text.isdecimal() else ""
+        raise ConfigError(
+            f"--seeds must be at most {MOST_SEEDS:,} seeds; {text!r} are {len(seeds):,}{alone}"
+        )
+    return seeds
 
 
 def format_seeds(seeds: Sequence[int]) -> str:
     """What `parse_seeds` reads as these seeds, as short as it can be said."""
-    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+    if all(seed == seeds[0] + i for i, seed in enumerate(seeds)):
         return f"{seeds[0]}:{seeds[0] + len(seeds)}"
     return ",".join(map(str, seeds))
+
+
+def _check_known(fields: Mapping[str, Any], known: Iterable[str], path: Path | str) -> None:
+    """Raise RunError if there are fields that this version knows nothing of."""
+    unknown = sorted(fields.keys() - set(known))
+    if unknown:
+        raise RunError(f"{path} was made by a newer version of jaxpg: see {unknown[0]!r:.60}")
 
 
 def _content(directory: Path) -> bytes:
@@ -189,7 +251,7 @@ def _content(directory: Path) -> bytes:
         raise RunError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _typed(value: Any, wanted: type) -> Any:
+def _typed(value: Any, wanted: Any) -> Any:
     if not isinstance(value, wanted) or isinstance(value, bool):
-        raise TypeError(f"expected {wanted.__name__}, got {value!r:.60}")
+        raise TypeError(f"expected {getattr(wanted, '__name__', wanted)}, got {value!r:.60}")
     return value

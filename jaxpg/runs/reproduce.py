@@ -17,7 +17,12 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
     Args:
       manifest: of a run of one setting.
       out: the directory that they train into.
+
+    Returns:
+      One line or more; a comment where the algorithm had parts of one's own, which no line has.
     """
+    if manifest.build is not None:
+        return [f"# by jaxpg.train_population(…, build=…), with the algorithm of {manifest.build}"]
     name = manifest.preset if manifest.preset in PRESETS else "vpg"
     base = PRESETS[name]
     words = ["jaxpg", "train", name]

@@ -2,27 +2,26 @@
 
 import dataclasses
 import hashlib
+import io
 import json
-import platform
-import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save as to_safetensors
 
-from jaxpg.analysis.stats import SOLVED, iqm, iqm_interval
+from jaxpg import files, words
+from jaxpg.analysis.measures import spread
+from jaxpg.analysis.outcomes import learning, scores, select
+from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
-from jaxpg.population import devices
+from jaxpg.population import provenance
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.population import Population
 from jaxpg.population.settings import Setting
-from jaxpg.report.figures import learning_curve
 
-FILES = ("results.npz", "params.safetensors", "curve.png", "summary.json")
+FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says that all are there
 
 
 def save(
@@ -33,7 +32,7 @@ def save(
     manifest: str | None = None,
     settings: Sequence[Setting] = ({},),
 ) -> dict[str, Any]:
-    """Write summary.json, results.npz, params.safetensors and curve.png into a directory.
+    """Write results.npz, params.safetensors and then summary.json into a directory.
 
     Args:
       manifest: SHA-256 of the run's manifest.json, for the summary.
@@ -41,11 +40,15 @@ def save(
 
     Returns:
       The summary.
+
+    Raises:
+      OSError: if they could not be written; summary.json is then that of before.
     """
     metrics = population.metrics
     arrays = {name: getattr(metrics, name) for name in metrics._fields}
+    packed = io.BytesIO()
     np.savez_compressed(
-        directory / "results.npz",
+        packed,
         seed=population.seeds,
         setting=population.setting,
         final_return=population.final_return,
@@ -57,20 +60,18 @@ def save(
         "seeds": json.dumps(population.seeds.tolist()),
         "setting": json.dumps(population.setting.tolist()),
     }
-    weights = to_safetensors(to_torch(population.params), metadata)
-    (directory / "params.safetensors").write_bytes(weights)
-    sha256 = {
-        name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
-        for name in ("results.npz", "params.safetensors")
+    contents = {
+        "results.npz": packed.getvalue(),
+        "params.safetensors": files.safetensors(to_torch(population.params), metadata),
     }
+    for name, content in contents.items():
+        files.write(directory / name, content)
     summary = {
         **summarize(preset, config, population, settings),
         "manifest": manifest,
-        "sha256": sha256,
+        "sha256": {name: hashlib.sha256(x).hexdigest() for name, x in contents.items()},
     }
-    text = json.dumps(summary, indent=2, allow_nan=False)
-    (directory / "summary.json").write_text(text + "\n")
-    learning_curve(config, population, directory / "curve.png")
+    files.write(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 
 
@@ -106,8 +107,8 @@ def summarize(
             for i in frozen
         ],
         "config": dataclasses.asdict(config),
-        "versions": versions(),
-        "device": device(),
+        "versions": provenance.versions(),
+        "device": provenance.device(),
     }
 
 
@@ -118,21 +119,23 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         f" with {len(summary['settings'])} settings each" if len(summary["settings"]) > 1 else ""
     )
     lines = [
-        f"{summary['seeds']} seeds{times}, {summary['total_env_steps']:,} environment steps in "
-        f"{summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
+        f"{words.seeds(summary['seeds'])}{times}, {summary['total_env_steps']:,} environment steps "
+        f"in {summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
         f"{summary['compile_seconds']:.0f} s)"
     ]
-    spread = summary["final_return"]
-    if spread is None:
+    found = summary["final_return"]
+    if found is None:
         lines.append("no episode ended: there is no return to report")
     else:
+        said = {name: words.returned(number) for name, number in found.items()}
         lines.append(
-            f"return over the last 100 episodes: IQM {spread['iqm']:.1f} "
-            f"(95 % interval {spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), "
-            f"worst seed {spread['min']:.1f}, best {spread['max']:.1f}"
+            f"return over the last 100 episodes: IQM {said['iqm']} "
+            f"(95 % interval {said['ci95_low']} to {said['ci95_high']}), "
+            f"worst seed {said['min']}, best {said['max']}"
         )
     if summary["solved_fraction"] is not None:
-        lines.append(f"solved (>= {summary['solved_at']:g}): {summary['solved_fraction']:.1%}")
+        share = words.share(summary["solved_fraction"])
+        lines.append(f"solved (>= {summary['solved_at']:g}): {share}")
     diverged = summary["diverged"]
     if diverged:
         first = diverged[0]
@@ -140,66 +143,24 @@ def closing(summary: dict[str, Any], out: Path) -> str:
             f"{len(diverged)} diverged and were frozen at their last finite state, the first of "
             f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
         )
-    lines.append(f"{out}: summary.json results.npz params.safetensors curve.png")
+    lines.append(f"{out}: {' '.join(reversed(FILES))}")
+    if summary["learning"] and summary["learning"]["warning"]:
+        lines.append(summary["learning"]["warning"])
     return "\n".join(lines)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of every package that the numbers depend on."""
-    packages = ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def device() -> dict[str, Any]:
-    """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
-    import jax
-
-    from jaxpg.fast import backend
-
-    first = jax.devices()[0]
-    count = devices.cpu_count() if first.platform == "cpu" else jax.device_count()
-    return {
-        "platform": first.platform,
-        "kind": first.device_kind,
-        "count": count,
-        "form": backend.form(),
-    }
-
-
-def commit() -> str | None:
-    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
 def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
-    """Of these rows: the spread of their final returns, and how many solve the task."""
-    finals = population.final_return[rows]
-    finished = finals[np.isfinite(finals)]
+    """Of these rows: the spread of what they count with, who solves the task, if they learnt."""
+    finals, counted = population.final_return[rows], scores(population)[rows]
     solved = SOLVED.get(config.env)
+    learnt = learning(select(population, np.arange(len(population.seeds))[rows]))
     # A row that finished no episode, or diverged, has not solved its task.
     reached = (population.frozen_at[rows] < 0) & (
         np.nan_to_num(finals, nan=-np.inf) >= (solved or 0)
     )
     return {
-        "final_return": _spread(finished) if len(finished) else None,
+        "final_return": None if np.isnan(counted).any() else spread(counted),
         "solved_at": solved,
         "solved_fraction": None if solved is None else float(np.mean(reached)),
+        "learning": None if learnt is None else {**learnt._asdict(), "warning": learnt.warning},
     }
-
-
-def _spread(x: np.ndarray) -> dict[str, float]:
-    low, high = iqm_interval(x)
-    named = {
-        "iqm": iqm(x),
-        "ci95_low": low,
-        "ci95_high": high,
-        "min": x.min(),
-        "median": np.median(x),
-        "max": x.max(),
-    }
-    return {name: round(float(value), 4) for name, value in named.items()}

@@ -13,21 +13,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpg import fast
+from jaxpg import fast, files
 from jaxpg.core import learner, noise, trace
 from jaxpg.core.types import Metrics
-from jaxpg.files import whole_directory
+from jaxpg.errors import RunError
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
 from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
-from jaxpg.runs import RunError, checkpoints
+from jaxpg.runs import checkpoints
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.run import make_chunks
 
 
-def replay(directory: Path, seed: int, setting: int, update: int | None, out: Path) -> str:
-    """Write one npz per update, and replay.json, which says how well they agree with the run.
+def retrace(directory: Path, seed: int, setting: int, update: int | None, out: Path) -> str:
+    """Write one npz per update, and retrace.json, which says how well they agree with the run.
 
     Args:
       directory: a run, finished or not.
@@ -40,10 +40,10 @@ def replay(directory: Path, seed: int, setting: int, update: int | None, out: Pa
       A sentence on what was found.
 
     Raises:
-      RunError: if the run has no such seed, setting or update.
-      ConfigError: if `out` holds something.
+      RunError: if the run has no such seed, setting or update, or `out` holds something.
     """
     manifest = manifests.read(directory)
+    manifests.check_same_algorithm(directory, manifest)
     updates = manifest.config.num_updates
     if seed not in manifest.seeds:
         raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")
@@ -57,28 +57,25 @@ def replay(directory: Path, seed: int, setting: int, update: int | None, out: Pa
         manifest.config, [seed], [manifest.settings[setting]], manifest.lanes
     )[0]
     compared = 0 if saved is None else sum(u < saved.env_steps.shape[0] for u in wanted)
-    try:
-        with whole_directory(out.absolute(), "--out") as partial:
-            same_end, differs = 0, []
-            for u, record, metrics, params in _records(manifest, lane, wanted):
-                with (partial / f"update-{u:06d}.npz").open("wb") as file:
-                    np.savez(file, **record)  # type: ignore[arg-type]
-                same_end += all(
-                    np.array_equal(record[f"params:{name}"], x) for name, x in params.items()
-                )
-                if u < compared + wanted.start and not _equal(metrics, saved, u):
-                    differs.append(u)
-            report = {
-                "seed": seed,
-                "setting": manifest.settings[setting],
-                "updates": [wanted.start, wanted.stop],
-                "compared_with_run": compared,
-                "differ_from_run": differs,
-                "records_that_end_in_the_parameters_of_the_run": same_end,
-            }
-            (partial / "replay.json").write_text(json.dumps(report, indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"{out} could not be written ({error.strerror})") from None
+    with files.whole_directory(out, "--out") as partial:
+        same_end, differs = 0, []
+        for u, record, metrics, params in _records(manifest, lane, wanted):
+            with (partial / f"update-{u:06d}.npz").open("wb") as file:
+                np.savez(file, **record)  # type: ignore[arg-type]
+            same_end += all(
+                np.array_equal(record[f"params:{name}"], x) for name, x in params.items()
+            )
+            if u < compared + wanted.start and not _equal(metrics, saved, u):
+                differs.append(u)
+        report = {
+            "seed": seed,
+            "setting": manifest.settings[setting],
+            "updates": [wanted.start, wanted.stop],
+            "compared_with_run": compared,
+            "differ_from_run": differs,
+            "records_that_end_in_the_parameters_of_the_run": same_end,
+        }
+        files.write(partial / "retrace.json", json.dumps(report, indent=2) + "\n")
     verdict = f"update {differs[0]} differs from it" if differs else "all are equal to the bit"
     return (
         f"{out}: {len(wanted)} updates of seed {seed}; {compared} could be compared with the run"
@@ -91,7 +88,8 @@ def _records(
 ) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray]]]:
     """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
     run's parameters after it)."""
-    algorithm = fast.build(manifest.config)
+    with chunks.own_jax(manifest.config):
+        algorithm = fast.build(manifest.config)
     (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
     watch = jax.jit(jax.vmap(lambda config, state: learner.watch(config, state, algorithm)))
     lanes, done = jax.tree.map(np.array, chunks.start(program, chunk)), 0
@@ -99,7 +97,7 @@ def _records(
         if u > done:
             lanes, _ = _advance(program, chunk, lanes, u - done)
         after, metrics = _advance(program, chunk, lanes, 1)
-        with chunks.word_size(manifest.config):
+        with chunks.own_jax(manifest.config):
             key = noise.typed(lanes.state.key)
             watched, seen = watch(chunk.config, lanes.state._replace(key=key))
             record = trace.record(*jax.tree.map(lambda x: x[0], (watched.params, seen)))

@@ -19,16 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpg import fast, files
 from jaxpg.analysis.stats import iqm
-from jaxpg.core import algorithms
 from jaxpg.core.config import Config
-from jaxpg.population import chunks, population
-from jaxpg.population.chunks import Chunk, Lane, Program
-from jaxpg.population.population import Progress, Tally
-from jaxpg.population.settings import Setting
-from jaxpg.runs import RunError, Stopped, checkpoints, durable, results, track
+from jaxpg.errors import Foreign, RunError, Stopped
+from jaxpg.population import chunks, population, provenance
+from jaxpg.population.chunks import Build, Chunk, Lane, Program
+from jaxpg.population.population import Tally
+from jaxpg.population.progress import Progress
+from jaxpg.population.settings import Setting, plain, plain_setting, seed_list
+from jaxpg.runs import checkpoints, compiling, results, track
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs.checkpoints import Checkpoint, Foreign
+from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
@@ -39,6 +41,7 @@ from jaxpg.runs.watch import Watchdog, stop_on_signals
 SAVE_RATIO = 50
 SEGMENTS = 50  # of a chunk at least, where it has so many updates
 LONGEST_SEGMENT = 100  # updates; a signal is answered within one segment
+COMPILE_SECONDS = 3600.0  # that compiling may take at least; a loaded machine takes minutes
 LOG = "progress.jsonl"
 
 
@@ -56,17 +59,30 @@ class Chain(NamedTuple):
 def plan(
     preset: str,
     config: Config,
-    seeds: list[int],
+    seeds: Any,
     lanes: int | None,
     settings: Sequence[Setting] = ({},),
+    segments: int | None = None,
+    build: Build = fast.build,
 ) -> Manifest:
     """The manifest of a new run.
+
+    Args:
+      preset: the name by which it is called.
+      seeds: different integers in [0, 2^32): a range, a list or an array.
+      lanes: None for the backend's.
+      settings: values of traced fields; every seed is trained with each of them.
+      segments: that each chunk is divided into at least, where it has so many updates; None for
+        SEGMENTS.
+      build: makes the algorithm.
 
     Raises:
       ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
         written.
     """
-    algorithms.build(config)
+    config, seeds = plain(config), seed_list(seeds)
+    with chunks.own_jax(config):
+        build(config)
     lanes = population.default_lanes() if lanes is None else lanes
     population.make_chunks(config, seeds[:1], settings, lanes)
     return Manifest(
@@ -74,14 +90,16 @@ def plan(
         config=config,
         parts=(manifests.format_seeds(seeds),),
         lanes=lanes,
-        segment=min(-(-config.num_updates // SEGMENTS), LONGEST_SEGMENT),
-        settings=tuple(map(dict, settings)),
+        segment=min(-(-config.num_updates // (segments or SEGMENTS)), LONGEST_SEGMENT),
+        settings=tuple(plain_setting(setting) for setting in settings),
         made={
-            "versions": results.versions(),
-            "commit": results.commit(),
-            "device": results.device(),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "device": provenance.device(),
             "command": shlex.join(sys.argv),
         },
+        bits=manifests.BITS,
+        build=None if build is fast.build else _name(build),
     )
 
 
@@ -92,15 +110,13 @@ def begin(directory: Path, manifest: Manifest) -> None:
       RunError: if it is another run (the sentence says what differs), or holds something else.
     """
     check_usable(directory)
-    try:
+    with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):
             if (directory / manifests.NAME).exists():
                 check_same(directory, manifest)
             else:
                 manifests.write(directory, manifest)
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
 def withdraw(directory: Path) -> None:
@@ -134,7 +150,7 @@ def check_usable(directory: Path) -> None:
         names = {path.name for path in directory.iterdir()}
     except OSError as error:
         raise RunError(f"{directory} cannot be a run directory ({error.strerror})") from None
-    foreign = {name for name in names if name != LOCK and not name.startswith(durable.TEMPORARY)}
+    foreign = {name for name in names if name != LOCK and not name.startswith(files.TEMPORARY)}
     if foreign and manifests.NAME not in foreign:
         raise RunError(
             f"{directory} must be a run, or new or empty; it holds {sorted(foreign)[0]} and no "
@@ -161,6 +177,7 @@ def train(
     stall_seconds: float,
     share: Share = ALONE,
     peer_seconds: float = PEER_SECONDS,
+    build: Build = fast.build,
 ) -> dict[str, Any] | None:
     """Train what the directory's manifest says, from where it was, and write the results.
 
@@ -170,15 +187,18 @@ def train(
     Args:
       report: called after each commit, from any thread, one at a time.
       note: called with a sentence for a person, as about a damaged checkpoint.
-      stall_seconds: the process ends with EXIT_STALLED if a segment takes longer.
+      stall_seconds: the process ends with EXIT_STALLED if a segment takes longer, or compiling
+        longer than this and than COMPILE_SECONDS. While it is stopped no time passes.
       share: which of the processes that train this run this is.
       peer_seconds: of silence, after which another process is given up.
+      build: makes the algorithm; the same that the run was begun with.
 
     Returns:
       The summary; None where another process has written it.
 
     Raises:
-      RunError: if the directory is in use, damaged or cannot be written.
+      RunError: if the directory is in use, damaged or cannot be written, or was begun by a version
+        that trains to other bits.
       Stopped: after SIGTERM or SIGINT, here or in another process, or after the death of one; once
         everything is saved.
       DoesNotFit: if there is not enough memory; nothing is trained.
@@ -186,22 +206,37 @@ def train(
     stop = threading.Event()
     first = share.process == 0
     with locked(directory, share.process), stop_on_signals(stop):
+        begun = (directory / checkpoints.FOLDER).exists()
         if first:
             _clean(directory)
         with Peers(directory, share, stop, note, peer_seconds) as peers:
             manifest = manifests.read(directory)
+            parts = None if build is fast.build else _name(build)
+            manifests.check_same_algorithm(directory, manifest, parts)
             _compare_machines(manifest, note)
             groups = make_chunks(manifest)
-            shapes = chunks.lane_shapes(groups[0])
+            shapes = chunks.lane_shapes(groups[0], build)
             mine = {i: groups[i].real for i in share.mine(len(groups))}
             log = _log(directory / (LOG if first else f"{share.process}-{LOG}"), report)
             tally = Tally(mine, manifest.config.num_updates, log)
             chains = _restore(directory, manifest, groups, shapes, tally, mine, note)
+            if begun and first and not any(chain.update for chain in chains.values()):
+                note(
+                    f"{directory} was begun before, and ended before anything was saved, as while "
+                    "it compiled: training begins at its start"
+                )
             compile_seconds = 0.0
             if not _trained(manifest, chains):
+                note(compiling.expectation(manifest))
                 began = time.perf_counter()
-                programs = chunks.compile_programs(groups[0], manifest.segment, len(mine))
+                limit = max(COMPILE_SECONDS, stall_seconds)
+                with Watchdog(limit, "compiling has not ended") as watchdog:
+                    watchdog.beat(0)
+                    programs = chunks.compile_programs(
+                        groups[0], manifest.segment, len(mine), build
+                    )
                 compile_seconds = time.perf_counter() - began
+                compiling.remember(manifest, compile_seconds)
                 here = groups if first else [groups[i] for i in mine]
                 updates = manifest.config.num_updates
                 note(population.check_memory(programs, shapes, here, updates, writes=first))
@@ -231,6 +266,13 @@ def make_chunks(manifest: Manifest) -> list[Chunk]:
             manifest.config, seeds, manifest.settings, manifest.lanes
         )
     ]
+
+
+def _name(build: Build) -> str:
+    """What a function is called where it comes from."""
+    kind = type(build)
+    module, name = (getattr(build, at, getattr(kind, at)) for at in ("__module__", "__qualname__"))
+    return f"{module}:{name}"
 
 
 def _restore(
@@ -293,25 +335,26 @@ def _job(
         chunk, kept, worker = groups[i], chains[i].kept, threading.get_ident()
         watchdog.beat(worker)
         at = checkpoints.load(kept[-1], chunk, shapes, updates).snapshot if kept else None
-        committed = time.perf_counter()
+        committed = clock.seconds()
         for done, snapshot in chunks.advance(program, chunk, updates, at):
             watchdog.beat(worker)
-            waited = time.perf_counter() - committed
+            waited = clock.seconds() - committed
             if done == updates or stop.is_set() or waited >= SAVE_RATIO * commit_seconds:
-                began = time.perf_counter()
+                began = clock.seconds()
                 kept.append(checkpoints.save(directory, i, chunk, snapshot, tally.seconds()))
                 for old in kept[: -checkpoints.KEPT]:
                     _remove(old.path)
                 del kept[: -checkpoints.KEPT]
                 tally.add(i, snapshot)
-                committed = time.perf_counter()
+                committed = clock.seconds()
                 commit_seconds = committed - began
                 watchdog.beat(worker)
             if stop.is_set():
                 break
         watchdog.rest(worker)
 
-    with Watchdog(stall_seconds) as watchdog:
+    with Watchdog(stall_seconds, "no segment has ended") as watchdog:
+        clock = watchdog.clock
         yield train_chunk
 
 
@@ -340,28 +383,19 @@ def _finish(
     whole = population.gather(
         groups, [end.snapshot for end in ends], order, compile_seconds, seconds
     )
-    aside = directory / f"{durable.TEMPORARY}results"
     digest = manifests.digest(directory)
-    try:
-        aside.mkdir()
-        summary = results.save(
-            aside, manifest.preset, manifest.config, whole, digest, manifest.settings
+    again = manifests.resume_line(directory)
+    advice = f"; training is finished and saved: make room, then {again} writes the results"
+    with files.writing(directory, advice):
+        return results.save(
+            directory, manifest.preset, manifest.config, whole, digest, manifest.settings
         )
-        for name in results.FILES:
-            durable.sync(aside / name)
-            (aside / name).replace(directory / name)
-        aside.rmdir()
-        durable.sync(directory)
-    except OSError as error:
-        raise RunError(
-            f"{directory} cannot be written ({error.strerror}); training is finished and saved: "
-            f"make room, then jaxpg resume {directory} writes the results"
-        ) from error
-    return summary
 
 
 def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
     """A reporter that appends each report to a file, then passes it on."""
+    again = manifests.resume_line(path.parent)
+    advice = f"; everything reported so far is saved: make room, then {again}"
 
     def write(at: Progress) -> None:
         known = at.recent_return[np.isfinite(at.recent_return)]
@@ -372,14 +406,8 @@ def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Pro
             "seeds_begun": len(at.recent_return),
             "iqm_return": float(iqm(known)) if len(known) else None,
         }
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise RunError(
-                f"{path} cannot be written ({error.strerror}); everything reported so far is "
-                f"saved: make room, then jaxpg resume {path.parent}"
-            ) from error
+        with files.writing(path, advice):
+            files.append(path, json.dumps(line))
         if report is not None:
             report(at)
 
@@ -389,15 +417,13 @@ def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Pro
 def _clean(directory: Path) -> None:
     """Make the folder of checkpoints; remove what killed processes were writing or have said."""
     folder = directory / checkpoints.FOLDER
-    try:
+    with files.writing(directory):
         folder.mkdir(exist_ok=True)
         if (directory / PROCESSES).exists():
             shutil.rmtree(directory / PROCESSES)
         for path in [*directory.iterdir(), *folder.iterdir()]:
-            if path.name.startswith(durable.TEMPORARY):
+            if path.name.startswith(files.TEMPORARY):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
 
 
 def _remove(path: Path) -> None:
@@ -409,7 +435,7 @@ def _remove(path: Path) -> None:
 
 def _compare_machines(manifest: Manifest, note: Callable[[str], None]) -> None:
     """Note what may change the last bits since the run was begun."""
-    now = {"versions": results.versions(), "device": results.device()}
+    now = {"versions": provenance.versions(), "device": provenance.device()}
     changed = [
         f"{name} {old.get(name)} -> {new[name]}"
         for old, new in ((manifest.made.get(kind), now[kind]) for kind in now)

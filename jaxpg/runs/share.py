@@ -19,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg.runs import RunError, durable
+from jaxpg import files
+from jaxpg.errors import RunError
+from jaxpg.runs.watch import Clock
 
 FOLDER = "processes"
 BEATS = 8  # at least, in the time after which a process is given up
@@ -83,13 +85,14 @@ def wait_for_first(
     Raises:
       RunError: if it does not in so many seconds.
     """
-    end = time.monotonic() + patience
+    clock = Clock(_interval(patience))
     while (
         share.process
         and _read(directory, 0).get("start") != share.start
         and not is_finished(directory)
     ):
-        if time.monotonic() > end:
+        clock.tick()
+        if clock.seconds() > patience:
             raise RunError(
                 f"process 0 has not begun in {directory} within {patience:g} s, as seen by process "
                 f"{share.process} on {socket.gethostname()}: it has ended, or the directory is not "
@@ -122,6 +125,7 @@ class Peers:
         """
         self._directory, self._share = directory, share
         self._stop, self._note, self._patience = stop, note, patience
+        self._clock = Clock(_interval(patience))  # who was stopped has not listened meanwhile
         self._doing, self._beats = "training", itertools.count()
         self._heard: dict[int, tuple[dict[str, Any], float]] = {}  # the newest, and since when
         self._lock = threading.Lock()  # of our file
@@ -131,11 +135,9 @@ class Peers:
     def __enter__(self) -> "Peers":
         if self._share.processes > 1:
             others = set(range(self._share.processes)) - {self._share.process}
-            self._heard = {i: ({}, time.monotonic()) for i in others}
-            try:
+            self._heard = {i: ({}, self._clock.seconds()) for i in others}
+            with files.writing(self._directory):
                 (self._directory / FOLDER).mkdir(exist_ok=True)
-            except OSError as error:
-                raise RunError(f"{self._directory} cannot be written ({error.strerror})") from None
             self.say("training")
             self._thread.start()
         return self
@@ -162,9 +164,7 @@ class Peers:
                 "beat": next(self._beats),
             }
             try:
-                durable.write(
-                    _path(self._directory, self._share.process), json.dumps(content).encode()
-                )
+                files.write(_path(self._directory, self._share.process), json.dumps(content))
             except OSError as error:
                 self._note(f"{self._directory} cannot be written ({error.strerror}); stopping")
                 self._stop.set()
@@ -182,6 +182,7 @@ class Peers:
 
     def _watch(self) -> None:
         while not self._ended.wait(_interval(self._patience)):
+            self._clock.tick()
             for i in self._heard:
                 self._listen(i)
             self.say("stopping" if self._stop.is_set() else self._doing)
@@ -190,12 +191,12 @@ class Peers:
         said, since = self._heard[i]
         new = _read(self._directory, i)
         if new.get("start") == self._share.start and new != said:
-            self._heard[i] = new, time.monotonic()
+            self._heard[i] = new, self._clock.seconds()
             problem = new.get("doing") == "stopping" and "is stopping"
         else:
             # Who has trained its chunks owes nothing more, except the first: the results.
             owes = said.get("doing") not in (("trained", "finished") if i else ("finished",))
-            silent = owes and time.monotonic() - since > self._patience
+            silent = owes and self._clock.seconds() - since > self._patience
             problem = silent and f"has shown no sign of life for {self._patience:g} s"
         if problem and not self._stop.is_set():
             where = f" ({new['host']})" if "host" in new else ""

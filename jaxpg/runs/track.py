@@ -1,9 +1,13 @@
 """Trackers: what a run reports, for TensorBoard or Weights & Biases, from the host.
 
-    progress/…   at each commit, over all seeds; by the environment steps of all of them
-    curve/…      at the end, over all seeds; by a seed's own updates
-    seeds/…      at the end, one value per row (of a plain run the seed); by its position
+    progress/…   after each commit: returns, losses, entropy and norms of the newest update, over
+                 all rows that have begun; speed
+    curve/…      at the end, of all rows at the same update
+    seeds/…      at the end, a histogram over the rows
     final/…      at the end, what summary.json says
+
+All have one axis, environment steps per seed (of a sweep, per row). While several chunks of seeds
+are trained one after another it is the mean over all of them, those that have not begun too.
 
 DIR/tracker.json says which tracker a run has and what was written to it, so that a run that is
 continued, by whatever command, goes on in the same one.
@@ -14,31 +18,29 @@ import importlib.util
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxpg import files
 from jaxpg.core.config import ConfigError, nearest
-from jaxpg.runs import RunError, durable
+from jaxpg.errors import RunError
 from jaxpg.runs import manifest as manifests
 
 if TYPE_CHECKING:
-    from jaxpg.population.population import Progress
+    from jaxpg.population.progress import Progress
     from jaxpg.runs.load import Run
 
 NAME = "tracker.json"
 FOLDER = "tensorboard"
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "none": None}
 POINTS = 100  # of a curve
-AXES = {  # what wandb calls the step of each group
-    "progress": "all_env_steps",
-    "curve": "update",
-    "seeds": "row",
-    "final": "updates",
-}
+AXIS = "env_steps_per_seed"  # what wandb calls the step
+LOSSES = ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm")
 
-Log = Callable[[dict[str, float], int], None]  # (values by tag, step)
+# (values by tag, step): floats, and arrays for histograms
+Log = Callable[[Mapping[str, Any], int], None]
 
 
 class State(NamedTuple):
@@ -88,6 +90,9 @@ def read(directory: Path) -> State:
     path = directory / NAME
     try:
         fields = json.loads(path.read_bytes())
+        newer = sorted(set(fields) - set(State._fields))
+        if newer:
+            raise RunError(f"{path} was made by a newer version of jaxpg: see {newer[0]!r:.60}")
         state = State(**fields)
         texts = isinstance(state.kind, str) and isinstance(state.id, str)
         if not texts or state.kind not in PACKAGES or not isinstance(state.updates, int):
@@ -113,7 +118,7 @@ def tracking(directory: Path, active: bool = True) -> Iterator[Callable[["Progre
     """
     state = read(directory) if active else NO_TRACKER
     with _open(directory, state) as log:
-        yield lambda at: log(_progress(at), at.env_steps)
+        yield lambda at: log(_progress(at), round(at.env_steps_per_row))
 
 
 def log_results(directory: Path) -> None:
@@ -132,10 +137,8 @@ def log_results(directory: Path) -> None:
 
 
 def _write(directory: Path, state: State) -> None:
-    try:
-        durable.write(directory / NAME, (json.dumps(state._asdict()) + "\n").encode())
-    except OSError as error:
-        raise RunError(f"{directory} cannot be written ({error.strerror})") from None
+    with files.writing(directory):
+        files.write(directory / NAME, json.dumps(state._asdict()) + "\n")
 
 
 @contextmanager
@@ -160,11 +163,14 @@ def _tensorboard(directory: Path, state: State) -> Iterator[Log]:
     options = {"flush_secs": 10, "filename_suffix": unique}
     with SummaryWriter(str(directory / FOLDER), **options) as writer:
         if not state.updates:
-            writer.add_text("manifest", f"```\n{(directory / manifests.NAME).read_text()}\n```")
+            writer.add_text(
+                "manifest", f"```\n{(directory / manifests.NAME).read_text(encoding='utf-8')}\n```"
+            )
 
-        def log(values: dict[str, float], step: int) -> None:
+        def log(values: Mapping[str, Any], step: int) -> None:
             for tag, value in values.items():
-                writer.add_scalar(tag, value, step)
+                add = writer.add_scalar if isinstance(value, float) else writer.add_histogram
+                add(tag, value, step)
 
         yield log
 
@@ -189,13 +195,14 @@ def _wandb(directory: Path, state: State) -> Iterator[Log]:
         },
     )
     try:
-        for group, axis in AXES.items():
-            run.define_metric(axis)
-            run.define_metric(f"{group}/*", step_metric=axis)
+        run.define_metric("*", step_metric=AXIS)
 
-        def log(values: dict[str, float], step: int) -> None:
-            axis = AXES[next(iter(values)).split("/")[0]]
-            run.log({**values, axis: step})
+        def log(values: Mapping[str, Any], step: int) -> None:
+            shown = {
+                tag: value if isinstance(value, float) else wandb.Histogram(value)
+                for tag, value in values.items()
+            }
+            run.log({**shown, AXIS: step})
 
         yield log
     finally:
@@ -220,41 +227,44 @@ def _progress(at: "Progress") -> dict[str, float]:
             "progress/return_min": float(known.min()),
             "progress/return_max": float(known.max()),
         }
-    return values
+    return values | {f"progress/{name}": x for name, x in _means(at.metrics._asdict()).items()}
 
 
-def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, float]]]:
-    """(step, values by tag); of the curve what lies after so many updates."""
+def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(environment steps per row, values by tag); of the curve what lies after so many updates."""
     import numpy as np
 
+    from jaxpg.analysis.curves import curve_points
     from jaxpg.analysis.stats import iqm
-    from jaxpg.report.figures import curve_points
 
     population, updates = run.population, run.config.num_updates
+    metrics = population.metrics
+    steps = np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).mean(axis=0).round().astype(int)
     amount, returns = curve_points(run.config, population)
     at = np.round(amount * updates / amount[-1]).astype(int) if len(amount) else amount
     for i, update in enumerate(at):
         if update > after and np.isfinite(returns[:, i]).all():
-            yield int(update), {"curve/return_iqm": float(iqm(returns[:, i]))}
+            yield int(steps[update - 1]), {"curve/return_iqm": float(iqm(returns[:, i]))}
     for update in np.unique(np.linspace(0, updates - 1, min(POINTS, updates)).round().astype(int)):
-        if update < after:
-            continue
-        values = {}
-        for name in ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm"):
-            column = getattr(population.metrics, name)[:, update]
-            if np.isfinite(column).any():
-                values[f"curve/{name}_mean"] = float(column[np.isfinite(column)].mean())
-        if values:
-            yield int(update) + 1, values
-    plain = len(run.settings) == 1
-    for row, value in enumerate(population.final_return):
-        values = {"seeds/diverged": float(population.frozen_at[row] >= 0)}
-        if np.isfinite(value):
-            values["seeds/final_return"] = float(value)
-        yield int(population.seeds[row]) if plain else row, values
+        if update >= after:
+            means = _means({name: x[:, update] for name, x in metrics._asdict().items()})
+            yield int(steps[update]), {f"curve/{name}_mean": x for name, x in means.items()}
+    final, last = population.final_return, int(steps[-1])
+    if np.isfinite(final).any():
+        yield last, {"seeds/final_return": final[np.isfinite(final)]}
     spread = run.summary.get("final_return") or {}
-    values = {f"final/return_{name}": float(value) for name, value in spread.items()}
+    values: dict[str, Any] = {
+        f"final/return_{name}": float(value) for name, value in spread.items()
+    }
     if run.summary.get("solved_fraction") is not None:
         values["final/solved_fraction"] = float(run.summary["solved_fraction"])
     values["final/diverged"] = float((population.frozen_at >= 0).sum())
-    yield updates, values
+    yield last, values
+
+
+def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Of the losses of rows that are not frozen; nothing of what no row has."""
+    import numpy as np
+
+    known = {name: metrics[name][np.isfinite(metrics[name])] for name in LOSSES}
+    return {name: float(values.mean()) for name, values in known.items() if len(values)}

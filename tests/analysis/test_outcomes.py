@@ -1,23 +1,41 @@
-"""What became of each seed: solved, when, lost again; by hand."""
+"""What became of each seed: its score, when it solved the task, whether it lost it; by hand."""
 
 import numpy as np
 import pytest
 
-from jaxpg.analysis.measures import digest
-from jaxpg.analysis.outcomes import outcomes, time_to_solve, trailing_return, untrained_return
+from jaxpg.analysis.budget import STEPS, Budget, budget, smallest, spent
+from jaxpg.analysis.curves import curve_points
+from jaxpg.analysis.measures import measure, remarks, spread
+from jaxpg.analysis.outcomes import (
+    floor,
+    learning,
+    outcomes,
+    ranking,
+    scores,
+    time_to_solve,
+    trailing_return,
+    typical,
+    until,
+    untrained_return,
+)
+from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
 from jaxpg.population.population import Population
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 4)
+IN_EPISODES = Config(
+    collect="episodes", num_envs=4, total_episodes=16, estimator="reward_to_go", baseline="none"
+)
 
 
-def population(returns, episodes=100, frozen_at=None, final=None) -> Population:
+def population(returns, episodes=100, frozen_at=None, final=None, env_steps=20) -> Population:
     """Seeds in whose update u so many episodes end with a mean return of returns[seed][u]."""
     returns = np.array(returns, float)
     count = np.broadcast_to(episodes, returns.shape).astype(np.int32)
     fields = {name: np.zeros(returns.shape, np.float32) for name in Metrics._fields}
     fields.update(episodes=count, return_sum=np.nan_to_num(returns) * count)
+    fields["env_steps"] = np.broadcast_to(env_steps, returns.shape).astype(np.int32)
     seeds = len(returns)
     return Population(
         seeds=np.arange(seeds, dtype=np.uint32),
@@ -77,7 +95,7 @@ def test_solved_then_lost():
     assert some.solving.time.tolist() == [40, 40, 40, 80, 80]
     assert some.solving.collapsed.tolist() == [False, True, False, False, False]
     assert some.solving.solved.tolist() == [True, True, False, False, True]
-    assert digest([some])["collapse"].value == 1 / 4
+    assert measure(some)["collapse"].value == 1 / 4
     curve = time_to_solve(some.solving)
     assert curve.time.tolist() == [40, 80]
     np.testing.assert_allclose(curve.share, [2 / 5, 1 / 5])
@@ -96,12 +114,12 @@ def test_a_diverged_seed_solves_nothing_more_and_is_watched_to_the_end():
     assert not some.solving.collapsed.any()  # reported as diverged, not as lost
 
 
-def test_a_seed_without_an_episode_has_no_score_and_never_solves():
+def test_a_seed_without_an_episode_counts_as_untrained_and_never_solves():
     some = outcomes(
         CONFIG,
         population([[20, 480, 480, 480], [0, 0, 0, 0]], [[100] * 4, [0] * 4], final=[480, np.nan]),
     )
-    assert some.scores.tolist() == [480]
+    assert some.scores.tolist() == [480, 20]  # as untrained
     assert some.solving is not None
     assert some.solving.solved.tolist() == [True, False]
     assert some.solving.ever.tolist() == [True, False]
@@ -109,10 +127,7 @@ def test_a_seed_without_an_episode_has_no_score_and_never_solves():
 
 
 def test_budget_in_episodes_counts_episodes():
-    config = Config(
-        collect="episodes", num_envs=4, total_episodes=16, estimator="reward_to_go", baseline="none"
-    )
-    some = outcomes(config, population([[20, 480, 480, 480]]))
+    some = outcomes(IN_EPISODES, population([[20, 480, 480, 480]]))
     assert some.solving is not None
     assert some.solving.time.tolist() == [8]
 
@@ -122,7 +137,7 @@ def test_what_counts_as_solved_can_be_given_and_is_needed():
     assert outcomes(CONFIG, population(returns), 25.0).solving.ever.tolist() == [True, False]
     pendulum = Config(env="Pendulum-v1")
     assert outcomes(pendulum, population(returns)).solving is None
-    never = digest([outcomes(CONFIG, population(returns))])
+    never = measure(outcomes(CONFIG, population(returns)))
     assert never["collapse"] is None
     assert never["time_to_solve"].value == np.inf
 
@@ -131,3 +146,252 @@ def test_the_line_for_lost_is_never_above_the_target():
     some = outcomes(CONFIG, population([[500.0, 500.0, 480.0, 490.0]]))
     assert some.solving.lost_below == 475.0
     assert not some.solving.collapsed.any()
+
+
+@pytest.mark.parametrize("failure", ["diverged at its best", "silent"])
+@pytest.mark.parametrize("healthy", range(1, 10))
+def test_a_seed_that_failed_never_makes_a_run_look_better(healthy, failure):
+    """Whatever is said of a run, with one more seed that failed it is worse, or as it was."""
+    rng = np.random.default_rng(healthy)
+    returns = [*rng.uniform(0, 500, (healthy, 4)), [500.0] * 4]
+    frozen = [-1] * healthy
+    ended = np.full((healthy + 1, 4), 100)
+    if failure == "silent":
+        ended[-1] = 0
+        final = [row[-1] for row in returns[:-1]] + [np.nan]
+        poorer = population(returns, ended, [*frozen, -1], final)
+    else:
+        poorer = population(returns, ended, [*frozen, 3])
+    before = measure(outcomes(CONFIG, population(returns[:-1])))
+    after = measure(outcomes(CONFIG, poorer))
+    for name in ("iqm", "median", "mean", "solved"):
+        assert after[name].value <= before[name].value, name
+        assert after[name].low <= before[name].low + 1e-9, name
+    assert after["optimality_gap"].value >= before["optimality_gap"].value
+    assert spread(scores(poorer))["max"] <= spread(scores(population(returns[:-1])))["max"]
+
+
+def test_a_failed_seed_counts_as_untrained_or_as_the_worst():
+    # The first updates end with 20 and 40 on average: untrained, 30. One seed ends below that.
+    better = population([[20, 300], [40, 500]], frozen_at=[-1, 1])
+    assert floor(better) == 30
+    assert scores(better).tolist() == [300, 30]
+    worse = population([[20, 8], [40, 500]], frozen_at=[-1, 1])
+    assert floor(worse) == 8
+    assert scores(worse).tolist() == [8, 8]
+    # A seed that diverged with less than that counts with no more than it had.
+    own = population([[20, 300], [40, 3]], frozen_at=[-1, 1])
+    assert scores(own).tolist() == [300, 3]
+
+
+def test_scores_are_those_of_each_setting():
+    two = population([[20, 300], [40, 8], [20, 300], [30, 500]], frozen_at=[-1, -1, -1, 1])
+    two = two._replace(setting=np.array([0, 0, 1, 1]))
+    assert scores(two).tolist() == [300, 8, 300, 25]
+    silent = two._replace(final_return=np.array([300, 8, np.nan, np.nan]))
+    silent.metrics.episodes[2:] = 0
+    assert scores(silent).tolist() == [300, 8, 8, 8]  # of a setting without any, that of all
+    silent.metrics.episodes[:] = 0
+    silent.final_return[:] = np.nan
+    assert np.isnan(scores(silent)).all()
+
+
+def test_where_no_episode_ended_there_is_no_score():
+    silent = population([[0.0] * 4] * 2, 0, final=[np.nan] * 2)
+    some = outcomes(CONFIG, silent)
+    assert len(some.scores) == 0
+    assert measure(some)["iqm"] is None
+    assert measure(some)["solved"].value == 0
+    assert remarks(some) == ["2 seeds finished no episode: counted as not solved"]
+
+
+def test_remarks_say_what_failed_seeds_count_with():
+    some = outcomes(CONFIG, population([[20.5, 480, 490, 500]] * 3, frozen_at=[-1, 2, 3]))
+    (said,) = remarks(some)
+    assert said == (
+        "2 seeds diverged: counted with a return of 20.5, no better than untrained, and as not "
+        "solved"
+    )
+
+
+def test_the_summarys_numbers_are_those_of_the_report():
+    x = np.random.default_rng(0).normal(250, 100, 37).astype(np.float32)
+    numbers = spread(x)
+    whole = estimate(iqm, [x])
+    assert (numbers["iqm"], numbers["ci95_low"], numbers["ci95_high"]) == whole
+
+
+def test_the_ranking_puts_failed_seeds_last_and_keeps_the_order_of_equal_ones():
+    final = np.array([400, 500, np.nan, 500, 450, 500.0])
+    diverged = np.array([0, 0, 0, 0, 0, 1], bool)
+    assert ranking(final, diverged).tolist() == [1, 3, 4, 0, 2, 5]
+    # The middle of six: places 3 and 4, of which the lower one.
+    assert typical(final, diverged) == {"best": 1, "median": 0, "worst": 5}
+
+
+def test_of_equal_seeds_three_different_ones_are_typical():
+    nobody = np.zeros(5, bool)
+    assert typical(np.full(5, 500.0), nobody) == {"best": 0, "median": 2, "worst": 4}
+    assert typical(np.full(2, 500.0), nobody[:2]) == {"best": 0, "median": 1, "worst": 1}
+    assert typical(np.full(1, 500.0), nobody[:1]) == {"best": 0, "median": 0, "worst": 0}
+    assert typical(np.full(3, 500.0), ~nobody[:3]) == {"median": 1, "worst": 2}
+
+
+def test_what_a_smaller_budget_would_have_left():
+    whole = population([[20, 480, 490, 500], [20, 30, 40, 500]], frozen_at=[3, -1])
+    early = until(CONFIG, whole, Budget(79, STEPS))  # three updates of 20 steps
+    assert early.final_return.tolist() == [490, 40]
+    assert early.frozen_at.tolist() == [-1, -1]  # it diverged later
+    assert early.metrics.episodes.tolist() == [[100, 100, 100, 0]] * 2
+    some = outcomes(CONFIG, whole, within=Budget(60, STEPS))
+    assert some.solving.time.tolist() == [40, 60]
+    assert some.solving.solved.tolist() == [True, False]
+    assert not some.diverged.any()
+    # Of a row that is not cut nothing changes, its last 100 episodes included.
+    same = until(CONFIG, whole._replace(final_return=np.array([1, 2.0])), Budget(80, STEPS))
+    assert same.final_return.tolist() == [1, 2]
+    assert same.frozen_at.tolist() == [3, -1]
+
+
+def test_few_episodes_before_a_smaller_budget_are_all_that_count():
+    few = population([[20, 40, 90, 90]], [[1, 3, 200, 200]])
+    # Of 4 episodes, 20 and three times 40.
+    assert until(CONFIG, few, Budget(40, STEPS)).final_return.tolist() == [35]
+    assert np.isnan(until(CONFIG, few, Budget(19, STEPS)).final_return).all()
+
+
+def test_budgets_in_different_units_meet_in_steps():
+    in_steps = population([[20, 480, 490, 500]] * 2)
+    used = [[10, 20, 30, 40], [5, 5, 5, 5], [1, 1, 0, 0]]
+    in_episodes = population([[20, 480, 490, 500]] * 3, frozen_at=[-1, -1, 2], env_steps=used)
+    assert (budget(CONFIG), budget(IN_EPISODES)) == (Budget(80, STEPS), Budget(16, "episodes"))
+    assert smallest([(CONFIG, in_steps), (CONFIG, in_steps)]) is None
+    assert smallest([(IN_EPISODES, in_episodes)] * 2) is None
+    # The second seed took 20 steps; the third, which took fewer, diverged.
+    within = smallest([(CONFIG, in_steps), (IN_EPISODES, in_episodes)])
+    assert within == Budget(20, STEPS)
+    longer = CONFIG.__class__(num_envs=2, num_steps=10, total_steps=160)
+    assert smallest([(longer, None), (CONFIG, None)]) == Budget(80, STEPS)
+    # The first seed: one update (10 steps; two take 30). The second: all four.
+    some = outcomes(IN_EPISODES, in_episodes, within=within)
+    assert some.final.tolist() == [20, 500, 500]
+    assert some.diverged.tolist() == [False, False, True]
+    assert some.solving.time.tolist() == [20, 10, 2]
+    with pytest.raises(ValueError, match="not measured in episodes"):
+        spent(CONFIG, in_steps, "episodes")
+
+
+def test_the_curve_of_a_failed_seed_is_what_it_counts_with():
+    returns = [[20, 480, 490, 500], [40, 480, 490, 500], [0, 0, 0, 0], [20, 0, 100, 0]]
+    ended = [[100] * 4, [100] * 4, [0] * 4, [0, 0, 100, 0]]
+    some = population(returns, ended, frozen_at=[-1, 2, -1, -1], final=[500, 480, np.nan, 100])
+    # Untrained: 20, 40 and 100, each of 100 episodes. The second diverges in the third update.
+    amount, seen = curve_points(CONFIG, some)
+    assert amount.tolist() == [20, 40, 60, 80]
+    least = 160 / 3
+    wanted = [
+        [20, 480, 490, 500],
+        [40, 480, least, least],
+        [least] * 4,
+        [np.nan, np.nan, 100, 100],
+    ]
+    np.testing.assert_allclose(seen, wanted)
+
+
+def test_a_run_in_episodes_has_a_curve_over_steps():
+    used = [[10, 20, 30, 40], [5, 10, 15, 10]]
+    some = population([[1, 2, 3, 4], [5, 6, 7, 8]], env_steps=used)
+    amount, seen = curve_points(IN_EPISODES, some, STEPS)
+    # It ends with the second seed, after 40 steps. The first has done 10 by then, then 30.
+    assert amount.tolist() == [10, 20, 30, 40]
+    np.testing.assert_array_equal(seen, [[1, 1, 2, 2], [5, 6, 7, 8]])
+    own, _ = curve_points(IN_EPISODES, some)
+    assert own.tolist() == [4, 8, 12, 16]
+
+
+# Whether it has learnt
+
+
+def share_shown(make, seeds, updates=50, times=100):
+    """Of so many runs, how many are said to have learnt."""
+    rng = np.random.default_rng(seeds)
+    runs = (population(make(rng, (seeds, updates)), episodes=5) for _ in range(times))
+    return np.mean([learning(run).shown for run in runs])
+
+
+def drift(rng, shape):
+    """Policies that drift: what a seed gains or loses lasts."""
+    steps = rng.normal(size=shape)
+    for update in range(1, shape[1]):
+        steps[:, update] += 0.9 * steps[:, update - 1]
+    return steps
+
+
+NOTHING = {
+    "noise": lambda rng, shape: 20 + rng.normal(size=shape),
+    "skewed": lambda rng, shape: rng.exponential(size=shape),
+    "good and bad seeds": lambda rng, shape: (
+        10 * rng.normal(size=(shape[0], 1)) + rng.normal(size=shape)
+    ),
+    "rare success": lambda rng, shape: 100.0 * (rng.random(shape) < 0.02),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize("seeds", [1, 3, 8, 64])
+def test_chance_is_seldom_taken_for_learning(name, seeds):
+    """A tenth of runs at most, as it says; 0.2 is three standard errors above that."""
+    assert share_shown(NOTHING[name], seeds) <= 0.2
+
+
+@pytest.mark.parametrize("seeds", [8, 64])
+def test_nor_is_drift(seeds):
+    assert share_shown(drift, seeds) <= 0.3
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 64])
+def test_learning_is_seen(seeds):
+    def rising(rng, shape):
+        return 20 + np.linspace(0, 40, shape[1]) + 10 * rng.normal(size=shape)
+
+    assert share_shown(rising, seeds) == 1.0
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 8, 64])
+def test_one_seed_that_learns_is_enough(seeds):
+    """MountainCar, where all others end every episode with -200."""
+    returns = np.full((seeds, 50), -200.0)
+    returns[0, 25:] = -150 + np.random.default_rng(0).normal(size=25)
+    assert learning(population(returns, episodes=5)).shown
+
+
+def test_what_is_said_of_a_run_that_learns_nothing():
+    same = learning(population(np.full((8, 50), -200.0)))
+    assert (same.first, same.last, same.shown, same.constant) == (-200.0, -200.0, False, True)
+    assert "-200 in the first tenth of training and -200 in the last, always the same" in (
+        same.warning
+    )
+    rng = np.random.default_rng(0)
+    worse = learning(population(np.linspace(0.3, 0, 50) + 0.1 * rng.normal(size=(8, 50))))
+    assert not worse.shown
+    assert worse.first > 0.2 > 0.05 > worse.last
+    assert "other learning rates" in worse.warning
+    better = learning(population(np.linspace(0, 0.3, 50) + 0.1 * rng.normal(size=(8, 50))))
+    assert better.shown
+    assert better.warning is None
+
+
+def test_rounding_is_not_learning():
+    returns = np.full((4, 50), 0.1)
+    returns[:, 25:] *= 1 + 1e-7
+    assert not learning(population(returns)).shown
+
+
+def test_updates_without_an_episode_do_not_count():
+    """Only the first and last of four in which one ended; with three nothing can be said."""
+    episodes = np.array([[0, 3, 0, 3, 0, 3, 3, 0]])
+    returns = np.array([[0, 1.0, 0, 1.0, 0, 5.0, 5.0, 0]])
+    found = learning(population(returns, episodes))
+    assert (found.first, found.last, found.shown) == (1.0, 5.0, True)
+    episodes[0, 1] = 0
+    assert learning(population(returns, episodes)) is None

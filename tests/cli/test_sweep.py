@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from browser import MISSING, chromium
 
+from jaxpg.analysis.outcomes import scores
 from jaxpg.analysis.stats import estimate, iqm
-from jaxpg.cli import runs, sweep
-from jaxpg.cli.main import _parse_sweep, main
+from jaxpg.cli import train as training
+from jaxpg.cli.arguments import parse
+from jaxpg.cli.commands import COMMANDS
+from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.population.population import train_grid
+from jaxpg.errors import RunError
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
-from jaxpg.runs import RunError
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import sweep
 from jaxpg.runs.load import load
+from jaxpg.runs.python import train_grid
 from tests.report.test_report import EVIL, VISIBLE, Page
 
 TINY = Config(  # of test_runs; the programs of all points are its, so they are compiled once
@@ -32,11 +36,16 @@ TINY = Config(  # of test_runs; the programs of all points are its, so they are 
 )
 GRID: dict[str, list] = {"learning_rate": [1e-3, 1e-2], "total_steps": [72 * 3, 72 * 4]}
 SEEDS = [0, 1, 2]
-LAUNCH = runs.Launch()
 
 
 def planned(**changed) -> sweep.Plan:
     return sweep.Plan("vpg", TINY, GRID, "0:3", 2)._replace(**changed)
+
+
+def line(out: Path, lanes: int | None = None) -> training.Sweep:
+    """The command line of `planned`."""
+    grid = tuple(f"{name}={','.join(map(sweep.show, GRID[name]))}" for name in GRID)
+    return training.Sweep(config=TINY, grid=grid, run=training.Run(seeds="3", out=out, lanes=lanes))
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +53,11 @@ def trained(tmp_path_factory) -> Path:
     """Stopped after the first of its two runs, then started again by the same line."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     first, _ = sweep.begin(out, planned())
-    runs.train(first, runs.Launch(report=False))
+    training.to_the_end(first, training.Launch(report=False))
     before = (first / "results.npz").stat().st_mtime_ns
     with pytest.raises(RunError, match="is not finished"):
         sweep_report.load_sweep(out)
-    sweep.main(planned(lanes=None), LAUNCH, out)
+    training.sweep(line(out))
     assert (first / "results.npz").stat().st_mtime_ns == before  # not trained again
     return out
 
@@ -82,7 +91,7 @@ def test_points_are_in_the_order_of_the_grid_and_know_their_values(trained):
 
 
 def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, capsys):
-    sweep.main(planned(), LAUNCH, trained)
+    training.sweep(line(trained, lanes=2))
     shown = capsys.readouterr().out
     assert shown.count("is finished") == 2
     assert "learning_rate" in shown
@@ -146,7 +155,7 @@ def test_an_unknown_environment_in_the_grid_is_refused_before_anything_is_traine
 def test_a_distributed_sweep_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sweep", "--grid", "gamma=0.9", "--distributed", "--out", str(tmp_path / "out")])
-    assert "begun by one process" in capsys.readouterr().err
+    assert "unknown option --distributed" in capsys.readouterr().err
 
 
 def test_values_of_every_kind_are_read():
@@ -177,7 +186,9 @@ def test_values_of_every_kind_are_read():
 
 
 def test_the_command_line_is_that_of_train_and_a_grid():
-    name, options = _parse_sweep(
+    options = parse(
+        "sweep",
+        COMMANDS["sweep"],
         [
             "reinforce",
             "--grid",
@@ -187,14 +198,15 @@ def test_the_command_line_is_that_of_train_and_a_grid():
             "5",
             "--num-envs",
             "4",
-        ]
+        ],
     )
-    assert (name, options.grid, options.seeds) == (
+    assert (options.preset, options.grid, options.run.seeds) == (
         "reinforce",
         ("gamma=0.9,1", "learning_rate=1e-3"),
         "5",
     )
-    asked = sweep.plan(name, options)
+    grid = sweep.parse_grid(options.grid)
+    asked = sweep.plan(options.preset, options.config, grid, options.run.seeds, None)
     assert asked.config.num_envs == 4
     assert asked.config.collect == "episodes"
     assert asked.seeds == "0:5"
@@ -268,6 +280,30 @@ def test_a_fields_sensitivity_pools_the_other_fields_as_strata(page):
     assert pooled.high < 500
 
 
+CELLS = """
+function light(color) {
+  const [x, y, z] = color.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+}
+return [...document.querySelectorAll('figure[id^=heat] text')]
+  .filter(x => x.getAttribute('style').includes('--on-'))
+  .map(x => {
+    x.scrollIntoView({block: 'center'});
+    const box = x.getBoundingClientRect();
+    const all = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    const cell = all.filter(y => y.tagName === 'path' && getComputedStyle(y).fill !== 'none')[0];
+    const [a, b] = [x, cell].map(y => light(getComputedStyle(y).fill));
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), b];
+  });
+"""
+HINTS = """
+const [sheet, aside] = ['.sheet', '.aside'].map(x => document.querySelector(x));
+return [sheet.scrollWidth > sheet.clientWidth, getComputedStyle(sheet).backgroundImage,
+        aside.getBoundingClientRect().height > 0];
+"""
+
+
 def test_the_page_in_a_browser(page):
     if MISSING:
         pytest.skip(f"not installed: {', '.join(MISSING)}")
@@ -278,6 +314,17 @@ def test_the_page_in_a_browser(page):
                 assert browser.messages() == []
                 assert browser.run("return document.documentElement.scrollWidth") == width
                 assert len(browser.run(VISIBLE)) == 4
+                # A heat map's cells follow light and dark, and the text on them can be read.
+                cells = browser.run(CELLS)
+                assert len(cells) == 4
+                assert min(ratio for ratio, _ in cells) >= 4.5
+                lowest = cells[1][1]  # the worst point is the second of the first row
+                assert lowest < 0.05 if dark else lowest > 0.8
+                # The table is cut off: its end has a shadow, and on a phone a sentence says it.
+                cut, shadow, aside = browser.run(HINTS)
+                assert cut
+                assert "gradient" in shadow
+                assert aside == (width == 390)
 
 
 def test_a_strangers_sweep_injects_nothing(tmp_path):
@@ -287,6 +334,16 @@ def test_a_strangers_sweep_injects_nothing(tmp_path):
     assert not page.all("script")
     assert not page.all("img")
     assert EVIL in page.text
+
+
+def test_a_point_that_finished_no_episode_counts_as_the_worst(tmp_path):
+    """Its seeds are in the sensitivity of every field, where leaving them out would flatter it."""
+    out = by_hand(tmp_path / "out", [[480, 490, 500], [np.nan] * 3, [8, 310, 320], [400, 410, 500]])
+    found = sweep_report.load_sweep(out)
+    assert [point.score for point in found.points] == [490, 8, pytest.approx(638 / 3), 436 + 2 / 3]
+    first = [point for point in found.points if point.values["value_steps"] == 1]
+    # 8, 8, 8, 480, 490, 500: the middle four.
+    assert sweep_report._pooled(first).value == (8 + 8 + 480 + 490) / 4
 
 
 def test_a_sweep_without_returns_has_a_page_too(tmp_path, capsys):
@@ -319,6 +376,6 @@ def test_the_optuna_example_runs():
     assert len(study.trials) == 8
     assert all(1e-3 <= trial.params["learning_rate"] <= 1e-1 for trial in study.trials)
     told = [trial.value for trial in study.trials[4:]]
-    wanted = [float(iqm(last.final_return[last.setting == i])) for i in range(4)]
+    wanted = [float(iqm(scores(last)[last.setting == i])) for i in range(4)]
     assert told == wanted
     assert study.best_value == max(trial.value for trial in study.trials)

@@ -314,8 +314,14 @@ def test_what_is_no_number_is_refused(bad):
     [
         ({"max_episode_steps": 3_000_000_000}, "max_episode_steps must be at most 2,147,483,647"),
         ({"num_envs": 2**31}, "num_envs must be at most 2,147,483,647; got 2,147,483,648"),
-        ({"num_envs": 2**16, "num_steps": 2**15, "total_steps": 2**31}, "an update takes num_envs"),
-        ({"num_envs": 1, "num_steps": 1, "total_steps": 2**31}, "pays for a number of updates"),
+        (
+            {"num_envs": 2**16, "num_steps": 2**15, "total_steps": 2**31},
+            "in an update must be at most",
+        ),
+        (
+            {"num_envs": 1, "num_steps": 1, "total_steps": 2**31},
+            "updates that total_steps pays for",
+        ),
         ({"hidden_sizes": (2**31,)}, "each of hidden_sizes must be at most"),
     ],
 )

@@ -1,6 +1,9 @@
 """training: train is a pure function of (config, key), and the twin's run from the same integer."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from compare import assert_close, assert_trees_close
 
+import jaxpg
 import torch_ref
 from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError
@@ -169,3 +173,44 @@ def test_the_twin_trains_whole_episodes_of_a_gymnasium_environment():
     _, metrics = torch_ref.train(config, torch_ref.key(0))
     assert metrics.episodes.tolist() == [2, 2]
     assert metrics.return_sum.tolist() == [-12.0, -12.0]
+
+
+IN_A_NEW_PROCESS = """
+import jax
+import jaxpg
+
+config = jaxpg.Config(num_envs=2, num_steps=4, total_steps=16, hidden_sizes=(4,), value_steps=2)
+other = jaxpg.Config(num_envs=2, num_steps=4, total_steps=16, env="FrozenLake-misc")
+for each in (config, other):
+    jax.jit(jax.vmap(lambda key: jaxpg.train(each, key)[1]))(jaxpg.keys(range(2)))
+"""
+
+
+def test_the_first_training_of_a_process_may_be_within_a_jit_and_under_debugging():
+    """gymnax is imported by the trace, and keeps arrays: FrozenLake then met a leaked tracer."""
+    debugging = {
+        "JAX_CHECK_TRACER_LEAKS": "1",
+        "JAX_TRANSFER_GUARD": "disallow",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "MPLBACKEND": "module://nowhere",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_NEW_PROCESS],
+        env={**os.environ, **debugging},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting", ["jax_debug_key_reuse", pytest.param("jax_disable_jit", marks=pytest.mark.slow)]
+)
+def test_training_works_under(setting, request):
+    """Key reuse is looked for without vmap, under which jax sees it in any scan over keys."""
+    config = dataclasses.replace(SMALL, total_steps=32, num_steps=4, value_steps=1)
+    before = getattr(jax.config, setting)
+    request.addfinalizer(lambda: jax.config.update(setting, before))
+    jax.config.update(setting, True)
+    _, metrics = jaxpg.train(config, noise.key(0))
+    assert np.all(np.isfinite(metrics.policy_loss))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 
 import jaxpg
 from jaxpg.cli.main import main
-from jaxpg.core.config import ConfigError
+from jaxpg.core import noise
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.errors import RunError
 from jaxpg.policies import evaluate
+from jaxpg.population import policy
+from jaxpg.runs.manifest import Manifest
 
 SIMULATORS = [evaluate.in_gymnax, evaluate.in_gymnasium]
 
@@ -58,6 +63,27 @@ def test_an_episode_depends_on_its_seed_and_index_alone(run, simulator, monkeypa
     assert (other.returns != whole.returns).any()
 
 
+def test_training_evaluating_and_rendering_share_no_key():
+    """Of the same integers everywhere; the first episode of an evaluation once was training's."""
+    some, used = np.arange(6), []
+
+    def use(keys):
+        used.append(np.asarray(jax.random.key_data(keys)).reshape(-1, 2))
+        return keys.reshape(-1)
+
+    folds = jax.vmap(jax.vmap(noise.fold_in, (None, 0)), (0, None))
+    for what in ("evaluation", "rendering"):
+        use(noise.key(2, what)[None])
+        episodes = use(evaluate._episode_keys(what, 2, some, some))
+        use(folds(use(folds(episodes, some[:3])), some))
+    streams = use(jax.vmap(lambda key: noise.split(key, 3))(use(noise.keys(some))))
+    updates = use(folds(streams[2::3], some))
+    draws = use(jax.vmap(lambda key: noise.split(key, 4))(updates))
+    use(jax.vmap(lambda key: noise.split(key, (6, 2)))(draws))
+    words = np.concatenate(used)
+    assert len(np.unique(words, axis=0)) == len(words)
+
+
 @pytest.mark.slow
 def test_a_continuous_action_is_taken_by_both():
     from jaxpg.runs.manifest import Manifest
@@ -83,6 +109,48 @@ def test_summary_says_what_the_episodes_were(run):
     one = evaluate.summarize(found._replace(seeds=[2], returns=returns[:1]), "CartPole-v1")
     assert one["interval_over"] == "episodes"
     assert (one["iqm"], one["ci95_low"], one["ci95_high"]) == (450.0, 400.0, 500.0)
+
+
+def test_a_return_that_is_no_number_is_refused_by_name():
+    """It was sorted last: the best seed, and left in the IQM's upper quarter."""
+    returns = np.array([[500.0, 400.0], [np.nan, 480.0], [10.0, 30.0]])
+    found = evaluate.Evaluation("gymnax", "greedy", [2, 9, 4], returns, np.ones((3, 2), int), 1.0)
+    with pytest.raises(RunError, match=r"gymnax gave rewards .* no finite numbers, to seed 9:"):
+        evaluate.summarize(found, "CartPole-v1")
+
+
+def test_an_environment_that_is_registered_anew_is_the_one_that_is_played(monkeypatch):
+    """Two environments of one name in one process, as in a notebook, with rewards of 1 and 2."""
+    import gymnax
+    from gymnax.environments.classic_control import cartpole
+
+    class Mine(cartpole.CartPole):
+        reward = 1.0
+
+        def step_env(self, key, state, action, params):
+            obs, state, _, terminated, info = super().step_env(key, state, action, params)
+            return obs, state, jax.numpy.float32(self.reward), terminated, info
+
+    class Doubled(Mine):
+        reward = 2.0
+
+    fresh = getattr(policy.actor, "__wrapped__", policy.actor)
+    monkeypatch.setattr(evaluate, "actor", fresh)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Mine-v7"])
+    config = Config(env="Mine-v7", num_envs=2, num_steps=4, total_steps=8, hidden_sizes=(3,))
+    returns = []
+    for factory in (Mine, Doubled):
+        monkeypatch.setitem(gymnax.registration._registry, "Mine-v7", factory)
+        state = jaxpg.init(config, jaxpg.key(0), jaxpg.build(config))
+        params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], state.params)
+        population = SimpleNamespace(
+            params=params, seeds=np.zeros(1, int), setting=np.zeros(1, int)
+        )
+        run = jaxpg.Run(None, Manifest("vpg", config, ("0:1",), 2, 1, ({},), {}), {}, population)
+        found = evaluate.in_gymnax(run, [0], 5, "sampled")
+        returns.append(found.returns / found.lengths)
+    assert (returns[0] == 1).all()
+    assert (returns[1] == 2).all()
 
 
 def test_modes_and_environments_that_are_not_there(run):

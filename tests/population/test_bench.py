@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,10 +38,10 @@ def test_bench_measures_a_config(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--lanes", "1"], "lanes must be at least 2; got 1"),
+        (["--lanes", "1"], "lanes must be in [2, 1048576]; got 1"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--seconds", "nan"], "--rounds must be at least 1, and --seconds finite"),
-        (["--json", "no/such/folder/x.json"], "--json must be a file in a folder that exists"),
+        (["--json", f"{__file__}/x.json"], "--json must be a file that can be written"),
         (["--gamma", "2"], "gamma must be in [0, 1]"),
     ],
 )
@@ -75,6 +78,71 @@ def test_every_core_works_at_the_same_time(monkeypatch):
         return 3.0
 
     assert bench.on_every_core(work, 0.2) == pytest.approx(2 * 3.0 / 0.02, rel=0.3)
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Nothing is compiled and nothing measured, but what the textbook's process does."""
+    monkeypatch.setattr(bench.population, "make_chunks", lambda *a: [None])
+    monkeypatch.setattr(bench.population, "check_memory", lambda *a, **k: "")
+    program = SimpleNamespace(start=None, advance=None)
+    monkeypatch.setattr(bench.chunks, "compile_programs", lambda *a: [program])
+    monkeypatch.setattr(bench.chunks, "lane_shapes", lambda *a: None)
+    monkeypatch.setattr(bench.memory, "of_program", lambda x: 1)
+    monkeypatch.setattr(bench, "_speed", lambda *a: 100.0)
+
+
+def in_the_textbooks_place(monkeypatch, code):
+    """Another process."""
+
+    def start(command, **options):
+        return subprocess.Popen([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
+
+
+def test_the_textbook_can_be_left_out(cheap):
+    said = []
+    measured = bench.measure(PRESETS["vpg"], [8, 16], 2, 1.0, said.append, textbook=False)
+    assert (measured["textbook"], measured["no_textbook"]) == (None, "it was left out")
+    assert said == [
+        *("compiling 8 lanes", "compiling 16 lanes"),
+        *("round 1 of 2: 8 lanes", "round 1 of 2: 16 lanes"),
+        *("round 2 of 2: 8 lanes", "round 2 of 2: 16 lanes"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("child", "reason"),
+    [
+        ("import time; time.sleep(60)", "it took more than 0 s; a larger --seconds waits"),
+        ("pass", "its process has ended"),
+    ],
+)
+def test_a_textbook_that_takes_too_long_is_given_up(child, reason, cheap, monkeypatch):
+    in_the_textbooks_place(monkeypatch, child)
+    monkeypatch.setattr(bench, "PATIENCE", 10 if child == "pass" else 0.1)
+    measured = bench.measure(PRESETS["vpg"], [8], 2, 1.0, lambda sentence: None)
+    assert measured["no_textbook"].startswith(reason)
+    assert measured["textbook"] is None
+    assert len(measured["rows"][0]["steps_per_second"]) == 2
+    assert f"without the textbook's loop: {reason}" in bench.table(measured)
+
+
+def test_the_textbooks_process_is_asked_by_turns(cheap, monkeypatch):
+    child = (
+        "import json, sys\nsys.stdin.readline()\n"
+        "print(json.dumps({'compile_seconds': 1.0}), flush=True)\n"
+        "while sys.stdin.readline(): print(json.dumps({'steps_per_second': 50.0}), flush=True)\n"
+    )
+    in_the_textbooks_place(monkeypatch, child)
+    measured = bench.measure(PRESETS["vpg"], [8], 3, 1.0, lambda sentence: None)
+    assert measured["textbook"] == {
+        "seeds": bench.TEXTBOOK_SEEDS,
+        "compile_seconds": [1.0],
+        "steps_per_second": [50.0] * 3,
+    }
+    assert "2.0 x" in bench.table(measured)
 
 
 def test_what_the_textbook_can_train():

@@ -1,11 +1,14 @@
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpg.population import devices
+from jaxpg.core.config import Config
+from jaxpg.population import cgroups, devices
+from jaxpg.runs.python import train_population
 
 X = np.linspace(-3, 3, 1024 * 64, dtype=np.float32).reshape(1024, 64)
 
@@ -48,3 +51,64 @@ def test_a_program_of_a_core_is_not_divided_among_threads():
     assert divided not in compiled.as_text()
     if devices.cpu_count() > 1:
         assert divided in jax.jit(tanh).lower(X).compile().as_text()
+
+
+def hide(monkeypatch, how):
+    """A jax that lets nobody make a client; cores that were made before do not count."""
+    from jaxlib import xla_client
+
+    if how == "missing":
+        monkeypatch.delattr(xla_client, "make_cpu_client")
+    else:
+        monkeypatch.setattr(xla_client, "make_cpu_client", lambda: None)
+    monkeypatch.setattr(devices, "core", devices.core.__wrapped__)
+
+
+@pytest.mark.parametrize("how", ["missing", "changed"])
+def test_without_private_parts_of_jax_its_own_devices_train(monkeypatch, how):
+    config = Config(num_envs=2, num_steps=16, total_steps=64, hidden_sizes=(4,), value_steps=1)
+    ours = train_population(config, [3, 4, 5], lanes=2)
+    hide(monkeypatch, how)
+    with pytest.warns(UserWarning, match="a device of its own .*: training is slower"):
+        theirs = train_population(config, [3, 4, 5], lanes=2)
+    np.testing.assert_array_equal(ours.final_return, theirs.final_return)
+    np.testing.assert_allclose(ours.metrics.policy_loss, theirs.metrics.policy_loss, rtol=1e-3)
+
+
+def limited(monkeypatch, root, groups, **files):
+    """The process lies in these groups, below a root in which there are these files."""
+    for name, content in files.items():
+        path = root / name.replace("__", "/").replace("cpu_", "cpu.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    real = Path.read_text
+
+    def read_text(path, *rest, **named):
+        return groups if path == Path("/proc/self/cgroup") else real(path, *rest, **named)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(cgroups, "ROOT", root)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 8), ("300000 100000", 3), ("150000 100000", 2), ("5000 100000", 1)],
+)
+def test_a_quota_of_a_control_group_counts(monkeypatch, tmp_path, limit, cores):
+    """Version 2, of the group itself or of one that it lies in; a part of a core is one."""
+    for inner, outer in ((limit, "max 100000"), ("max 100000", limit), (limit, "900000 100000")):
+        files = {"job__step__cpu_max": f"{inner}\n", "job__cpu_max": f"{outer}\n"}
+        limited(monkeypatch, tmp_path, "0::/job/step\n", **files)
+        assert devices.cpu_count() == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("200000", 2), ("250000", 3)])
+def test_and_so_does_one_of_version_1(monkeypatch, tmp_path, quota, cores):
+    """In a container, which does not see the group that it lies in."""
+    files = {"cpu__cpu_cfs_quota_us": quota, "cpu__cpu_cfs_period_us": "100000"}
+    groups = "9:name=systemd:/docker/1\n4:cpuacct,cpu:/docker/1\n2:memory:/docker/1\n"
+    limited(monkeypatch, tmp_path, groups, **files)
+    assert devices.cpu_count() == cores
+    limited(monkeypatch, tmp_path / "none", groups)
+    assert devices.cpu_count() == 8

@@ -9,8 +9,10 @@ import pytest
 
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
-from jaxpg.population import chunks, memory, population
-from jaxpg.population.memory import DoesNotFit, Need
+from jaxpg.errors import DoesNotFit
+from jaxpg.population import cgroups, chunks, memory, population
+from jaxpg.population.memory import Need
+from jaxpg.runs.python import train_population
 
 TINY = Config(num_envs=2, num_steps=4, total_steps=24, hidden_sizes=(4,), value_steps=1)
 OPTIONS = ["--num-envs", "2", "--num-steps", "4", "--total-steps", "24", "--hidden-sizes", "4"]
@@ -104,7 +106,7 @@ def test_fewer_lanes_are_taken_where_nobody_chose_them(monkeypatch):
     monkeypatch.setattr(memory, "predict", by_lanes)
     monkeypatch.setattr(population, "default_lanes", lambda: 6)
     room(monkeypatch, 5 * MIB)
-    made = population.train_population(TINY, [0, 1, 2])
+    made = train_population(TINY, [0, 1, 2])
     assert made.lanes == 4
 
 
@@ -148,15 +150,15 @@ def test_the_limit_of_a_control_group_counts(version, monkeypatch, tmp_path):
     real = Path.read_text
     groups = "0::/job/step\n" if version == 2 else "3:cpu:/other\n4:cpu,memory:/job/step\n"
 
-    def read_text(path, *rest):
+    def read_text(path, *rest, **named):
         if path == Path("/proc/meminfo"):
             return "MemTotal: 9 kB\nMemAvailable: 8 kB\n"
-        return groups if path == Path("/proc/self/cgroup") else real(path, *rest)
+        return groups if path == Path("/proc/self/cgroup") else real(path, *rest, **named)
 
     monkeypatch.setattr(Path, "read_text", read_text)
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path)
     assert memory.available() == 230
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "none")
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path / "none")
     assert memory.available() == 8 * 1024
 
 

@@ -1,9 +1,16 @@
 """Policies to act with: greedy and sampled, single and batched, numpy and jax."""
 
+import copy
+import pickle
+import subprocess
+import sys
+
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.environments.classic_control.cartpole import CartPole
 
 import jaxpg
 from jaxpg.core import algorithms, noise
@@ -93,3 +100,68 @@ def test_other_shapes_get_a_sentence(shape):
 def test_float64_needs_the_64_bit_mode():
     with pytest.raises(ConfigError, match="64-bit mode"):
         Policy.of(Config(arithmetic="float64"), {})
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "FourRooms-misc"])
+@pytest.mark.parametrize("batch", [(0,), (3, 0), (0, 2)])
+def test_an_empty_batch_gets_no_actions(env, batch):
+    policy = fresh(env=env)
+    obs = np.zeros((*batch, *policy.actor.interface.obs_shape), np.float32)
+    one = policy.act(np.zeros((1, *obs.shape[len(batch) :]), np.float32))
+    for key in (None, jaxpg.key(0)):
+        actions = policy.act(obs, key)
+        assert actions.shape == (*batch, *one.shape[1:])
+        assert actions.dtype == one.dtype
+    assert jax.jit(policy.act)(jnp.asarray(obs)).shape == actions.shape
+
+
+def test_it_goes_to_another_process(trained, tmp_path):
+    """As multiprocessing, joblib and Ray send it; the other one has compiled nothing yet."""
+    policy = jaxpg.load(trained).policy(9)
+    obs = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    expected = policy.act(obs), policy.act(obs, jaxpg.key(3))
+    for sent in (pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy), copy.copy(policy)):
+        np.testing.assert_array_equal(sent.act(obs), expected[0])
+    (tmp_path / "policy").write_bytes(pickle.dumps((policy, obs, expected)))
+    code = (
+        "import pickle, sys, numpy as np, jaxpg\n"
+        "policy, obs, expected = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "assert 'gymnax' not in sys.modules\n"
+        "np.testing.assert_array_equal(policy.act(obs), expected[0])\n"
+        "np.testing.assert_array_equal(policy.act(obs, jaxpg.key(3)), expected[1])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "policy")], check=True)
+
+
+def test_so_does_a_run(trained):
+    loaded = jaxpg.load(trained)
+    again = pickle.loads(pickle.dumps(loaded))
+    np.testing.assert_array_equal(again.population.final_return, loaded.population.final_return)
+
+
+def test_an_environment_that_is_registered_anew_is_another(monkeypatch):
+    """Under a name that was used before; what was made of the old one stays with it."""
+
+    class Mirrored(CartPole):
+        def action_space(self, params=None):
+            return gymnax.environments.spaces.Discrete(3)
+
+    monkeypatch.setattr(gymnax.registration, "_registry", dict(gymnax.registration._registry))
+    gymnax.register("Anew-v0", CartPole)
+    try:
+        old = fresh(env="Anew-v0")
+        assert old.actor.spec.num_actions == 2
+        del gymnax.registration._registry["Anew-v0"]
+        gymnax.register("Anew-v0", Mirrored)
+        assert fresh(env="Anew-v0").actor.spec.num_actions == 3
+        assert old.actor.spec.num_actions == 2
+    finally:
+        while "Anew-v0" in gymnax.registered_envs:
+            gymnax.registered_envs.remove("Anew-v0")
+
+
+def test_one_program_serves_all_settings():
+    """A config whose numbers are arrays, which nothing can be looked up by, too."""
+    one, other = fresh(gamma=0.5), fresh(gamma=jnp.float32(0.9), learning_rate=np.float32(0.1))
+    assert one.actor is other.actor
+    assert fresh(hidden_sizes=(8,)).actor is not one.actor

@@ -17,7 +17,8 @@ from jaxpg.core import learner, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import train
 from jaxpg.population import chunks, population
-from jaxpg.population.population import Progress, train_grid, train_population
+from jaxpg.population.progress import Progress
+from jaxpg.runs.python import train_grid, train_population
 
 TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 7, hidden_sizes=(6,), value_steps=2)
 CONSTANT = dataclasses.replace(TINY, lr_schedule="constant")
@@ -62,6 +63,20 @@ def test_a_seed_does_not_depend_on_jaxs_64_bit_mode(neighbours, x64):
     """Which belongs to the process; a config says itself what it computes in."""
     again = train_population(TINY, [2, 9, 4, 0, 5], lanes=2)
     assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
+
+
+def test_other_settings_of_jax_change_nothing_either(neighbours):
+    """Those with which people look for faults in programs of their own, all at once."""
+    with (
+        jax.disable_jit(),
+        jax.numpy_dtype_promotion("strict"),
+        jax.transfer_guard("disallow"),
+        jax.check_tracer_leaks(),
+        jax.debug_key_reuse(True),
+        jax.debug_nans(True),
+    ):
+        again = train_population(TINY, [5], lanes=2)
+    assert_equal(rows(neighbours, 4), rows(again, 0))
 
 
 def test_float64_needs_no_64_bit_mode_of_the_process():
@@ -202,6 +217,11 @@ def test_a_grid_is_one_program_for_each_static_combination():
     [
         ({"gama": [1]}, "did you mean 'gamma'"),
         ({"gamma": []}, "at least one"),
+        ({"gamma": np.zeros(0)}, "at least one"),
+        ({"gamma": 0.9}, "must have a list of values"),
+        ({"activation": "relu"}, "must have a list of values"),
+        ({"gamma": np.array([0.9, 1.9])}, "gamma must be in"),
+        ({"ent_coef": [jnp.float32(-1)]}, "ent_coef must be finite and at least 0"),
         ({"num_envs": [0]}, "num_envs must be"),
     ],
 )
@@ -218,6 +238,9 @@ def test_a_bad_grid_is_refused(grid, words):
         ([{"num_envs": 3}], "cannot be a setting"),
         ([{"gamma": 1.5}], "gamma must be in"),
         ([{"max_grad_norm": None}], "two programs"),
+        ([{"gamma": jnp.float32(1.9)}], "gamma must be in"),
+        ([{"learning_rate": np.array(-0.1)}], "learning_rate must be finite and greater than 0"),
+        ([{"gamma": jnp.array([0.5, 0.9])}], "gamma must be one number"),
     ],
 )
 def test_bad_settings_are_refused(settings, words):
@@ -278,9 +301,68 @@ def test_progress_is_reported_to_the_end():
         ([1, 1], None, "different"),
         ([-1], None, "2^32"),
         ([True], None, "2^32"),
-        ([1], 1, "lanes must be at least 2"),
+        (np.array([True]), None, "2^32"),
+        ([1.0], None, "2^32"),
+        (np.arange(3.0), None, "2^32"),
+        (np.ones((2, 2), int), None, "2^32"),
+        (3, None, "2^32"),
+        (np.array(3), None, "2^32"),
+        (jnp.arange(0), None, "at least one"),
+        (np.array([2**32]), None, "2^32"),
+        ([1], 1, "lanes must be in"),
     ],
 )
 def test_bad_input_is_refused(seeds, lanes, words):
     with pytest.raises(ConfigError, match=words.replace("^", r"\^")):
         train_population(TINY, seeds, lanes=lanes)
+
+
+def test_numbers_may_be_arrays(neighbours):
+    """Seeds, settings, a grid's values and a config's own, of numpy and of jax."""
+    config = dataclasses.replace(TINY, gamma=jnp.float32(TINY.gamma), num_envs=np.int64(3))
+    settings = [{"gae_lambda": np.float32(TINY.gae_lambda)}]
+    for seeds in (jnp.array([2, 9, 4, 0, 5]), np.array([2, 9, 4, 0, 5], np.uint32)):
+        again = train_population(config, seeds, settings=settings, lanes=2)
+        assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
+    (point,) = train_grid(config, jnp.array([2, 9]), {"gamma": np.array([0.99, 0.5])}, lanes=2)
+    assert point.settings == [{"gamma": 0.99}, {"gamma": 0.5}]
+    assert_equal(rows(neighbours, slice(2)), rows(point.population, slice(2)))
+
+
+def test_a_config_out_of_range_is_refused_as_an_array_too():
+    for name, value in (("gamma", jnp.float32(1.9)), ("learning_rate", np.array(-1.0))):
+        with pytest.raises(ConfigError, match=f"{name} must be"):
+            train_population(dataclasses.replace(TINY, **{name: value}), [1], lanes=2)
+
+
+SETTINGS = {
+    "jax_disable_jit": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_check_tracer_leaks": True,
+    "jax_debug_key_reuse": True,
+    "jax_transfer_guard": "disallow",
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
+}
+
+
+@pytest.fixture(scope="module")
+def short():
+    """Two updates of 8 steps, in which no episode ends: its mean return is NaN."""
+    config = dataclasses.replace(TINY, num_steps=8, total_steps=48, value_steps=1)
+    return config, train_population(config, [5], lanes=2)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_the_process_change_nothing(short, name):
+    """Of the whole process: a thread that trains has no other."""
+    config, expected = short
+    before = getattr(jax.config, name)
+    jax.config.update(name, SETTINGS[name])
+    try:
+        again = train_population(config, [5], lanes=2)
+        acted = again.policy(5).act(np.zeros((3, 4)))
+    finally:
+        jax.config.update(name, before)
+    assert_equal(rows(expected, slice(None)), rows(again, slice(None)))
+    np.testing.assert_array_equal(acted, expected.policy(5).act(np.zeros((3, 4))))

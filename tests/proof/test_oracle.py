@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxpg.cli.main import main
 from jaxpg.core import advantages, algorithms, noise
-from jaxpg.core.config import ConfigError
 from jaxpg.core.distributions import categorical
 from jaxpg.core.rollout import collect_episodes
 from jaxpg.core.training import as_arrays
@@ -50,7 +50,11 @@ def pole():
 @pytest.fixture(scope="module")
 def rows(chain):
     """Every estimator on the random MDP with 2 steps."""
-    return oracle.rows([chain[0]])
+    told: list[str] = []
+    found = oracle.rows([chain[0]], report=told.append)
+    assert told[0] == f"{chain[0].name}, random parameters: 0 of {len(found) // 2} estimators"
+    assert len(told) == 2 * -(-len(found) // 2 // oracle.TOLD)
+    return found
 
 
 def config(**fields):
@@ -396,30 +400,32 @@ def test_a_planted_fault_is_caught(chain, monkeypatch, fault):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--horizon", "3"], r"--horizon must be an integer in \[4, 12\]; got 3"),
-        (["--json", "/nowhere/rows.json"], "cannot be written"),
+        (["--horizon", "3"], "--horizon must be an integer in [4, 12]; got 3"),
+        (["--json", f"{__file__}/rows.json"], "can be written"),
     ],
 )
-def test_bad_input_is_a_sentence(arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        oracle.main(arguments)
+def test_bad_input_is_a_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["oracle", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_command(monkeypatch, capsys, tmp_path, chain, rows):
     monkeypatch.setattr(oracle, "cartpole", lambda horizon: chain[0])
     monkeypatch.setattr(oracle, "tabular", lambda: None)
-    monkeypatch.setattr(oracle, "rows", lambda problems: rows)
+    monkeypatch.setattr(oracle, "rows", lambda problems, report: rows)
     files = {"--json": tmp_path / "rows.json", "--out": tmp_path / "rows.png"}
-    oracle.main([str(word) for pair in files.items() for word in pair])
+    main(["oracle", *(str(word) for pair in files.items() for word in pair)])
     assert "theory calls 64" in capsys.readouterr().out
     written = json.loads(files["--json"].read_text())
     assert [oracle.Row(**row) for row in written] == rows
     assert files["--out"].read_bytes().startswith(b"\x89PNG")
 
     off = [row._replace(relative_bias=float("nan")) for row in rows]
-    monkeypatch.setattr(oracle, "rows", lambda problems: off)
+    monkeypatch.setattr(oracle, "rows", lambda problems, report: off)
     with pytest.raises(SystemExit) as stop:
-        oracle.main([])
+        main(["oracle"])
     assert stop.value.code == 1
 
 

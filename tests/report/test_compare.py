@@ -36,20 +36,19 @@ def test_it_says_what_the_statistics_say(runs, tmp_path, capsys):
     shown = told(capsys, *runs, "--json", numbers, "--picture", picture)
     found = json.loads(numbers.read_text())
     good = np.array([500, 490, 480, 470, 460, 450.0])
-    frozen = np.linspace(20, 500, UPDATES)[2]
-    poor = np.array([475, 440, 430, 420, 410, frozen])
+    poor = np.array([475, 440, 430, 420, 410, 20, 20])  # the last two as untrained
     (pair,) = found["pairs"]
     wanted = improvement([poor], [good])
     assert pair["probability_of_improvement"]["value"] == pytest.approx(wanted.value)
-    # 475 beats 470, 460 and 450; nobody else beats anybody: 3 of 36 pairs.
-    assert pair["probability_of_improvement"]["value"] == pytest.approx(3 / 36)
+    # 475 beats 470, 460 and 450; nobody else beats anybody: 3 of 42 pairs.
+    assert pair["probability_of_improvement"]["value"] == pytest.approx(3 / 42)
     assert pair["seeds_needed"]["each"] == seeds_needed(poor, good)
     first, second = found["runs"]
     assert first["measures"]["iqm"]["value"] == pytest.approx((490 + 480 + 470 + 460) / 4)
     assert first["measures"]["solved"]["value"] == pytest.approx(3 / 6)
     assert second["measures"]["solved"]["value"] == pytest.approx(1 / 7)
     assert (second["seeds"], second["diverged"], second["without_episode"]) == (7, 1, 1)
-    assert "B beats A with probability 0.083" in shown
+    assert "B beats A with probability 0.071" in shown
     assert "A is better" in shown
     assert "B: 1 seed diverged" in shown
     assert "B: 1 seed finished no episode" in shown
@@ -85,9 +84,69 @@ def test_what_counts_as_solved_can_be_given(tmp_path, capsys):
     assert "solved from 45" in told(capsys, *both, "--solved", "45")
 
 
-def test_unequal_budgets_are_said(runs, tmp_path, capsys):
-    longer = handmade.run(tmp_path / "longer", [np.linspace(20, 500, 9)] * 3)
-    assert "budgets differ: A 100 steps, B 180 steps" in told(capsys, runs[0], longer)
+def test_unequal_budgets_are_said_first_and_compared_after_the_smaller(runs, tmp_path, capsys):
+    """B ends above A with almost twice the steps; after as many as A has taken it is below."""
+    late = [np.array([20, 20, 20, 20, 30 + i, 500, 500, 500, 500.0]) for i in range(6)]
+    longer = handmade.run(tmp_path / "longer", late, lr_schedule="constant")
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.svg"
+    shown = told(capsys, runs[0], longer, "--json", numbers, "--picture", picture)
+    assert shown.splitlines()[0] == (
+        "budgets differ (A 100 environment steps, B 180 environment steps): all are compared after "
+        "100 environment steps of each seed"
+    )
+    assert "the learning rate of B falls" not in shown
+    found = json.loads(numbers.read_text())
+    assert found["compared_after"] == {"amount": 100, "unit": "environment steps"}
+    assert found["runs"][1]["budget"] == {"amount": 180, "unit": "environment steps"}
+    assert found["runs"][1]["measures"]["iqm"]["value"] == 32.5
+    assert found["runs"][1]["measures"]["ever_solved"]["value"] == 0
+    assert found["pairs"][0]["probability_of_improvement"]["value"] == 0
+    assert "B beats A with probability 0.000 (0.000 to 0.459) after 100 environment steps" in shown
+    assert found["notes"][0].startswith("budgets differ")
+
+
+def test_a_learning_rate_that_was_to_fall_later_is_said(runs, tmp_path, capsys):
+    made = [np.linspace(20, 500, 9)] * 3
+    longer = handmade.run(tmp_path / "longer", made, lr_schedule="linear")
+    shown = told(capsys, runs[0], longer).splitlines()
+    assert shown[1].startswith("the learning rate of B falls over a larger budget than that")
+    assert "the learning rate" not in told(capsys, *runs)
+
+
+def test_steps_and_episodes_are_compared_in_steps(runs, tmp_path, capsys):
+    """The episodes of an update are 2 and take 10 steps each: 5 updates are 100, as A's are."""
+    in_episodes = {
+        "collect": "episodes",
+        "total_episodes": 2 * UPDATES,
+        "estimator": "reward_to_go",
+    }
+    ends = rising([475, 440, 430])
+    other = handmade.run(tmp_path / "other", ends, steps_per_update=10, **in_episodes)
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.svg"
+    shown = told(capsys, runs[0], other, "--json", numbers, "--picture", picture)
+    assert shown.splitlines()[0] == (
+        "budgets differ (A 100 environment steps, B 10 episodes in 50 steps): all are "
+        "compared after 50 environment steps of each seed"
+    )
+    found = json.loads(numbers.read_text())
+    # A has done two updates of five: 20, then a quarter of the way to its end.
+    ends_of_a = [20 + (end - 20) / 4 for end in (490, 480, 470, 460)]
+    assert found["runs"][0]["measures"]["iqm"]["value"] == pytest.approx(np.mean(ends_of_a))
+    assert found["runs"][1]["measures"]["iqm"]["value"] == pytest.approx((475 + 440 + 430) / 3)
+    svg = picture.read_text(encoding="utf-8")
+    assert "environment steps" in svg
+    assert ">episodes<" not in svg
+
+
+def test_failed_seeds_are_equal_in_whichever_run(tmp_path, capsys):
+    """One run's untrained seeds got 20 and the other's 30; those that diverged are not better."""
+    one = handmade.run(
+        tmp_path / "one", [np.linspace(20, 400, UPDATES)] * 2, frozen_at={0: 1, 1: 1}
+    )
+    two = handmade.run(
+        tmp_path / "two", [np.linspace(30, 400, UPDATES)] * 2, frozen_at={0: 1, 1: 1}
+    )
+    assert "B beats A with probability 0.500" in told(capsys, one, two)
 
 
 def test_names_from_a_stranger_are_only_text(runs, tmp_path, capsys):
@@ -109,8 +168,8 @@ def test_refusals(runs, tmp_path, capsys):
         ([runs[0], runs[0]], "once only"),
         ([runs[0]], "between 2 and 26"),
         ([*runs, "--picture", "x.gif"], "must end in .png, .svg, .pdf; got x.gif"),
-        ([*runs, "--json", tmp_path / "no" / "x.json"], "cannot be written"),
-        ([*runs, "--picture", tmp_path / "no" / "x.png"], "cannot be written"),
+        ([*runs, "--json", limited / "manifest.json" / "x.json"], "cannot be written"),
+        ([*runs, "--picture", limited / "manifest.json" / "x.png"], "cannot be written"),
         ([tmp_path / "none", runs[0]], "is not a run"),
     ):
         with pytest.raises(SystemExit) as exit_:

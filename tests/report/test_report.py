@@ -3,8 +3,13 @@
 import dataclasses
 import html.parser
 import itertools
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,12 +18,16 @@ import numpy as np
 import pytest
 from browser import MISSING, chromium
 
-from jaxpg.cli import runs
-from jaxpg.cli.main import _parse_train, main
+from jaxpg import words
+from jaxpg.cli import train as training
+from jaxpg.cli.arguments import parse
+from jaxpg.cli.commands import COMMANDS
+from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS, Config
+from jaxpg.errors import RunError
 from jaxpg.report import figures
 from jaxpg.report import page as report
-from jaxpg.runs import RunError, reproduce
+from jaxpg.runs import reproduce
 from jaxpg.runs.load import load
 from jaxpg.runs.manifest import Manifest, parse_seeds
 
@@ -62,20 +71,22 @@ class Page(html.parser.HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def read_text(directory: Path) -> str:
+    return (directory / report.NAME).read_text(encoding="utf-8")
+
+
 def read(directory: Path) -> Page:
-    return Page((directory / report.NAME).read_text())
+    return Page(read_text(directory))
 
 
 def test_it_says_the_numbers(directory):
     text = re.sub(r"\s+", " ", read(directory).text)
-    # Final returns: 500, 490, 480, 480, 300, the diverged seed's last (row 5 at update 6, 281.8),
-    # none, 30. The middle half of the seven (one cut at each end): 490, 480, 480, 300, 281.8.
-    frozen = RISING[5][6]
-    wanted = np.mean([490, 480, 480, 300, frozen])
-    assert f"IQM {wanted:.1f}" in text
+    # Final returns: 500, 490, 480, 480, 300, 30; one diverged and one finished no episode: both
+    # count as untrained, with 20. The middle half of the eight: 30, 300, 480, 480.
+    assert "IQM 322.5" in text
     assert "50.0 %" in text  # 4 of 8 have solved it at the end
-    assert "1 seed diverged" in text
-    assert "1 seed finished no episode" in text
+    assert "1 seed diverged: counted with a return of 20.0, no better than untrained" in text
+    assert "1 seed finished no episode: counted with a return of 20.0" in text
     assert "20.0 %" in text  # 1 of 5 that ever solved it has lost it
     assert "jaxpg train vpg" in text
     assert "abc123" in text
@@ -92,6 +103,126 @@ def test_every_figure_is_there_as_png_and_svg(directory):
         assert png.startswith(b"\x89PNG")
     shown = {attributes.get("id") for attributes in read(directory).all("figure")}
     assert shown == names
+
+
+def shown_seeds(directory: Path) -> dict[str, int]:
+    """The best, median and worst seed of the figure."""
+    svg = (directory / report.FOLDER / "seeds.svg").read_text(encoding="utf-8")
+    return {
+        rank: int(seed) for rank, seed in re.findall(r"(best|median|worst) \(seed (\d+)\)", svg)
+    }
+
+
+def test_figure_table_and_commands_mean_the_same_three_seeds(tmp_path):
+    """Of 32 seeds all but two end at 500: the best, the median and the worst are three seeds."""
+    returns = [np.linspace(20, 500, 6)] * 32
+    returns[3] = returns[9] = np.linspace(20, 300, 6)
+    made = handmade.run(tmp_path / "run", returns)
+    report.make(made)
+    run = load(made)
+    wanted = {rank: run.row(rank) for rank in ("best", "median", "worst")}
+    assert shown_seeds(made) == wanted
+    assert len(set(wanted.values())) == 3
+    table = re.search(r"Seeds by final return.*?</table>", read_text(made), re.DOTALL)[0]
+    cells = re.findall(r'<td class="number">([\d,]+)</td>', table)
+    ranked = dict(zip(map(int, cells[::2]), map(int, cells[1::2]), strict=True))
+    assert (ranked[1], ranked[17], ranked[32]) == tuple(wanted.values())
+
+
+def test_of_one_seed_and_of_two_no_curve_is_drawn_twice(tmp_path):
+    one = handmade.run(tmp_path / "one", [np.linspace(20, 500, 6)])
+    report.make(one)
+    svg = (one / report.FOLDER / "seeds.svg").read_text(encoding="utf-8")
+    assert "best and median and worst (seed 0)" in svg
+    two = handmade.run(tmp_path / "two", [np.linspace(20, 500, 6)] * 2)
+    report.make(two)
+    svg = (two / report.FOLDER / "seeds.svg").read_text(encoding="utf-8")
+    assert "best (seed 0)" in svg
+    assert "median and worst (seed 1)" in svg
+
+
+def test_page_summary_and_terminal_say_the_same_digits(tmp_path):
+    """-164.35 lies between two digits, and on either side of it in float32 and float64."""
+    returns = np.array([[-164.35, -164.35, -164.35]] * 3)
+    made = handmade.run(tmp_path / "run", returns, env="Mine-v0")
+    report.make(made)
+    wanted = words.returned(float(np.float32(-164.35)))
+    text = re.sub(r"<svg.*?</svg>", "", read_text(made), flags=re.DOTALL)
+    assert set(re.findall(r"-?164\.\d", text)) == {wanted}
+
+
+def test_small_returns_are_not_rounded_to_nothing(tmp_path):
+    made = handmade.run(tmp_path / "run", np.full((5, 4), 0.0234), env="Mine-v0")
+    report.make(made)
+    text = read(made).text
+    assert "IQM 0.0234" in text
+    assert "IQM 0.0 " not in text
+
+
+def test_a_run_that_learnt_nothing_says_so_at_the_top(tmp_path):
+    made = handmade.run(tmp_path / "run", RISING[:3])
+    report.make(made)
+    assert 'class="remark"' not in read_text(made)  # nor in that of a run of before
+    summary = json.loads((made / "summary.json").read_text(encoding="utf-8"))
+    warning = "nothing shows that it has learnt: try a <larger> learning rate"
+    said = {**summary, "learning": {"shown": False, "warning": warning}}
+    (made / "summary.json").write_text(json.dumps(said), encoding="utf-8")
+    report.make(made)
+    text = read(made).text
+    assert text.index(warning) < text.index("Learning curve")
+    for learning in (None, {"shown": True, "warning": None}, "of a stranger", {"warning": 3}):
+        assert report._advice({**summary, "learning": learning}) is None
+
+
+HOSTILE_RC = """\
+backend: TkAgg
+text.usetex: True
+font.family: Humor Sans
+figure.facecolor: black
+axes.facecolor: black
+savefig.bbox: tight
+savefig.transparent: True
+svg.fonttype: path
+lines.linewidth: 9
+axes.formatter.use_locale: True
+"""
+
+
+def test_figures_heed_neither_a_matplotlibrc_nor_mplbackend(directory, tmp_path):
+    """They are those of a clean process, to the byte."""
+    made = tmp_path / "run"
+    shutil.copytree(directory, made)
+    rc = tmp_path / "matplotlibrc"
+    rc.write_text(HOSTILE_RC, encoding="utf-8")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom jaxpg.report import compare, page\n"
+        "made, other = map(Path, sys.argv[1:])\npage.make(made)\n"
+        "compare.draw(compare.entries([made, other]), made / 'compare.svg')\n"
+    )
+    names = {path.name for path in (made / report.FOLDER).iterdir()}
+    for name in names:
+        (made / report.FOLDER / name).unlink()
+    theirs = {"MATPLOTLIBRC": str(rc), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    command = [sys.executable, "-c", code, str(made), str(directory)]
+    done = subprocess.run(command, env={**os.environ, **theirs}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        ours = (directory / report.FOLDER / name).read_bytes()
+        assert (made / report.FOLDER / name).read_bytes() == ours, name
+    assert "<text" in (made / "compare.svg").read_text(encoding="utf-8")
+
+
+def test_files_are_utf8_wherever_the_report_is_written(tmp_path):
+    made = handmade.run(tmp_path / "run", RISING[:3], env="Bärenfang-v0")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "import sys\nfrom pathlib import Path\nfrom jaxpg.report import page\n"
+    code += "page.make(Path(sys.argv[1]))\n"
+    command = [sys.executable, "-c", code, str(made)]
+    done = subprocess.run(
+        command, env={**os.environ, **ascii_only}, capture_output=True, text=True, encoding="ascii"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Bärenfang-v0 · vpg" in read_text(made)
 
 
 def test_it_needs_nothing_from_elsewhere_and_runs_nothing(directory):
@@ -283,17 +414,17 @@ def test_the_commands_make_the_same_run(name):
         (line,) = reproduce.commands(manifest(name, wanted))
         program, command, *words = shlex.split(line)
         assert (program, command) == ("jaxpg", "train")
-        _, options = _parse_train(words)
+        options = parse("train", COMMANDS["train"], words)
         assert options.config == wanted
-        assert parse_seeds(options.seeds) == [0, 1, 2, 3]
-        assert options.lanes == 16
+        assert list(parse_seeds(options.run.seeds)) == [0, 1, 2, 3]
+        assert options.run.lanes == 16
 
 
 def test_what_a_preset_switches_on_can_be_switched_off(monkeypatch):
     normalized = dataclasses.replace(Config(), normalize_advantage=True)
     monkeypatch.setitem(PRESETS, "vpg", normalized)
     (line,) = reproduce.commands(manifest("vpg", Config()))
-    assert _parse_train(shlex.split(line)[2:])[1].config == Config()
+    assert parse("train", COMMANDS["train"], shlex.split(line)[2:]).config == Config()
 
 
 def test_the_commands_of_a_merged_run_merge():
@@ -305,29 +436,29 @@ def test_the_commands_of_a_merged_run_merge():
 
 def test_a_finished_run_gets_its_report_once_and_only_if_wanted(tmp_path, capsys):
     directory = handmade.run(tmp_path / "run", RISING[:2])
-    runs.train(directory, runs.Launch(report=False))
+    training.to_the_end(directory, training.Launch(report=False))
     assert not (directory / report.NAME).exists()
-    runs.train(directory, runs.Launch())
+    training.to_the_end(directory, training.Launch())
     assert f"report: {directory / report.NAME}" in capsys.readouterr().out
     (directory / report.NAME).write_text("kept")
-    runs.train(directory, runs.Launch())
+    training.to_the_end(directory, training.Launch())
     assert (directory / report.NAME).read_text() == "kept"
 
 
 def test_train_takes_an_option_to_leave_it_out():
-    assert _parse_train([])[1].launch.report
-    assert not _parse_train(["--no-report"])[1].launch.report
+    assert parse("train", COMMANDS["train"], []).launch.report
+    assert not parse("train", COMMANDS["train"], ["--no-report"]).launch.report
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
-    for arguments, words in (
+    for arguments, said in (
         (["report", str(tmp_path)], "is not a run"),
         (["report", str(tmp_path / "none")], "is not a run"),
     ):
         with pytest.raises(SystemExit) as exit_:
             main(arguments)
         assert exit_.value.code == 2
-        assert words in capsys.readouterr().err
+        assert said in capsys.readouterr().err
     directory = handmade.run(tmp_path / "run", RISING[:2])
     (directory / "summary.json").unlink()
     with pytest.raises(RunError, match="is not finished"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxpg.cli.main import main
-from jaxpg.cli.runs import Launch, check_launch
+from jaxpg.cli.train import Launch, Processes, check
 from jaxpg.core.config import ConfigError
 from jaxpg.runs import checkpoints
 from jaxpg.runs.share import FOLDER, Share
@@ -172,4 +172,4 @@ def test_every_chunk_is_somebodys():
 )
 def test_launches_without_a_meaning(options, words):
     with pytest.raises(ConfigError, match=words):
-        check_launch(Launch(**options))
+        check(Launch(), Processes(**options))

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from jaxpg import files
 from jaxpg.cli.main import main
 from jaxpg.core.config import FIELDS
-from jaxpg.runs import RunError, checkpoints, durable, manifest, run
+from jaxpg.errors import RunError
+from jaxpg.runs import checkpoints, manifest, run
 from jaxpg.runs.lock import locked
 from tests.runs.test_runs import SEEDS, TINY, arrays, assert_same_results, begun, train
 
@@ -102,7 +104,7 @@ def test_killed_at_random_instants(uninterrupted, tmp_path):
     code, errors = finish(start(out))
     assert code == 0, errors
     assert_same_results(uninterrupted, out)
-    left = [path.name for path in out.rglob("*") if path.name.startswith(durable.TEMPORARY)]
+    left = [path.name for path in out.rglob("*") if path.name.startswith(files.TEMPORARY)]
     assert not left
     print(f"{killed} kills, {ends + 1} runs finished, all equal")
 
@@ -288,7 +290,7 @@ BAD = [
 COMMANDS = [
     *(
         [command, *rest]
-        for command in ("resume", "status", "extend", "merge", "replay")
+        for command in ("resume", "status", "extend", "merge", "retrace")
         for rest in ([], ["missing"], ["--nonsense"], ["missing", "--seed", "x"], ["a", "b", "c"])
     ),
     ["extend", "missing", "--total-steps", "1", "--total-episodes", "1"],

@@ -17,10 +17,12 @@ import jaxpg
 from jaxpg.core import networks, noise
 from jaxpg.core.config import Config
 from jaxpg.core.types import EnvSpec
+from jaxpg.errors import RunError
 from jaxpg.names import from_torch, to_torch
-from jaxpg.population.population import train_population
-from jaxpg.runs import RunError, run
 from jaxpg.runs import load as loading
+from jaxpg.runs import run
+from jaxpg.runs import trained as trained_
+from jaxpg.runs.python import train_population
 
 SEEDS = [2, 9, 4, 0, 5]
 
@@ -43,8 +45,10 @@ def assert_equal_trees(one, other):
 def test_it_is_what_training_in_memory_returns(loaded):
     memory = train_population(loaded.config, SEEDS, lanes=2)
     assert loaded.seeds == SEEDS
-    timed = {"compile_seconds": 0, "wall_seconds": 0}
-    assert_equal_trees(loaded.population._replace(**timed), memory._replace(**timed))
+    told = {"compile_seconds": 0, "wall_seconds": 0, "manifest": None}
+    assert_equal_trees(loaded.population._replace(**told), memory._replace(**told))
+    for name in ("config", "lanes", "segment", "settings", "bits", "build"):
+        assert getattr(loaded.manifest, name) == getattr(memory.manifest, name)
     assert_equal_trees(loaded.params(4), jax.tree.map(lambda leaf: leaf[2], memory.params))
 
 
@@ -74,11 +78,16 @@ def test_best_worst_and_median(loaded):
     assert [some.row(rank) for rank in ("best", "worst", "median")] == [1, 3, 4]
     # 9 diverged, and a seed without an episode has NaN: both rank below all others.
     some = ranked(loaded, [7, 9, np.nan, 3, 8], [-1, 5, -1, -1, -1])
-    assert [some.row(rank) for rank in ("best", "worst", "median")] == [4, 1, 3]
+    assert [some.row(rank) for rank in ("best", "worst", "median")] == [4, 2, 3]
+    # Of equal ones three different seeds.
+    some = ranked(loaded, [500] * 5, [-1] * 5)
+    assert [some.row(rank) for rank in ("best", "worst", "median")] == [0, 4, 2]
     # Of four, 1 2 8 9, the median is the lower one of the two in the middle.
     four = np.arange(4)
     some = ranked(loaded, [8, 1, 9, 2, 0], [-1] * 5)
-    assert [some._ranked(rank, four) for rank in ("best", "worst", "median")] == [2, 1, 3]
+    assert [
+        trained_._ranked(some.population, rank, four) for rank in ("best", "worst", "median")
+    ] == [2, 1, 3]
     with pytest.raises(RunError, match="no best seed"):
         ranked(loaded, [7] * 5, [0] * 5).row("best")
 

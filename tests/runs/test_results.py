@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import load
 from safetensors.torch import load_file
 
+from jaxpg.analysis.curves import curve_points
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
+from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population.population import Population
-from jaxpg.report.figures import curve_points
 from jaxpg.runs import results
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
@@ -56,7 +59,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
     summary = results.summarize("vpg", CONFIG, some)
     assert summary["seeds_without_episode"] == [1]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
-    assert summary["final_return"]["min"] == 500.0
+    assert summary["final_return"]["min"] == 30.0  # it counts as untrained
 
 
 def test_a_diverged_seed_is_named_and_has_not_solved():
@@ -66,8 +69,32 @@ def test_a_diverged_seed_is_named_and_has_not_solved():
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
 
+def test_a_run_that_learnt_nothing_says_so_last(tmp_path):
+    """Updates with returns 30 to 35 have; the same ones turned round have not."""
+    learnt, lost = population([1.0, 1.0]), population([1.0, 1.0])
+    lost.metrics.return_sum[:] = lost.metrics.return_sum[:, ::-1].copy()
+    for some, shown in ((learnt, True), (lost, False)):
+        summary = results.summarize("vpg", CONFIG, some)
+        assert summary["learning"]["shown"] == shown
+        assert (summary["learning"]["warning"] is None) == shown
+        assert summary["settings"][0]["learning"] == summary["learning"]
+        last = results.closing(summary, tmp_path).splitlines()[-1]
+        assert last.startswith("nothing shows that it has learnt: ") != shown
+    json.dumps(summary, allow_nan=False)
+
+
+def test_the_last_lines_say_small_returns_and_round_once():
+    said = results.closing(results.summarize("vpg", CONFIG, population([0.5, 0.75, 0.25])), "out")
+    assert "IQM 0.5 (95 % interval 0.25 to 0.75), worst seed 0.25, best 0.75" in said
+    summary = results.summarize("vpg", CONFIG, population([-164.35] * 3))
+    assert summary["final_return"]["iqm"] == float(np.float32(-164.35))
+    assert f"IQM {float(np.float32(-164.35)):.1f} (" in results.closing(summary, "out")
+
+
 def test_no_episode_at_all_is_null_not_nan():
-    summary = results.summarize("vpg", CONFIG, population([np.nan, np.nan]))
+    some = population([np.nan, np.nan])
+    some.metrics.episodes[:] = 0
+    summary = results.summarize("vpg", CONFIG, some)
     assert summary["final_return"] is None
     json.dumps(summary, allow_nan=False)
 
@@ -90,7 +117,7 @@ def test_seeds_that_never_finish_an_episode_do_not_cost_the_others_their_results
     some.final_return[:silent] = np.nan
     summary = results.save(tmp_path, "vpg", CONFIG, some)
     assert summary["seeds_without_episode"] == [3, 1][:silent]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_files_are_complete_and_load_without_pickle(tmp_path):
@@ -100,7 +127,6 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "summary.json",
         "results.npz",
         "params.safetensors",
-        "curve.png",
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
     own = {"seed", "setting", "final_return", "frozen_at", "cause"}
@@ -111,6 +137,32 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
         "policy.output.weight": (3, 2, 4),
         "policy.output.bias": (3, 2),
     }
+
+
+def test_equal_runs_are_equal_bytes(tmp_path):
+    written = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        results.save(tmp_path / name, "vpg", CONFIG, population([480.0, np.nan, 500.0]))
+        written.add(tuple((tmp_path / name / file).read_bytes() for file in results.FILES))
+    assert len(written) == 1
+
+
+def test_the_bytes_of_safetensors_are_always_the_same(tmp_path):
+    """The library's own are in one of 24 orders here."""
+    arrays = {"b": np.arange(3, dtype=np.float32), "a": np.ones((0, 2)), "é": np.array(7)}
+    metadata = {"seeds": "[1]", "setting": "[0]", "quoted": '"\n', "ü": "ü"}
+    written = {safetensors(arrays, metadata) for _ in range(20)}
+    assert len(written) == 1
+    (content,) = written
+    loaded = load(content)
+    assert loaded.keys() == arrays.keys()
+    for name, x in arrays.items():
+        assert loaded[name].dtype == x.dtype
+        np.testing.assert_array_equal(loaded[name], x)
+    (tmp_path / "file").write_bytes(content)
+    with safe_open(tmp_path / "file", framework="np") as file:
+        assert file.metadata() == metadata
 
 
 def test_names_are_those_of_the_twin():

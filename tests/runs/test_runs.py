@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpg.cli.runs import describe
+from jaxpg.cli.show import describe
 from jaxpg.core import learner
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.errors import RunError, Stopped
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
-from jaxpg.population.population import train_population
-from jaxpg.runs import RunError, Stopped, checkpoints, edit, manifest, run
-from jaxpg.runs import retrace as replay
+from jaxpg.runs import checkpoints, edit, manifest, run
+from jaxpg.runs import retrace as retracing
+from jaxpg.runs.python import train_population
 from jaxpg.runs.results import FILES
 
 TINY = Config(
@@ -160,12 +161,12 @@ def test_every_seed_with_every_setting(tmp_path, stop_after):
     assert [entry["setting"] for entry in summary["settings"]] == settings
     finals = whole.final_return[whole.setting == 2]
     assert summary["settings"][2]["final_return"]["max"] == pytest.approx(finals.max(), abs=1e-4)
-    replay.replay(tmp_path / "both", 4, 2, 5, tmp_path / "again")
-    report = json.loads((tmp_path / "again" / "replay.json").read_text())
+    retracing.retrace(tmp_path / "both", 4, 2, 5, tmp_path / "again")
+    report = json.loads((tmp_path / "again" / "retrace.json").read_text())
     assert report["compared_with_run"] == 1
     assert not report["differ_from_run"]
     with pytest.raises(RunError, match=r"--setting must be in \[0, 3\); got 3"):
-        replay.replay(tmp_path / "both", 4, 3, None, tmp_path / "none")
+        retracing.retrace(tmp_path / "both", 4, 3, None, tmp_path / "none")
     with pytest.raises(RunError, match="settings"):
         run.begin(tmp_path / "a", run.plan("vpg", TINY, SEEDS[:2], 2, settings[:2]))
 
@@ -208,12 +209,12 @@ def test_merged_runs_are_one_run(finished, tmp_path, stop_after):
 
 
 def test_a_replay_is_the_run(finished, tmp_path):
-    said = replay.replay(finished, 4, 0, None, tmp_path / "all")
+    said = retracing.retrace(finished, 4, 0, None, tmp_path / "all")
     assert "7 could be compared with the run, and all are equal to the bit" in said
-    report = json.loads((tmp_path / "all" / "replay.json").read_text())
+    report = json.loads((tmp_path / "all" / "retrace.json").read_text())
     assert report["differ_from_run"] == []
     assert report["records_that_end_in_the_parameters_of_the_run"] == 7
-    replay.replay(finished, 4, 0, 5, tmp_path / "one")
+    retracing.retrace(finished, 4, 0, 5, tmp_path / "one")
     with (
         np.load(tmp_path / "all" / "update-000005.npz", allow_pickle=False) as one,
         np.load(tmp_path / "one" / "update-000005.npz", allow_pickle=False) as other,
@@ -224,9 +225,9 @@ def test_a_replay_is_the_run(finished, tmp_path):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
     with pytest.raises(RunError, match="no seed 3"):
-        replay.replay(finished, 3, 0, None, tmp_path / "none")
+        retracing.retrace(finished, 3, 0, None, tmp_path / "none")
     with pytest.raises(RunError, match=r"--update must be in \[0, 7\)"):
-        replay.replay(finished, 4, 0, 7, tmp_path / "none")
+        retracing.retrace(finished, 4, 0, 7, tmp_path / "none")
 
 
 def test_another_config_is_refused_with_what_changed(finished):
@@ -338,6 +339,16 @@ def test_nor_is_one_of_another_version(stopped, monkeypatch):
     with pytest.raises(RunError, match="is whole, but of another run or version"):
         train(directory)
     assert all(path.exists() for path in paths)
+
+
+def test_a_run_that_saved_nothing_says_so(tmp_path):
+    """It was killed while it compiled; one that is new has nothing to say."""
+    for killed in (False, True):
+        directory, notes = begun(tmp_path / str(killed), seeds=[2]), []
+        if killed:
+            (directory / checkpoints.FOLDER).mkdir()
+        train(directory, note=notes.append)
+        assert any("ended before anything was saved" in note for note in notes) == killed
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):

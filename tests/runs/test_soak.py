@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxpg import files
 from jaxpg.core.config import Config
-from jaxpg.runs import checkpoints, durable, run
+from jaxpg.runs import checkpoints, run
 from jaxpg.runs.results import FILES
 
 SEEDS = int(os.environ.get("JAXPG_SOAK_SEEDS", "256"))
@@ -35,7 +36,7 @@ def test_memory_stays_flat(tmp_path):
     assert max(used[len(used) // 20 :]) < 1.05 * at_first
     left = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
     kept = {path for path in left if checkpoints.NAME.fullmatch(path)}
-    assert not [name for name in left if name.startswith(durable.TEMPORARY)]
+    assert not [name for name in left if name.startswith(files.TEMPORARY)]
     assert len(kept) <= checkpoints.KEPT * -(-SEEDS // 16)
     assert left - kept >= {*FILES, "manifest.json", "lock", run.LOG}
     with np.load(tmp_path / "run" / "results.npz", allow_pickle=False) as results:

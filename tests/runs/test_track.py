@@ -1,5 +1,6 @@
 """Trackers: what they are told is read back from their own files, also of a continued run."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,8 @@ import jaxpg
 from jaxpg.analysis.stats import iqm
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.runs import RunError, Stopped, run, track
+from jaxpg.errors import RunError, Stopped
+from jaxpg.runs import run, track
 
 CONFIG = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,))
 
@@ -44,40 +46,65 @@ def reported(directory, name):
 
 
 def events(directory):
-    """{tag: [(step, value)]} of all event files, as TensorBoard itself reads them."""
+    """{tag: [(step, value)]} of all event files, as TensorBoard itself reads them.
+
+    Of a histogram the value is how many it holds, their sum, and the sum of their squares.
+    """
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
+    guidance = {"scalars": 0, "histograms": 0}
+    accumulator = EventAccumulator(str(directory / "tensorboard"), size_guidance=guidance)
     accumulator.Reload()
-    tags = accumulator.Tags()["scalars"]
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in tags}
+    tags = accumulator.Tags()
+    scalars = {
+        tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in tags["scalars"]
+    }
+    histograms = {
+        tag: [(e.step, sums(e.histogram_value)) for e in accumulator.Histograms(tag)]
+        for tag in tags["histograms"]
+    }
+    return scalars | histograms
+
+
+def sums(histogram):
+    return histogram.num, histogram.sum, histogram.sum_squares
 
 
 def check_against_results(directory, tags):
-    """The tracker was told each report once, and the results of each seed."""
+    """The tracker was told each report once, and the results; all by a seed's environment steps."""
     assert len(reported(directory, "fraction")) > 2
     told = [value for _, value in tags["progress/fraction"]]
     np.testing.assert_allclose(told, reported(directory, "fraction"), rtol=1e-6)
     steps = [step for step, _ in tags["progress/fraction"]]
-    assert steps == reported(directory, "env_steps")
+    assert steps == [round(steps / 5) for steps in reported(directory, "env_steps")]
     assert told[-1] == 1.0
     loaded = jaxpg.load(directory)
     population = loaded.population
-    by_seed = dict(tags["seeds/final_return"])
-    assert list(by_seed) == loaded.seeds
-    np.testing.assert_allclose(list(by_seed.values()), population.final_return, rtol=1e-6)
-    assert [value for _, value in tags["seeds/diverged"]] == [0.0] * 5
+    for name in track.LOSSES:
+        live = tags[f"progress/{name}"]
+        assert [step for step, _ in live] == steps
+        newest = getattr(population.metrics, name)[:, -1].mean()
+        assert live[-1][1] == pytest.approx(newest, rel=1e-5)
     (last,) = tags["final/return_iqm"]
-    assert last == (8, pytest.approx(loaded.summary["final_return"]["iqm"], rel=1e-6))
+    assert last == (8 * 256, pytest.approx(loaded.summary["final_return"]["iqm"], rel=1e-6))
     entropy = dict(tags["curve/entropy_mean"])
-    assert sorted(entropy) == list(range(1, 9))
-    assert entropy[3] == pytest.approx(population.metrics.entropy[:, 2].mean(), rel=1e-5)
+    assert sorted(entropy) == [256 * update for update in range(1, 9)]
+    assert entropy[3 * 256] == pytest.approx(population.metrics.entropy[:, 2].mean(), rel=1e-5)
     returns = dict(tags["curve/return_iqm"])
     metrics = population.metrics
-    assert returns[8] == pytest.approx(
+    assert returns[8 * 256] == pytest.approx(
         float(iqm(metrics.return_sum[:, 7] / metrics.episodes[:, 7])), rel=1e-5
     )
+    assert max(step for values in tags.values() for step, _ in values) == 8 * 256
+
+
+def check_histogram(directory, values):
+    """Of what seeds ended with, at the end of what each budget paid for."""
+    final = jaxpg.load(directory).population.final_return.astype(float)
+    step, (count, total, squares) = values[-1]
+    assert (step, count) == (8 * 256, 5)
+    assert (total, squares) == pytest.approx((final.sum(), (final**2).sum()), rel=1e-5)
 
 
 def test_tensorboard_reads_a_continued_run_as_one(tmp_path):
@@ -86,7 +113,9 @@ def test_tensorboard_reads_a_continued_run_as_one(tmp_path):
     before = reported(directory, "fraction")
     assert before[-1] < 1.0
     main(["resume", str(directory)])
-    check_against_results(directory, events(directory))
+    tags = events(directory)
+    check_against_results(directory, tags)
+    check_histogram(directory, tags["seeds/final_return"])
     count = len(list((directory / "tensorboard").iterdir()))
     main(["resume", str(directory)])  # finished, and logged
     assert len(list((directory / "tensorboard").iterdir())) == count
@@ -100,11 +129,31 @@ def test_a_finished_run_can_still_be_tracked(trained, tmp_path):
     track.log_results(directory)
     tags = events(directory)
     assert "progress/fraction" not in tags
-    assert len(tags["seeds/final_return"]) == 5
+    check_histogram(directory, tags["seeds/final_return"])
+    assert len(tags["seeds/final_return"]) == 1
     track.choose(directory, None)
     assert track.read(directory).kind == "tensorboard"
     track.choose(directory, "none")
     assert track.read(directory).kind == "none"
+
+
+def test_an_extended_run_adds_to_what_was_told(tmp_path):
+    """Nothing is told twice: one histogram, one last value and one curve more."""
+    pytest.importorskip("tensorboardX")
+    constant = dataclasses.replace(CONFIG, lr_schedule="constant", total_steps=256 * 4)
+    directory = tmp_path / "run"
+    run.begin(directory, run.plan("vpg", constant, [2, 9, 4, 0, 5], 2))
+    track.choose(directory, "tensorboard")
+    main(["resume", str(directory), "--no-report"])
+    main(["extend", str(directory), "--total-steps", str(256 * 8), "--no-report"])
+    tags = events(directory)
+    for tag, values in tags.items():
+        steps = [step for step, _ in values]
+        assert len(set(steps)) == len(steps), tag
+    assert [step for step, _ in tags["seeds/final_return"]] == [4 * 256, 8 * 256]
+    assert [step for step, _ in tags["final/diverged"]] == [4 * 256, 8 * 256]
+    assert [step for step, _ in tags["curve/entropy_mean"]] == [256 * u for u in range(1, 9)]
+    check_histogram(directory, tags["seeds/final_return"])
 
 
 def wandb_records(content):
@@ -141,9 +190,8 @@ def wandb_history(directory):
                 for item in record.history.item
             }
             for tag, value in row.items():
-                group = tag.split("/")[0]
-                if group in track.AXES and "/" in tag:
-                    tags[tag].append((row[track.AXES[group]], value))
+                if "/" in tag:
+                    tags[tag].append((row[track.AXIS], value))
     return tags, ids
 
 
@@ -169,6 +217,14 @@ def test_unknown_and_missing_trackers(tmp_path, monkeypatch, capsys):
     with pytest.raises(ConfigError, match="--track wandb needs wandb, which is not installed"):
         track.check("wandb")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_a_newer_version_is_called_that(tmp_path):
+    track.choose(tmp_path, "tensorboard")
+    content = json.loads((tmp_path / "tracker.json").read_text())
+    (tmp_path / "tracker.json").write_text(json.dumps(content | {"offline": True}))
+    with pytest.raises(RunError, match="made by a newer version of jaxpg: see 'offline'"):
+        track.read(tmp_path)
 
 
 @pytest.mark.parametrize(

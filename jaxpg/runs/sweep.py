@@ -1,4 +1,4 @@
-"""jaxpg sweep: a grid of hyperparameters, every point with every seed.
+"""A sweep: a grid of hyperparameters, every point trained with every seed. Imports no jax.
 
 What is in its directory:
 
@@ -12,21 +12,42 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from jaxpg.cli import runs
+from jaxpg import files
 from jaxpg.core.config import FIELDS, Config, ConfigError, nearest, validate
+from jaxpg.errors import RunError
 from jaxpg.population.settings import expand, with_setting
-from jaxpg.runs import RunError, durable, manifest
+from jaxpg.runs import manifest
 from jaxpg.runs.manifest import Manifest, format_seeds, parse_config, parse_seeds
 
 NAME = "sweep.json"
 SCHEMA = 1
 _HINTS = get_type_hints(Config)
 
-Grid = Mapping[str, Sequence[Any]]
+
+class Kind(NamedTuple):
+    """How values of a type are read and written in a grid."""
+
+    says: str
+    read: Callable[[str], Any]  # raises ValueError or KeyError
+    write: Callable[[Any], str]
+
+
+NONE, TEXT, BOOLS = "none", Kind("text", str, str), {"true": True, "false": False}
+KINDS = {
+    bool: Kind("true or false", lambda word: BOOLS[word.lower()], lambda x: str(x).lower()),
+    int: Kind("an integer", int, str),
+    float: Kind("a number", float, repr),
+    tuple: Kind(
+        "widths such as 64x64",
+        lambda word: tuple(map(int, word.split("x"))),
+        lambda widths: "x".join(map(str, widths)),
+    ),
+    str: TEXT,
+}
 
 
 class Plan(NamedTuple):
@@ -55,40 +76,18 @@ class Plan(NamedTuple):
         return [dict(zip(self.grid, values, strict=True)) for values in chosen]
 
 
-def plan(name: str, options: Any) -> Plan:
-    """What the command line asks for.
+def plan(
+    preset: str, config: Config, grid: dict[str, list[Any]], seeds: str, lanes: int | None
+) -> Plan:
+    """A sweep of every point of a grid with every seed.
 
     Raises:
-      ConfigError: if the grid, a point of it, the seeds or the launch has no meaning.
+      ConfigError: if the config, the grid, a point of it or the seeds have no meaning.
     """
-    if options.launch.distributed:
-        raise ConfigError(
-            "a sweep is begun by one process; others can take runs of it: jaxpg resume DIR/NAME"
-        )
-    runs.check_launch(options.launch)
-    seeds = format_seeds(parse_seeds(options.seeds))
-    asked = Plan(name, validate(options.config), parse_grid(options.grid), seeds, options.lanes)
+    seeds = format_seeds(parse_seeds(seeds))
+    asked = Plan(preset, validate(config), grid, seeds, lanes)
     expand(asked.config, asked.grid)
     return asked
-
-
-def main(asked: Plan, launch: runs.Launch, out: Path) -> None:
-    """Train a sweep, or continue it; then its table and report.
-
-    Raises:
-      ConfigError: if a point has no meaning; nothing is written.
-      RunError: if the directory holds something else.
-    """
-    directories = begin(out, asked)
-    for i, directory in enumerate(directories, 1):
-        print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
-        runs.train(directory, dataclasses.replace(launch, report=False), again="the same line")
-    from jaxpg.report import sweep as sweep_report
-
-    found = sweep_report.load_sweep(out)
-    sweep_report.show(found)
-    if launch.report:
-        print(f"report: {sweep_report.make(found)}")
 
 
 def begin(out: Path, asked: Plan) -> list[Path]:
@@ -114,11 +113,9 @@ def begin(out: Path, asked: Plan) -> list[Path]:
             f"{out} is a sweep of something else ({'; '.join(_differences(old, asked))}): take "
             "another --out, or the same options"
         )
-    try:
+    with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        durable.write(out / NAME, _text(asked).encode())
-    except OSError as error:
-        raise RunError(f"{out} cannot be written ({error.strerror})") from None
+        files.write(out / NAME, _text(asked))
     directories = [out / name for name in asked.names]
     for directory, content in zip(directories, manifests, strict=True):
         run.begin(directory, content)
@@ -142,7 +139,7 @@ def read(directory: Path) -> Plan:
         }
         plan = Plan(
             str(fields["preset"]),
-            parse_config(fields["config"]),
+            parse_config(fields["config"], path),
             grid,
             fields["seeds"],
             fields["lanes"],
@@ -179,32 +176,29 @@ def parse_grid(entries: Sequence[str]) -> dict[str, list[Any]]:
             raise ConfigError("--grid cannot have arithmetic, which is one process's: sweep twice")
         if name in grid:
             raise ConfigError(f"--grid has {name} twice; give all its values at once")
-        values = [_parse(name, word.strip()) for word in text.split(",")]
+        values = [_read(name, word.strip()) for word in text.split(",")]
         if len(set(values)) < len(values):
             raise ConfigError(f"--grid has a value of {name} twice; got {text!r}")
         grid[name] = values
     return grid
 
 
-def _parse(name: str, word: str) -> Any:
+def show(value: Any) -> str:
+    """A value as `parse_grid` reads it."""
+    return NONE if value is None else KINDS[type(value)].write(value)
+
+
+def _read(name: str, word: str) -> Any:
     """A value of a field; what it must be beyond its type is `validate`'s to say."""
     hint = _HINTS[name]
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-    if type(None) in get_args(hint) and word.lower() == "none":
+    choices = get_args(hint)
+    if type(None) in choices and word.lower() == NONE:
         return None
-    kind = kinds[0] if kinds and isinstance(kinds[0], type) else hint
+    kind = KINDS.get(get_origin(hint) or hint) or KINDS.get(choices[0], TEXT)
     try:
-        if name == "hidden_sizes":
-            return tuple(int(width) for width in word.split("x"))
-        if kind is bool:
-            return {"true": True, "false": False}[word.lower()]
-        if kind in (int, float):
-            return kind(word)
+        return kind.read(word)
     except (ValueError, KeyError):
-        kinds_said = {bool: "true or false", int: "an integer", float: "a number"}
-        wanted = "widths such as 64x64" if name == "hidden_sizes" else kinds_said[kind]
-        raise ConfigError(f"--grid {name} must be {wanted}; got {word!r}") from None
-    return word
+        raise ConfigError(f"--grid {name} must be {kind.says}; got {word!r}") from None
 
 
 def _manifests(plan: Plan) -> list[Manifest]:
@@ -222,15 +216,6 @@ def _manifests(plan: Plan) -> list[Manifest]:
 def _name(i: int, program: Mapping[str, Any]) -> str:
     said = ",".join(f"{name}={show(value)}" for name, value in program.items())
     return f"{i}-" + (re.sub(r"[^\w.=,+-]", "_", said)[:100] or "all")
-
-
-def show(value: Any) -> str:
-    """A value as `parse_grid` reads it."""
-    if isinstance(value, tuple):
-        return "x".join(map(str, value))
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
 
 
 def is_sweep(directory: Path) -> bool:

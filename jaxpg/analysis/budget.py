@@ -1,0 +1,64 @@
+"""What a training run may spend, and what it has spent after each update."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxpg.core.config import Config
+
+if TYPE_CHECKING:
+    from jaxpg.population.population import Population
+
+STEPS = "environment steps"
+
+
+class Budget(NamedTuple):
+    """What each seed may spend."""
+
+    amount: int
+    unit: str  # environment steps, or episodes
+
+
+def budget(config: Config) -> Budget:
+    """What a config gives to each seed; a remainder that pays for no update is left unspent."""
+    return Budget(getattr(config, config.budget), config.unit)
+
+
+def spent(config: Config, population: "Population", unit: str) -> np.ndarray:
+    """What each seed has spent after each update.
+
+    Args:
+      unit: the budget's own, or STEPS, which every run has counted.
+
+    Returns:
+      Integers [S, U]. In another unit than the budget's, a seed that has diverged spends no more.
+
+    Raises:
+      ValueError: if episodes are asked of a run whose budget is in steps.
+    """
+    if unit == config.unit:
+        updates = np.arange(1, config.num_updates + 1)
+        return np.broadcast_to(updates * config.update_cost, population.metrics.env_steps.shape)
+    if unit != STEPS:
+        raise ValueError(f"a run with a budget in {STEPS} is not measured in {unit}")
+    return np.cumsum(population.metrics.env_steps, axis=1, dtype=np.int64)
+
+
+def smallest(runs: Sequence[tuple[Config, "Population"]]) -> Budget | None:
+    """What every seed of these runs has spent, if they differ in that; None if they do not.
+
+    In environment steps where budgets are in different units; of a run in episodes it is then what
+    its cheapest seed took (of those that diverged none).
+    """
+    budgets = [budget(config) for config, _ in runs]
+    if len(set(budgets)) == 1:
+        return None
+    if len({one.unit for one in budgets}) == 1:
+        return min(budgets)
+    amounts = []
+    for config, population in runs:
+        healthy = population.frozen_at < 0
+        used = spent(config, population, STEPS)[:, -1]
+        amounts.append(int((used[healthy] if healthy.any() else used).min()))
+    return Budget(min(amounts), STEPS)

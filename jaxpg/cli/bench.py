@@ -1,0 +1,51 @@
+"""jaxpg bench."""
+
+import dataclasses
+import json
+import math
+
+from tyro.conf import OmitArgPrefixes
+
+from jaxpg import files
+from jaxpg.cli import machine
+from jaxpg.cli.arguments import File, Preset
+from jaxpg.cli.show import say
+from jaxpg.core.config import PRESETS, Config, ConfigError, validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure how fast a config trains here, with how many lanes, in how much memory."""
+
+    preset: Preset = "vpg"
+    """Where the options start from: vpg, reinforce, actor-critic, … (jaxpg presets)."""
+    lanes: tuple[int, ...] = ()
+    """Numbers of lanes to try, >= 2 each; a few that fit the backend if not given."""
+    rounds: int = 3
+    """Measurements of each, by turns; >= 1."""
+    seconds: float = 2.0
+    """That a measurement takes about."""
+    textbook: bool = True
+    """Measure the textbook's jit(vmap(train)) beside them, where it is there."""
+    json: File = None
+    """For all that was measured."""
+    config: OmitArgPrefixes[Config] = PRESETS["vpg"]
+
+
+def bench(options: Bench) -> None:
+    """jaxpg bench."""
+    config = validate(options.config)
+    if options.rounds < 1 or not 0 < options.seconds < math.inf:
+        raise ConfigError(
+            "--rounds must be at least 1, and --seconds finite and greater than 0; got "
+            f"{options.rounds} and {options.seconds:g}"
+        )
+    files.check(options.json, "--json")
+    machine.prepare(config)
+    from jaxpg.population import bench
+
+    lanes = options.lanes or bench.lanes_to_try()
+    measured = bench.measure(config, lanes, options.rounds, options.seconds, say, options.textbook)
+    if options.json is not None:
+        files.save(options.json, json.dumps(measured, indent=2, allow_nan=False) + "\n")
+    print(bench.table(measured))

@@ -1,0 +1,141 @@
+"""The commands that show what is there: status, report, compare, presets; how all of them speak."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from jaxpg import files
+from jaxpg.cli.arguments import Directories, Directory, File
+from jaxpg.core.config import PRESET_NOTES, PRESETS, Config, ConfigError
+from jaxpg.runs import manifest as manifests
+
+Solved = Annotated[float | None, arg(metavar="RETURN")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Say what a run is and how far it has come."""
+
+    dir: Directory
+    """A run directory."""
+
+
+def status(options: Status) -> None:
+    """jaxpg status; reads nothing but names and JSON."""
+    print(describe(options.dir))
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write a finished run or sweep as one page, report.html, with figures/ as PNG and SVG."""
+
+    dir: Directory
+    """The directory of a finished run, or of a sweep."""
+    solved: Solved = None
+    """What counts as solved; gymnasium's threshold if not given."""
+
+
+def report(options: Report) -> None:
+    """jaxpg report."""
+    from jaxpg.report.page import make
+
+    print(make(options.dir, options.solved))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare finished runs of one environment, with intervals.
+
+    The settings of a run count as runs of their own; the first one is what the others are held
+    against.
+    """
+
+    dirs: Directories
+    """Directories of finished runs."""
+    solved: Solved = None
+    """What counts as solved; gymnasium's threshold if not given."""
+    json: File = None
+    """For all numbers."""
+    picture: File = None
+    """For the picture, as .png, .svg or .pdf."""
+
+
+def compare(options: Compare) -> None:
+    """jaxpg compare."""
+    from jaxpg.report import compare
+
+    if options.picture is not None and options.picture.suffix not in compare.KINDS:
+        kinds = ", ".join(compare.KINDS)
+        raise ConfigError(f"--picture must end in {kinds}; got {options.picture}")
+    files.check(options.json, "--json")
+    files.check(options.picture, "--picture")
+    some = compare.entries(options.dirs, options.solved)
+    held = compare.pairs(some)
+    if options.json is not None:
+        content = json.dumps(compare.as_object(some, held), indent=2, allow_nan=False)
+        files.save(options.json, content + "\n")
+    compare.show(some, held)
+    if options.json is not None:
+        print(f"numbers: {options.json}")
+    if options.picture is not None:
+        compare.draw(some, options.picture)
+        print(f"picture: {options.picture}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Presets:
+    """List the presets, and what they set."""
+
+
+def presets(options: Presets) -> None:
+    """jaxpg presets."""
+    for name, config in PRESETS.items():
+        print(f"{name}\n  {PRESET_NOTES[name]}")
+        for field in dataclasses.fields(Config):
+            value = getattr(config, field.name)
+            if name == "vpg" or value != field.default:
+                print(f"    {field.name} = {value}")
+        if name != "vpg":
+            print("    (the rest as in vpg)")
+
+
+def describe(directory: Path) -> str:
+    """A run in a few lines."""
+    from jaxpg.runs import checkpoints, run
+
+    manifest = manifests.read(directory)
+    config, updates = manifest.config, manifest.config.num_updates
+    total = manifests.num_chunks(manifest)
+    done = [chain[-1].update for chain in checkpoints.listed(directory).values()]
+    share = sum(done) / (total * updates)
+    ended = sum(update == updates for update in done)
+    finished = run.is_finished(directory)
+    state = "finished" if finished else "not finished"
+    times = f", {len(manifest.settings)} settings each" if len(manifest.settings) > 1 else ""
+    said = f"{manifest.preset} on {config.env}, seeds {','.join(manifest.parts)}{times}: {state}"
+    if finished and not done:
+        return f"{said}\nit was saved from memory, without checkpoints"
+    return (
+        f"{said}\n{share:.1%} of the updates are saved: {ended} of {total} chunks of "
+        f"{manifest.lanes} lanes are done, {len(done) - ended} are begun"
+    )
+
+
+def say(sentence: str) -> None:
+    """For a person, on standard error."""
+    print(f"jaxpg: {sentence}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def attempt(otherwise: str) -> Iterator[None]:
+    """What is not training: if it fails, that is said, and the command goes on."""
+    try:
+        yield
+    except Exception as error:  # of whatever draws, tracks or writes
+        say(f"{otherwise} ({' '.join(f'{type(error).__name__}: {error}'.split()):.500})")

@@ -1,0 +1,420 @@
+"""The commands that train: train, resume, extend, merge, sweep, retrace."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
+
+from jaxpg import words
+from jaxpg.cli import machine
+from jaxpg.cli.arguments import Directories, Directory, Preset
+from jaxpg.cli.show import attempt, describe, say
+from jaxpg.core.config import PRESETS, Config, ConfigError, validate
+from jaxpg.errors import DoesNotFit, Stopped
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs import share, track
+from jaxpg.runs import sweep as sweeps
+from jaxpg.runs.manifest import Manifest, parse_seeds
+from jaxpg.runs.watch import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from jaxpg.population.progress import Progress
+
+BUDGET = create_mutex_group(required=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How a run is trained; none of it changes a bit of the results."""
+
+    stall_seconds: float = 600.0
+    """End with code 76 if a segment takes longer."""
+    report: bool = True
+    """Write report.html at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """A run that several processes share."""
+
+    distributed: bool = False
+    """Share the run with the other processes that are started so, each on its own machine or not;
+    Slurm, Kubernetes, MPI and TPU pods are detected. All must see the directory."""
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """Of the first process, where no cluster is detected; with --distributed."""
+    num_processes: Annotated[int | None, arg(metavar="N")] = None
+    """How many there are; with --coordinator."""
+    process_id: Annotated[int | None, arg(metavar="I")] = None
+    """Which this one is, from 0; with --coordinator."""
+    peer_seconds: float = share.PEER_SECONDS
+    """Stop and save, with code 75, if another process shows no sign of life for so long."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is trained, and where to."""
+
+    seeds: str = "256"
+    """How many (0, 1, …), a range FIRST:END, or a list 3,17,42; integers in [0, 2^32)."""
+    out: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/PRESET[-ENV][-sweep])")
+    ] = None
+    """Directory: new, or empty, or of this very run, which is then continued."""
+    lanes: Annotated[int | None, arg(metavar="INT")] = None
+    """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
+    track: Annotated[str | None, arg(metavar="TRACKER")] = None
+    """tensorboard (files in OUT/tensorboard), wandb or none; a run that is continued keeps
+    its own if not given. progress.jsonl is written always."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train many seeds in parallel into a run directory, or continue it."""
+
+    preset: Preset = "vpg"
+    """Where the options start from: vpg, reinforce, actor-critic, … (jaxpg presets)."""
+    run: OmitArgPrefixes[Run] = Run()
+    launch: OmitArgPrefixes[Launch] = Launch()
+    processes: OmitArgPrefixes[Processes] = Processes()
+    config: OmitArgPrefixes[Config] = PRESETS["vpg"]
+
+
+def train(options: Train) -> None:
+    """jaxpg train."""
+    config = validate(options.config)
+    seeds = parse_seeds(options.run.seeds)
+    check(options.launch, options.processes)
+    if options.run.track is not None:
+        track.check(options.run.track)
+    out = options.run.out or default_out(options.preset, config)
+    machine.prepare(config, alone=not options.processes.distributed)
+    whose = join(options.processes)
+    from jaxpg.runs import run
+
+    run.check_usable(out)
+    share.wait_for_first(out, whose, options.processes.peer_seconds, run.is_finished)
+    lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
+    if lanes is None and not is_new:
+        lanes = manifests.read(out).lanes
+    if not is_new:
+        say_if_empty(out)
+
+    def begin(lanes: int | None) -> None:
+        planned = run.plan(options.preset, config, seeds, lanes)
+        (run.check_same if whose.process else run.begin)(out, planned)
+        if not whose.process:
+            track.choose(out, options.run.track)
+        to_the_end(out, options.launch, whose, options.processes.peer_seconds)
+
+    try:
+        begin(lanes)
+    except DoesNotFit as problem:
+        if whose.processes > 1:
+            raise  # the others have begun it too
+        if is_new:
+            run.withdraw(out)
+        if lanes is not None or problem.lanes is None:
+            raise
+        say(f"{problem}, and is taken")
+        begin(problem.lanes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Continue a run that was stopped or killed."""
+
+    dir: Directory
+    """A run directory."""
+    launch: OmitArgPrefixes[Launch] = Launch()
+    processes: OmitArgPrefixes[Processes] = Processes()
+
+
+def resume(options: Resume) -> None:
+    """jaxpg resume."""
+    check(options.launch, options.processes)
+    config = manifests.read(options.dir).config
+    machine.prepare(config, alone=not options.processes.distributed)
+    whose = join(options.processes)
+    from jaxpg.runs import run
+
+    patience = options.processes.peer_seconds
+    share.wait_for_first(options.dir, whose, patience, run.is_finished)
+    say_if_empty(options.dir)
+    to_the_end(options.dir, options.launch, whose, patience)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extend:
+    """Give a run a larger budget and train on.
+
+    Equal, to the bit, to a run that had it from the start; so the learning rate must be constant.
+    """
+
+    dir: Directory
+    """A run directory."""
+    total_steps: Annotated[int | None, BUDGET, arg(metavar="N")] = None
+    """Per seed, in all."""
+    total_episodes: Annotated[int | None, BUDGET, arg(metavar="N")] = None
+    """Per seed, in all."""
+    launch: OmitArgPrefixes[Launch] = Launch()
+
+
+def extend(options: Extend) -> None:
+    """jaxpg extend."""
+    check(options.launch)
+    machine.prepare(manifests.read(options.dir).config)
+    from jaxpg.runs import edit
+
+    edit.extend(options.dir, options.total_steps, options.total_episodes)
+    to_the_end(options.dir, options.launch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """Join runs of different seeds of one config into a new run, finished or not."""
+
+    dirs: Directories
+    """Run directories."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """New or empty."""
+    launch: OmitArgPrefixes[Launch] = Launch()
+
+
+def merge(options: Merge) -> None:
+    """jaxpg merge."""
+    check(options.launch)
+    if not options.dirs:
+        raise ConfigError("merge needs at least one run directory; got none")
+    machine.prepare(manifests.read(options.dirs[0]).config)
+    from jaxpg.runs import edit
+
+    edit.merge(options.dirs, options.out)
+    to_the_end(options.out, options.launch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Train a grid of hyperparameters, or continue it.
+
+    Begun by one process; others can take runs of it: jaxpg resume DIR/NAME.
+    """
+
+    preset: Preset = "vpg"
+    """Where the options start from: vpg, reinforce, actor-critic, … (jaxpg presets)."""
+    grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,…")] = ()
+    """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
+    hidden_sizes=32,64x64 max_grad_norm=0.5,none; every combination is trained."""
+    run: OmitArgPrefixes[Run] = Run()
+    launch: OmitArgPrefixes[Launch] = Launch()
+    config: OmitArgPrefixes[Config] = PRESETS["vpg"]
+
+
+def sweep(options: Sweep) -> None:
+    """jaxpg sweep."""
+    check(options.launch)
+    if options.run.track is not None:
+        track.check(options.run.track)
+    grid = sweeps.parse_grid(options.grid)
+    asked = sweeps.plan(options.preset, options.config, grid, options.run.seeds, options.run.lanes)
+    out = options.run.out or default_out(options.preset, asked.config, "-sweep")
+    machine.prepare(asked.config)
+    directories = sweeps.begin(out, asked)
+    launch = dataclasses.replace(options.launch, report=False)
+    for i, directory in enumerate(directories, 1):
+        print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
+        track.choose(directory, options.run.track)
+        to_the_end(directory, launch, again="the same line")
+    from jaxpg.report import sweep as sweep_report
+
+    found = sweep_report.load_sweep(out)
+    sweep_report.show(found)
+    if options.launch.report:
+        with attempt("the report could not be made"):
+            print(f"report: {sweep_report.make(found)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrace:
+    """Train one seed of a run again, alone, and write what each update met and descended."""
+
+    dir: Directory
+    """A run directory, finished or not."""
+    seed: int
+    """One of the run's."""
+    setting: Annotated[int, arg(metavar="K")] = 0
+    """Of a sweep: which setting, from 0."""
+    update: Annotated[int | None, arg(metavar="U")] = None
+    """Only this one, from 0; all if not given."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """New or empty; DIR-seed-SEED if not given."""
+
+
+def retrace(options: Retrace) -> None:
+    """jaxpg retrace."""
+    machine.prepare(manifests.read(options.dir).config)
+    from jaxpg.runs.retrace import retrace as again
+
+    name = options.dir.resolve().name + f"-seed-{options.seed}"
+    if options.setting:
+        name += f"-setting-{options.setting}"
+    out = options.out or options.dir.resolve().with_name(name)
+    print(again(options.dir, options.seed, options.setting, options.update, out))
+
+
+def check(launch: Launch, processes: Processes = Processes()) -> None:
+    """Raise ConfigError unless the options have a meaning together."""
+    for option, seconds in (
+        ("--stall-seconds", launch.stall_seconds),
+        ("--peer-seconds", processes.peer_seconds),
+    ):
+        if not 0 < seconds < math.inf:
+            raise ConfigError(f"{option} must be finite and greater than 0; got {seconds:g}")
+    count, index, place = processes.num_processes, processes.process_id, processes.coordinator
+    if not processes.distributed and (place, count, index) != (None, None, None):
+        raise ConfigError(
+            "--coordinator, --num-processes and --process-id need --distributed, which is missing"
+        )
+    if count is not None and count < 1:
+        raise ConfigError(f"--num-processes must be at least 1; got {count}")
+    if index is not None and not 0 <= index < (math.inf if count is None else count):
+        raise ConfigError(f"--process-id must be in [0, --num-processes); got {index}")
+    if place is not None:
+        host, _, port = place.rpartition(":")
+        if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+            raise ConfigError(f"--coordinator must be HOST:PORT; got {place!r}")
+
+
+def default_out(name: str, config: Config, suffix: str = "") -> Path:
+    """runs/PRESET, with the environment where it is not the preset's."""
+    env = config.env.rpartition(":")[2]
+    other = "" if config.env == PRESETS[name].env else f"-{env}"
+    return Path("runs") / f"{name}{other}{suffix}"
+
+
+def join(processes: Processes) -> share.Share:
+    """Which of the processes this is; must come before anything else uses jax."""
+    if not processes.distributed:
+        return share.ALONE
+    whose = share.join(processes.coordinator, processes.num_processes, processes.process_id)
+    machine.check()
+    return whose
+
+
+def to_the_end(
+    directory: Path,
+    launch: Launch,
+    whose: share.Share = share.ALONE,
+    peer_seconds: float = share.PEER_SECONDS,
+    again: str | None = None,
+) -> None:
+    """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
+
+    Args:
+      whose: share of the run this process trains.
+      again: what continues it, for people; `jaxpg resume DIR` if not given.
+    """
+    from jaxpg.population.progress import shown
+    from jaxpg.runs import run
+    from jaxpg.runs.results import closing
+
+    manifest = manifests.read(directory)
+    if run.is_finished(directory):
+        print(f"{directory} is finished: {describe(directory)}")
+        if not whose.process:
+            _log_results(directory)
+            draw(directory, launch.report, anew=False)
+        return
+    try:
+        with (
+            _tracked(directory, not whose.process) as tell,
+            shown(_title(manifest, whose)) as show,
+        ):
+
+            def report(at: "Progress") -> None:
+                tell(at)
+                show(at)
+
+            summary = run.train(
+                directory,
+                report=report,
+                note=say,
+                stall_seconds=launch.stall_seconds,
+                share=whose,
+                peer_seconds=peer_seconds,
+            )
+    except Stopped:
+        say(f"stopped and saved; continue with: {again or manifests.resume_line(directory)}")
+        sys.exit(EXIT_STOPPED)
+    if summary is None:
+        print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
+    else:
+        print(closing(summary, directory))
+        _log_results(directory)
+        draw(directory, launch.report, anew=True)
+
+
+def say_if_empty(directory: Path) -> None:
+    """A word on a run that was begun before and has saved nothing."""
+    from jaxpg.runs import checkpoints, run
+
+    if not checkpoints.listed(directory) and not run.is_finished(directory):
+        say(f"{directory} was stopped before it saved anything, as while compiling: it starts anew")
+
+
+def draw(directory: Path, report: bool, anew: bool) -> None:
+    """Make curve.png and the report of a finished run, where they are missing.
+
+    Args:
+      anew: whether those of before are replaced.
+    """
+    from jaxpg.report import figures, page
+    from jaxpg.runs.load import load
+
+    curve = directory / "curve.png"
+    if anew or not curve.exists():
+        with attempt("its curve.png could not be drawn"):
+            run = load(directory)
+            figures.learning_curve(run.config, run.population, curve)
+    if report and (anew or not (directory / page.NAME).exists()):
+        with attempt("the report could not be made"):
+            print(f"report: {page.make(directory)}")
+
+
+@contextmanager
+def _tracked(directory: Path, active: bool) -> Iterator[Callable[["Progress"], None]]:
+    """A reporter to the run's tracker; where that fails, training goes on without it."""
+    with ExitStack() as stack:
+        tell: Callable[[Progress], None] | None = None
+        with attempt("its tracker could not be opened"):
+            tell = stack.enter_context(track.tracking(directory, active))
+
+        def report(at: "Progress") -> None:
+            nonlocal tell
+            with attempt("its tracker failed, and is told nothing more"):
+                now, tell = tell, None
+                if now is not None:
+                    now(at)
+                    tell = now
+
+        yield report
+        with attempt("its tracker could not be closed"):
+            stack.close()
+
+
+def _log_results(directory: Path) -> None:
+    with attempt("its tracker could not be told the results"):
+        track.log_results(directory)
+
+
+def _title(manifest: Manifest, whose: share.Share) -> str:
+    title = f"{manifest.config.env}, {words.seeds(len(manifest.seeds))}"
+    if len(manifest.settings) > 1:
+        title += f" × {len(manifest.settings)} settings"
+    if whose.processes > 1:
+        title += f", process {whose.process} of {whose.processes}"
+    return title

@@ -1,0 +1,119 @@
+"""Progress of a long run: a bar on a terminal and in a notebook, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxpg.analysis.stats import iqm
+from jaxpg.words import duration, returned
+
+if TYPE_CHECKING:  # which imports jax
+    from jaxpg.core.types import Metrics
+
+LINES = 20  # lines that a whole run prints where there is no terminal
+WIDTH, PAUSE = 30, 0.2  # characters of the bar in a notebook; seconds between two messages
+
+
+class Progress(NamedTuple):
+    """How far a population is, after a segment."""
+
+    env_steps: int  # by all rows
+    fraction: float  # of all updates, in [0, 1]
+    recent_return: np.ndarray  # mean return of the last 100 episodes, of every row begun
+    seconds: float  # since training began, compiling aside
+    rows: int  # that are trained in all
+    metrics: "Metrics"  # of the newest update of every row begun; NaN where a row is frozen
+
+    @property
+    def env_steps_per_row(self) -> float:
+        """The axis of curves: of a plain run, environment steps per seed."""
+        return self.env_steps / self.rows
+
+
+@contextmanager
+def shown(title: str) -> Iterator[Callable[[Progress], None]]:
+    """A reporter for `train_population`, shown on standard error or in a notebook's cell."""
+    notebook = in_notebook()
+    if notebook is not None:
+        with _cell(title, notebook) as report:
+            yield report
+    else:
+        with (_bar if sys.stderr is not None and sys.stderr.isatty() else _lines)(title) as report:
+            yield report
+
+
+def in_notebook() -> Callable[..., Any] | None:
+    """IPython's `display`, in a notebook or another frontend that is no terminal; else None."""
+    ipython = sys.modules.get("IPython")  # not imported: no notebook
+    shell = ipython and ipython.get_ipython()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    return display
+
+
+def describe(at: Progress) -> str:
+    """Steps, speed, return so far and time left, in a line."""
+    finished = at.recent_return[~np.isnan(at.recent_return)]
+    score = returned(float(iqm(finished))) if len(finished) else "none yet"
+    left = at.seconds * (1.0 - at.fraction) / at.fraction
+    return (
+        f"{at.env_steps / 1e6:.1f} M steps  {at.env_steps / at.seconds / 1e6:.2f} M steps/s  "
+        f"IQM return {score}  {duration(left)} left"
+    )
+
+
+@contextmanager
+def _lines(title: str) -> Iterator[Callable[[Progress], None]]:
+    shown = 0
+
+    def report(at: Progress) -> None:
+        nonlocal shown
+        if int(at.fraction * LINES) > shown:
+            shown = int(at.fraction * LINES)
+            print(f"{title}: {at.fraction:4.0%}  {describe(at)}", file=sys.stderr, flush=True)
+
+    yield report
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=1.0, note="compiling")
+        yield lambda at: bar.update(task, completed=at.fraction, note=describe(at))
+
+
+@contextmanager
+def _cell(title: str, display: Callable[..., Any]) -> Iterator[Callable[[Progress], None]]:
+    """A line of a cell's output that is written anew, without widgets."""
+
+    def line(filled: int, text: str) -> dict[str, str]:
+        return {"text/plain": f"{title} {'█' * filled}{'░' * (WIDTH - filled)} {text}"}
+
+    handle = display(line(0, "compiling"), raw=True, display_id=True)
+    told = 0.0
+
+    def report(at: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PAUSE or at.fraction == 1.0:
+            told = time.monotonic()
+            text = f"{at.fraction:4.0%}  {describe(at)}"
+            handle.update(line(int(at.fraction * WIDTH), text), raw=True)
+
+    yield report

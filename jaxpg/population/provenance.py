@@ -1,0 +1,56 @@
+"""Where numbers come from: versions, commit and device, for manifests, summaries and benchmarks."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jaxpg.population import devices
+
+ROOT = Path(__file__).parents[2]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that the numbers depend on."""
+    packages = ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def device() -> dict[str, Any]:
+    """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
+    import jax
+
+    from jaxpg.fast import backend
+
+    first = jax.devices()[0]
+    count = devices.cpu_count() if first.platform == "cpu" else jax.device_count()
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": count,
+        "form": backend.form(),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, with a + where files differ from it.
+
+    None outside a checkout, and where git is missing or refuses, as in somebody else's folder.
+    """
+    if not (ROOT / ".git").exists():
+        return None
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,55 @@
+"""How long a run's program took to compile, for the next time: a word to who waits for it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from jaxpg import files
+from jaxpg.core.config import STATIC
+from jaxpg.population import provenance
+from jaxpg.runs.manifest import Manifest
+from jaxpg.words import duration
+
+NAME = "jaxpg-seconds.json"  # in the folder where jax keeps what it compiles
+
+
+def expectation(manifest: Manifest) -> str:
+    """What is compiled, how long that may take, and what is kept of it."""
+    what = f"compiling what trains {manifest.lanes} seeds of {manifest.config.env} at once"
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    seconds = _read().get(_key(manifest))
+    if seconds is not None:
+        return f"{what}: {duration(seconds)} the first time, and less now, since it was kept"
+    kept = f"; it is kept in {folder}" if folder else ""
+    return f"{what}: up to a minute or two the first time{kept}. Nothing is saved until it is done"
+
+
+def remember(manifest: Manifest, seconds: float) -> None:
+    """Say so the next time; of a program that was kept before, nothing."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    known = _read()
+    if folder and _key(manifest) not in known:
+        with suppress(OSError):  # it is a word only
+            content = json.dumps({**known, _key(manifest): round(seconds, 1)})
+            files.write(Path(folder) / NAME, content + "\n")
+
+
+def _read() -> dict[str, float]:
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    try:
+        content = json.loads((Path(folder or os.devnull) / NAME).read_bytes())
+    except (OSError, ValueError):
+        return {}  # nothing was compiled here yet
+    return content if isinstance(content, dict) else {}
+
+
+def _key(manifest: Manifest) -> str:
+    """Of the program: all that it is compiled for."""
+    fields = dataclasses.asdict(manifest.config)
+    static = {name: fields[name] for name in STATIC if not name.startswith("total_")}
+    made = [provenance.versions(), provenance.device(), manifest.lanes, manifest.segment]
+    text = json.dumps([static, fields["max_grad_norm"] is None, *made], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

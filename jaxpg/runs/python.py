@@ -1,0 +1,169 @@
+"""Populations from Python: in memory, or into a directory that the command knows, too."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpg import fast, words
+from jaxpg.core.config import PRESETS, Config, ConfigError
+from jaxpg.errors import DoesNotFit, Stopped
+from jaxpg.population import chunks, population, progress
+from jaxpg.population.chunks import Build
+from jaxpg.population.progress import Progress
+from jaxpg.population.settings import Setting, expand, plain, seed_list
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs import run
+from jaxpg.runs.load import load
+from jaxpg.runs.trained import Trained, check_params
+
+
+class GridPoint(NamedTuple):
+    """What became of one combination of static hyperparameters."""
+
+    config: Config
+    settings: Sequence[Setting]  # what `population.setting` is the index of
+    population: Trained
+
+
+def train_population(
+    config: Config,
+    seeds: Any,
+    *,
+    settings: Sequence[Setting] = ({},),
+    lanes: int | None = None,
+    segments: int = run.SEGMENTS,
+    report: Callable[[Progress], None] | None = None,
+    build: Build = fast.build,
+    out: str | os.PathLike[str] | None = None,
+) -> Trained:
+    """Train every seed with every setting, for the whole budget.
+
+    A row whose loss, gradient norm or parameters stop being finite is frozen at its last finite
+    state; the others do not notice.
+
+    Args:
+      config: what to train.
+      seeds: different integers in [0, 2^32): a range, a list or an array [S].
+      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
+        them are trained by one program. Rows are ordered by setting, then as the seeds are.
+      lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
+        fewer if memory has no room for them. For a given L a row's result does not depend on the
+        others.
+      segments: calls that each group of lanes is divided into, for the sake of `report` (with
+        `out` more, where a call would be long).
+      report: called after each of them, from any thread, one at a time; with `out` after what
+        has been saved. None is silent, but for a bar in a notebook.
+      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
+        meets the config's static fields as they are and the traced ones as arrays over the lanes.
+      out: a run directory, as of `jaxpg train`: new, or empty, or of this very run, which is then
+        continued. Ctrl-C and SIGTERM save and raise Stopped; the same call goes on.
+
+    Raises:
+      ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
+        as DoesNotFit, if there is not enough memory.
+      RunError: if `out` is something else, in use, damaged or cannot be written.
+      Stopped: if training into `out` was stopped.
+    """
+    config, seeds = plain(config), seed_list(seeds)
+    if segments < 1:
+        raise ConfigError(f"segments must be at least 1; got {segments}")
+    options: dict[str, Any] = {"settings": settings, "segments": segments, "build": build}
+    if out is not None:
+        with _shown(config, seeds, report) as show:
+            return _train_into(Path(out), config, seeds, lanes, show, options)
+    with _shown(config, seeds, report) as show:
+        found = population.train_rows(config, seeds, lanes=lanes, report=show, **options)
+    what = run.plan(_name(config), config, seeds, found.lanes, **options)
+    return Trained(*found._replace(manifest=what))
+
+
+def train_grid(
+    config: Config, seeds: Any, grid: Mapping[str, Sequence[Any]], **options: Any
+) -> list[GridPoint]:
+    """Train every seed at every point of a grid of hyperparameters, traced and static ones.
+
+    The points that differ in traced fields alone are rows of one program; each combination of
+    static values is a program of its own, and they are trained one after another.
+
+    Args:
+      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]}.
+      options: of `train_population`, but `out`: a grid on the disk is made by `jaxpg sweep`.
+
+    Returns:
+      One entry for each combination of static values, in the order of the grid; its population
+      has the rows of all its settings.
+
+    Raises:
+      ConfigError: as `train_population` does; of every combination before the first is trained.
+    """
+    if options.get("out") is not None:
+        raise ConfigError(
+            "out is of one run, and a grid is several: jaxpg sweep keeps it, or save each point's "
+            "population"
+        )
+    seeds = seed_list(seeds)
+    programs, settings = expand(config, grid)
+    configs = [dataclasses.replace(config, **values) for values in programs]
+    lanes = options.get("lanes") or population.default_lanes()
+    for point in configs:
+        population.make_chunks(point, seeds, settings, lanes)
+    return [
+        GridPoint(point, settings, train_population(point, seeds, settings=settings, **options))
+        for point in configs
+    ]
+
+
+def _train_into(
+    directory: Path,
+    config: Config,
+    seeds: list[int],
+    lanes: int | None,
+    report: Callable[[Progress], None] | None,
+    options: dict[str, Any],
+) -> Trained:
+    """Begin a run, or go on with it, to its end."""
+    run.check_usable(directory)
+    is_new = not (directory / manifests.NAME).exists()
+    chosen = lanes if is_new or lanes is not None else manifests.read(directory).lanes
+    what = run.plan(_name(config), config, seeds, chosen, **options)
+    build = options["build"]
+    if what.build is not None:
+        lane = chunks.lane_shapes(run.make_chunks(what)[0], build)
+        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lane.state.params))
+    run.begin(directory, what)
+    try:
+        if not run.is_finished(directory):
+            run.train(directory, report=report, stall_seconds=math.inf, build=build)
+    except Stopped:
+        raise Stopped(f"stopped, and saved in {directory}: the same call goes on") from None
+    except DoesNotFit as problem:
+        if is_new:
+            run.withdraw(directory)
+        if not is_new or lanes is not None or problem.lanes is None:
+            raise
+        return _train_into(directory, config, seeds, problem.lanes, report, options)
+    return load(directory).population
+
+
+@contextmanager
+def _shown(
+    config: Config, seeds: list[int], report: Callable[[Progress], None] | None
+) -> Iterator[Callable[[Progress], None] | None]:
+    """The reporter, or in a notebook a bar, where none is given."""
+    if report is None and progress.in_notebook():
+        with progress.shown(f"{config.env}, {words.seeds(len(seeds))}") as show:
+            yield show
+    else:
+        yield report
+
+
+def _name(config: Config) -> str:
+    """What a run of this config is called: a preset, if it is one."""
+    return next((name for name, preset in PRESETS.items() if preset == config), "custom")

@@ -1,0 +1,182 @@
+"""What became of many seeds, as arrays, and what can be done with them: in memory or on disk."""
+
+import json
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+import numpy as np
+
+from jaxpg.analysis.outcomes import RANKS, typical
+from jaxpg.core.config import Config, nearest
+from jaxpg.core.types import Algorithm
+from jaxpg.errors import RunError
+from jaxpg.files import whole_directory
+from jaxpg.names import from_torch, to_torch
+from jaxpg.population.policy import Policy
+from jaxpg.population.population import Population
+from jaxpg.population.settings import Setting
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs import results
+from jaxpg.runs.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Trained(Population):
+    """A population that says what was trained, with what a run in a directory has.
+
+    It adds no data, so whatever takes the arrays of a population takes it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says of a run: spreads, what diverged, speed, config, versions."""
+        what = self._trained()
+        summary = results.summarize(what.preset, what.config, self, what.settings)
+        return json.loads(json.dumps(summary))  # tuples are lists there
+
+    def row(self, seed: int | str, setting: int = 0) -> int:
+        """Where a seed is; as `Run.row`."""
+        return row(self, seed, setting)
+
+    def policy(
+        self, seed: int | str, setting: int = 0, algorithm: Algorithm | None = None
+    ) -> Policy:
+        """The trained policy of one seed; as `Run.policy`."""
+        return policy(self, self._trained(), seed, setting, algorithm)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The metrics as a tidy table; as `Run.to_frame`."""
+        what = self._trained()
+        return to_frame(self, what.config, what.settings)
+
+    def save(self, out: str | os.PathLike[str]) -> None:
+        """Make the directory of a finished run, as `jaxpg train` leaves it, checkpoints aside.
+
+        It can be loaded, reported, compared, evaluated and exported.
+
+        Args:
+          out: new or empty; complete or not there.
+
+        Raises:
+          RunError: if `out` holds something or cannot be written, or networks of your own have
+            parameters that are not named as a file needs it.
+        """
+        what = self._trained()
+        check_params(self.params)
+        with whole_directory(Path(out), "out") as partial:
+            manifests.write(partial, what)
+            digest = manifests.digest(partial)
+            results.save(partial, what.preset, what.config, self, digest, what.settings)
+
+    def _trained(self) -> Manifest:
+        if self.manifest is None:
+            raise RunError("this population does not say what was trained: its manifest is None")
+        return cast(Manifest, self.manifest)
+
+
+def row(population: Any, seed: int | str, setting: int) -> int:
+    """Where a seed is in the arrays of a population.
+
+    Raises:
+      RunError: if there is no such seed or setting, or no seed is good enough to be the best.
+    """
+    count = int(population.setting.max()) + 1
+    number = _integer(setting)
+    if number is None or not 0 <= number < count:
+        raise RunError(f"setting must be in [0, {count}); got {setting!r}")
+    rows = np.flatnonzero(population.setting == number)
+    if isinstance(seed, str):
+        return _ranked(population, seed, rows)
+    number = _integer(seed)
+    if number is None:
+        raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
+    seeds = population.seeds[rows]
+    if number not in seeds:
+        known = manifests.format_seeds(seeds.tolist())
+        raise RunError(f"the run has no seed {seed}; its seeds are {known}")
+    return int(rows[np.flatnonzero(seeds == number)[0]])
+
+
+def policy(
+    population: Any,
+    what: Manifest,
+    seed: int | str,
+    setting: int,
+    algorithm: Algorithm | None = None,
+) -> Policy:
+    """One seed's policy.
+
+    Raises:
+      RunError: as `row`; or if it was trained with parts of one's own, and no algorithm is given.
+    """
+    if what.build is not None and algorithm is None:
+        raise RunError(
+            f"the run was trained with parts of your own ({what.build}), which its files do not "
+            "hold: give them, as in policy(seed, algorithm=build(config))"
+        )
+    at = row(population, seed, setting)
+    params = jax.tree.map(lambda leaf: leaf[at], population.params)
+    return Policy.of(what.config, params, algorithm)
+
+
+def to_frame(population: Any, config: Config, settings: Sequence[Setting]) -> "pandas.DataFrame":
+    """The metrics of a population as a table: a line for each row and update."""
+    import pandas
+
+    metrics = population.metrics
+    rows, updates = metrics.env_steps.shape
+    update = np.arange(updates)
+    frozen_at = population.frozen_at[:, None]
+    mean = np.full(metrics.return_sum.shape, np.nan, metrics.return_sum.dtype)
+    np.divide(metrics.return_sum, metrics.episodes, out=mean, where=metrics.episodes > 0)
+    set_names = list(dict.fromkeys(name for setting in settings for name in setting))
+    columns: dict[str, np.ndarray] = {"setting": np.repeat(population.setting, updates)}
+    for name in set_names:
+        values = [setting.get(name, getattr(config, name)) for setting in settings]
+        columns[name] = np.repeat(np.array(values)[population.setting], updates)
+    columns |= {
+        "seed": np.repeat(population.seeds, updates),
+        "update": np.tile(update, rows),
+        "total_env_steps": np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).reshape(-1),
+        "mean_return": mean.reshape(-1),
+        "frozen": ((frozen_at >= 0) & (update >= frozen_at)).reshape(-1),
+        **{name: values.reshape(-1) for name, values in metrics._asdict().items()},
+    }
+    return pandas.DataFrame(columns)
+
+
+def check_params(params: Any) -> None:
+    """Raise RunError unless these parameters come back from the names that a file gives them."""
+    try:
+        jax.tree.map(np.testing.assert_array_equal, params, from_torch(to_torch(params)))
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        raise RunError(
+            "parameters can be saved if they are arrays in dicts, whose keys are texts without a "
+            "dot and not 'weight', and a 'kernel' has at least two axes"
+        ) from None
+
+
+def _integer(number: Any) -> int | None:
+    """A number of Python, numpy or jax as Python's; None for anything else."""
+    try:
+        return None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
+
+
+def _ranked(population: Any, rank: str, rows: np.ndarray) -> int:
+    """The best, worst or median one of these rows."""
+    if rank not in RANKS:
+        raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")
+    found = typical(population.final_return[rows], population.frozen_at[rows] >= 0)
+    if rank not in found:
+        raise RunError("the run has no best seed: none finished an episode without diverging")
+    return int(rows[found[rank]])

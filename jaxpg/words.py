@@ -1,0 +1,39 @@
+"""How numbers and counts are said to people, the same on a terminal, on a page and in a figure.
+
+Each takes the number itself, not one that was rounded before: what is rounded twice may differ in
+its last digit from what is rounded once.
+"""
+
+import math
+from typing import Any
+
+
+def seeds(count: int) -> str:
+    """1 seed, 2 seeds, 4,096 seeds."""
+    return "1 seed" if count == 1 else f"{count:,} seeds"
+
+
+def returned(value: Any) -> str:
+    """A return: one decimal, or three digits where it is small; "none" if it is no number.
+
+    Args:
+      value: Python's or numpy's.
+    """
+    if not math.isfinite(value):
+        return "none"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value + 0.0:.3g}"
+
+
+def share(value: float) -> str:
+    """A share of seeds: 99.6 %."""
+    return f"{value:.1%}".replace("%", " %")
+
+
+def amount(value: float) -> str:
+    """Environment steps or episodes: 37,120; infinite is beyond the budget."""
+    return f"{value:,.0f}" if math.isfinite(value) else "not reached"
+
+
+def duration(seconds: float) -> str:
+    """8 s, 3:07 min."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f}:{seconds % 60:02.0f} min"

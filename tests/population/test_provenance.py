@@ -1,0 +1,35 @@
+"""Where numbers come from: a commit is known or unknown, and costs nothing else."""
+
+import re
+
+import pytest
+
+from jaxpg.population import provenance
+
+
+def test_it_is_the_commit_of_this_checkout_whatever_git_is_told_of_another(monkeypatch, tmp_path):
+    if not (provenance.ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    commit = provenance.commit()
+    assert commit is not None
+    assert re.fullmatch(r"[0-9a-f]{12}\+?", commit)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))  # as in a hook of another repository
+    assert provenance.commit() == commit
+
+
+@pytest.mark.parametrize("git", [None, "exit 128", "exit 0"])
+def test_without_git_or_where_it_refuses_the_commit_is_unknown(git, monkeypatch, tmp_path):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    if git is not None:
+        (tmp_path / "git").write_text(f"#!/bin/sh\n{git}\n")
+        (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.commit() is None
+
+
+def test_outside_a_checkout_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.commit() is None
+    assert provenance.versions()["jaxpg"]
+    assert {"platform", "kind", "count", "form"} == provenance.device().keys()

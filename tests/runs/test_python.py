@@ -1,0 +1,252 @@
+"""Populations that are trained in Python have what a loaded run has, and become runs."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import threading
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg
+from benchmarks import readme
+from jaxpg.cli.main import main
+from jaxpg.core.config import ConfigError
+from jaxpg.core.types import Networks
+from jaxpg.errors import DoesNotFit, RunError, Stopped
+from jaxpg.population import population as rows
+from jaxpg.runs import manifest, reproduce, run
+from jaxpg.runs.results import FILES
+from tests import pages
+from tests.runs.test_runs import TINY
+
+SEEDS = [2, 9, 4, 0, 5]
+SETTINGS = [{}, {"gamma": 0.5}]
+
+
+@pytest.fixture(scope="module")
+def memory():
+    return jaxpg.train_population(TINY, SEEDS, lanes=2)
+
+
+def assert_same(one, other):
+    told = {"compile_seconds": 0, "wall_seconds": 0, "manifest": None}
+    ours, theirs = one._replace(**told), other._replace(**told)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_into_a_directory_it_is_a_run(memory, tmp_path, capsys):
+    """Which the command knows, and finds finished; and so does the same call."""
+    out = tmp_path / "run"
+    seen = []
+    saved = jaxpg.train_population(TINY, jnp.array(SEEDS), lanes=2, out=out, report=seen.append)
+    assert_same(memory, saved)
+    assert seen[-1].fraction == 1.0
+    assert {*FILES, "checkpoints", "progress.jsonl"} <= {path.name for path in out.iterdir()}
+    seen.clear()
+    assert_same(memory, jaxpg.train_population(TINY, SEEDS, out=str(out), report=seen.append))
+    assert not seen
+    main(["resume", str(out), "--no-report"])
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(RunError, match=r"gamma: 0\.99 -> 0\.5"):
+        jaxpg.train_population(dataclasses.replace(TINY, gamma=0.5), SEEDS, out=out)
+
+
+def test_saved_from_memory_it_is_a_finished_run(memory, tmp_path, capsys):
+    memory.save(tmp_path / "one")
+    assert_same(memory, jaxpg.load(tmp_path / "one").population)
+    assert run.is_finished(tmp_path / "one")
+    jaxpg.load(tmp_path / "one").save(tmp_path / "other")
+    assert_same(memory, jaxpg.load(tmp_path / "other").population)
+    main(["status", str(tmp_path / "one")])
+    said = "finished\nit was saved from memory, without checkpoints\n"
+    assert capsys.readouterr().out.endswith(said)
+    main(["report", str(tmp_path / "one")])
+    main(["compare", str(tmp_path / "one"), str(tmp_path / "other")])
+    assert "report.html" in capsys.readouterr().out
+    for whole in (memory, jaxpg.load(tmp_path / "other")):
+        with pytest.raises(RunError, match="out must be a new or empty directory"):
+            whole.save(tmp_path / "one")
+
+
+def test_both_offer_the_same(memory, tmp_path):
+    settings = jaxpg.train_population(TINY, SEEDS, settings=SETTINGS, lanes=2)
+    for number, whole in enumerate((memory, settings)):
+        whole.save(tmp_path / str(number))
+        loaded = jaxpg.load(tmp_path / str(number))
+        assert loaded.to_frame().equals(whole.to_frame())
+        assert all(loaded.summary[name] == value for name, value in whole.summary.items())
+        for rank in ("best", "worst", "median", 4, np.uint32(5), jnp.array(9)):
+            assert loaded.row(rank) == whole.row(rank)
+        obs = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+        np.testing.assert_array_equal(loaded.policy(9).act(obs), whole.policy(9).act(obs))
+    assert settings.row(9, 1) == 6
+    assert set(settings.to_frame()["gamma"]) == {0.99, 0.5}
+    with pytest.raises(RunError, match="has no seed 3; its seeds are 2,9,4,0,5"):
+        memory.policy(3)
+    with pytest.raises(RunError, match="does not say what was trained"):
+        memory._replace(manifest=None).save(tmp_path / "none")
+
+
+def test_stopped_it_goes_on_by_the_same_call(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
+    seen = []
+
+    def stop(at):
+        seen.append(at)
+        if len(seen) == 2:
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+
+    with pytest.raises(Stopped, match="the same call goes on"):
+        jaxpg.train_population(TINY, SEEDS, lanes=2, out=tmp_path / "run", report=stop)
+    done, seen = seen[-1].fraction, []
+    again = jaxpg.train_population(TINY, SEEDS, out=tmp_path / "run", report=seen.append)
+    assert all(at.fraction > done for at in seen)
+    assert_same(memory, again)
+
+
+def test_in_another_thread_than_the_main_one(memory, tmp_path):
+    """Where nobody may say what signals do."""
+    found = []
+
+    def train():
+        found.append(jaxpg.train_population(TINY, SEEDS, lanes=2, out=tmp_path / "run"))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert_same(memory, found[0])
+
+
+def test_fewer_lanes_where_memory_is_short(memory, tmp_path, monkeypatch):
+    real, lanes = rows.check_memory, []
+
+    def check(programs, shapes, groups, *rest, **options):
+        lanes.append(len(groups[0].keys))
+        if lanes[-1] > 2:
+            raise DoesNotFit("too many lanes", 2)
+        return real(programs, shapes, groups, *rest, **options)
+
+    monkeypatch.setattr(rows, "check_memory", check)
+    assert_same(memory, jaxpg.train_population(TINY, SEEDS, out=tmp_path / "run"))
+    assert_same(memory, jaxpg.train_population(TINY, SEEDS))
+    assert lanes == [16, 2] * 2
+    with pytest.raises(DoesNotFit):
+        jaxpg.train_population(TINY, SEEDS, lanes=3, out=tmp_path / "other")
+    assert not list((tmp_path / "other").glob("*.json"))
+
+
+def test_the_page_is_true(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pages.run(readme.ROOT / "docs" / "runs.md") == 1
+    assert run.is_finished(tmp_path / "runs" / "mine")
+
+
+# Parts of one's own
+
+
+class Net(nn.Module):
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.size)(nn.LayerNorm()(nn.tanh(nn.Dense(5)(x))))
+
+
+def mine(config):
+    """Networks that no config names."""
+    algorithm = jaxpg.build(config)
+    policy, critic, obs = Net(2), Net(1), jnp.zeros(4)
+    networks = Networks(
+        init=lambda key, key_value: {
+            "policy": policy.init(key, obs),
+            "value": critic.init(key_value, obs),
+        },
+        policy=lambda params, obs: policy.apply(params["policy"], obs),
+        value=lambda params, obs: critic.apply(params["value"], obs)[..., 0],
+    )
+    return algorithm._replace(networks=networks)
+
+
+def unsaveable(config):
+    algorithm = mine(config)
+
+    def init(*keys):
+        return {"policy": (jnp.zeros(2),), "value.of": algorithm.networks.init(*keys)["value"]}
+
+    return algorithm._replace(networks=algorithm.networks._replace(init=init))
+
+
+def test_parts_of_ones_own(tmp_path, capsys):
+    """They are saved, shown and compared; what would need them says so."""
+    out = tmp_path / "run"
+    memory = jaxpg.train_population(TINY, SEEDS, lanes=2, build=mine)
+    assert_same(memory, jaxpg.train_population(TINY, SEEDS, lanes=2, build=mine, out=out))
+    memory.save(tmp_path / "saved")
+    name = f"{__name__}:mine"
+    for directory in (out, tmp_path / "saved"):
+        loaded = jaxpg.load(directory)
+        assert_same(memory, loaded.population)
+        assert loaded.manifest.build == name
+    main(["report", str(out)])
+    main(["compare", str(out), str(tmp_path / "saved")])
+    obs = np.ones((3, 4), np.float32)
+    acted = loaded.policy(9, algorithm=mine(TINY)).act(obs)
+    np.testing.assert_array_equal(acted, memory.policy(9, algorithm=mine(TINY)).act(obs))
+    for whole in (loaded, memory):
+        with pytest.raises(RunError, match=f"parts of your own \\({name}\\)"):
+            whole.policy(9)
+    assert reproduce.commands(loaded.manifest)[0].startswith("# ")
+    (out / "summary.json").unlink()
+    for command in (
+        ["resume", out],
+        ["extend", out, "--total-steps", 10**6],
+        ["merge", out, "--out", tmp_path / "merged"],
+        ["retrace", out, "--seed", 9, "--out", tmp_path / "again"],
+        ["evaluate", tmp_path / "saved"],
+        ["render", tmp_path / "saved"],
+        ["export", tmp_path / "saved", "--to", "torch"],
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in command])
+        assert exit_.value.code == 2
+        assert f"was begun with the algorithm of {name}, and this is that of jaxpg" in (
+            capsys.readouterr().err
+        )
+    with pytest.raises(RunError, match="build: "):
+        jaxpg.train_population(TINY, SEEDS, out=out)
+    assert_same(memory, jaxpg.train_population(TINY, SEEDS, build=mine, out=out))
+
+
+def test_parameters_that_no_file_can_hold_are_refused_before_training(tmp_path):
+    with pytest.raises(RunError, match="can be saved if they are arrays in dicts"):
+        jaxpg.train_population(TINY, SEEDS, lanes=2, build=unsaveable, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_grid_is_no_run(tmp_path):
+    with pytest.raises(ConfigError, match="jaxpg sweep keeps it"):
+        jaxpg.train_grid(TINY, SEEDS, {"gamma": [0.5]}, out=tmp_path / "run")
+
+
+def test_it_says_what_was_trained(memory):
+    what = memory.manifest
+    assert (what.preset, what.config, what.seeds, what.lanes) == ("custom", TINY, SEEDS, 2)
+    assert what.bits == manifest.BITS
+    assert json.dumps(memory.summary, allow_nan=False)
+    assert memory.summary["seeds"] == 5
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="notes"):
+        jaxpg.train_population(TINY, SEEDS, out=tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,41 @@
+"""Numbers for people."""
+
+import math
+
+import numpy as np
+import pytest
+
+from jaxpg import words
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (0.0123, "0.0123"),
+        (0.5, "0.5"),
+        (-0.98, "-0.98"),
+        (9.876, "9.88"),
+        (10.0, "10.0"),
+        (-164.35000001, "-164.4"),
+        (12_345.67, "12,345.7"),
+        (np.float32(0.25), "0.25"),
+        (math.nan, "none"),
+        (-math.inf, "none"),
+    ],
+)
+def test_a_score_has_a_decimal_or_three_digits(number, written):
+    assert words.returned(number) == written
+
+
+def test_shares_amounts_and_seeds():
+    assert words.share(0.9961) == "99.6 %"
+    assert words.amount(37_120) == "37,120"
+    assert words.amount(math.inf) == "not reached"
+    assert [words.seeds(count) for count in (0, 1, 1_000)] == ["0 seeds", "1 seed", "1,000 seeds"]
+
+
+def test_times():
+    said = [words.duration(seconds) for seconds in (0.4, 8, 99, 187)]
+    assert said == ["0 s", "8 s", "99 s", "3:07 min"]
