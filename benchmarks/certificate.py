@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.record import RESULTS, markdown, write
 from jaxpg.core.config import PRESETS, Config
+from jaxpg.population.provenance import commit
 from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep
-from jaxpg.runs.results import commit
 
 
 class Case(NamedTuple):

@@ -27,6 +27,7 @@ CORE = [
     "env",
     "rollout",
     "learner",
+    "ppo",
     "algorithms",
     "training",
     "trace",
@@ -49,6 +50,7 @@ ONLY_IN_JAXPG = {
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
+    "ppo": {"_where"},  # what is left out is computed all the same
 }  # fmt: skip
 ONLY_IN_TORCH = {
     # gymnax has these
@@ -66,6 +68,7 @@ HANDED_IN = {
     "env": {"rows"},
     "learner": {"scan"},
     "networks": {"apply"},
+    "ppo": {"scan"},
     "rollout": {"loop"},
 }
 OTHER_ARGUMENTS = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from torch_ref import advantages, distributions, env, learner, losses, networks, rollout
+from torch_ref import advantages, distributions, env, learner, losses, networks, ppo, rollout
 from torch_ref.arithmetic import grid_distribution, grid_env, round_floats
 from torch_ref.config import Config, ConfigError
 from torch_ref.types import Algorithm, Distribution, EnvSpec, Trajectory
@@ -41,7 +41,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
         value_target=VALUE_TARGETS[config.value_target],
         policy_loss=POLICY_LOSSES[config.reduction],
         remember=REMEMBER[config.value_data],
-        fit=FITS[config.networks],
+        fit=FITS[config.fit],
         optimizer=learner.OPTIMIZERS[config.optimizer],
         rounded=round_floats if on_grid else as_it_is,
         learn=learner.learn,
@@ -87,7 +87,9 @@ def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
             psi = weight * psi
         if config.baseline == "broadcast_value":
             psi = advantages.broadcast_baseline(psi, value, trajectory.valid)
-        return advantages.normalize(psi, trajectory.valid) if config.normalize_advantage else psi
+        if config.normalize_advantage and config.normalize_over == "batch":
+            psi = advantages.normalize(psi, trajectory.valid)
+        return psi
 
     return advantage
 
@@ -152,6 +154,6 @@ POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
 }
-FITS = {"separate": learner.fit_separate, "shared": learner.fit_shared}
+FITS: dict[str, Callable] = {"gradient": learner.fit, "ppo": ppo.fit}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

@@ -24,8 +24,8 @@ class Config:
     """Every hyperparameter of a run.
 
     Static fields decide what program is compiled. Traced fields (learning rates, gamma,
-    gae_lambda, coefficients, max_grad_norm) are numbers that flow through it: stack them and
-    vmap. The defaults are the preset `vpg`.
+    gae_lambda, coefficients, bounds) are numbers that flow through it: stack them and vmap. The
+    defaults are the preset `vpg`.
     """
 
     env: str = "CartPole-v1"
@@ -60,11 +60,30 @@ class Config:
     gae_lambda: float = _traced(0.97)
     """Lambda of GAE and of the lambda-return, in [0, 1]."""
     normalize_advantage: bool = False
-    """Shift and scale Psi over the batch to mean 0 and standard deviation 1."""
+    """Shift and scale Psi to mean 0 and standard deviation 1."""
+    normalize_over: Literal["batch", "minibatch"] = "batch"
+    """Of what Psi is normalised: of the whole batch, or of each of fit=ppo's minibatches."""
     reduction: Literal["steps", "trajectories"] = "steps"
     """Policy loss: mean over valid steps, or sum over time and mean over trajectories."""
     ent_coef: float = _traced(0.0)
     """Weight of the entropy bonus, >= 0."""
+
+    fit: Literal["gradient", "ppo"] = "gradient"
+    """What an update does with its batch: one step along the policy gradient (and value_steps of
+    the critic), or epochs of minibatch steps on PPO's clipped surrogate."""
+    epochs: int = 1
+    """Passes over the batch, each in another order (fit=ppo only)."""
+    minibatches: int = 1
+    """Steps of a pass; they divide the batch's steps, or its episodes (fit=ppo only)."""
+    clip_coef: float = _traced(0.2)
+    """Epsilon > 0: beyond 1 - epsilon or 1 + epsilon the probability ratio of an action gains
+    nothing more (fit=ppo only)."""
+    clip_value: float | None = _traced(None)
+    """How far > 0 from its old value V(s) may move before the value loss stops to gain; None: any
+    distance (fit=ppo only)."""
+    target_kl: float | None = _traced(None)
+    """KL from the acting policy, > 0, above which the rest of an update's steps is left out; None:
+    none is (fit=ppo only)."""
 
     value_target: Literal["monte_carlo", "td0", "lambda_return"] = "lambda_return"
     """What the critic is fitted to."""
@@ -79,10 +98,12 @@ class Config:
     batch_size: int = 512
     """Transitions sampled without replacement per value step (value_data=replay... only)."""
     vf_coef: float = _traced(0.5)
-    """Weight of the value loss in the joint loss, >= 0 (networks=shared only)."""
+    """Weight of the value loss in a joint loss, >= 0."""
 
     networks: Literal["separate", "shared"] = "separate"
-    """Two MLPs, or one torso with a policy head and a value head."""
+    """Two MLPs, or one torso with a policy head and a value head, which has a joint loss."""
+    joint_loss: bool = False
+    """Whether two MLPs, too, have one loss, policy + vf_coef * value, and one optimizer."""
     hidden_sizes: tuple[int, ...] = (64,)
     """Width of each hidden layer."""
     activation: Literal["relu", "tanh"] = "relu"
@@ -94,11 +115,17 @@ class Config:
     clamped to [2^-23, 1 - 2^-23], whose gradient is 0 outside."""
 
     optimizer: Literal["sgd", "adam", "rmsprop"] = "adam"
-    """Optimizer of every network, with torch's default constants."""
+    """Optimizer of every network."""
+    optimizer_eps: float = _traced(1e-8)
+    """What Adam and RMSprop add to the root of the mean square, > 0."""
+    adam_b1: float = _traced(0.9)
+    """Decay of Adam's mean of gradients, in [0, 1)."""
+    adam_b2: float = _traced(0.999)
+    """Decay of Adam's mean of their squares, in [0, 1)."""
     learning_rate: float = _traced(1e-2)
-    """Learning rate of the policy (of everything, with networks=shared), > 0."""
+    """Learning rate of the policy (of everything, with a joint loss), > 0."""
     value_learning_rate: float = _traced(1e-2)
-    """Learning rate of the critic, > 0 (networks=separate only)."""
+    """Learning rate of a critic with a loss of its own, > 0."""
     lr_schedule: Literal["constant", "linear"] = "linear"
     """Keep the learning rates, or let them fall linearly to 0 at the end of the budget."""
     max_grad_norm: float | None = _traced(0.5)
@@ -117,6 +144,16 @@ class Config:
     def replays(self) -> bool:
         """Whether the critic is fitted on a ring of past transitions."""
         return self.critic and self.value_data != "batch"
+
+    @property
+    def joint(self) -> bool:
+        """Whether policy and critic have one loss and one optimizer."""
+        return self.joint_loss or self.networks == "shared"
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """Names of the metrics that its fit has beside everybody's."""
+        return ("clip_fraction", "approx_kl", "explained_variance") if self.fit == "ppo" else ()
 
     @property
     def float_type(self) -> str:
@@ -147,6 +184,7 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TRACED = tuple(name for name, field in FIELDS.items() if "traced" in field.metadata)
 STATIC = tuple(name for name in FIELDS if name not in TRACED)
+OPTIONAL = tuple(name for name in TRACED if type(None) in get_args(FIELDS[name].type))
 
 _ARTICLE = Config(
     collect="episodes",
@@ -232,7 +270,10 @@ def nearest(name: str, choices: Any) -> str:
 
 
 _HINTS = get_type_hints(Config)
-_COUNTS = ("num_envs", "num_steps", "value_steps", "buffer_size", "batch_size")
+_COUNTS = (
+    *("num_envs", "num_steps", "epochs", "minibatches"),
+    *("value_steps", "buffer_size", "batch_size"),
+)
 _BUDGETS = ("total_steps", "total_episodes")
 _MOST = 2**31 - 1  # what an int32 counts
 _RANGES = {
@@ -243,6 +284,12 @@ _RANGES = {
     "learning_rate": (5e-324, math.inf),
     "value_learning_rate": (5e-324, math.inf),
     "max_grad_norm": (5e-324, math.inf),
+    "clip_coef": (5e-324, math.inf),
+    "clip_value": (5e-324, math.inf),
+    "target_kl": (5e-324, math.inf),
+    "optimizer_eps": (5e-324, math.inf),
+    "adam_b1": (0.0, 1.0 - 2.0**-53),
+    "adam_b2": (0.0, 1.0 - 2.0**-53),
 }
 
 
@@ -290,7 +337,7 @@ def _check_count(name: str, value: Any, most: int | None = _MOST) -> None:
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    if name == "max_grad_norm" and value is None:
+    if value is None and name in OPTIONAL:
         return
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise ConfigError(f"{name} must be a number; got {value!r}")
@@ -353,13 +400,20 @@ def _meaningless(config: Config) -> str | None:
                 "baseline='broadcast_value' is the article's loss, so it needs collect, estimator, "
                 f"discounting and reduction {', '.join(needed)}; got {', '.join(given)}"
             )
-    if c.networks == "shared" and not c.critic:
-        return f"networks='shared' needs baseline='value'; got baseline={c.baseline!r}"
-    if c.networks == "shared" and (c.value_data != "batch" or c.value_steps > 1):
+    name = "networks='shared'" if c.networks == "shared" else "joint_loss"
+    if c.joint and not c.critic:
+        return f"{name} needs baseline='value'; got baseline={c.baseline!r}"
+    if c.joint and (c.value_data != "batch" or c.value_steps > 1):
         return (
-            "networks='shared' has one joint loss on one batch, so it needs value_data='batch' "
+            f"{name} has one joint loss on one batch, so it needs value_data='batch' "
             f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
         )
+    if c.fit == "ppo":
+        return _meaningless_ppo(c)
+    for name in ("epochs", "minibatches", "normalize_over", "clip_value", "target_kl"):
+        value, default = getattr(c, name), FIELDS[name].default
+        if value is not None and (default is None or value != default):
+            return f"{name} needs fit='ppo'; got {value!r} with fit={c.fit!r}"
     if c.replays and c.value_target != "td0":
         return (
             f"value_data={c.value_data!r} holds single transitions, so it needs "
@@ -367,4 +421,32 @@ def _meaningless(config: Config) -> str | None:
         )
     if c.value_data != "batch" and c.batch_size > c.buffer_size:
         return f"batch_size must be at most buffer_size; got {c.batch_size} of {c.buffer_size}"
+    return None
+
+
+def _meaningless_ppo(c: Config) -> str | None:
+    if c.baseline == "broadcast_value" or c.log_prob == "clamped":
+        return (
+            "fit='ppo' has nothing of the article's, so baseline must not be 'broadcast_value' and "
+            f"log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
+        )
+    if c.value_data != "batch" or c.value_steps > 1:
+        return (
+            "fit='ppo' takes one step of the critic on each minibatch, so it needs "
+            f"value_data='batch' and value_steps=1; got {c.value_data!r} and {c.value_steps}"
+        )
+    if c.collect == "steps" and c.reduction == "trajectories":
+        return (
+            "fit='ppo' with collect='steps' has minibatches of single steps, so it needs "
+            "reduction='steps'; got 'trajectories'"
+        )
+    if c.normalize_over == "minibatch" and not c.normalize_advantage:
+        return "normalize_over='minibatch' needs normalize_advantage; got False"
+    if c.clip_value is not None and not c.critic:
+        return f"clip_value needs baseline='value'; got baseline={c.baseline!r}"
+    size, what = c.num_envs, "num_envs episodes"
+    if c.collect == "steps":
+        size, what = c.num_envs * c.num_steps, "num_envs * num_steps steps"
+    if size % c.minibatches:
+        return f"minibatches must divide the {what}; got {c.minibatches} and {size}"
     return None

@@ -7,6 +7,7 @@ networks to that.
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,11 +29,15 @@ from torch_ref.types import (
     Trajectory,
 )
 
-# Each with optax's twin constants; the learning rate is set anew in `descend`.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": lambda params: torch.optim.SGD(params, lr=0.0),
-    "adam": lambda params: torch.optim.Adam(params, lr=0.0, betas=(0.9, 0.999), eps=1e-8),
-    "rmsprop": lambda params: torch.optim.RMSprop(params, lr=0.0, alpha=0.99, eps=1e-8),
+# Of a config and parameters; the learning rate is set anew in `descend`.
+OPTIMIZERS: dict[str, Callable] = {
+    "sgd": lambda c, params: torch.optim.SGD(params, lr=0.0),
+    "adam": lambda c, params: torch.optim.Adam(
+        params, lr=0.0, betas=(float(c.adam_b1), float(c.adam_b2)), eps=float(c.optimizer_eps)
+    ),
+    "rmsprop": lambda c, params: torch.optim.RMSprop(
+        params, lr=0.0, alpha=0.99, eps=float(c.optimizer_eps)
+    ),
 }
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
@@ -47,13 +52,15 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
-    groups = {"shared": params} if config.networks == "shared" else params
     env_state = algorithm.env.reset(noise.first_reset(key_run, config, algorithm.env.spec))
     obs, scalar = env_state.obs[0], env_state.episode_return[0]
     transition = (obs, scalar, obs, torch.zeros((), dtype=torch.bool))
     return LearnerState(
         params=params,
-        opt_state={name: algorithm.optimizer(group.parameters()) for name, group in groups.items()},
+        opt_state={
+            name: algorithm.optimizer(config, group.parameters())
+            for name, group in groups(config, params).items()
+        },
         env_state=env_state,
         key=key_run,
         update=0,
@@ -84,7 +91,8 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
     replay = _remember(algorithm, state.replay, trajectory)
     samples = _samples(config, replay, draws)
     learned = Learned(state.params, state.opt_state, state.update)
-    learned, batch, fitted = algorithm.learn(config, algorithm, learned, trajectory, samples)
+    inputs = (learned, trajectory, samples, draws.order)
+    learned, batch, fitted = algorithm.learn(config, algorithm, *inputs)
     done = torch.logical_or(trajectory.terminated, trajectory.truncated)
     finished = ((trajectory.episode_return.reshape(-1),), done.reshape(-1))
     state = LearnerState(
@@ -126,10 +134,15 @@ def collect(
 
 
 def learn(
-    config: Config, algorithm: Algorithm, learned: Learned, trajectory: Trajectory, samples: Any
+    config: Config,
+    algorithm: Algorithm,
+    learned: Learned,
+    trajectory: Trajectory,
+    samples: Any,
+    order: np.ndarray | None,
 ) -> tuple[Learned, Batch, Fitted]:
     """Estimate, then fit."""
-    batch = estimate(config, algorithm, learned.params, trajectory, samples)
+    batch = estimate(config, algorithm, learned.params, trajectory, samples, order)
     learned, fitted = algorithm.fit(config, algorithm, learned, batch)
     return learned, batch, fitted
 
@@ -141,11 +154,12 @@ def estimate(
     params: nn.ModuleDict,
     trajectory: Trajectory,
     samples: Any = None,
+    order: np.ndarray | None = None,
 ) -> Batch:
     """What a fit learns from: Ψ and the critic's target, constants; V is 0 without a critic.
 
     Args:
-      samples: from the ring, as in `Batch`.
+      samples, order: as in `Batch`.
     """
     value = next_value = torch.zeros_like(trajectory.reward)
     if config.critic:
@@ -163,6 +177,7 @@ def estimate(
         value=value,
         target=torch.where(valid, algorithm.value_target(*inputs, **coefficients), 0.0),
         samples=samples,
+        order=order,
     )
 
 
@@ -199,31 +214,53 @@ def joint_objective(
     return policy + config.vf_coef * value, {**parts, **more}
 
 
+def groups(config: Config, params: nn.ModuleDict) -> dict[str, Any]:
+    """The parameters by optimizer."""
+    return {"joint": params} if config.joint else dict(params.items())
+
+
+def rates(config: Config, update: int) -> dict[str, torch.Tensor]:
+    """The learning rates of an update, by optimizer."""
+    index = torch.tensor(update, dtype=getattr(torch, config.float_type))
+    schedule = torch.ones_like(index)
+    if config.lr_schedule == "linear":
+        schedule = 1.0 - index / config.num_updates
+    rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
+    return {"joint": rate, "policy": rate, "value": value_rate}
+
+
+def fit(
+    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
+) -> tuple[Learned, Fitted]:
+    """One step along the policy gradient, of losses apart or of their sum."""
+    kind = fit_joint if config.joint else fit_separate
+    return kind(config, algorithm, learned, batch)
+
+
 def fit_separate(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """One step of the policy, then value_steps steps of the critic (if there is one)."""
     params, opt_state = learned.params, learned.opt_state
-    schedule = _schedule(config, learned.update)
+    rate = rates(config, learned.update)
 
     def of_policy() -> tuple:
         return policy_objective(config, algorithm, params, batch)
 
-    rate = config.learning_rate * schedule
-    step = descend(config, algorithm, rate, of_policy, params["policy"], opt_state["policy"])
+    start = (params["policy"], opt_state["policy"])
+    step = descend(config, algorithm, rate["policy"], of_policy, *start)
     gradients = {"policy": [step.gradient]}
     zero = torch.zeros_like(step.norm)
     losses = {**step.parts, "policy_grad_norm": step.norm}
     losses |= {"value_loss": zero, "value_grad_norm": zero}
     if config.critic:
-        value_rate = config.value_learning_rate * schedule
 
         def step_value(sample: Any) -> Descent:
             def of_value() -> tuple:
                 return value_objective(config, algorithm, params, batch, sample)
 
             start = (params["value"], opt_state["value"])
-            return descend(config, algorithm, value_rate, of_value, *start)
+            return descend(config, algorithm, rate["value"], of_value, *start)
 
         samples = [None] * config.value_steps if batch.samples is None else batch.samples
         steps = [step_value(sample) for sample in samples]
@@ -232,7 +269,7 @@ def fit_separate(
     return learned, Fitted(losses, gradients)
 
 
-def fit_shared(
+def fit_joint(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """One step of everything, on the joint loss."""
@@ -240,12 +277,12 @@ def fit_shared(
     def of_all() -> tuple:
         return joint_objective(config, algorithm, learned.params, batch)
 
-    rate = config.learning_rate * _schedule(config, learned.update)
-    start = (learned.params, learned.opt_state["shared"])
+    rate = rates(config, learned.update)["joint"]
+    start = (learned.params, learned.opt_state["joint"])
     step = descend(config, algorithm, rate, of_all, *start)
     losses = {**step.parts, "policy_grad_norm": step.norm}
     losses["value_grad_norm"] = torch.zeros_like(step.norm)
-    return learned, Fitted(losses, {"shared": [step.gradient]})
+    return learned, Fitted(losses, {"joint": [step.gradient]})
 
 
 class Descent(NamedTuple):
@@ -299,14 +336,6 @@ def descend(
 def global_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
     """√ Σ g² over all leaves."""
     return torch.stack([(gradient * gradient).sum() for gradient in gradients]).sum().sqrt()
-
-
-def _schedule(config: Config, update: int) -> torch.Tensor:
-    """The fraction of the learning rates that this update uses."""
-    index = torch.tensor(update, dtype=getattr(torch, config.float_type))
-    if config.lr_schedule == "constant":
-        return torch.ones_like(index)
-    return 1.0 - index / config.num_updates
 
 
 def _remember(algorithm: Algorithm, replay: Ring | None, trajectory: Trajectory) -> Ring | None:

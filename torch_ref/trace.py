@@ -89,7 +89,7 @@ def record(params: nn.ModuleDict, seen: Seen) -> Record:
       seen: from `learner.watch`.
     """
     last = {
-        name if network == "shared" else f"{network}.{name}": leaf
+        name if network == "joint" else f"{network}.{name}": leaf
         for network, steps in seen.gradients.items()
         for name, leaf in steps[-1].items()
     }
@@ -99,7 +99,7 @@ def record(params: nn.ModuleDict, seen: Seen) -> Record:
         "target": seen.batch.target,
         **{f"gradient:{name}": leaf for name, leaf in last.items()},
         **{f"params:{name}": leaf for name, leaf in params.named_parameters()},
-        **{f"metrics:{name}": leaf for name, leaf in seen.metrics._asdict().items()},
+        **{f"metrics:{name}": leaf for name, leaf in seen.metrics.named().items()},
     }
     return {name: _as_in_jax(leaf) for name, leaf in tensors.items()}
 

@@ -28,8 +28,9 @@ def train(
       ConfigError: if the config has no meaning.
     """
     history = list(updates(config, key, algorithm))
-    metrics = Metrics(*map(torch.stack, zip(*(row for _, row in history), strict=True)))
-    return history[-1][0], metrics
+    rows = [row.named() for _, row in history]
+    metrics = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return history[-1][0], Metrics(**metrics)
 
 
 def updates(

@@ -48,7 +48,8 @@ class Noise(NamedTuple):
     reset: Any  # float32 [R, N, reset_uniforms], or keys [R, N, 2]; R blocks of steps
     action: torch.Tensor  # float32 [T, N], or [T, N, A] for a continuous action
     env: np.ndarray  # keys [T, N, 2]
-    replay: np.ndarray | None  # uint32 [value_steps, REPLAY_ROUNDS]
+    replay: np.ndarray | None  # uint32 [value_steps, ROUNDS], of samples from the ring
+    order: np.ndarray | None = None  # uint32 [epochs, ROUNDS], of the batch in each epoch
 
 
 class Trajectory(NamedTuple):
@@ -78,6 +79,7 @@ class Batch(NamedTuple):
     target: torch.Tensor  # [T, N], what the critic is fitted to
     samples: Any  # from the ring, a list of ((obs, reward, next_obs, terminated), valid), one
     # for each of value_steps, tensors [batch_size, ...]; None without one
+    order: np.ndarray | None = None  # uint32 [epochs, ROUNDS], as in Noise
 
 
 class Ring(NamedTuple):
@@ -116,7 +118,7 @@ class Algorithm(NamedTuple):
     policy_loss: Callable[..., torch.Tensor]  # (log_prob, advantage, valid) -> scalar
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
-    optimizer: Callable[..., torch.optim.Optimizer]  # (parameters) -> its optimizer
+    optimizer: Callable[..., torch.optim.Optimizer]  # (config, parameters) -> their optimizer
     rounded: Callable[..., torch.Tensor]  # (param) -> param, after a step: as it is, or on the grid
     learn: Callable[..., tuple]  # learner.learn
 
@@ -125,7 +127,7 @@ class Learned(NamedTuple):
     """What a fit changes; in place."""
 
     params: nn.ModuleDict
-    opt_state: dict[str, torch.optim.Optimizer]  # by network; {"shared": ...} for a shared torso
+    opt_state: dict[str, torch.optim.Optimizer]  # by network; {"joint": ...} with a joint loss
     update: int  # updates done
 
 
@@ -152,7 +154,7 @@ class LearnerState(NamedTuple):
     """
 
     params: nn.ModuleDict
-    opt_state: dict[str, torch.optim.Optimizer]  # by network; {"shared": ...} for a shared torso
+    opt_state: dict[str, torch.optim.Optimizer]  # by network; {"joint": ...} with a joint loss
     env_state: EnvState
     key: np.ndarray  # key_run; never changes, each update folds its index in
     update: int  # updates done
@@ -161,7 +163,8 @@ class LearnerState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """One update's report, scalars. Losses and norms are those before its optimizer steps."""
+    """One update's report, scalars. Losses and norms are those before its optimizer's first step;
+    with minibatches their mean over the steps taken."""
 
     env_steps: torch.Tensor  # int, valid steps in this update
     episodes: torch.Tensor  # int, episodes that ended in this update
@@ -169,5 +172,13 @@ class Metrics(NamedTuple):
     policy_loss: torch.Tensor
     value_loss: torch.Tensor  # 0 without a critic
     entropy: torch.Tensor  # nats per step
-    policy_grad_norm: torch.Tensor  # before clipping; of everything for a shared torso
-    value_grad_norm: torch.Tensor  # before clipping; 0 for a shared torso or without a critic
+    policy_grad_norm: torch.Tensor  # before clipping; of everything with a joint loss
+    value_grad_norm: torch.Tensor  # before clipping; 0 with a joint loss or without a critic
+    # PPO's own, see `Config.reports`:
+    clip_fraction: torch.Tensor | None = None  # of valid steps whose ratio was beyond the clip
+    approx_kl: torch.Tensor | None = None  # nats, of the acting policy to this one
+    explained_variance: torch.Tensor | None = None  # by V before the fit, of the target, at most 1
+
+    def named(self) -> dict[str, Any]:
+        """What this fit reports, by name."""
+        return {name: x for name, x in self._asdict().items() if x is not None}

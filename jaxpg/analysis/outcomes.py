@@ -189,7 +189,7 @@ def until(config: Config, population: "Population", within: Budget) -> "Populati
     """
     kept = spent(config, population, within.unit) <= within.amount
     metrics = population.metrics
-    cut = {name: np.where(kept, x, np.zeros_like(x)) for name, x in metrics._asdict().items()}
+    cut = {name: np.where(kept, x, np.zeros_like(x)) for name, x in metrics.named().items()}
     population = population._replace(metrics=metrics._replace(**cut), params={})
     episodes, returns = _returns(population)
     count, total = episodes.sum(axis=1), returns.sum(axis=1, dtype=np.float64)
@@ -211,7 +211,7 @@ def select(population: "Population", rows: np.ndarray) -> "Population":
         seeds=population.seeds[rows],
         setting=population.setting[rows],
         params={},
-        metrics=metrics._replace(**{name: x[rows] for name, x in metrics._asdict().items()}),
+        metrics=metrics._replace(**{name: x[rows] for name, x in metrics.named().items()}),
         final_return=population.final_return[rows],
         frozen_at=population.frozen_at[rows],
         cause=population.cause[rows],

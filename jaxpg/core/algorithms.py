@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import advantages, distributions, env, learner, losses, networks, rollout
+from jaxpg.core import advantages, distributions, env, learner, losses, networks, ppo, rollout
 from jaxpg.core.arithmetic import grid_distribution, grid_env, round_floats
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import Algorithm, Distribution, EnvSpec, Trajectory
@@ -32,7 +32,7 @@ class Primitives(NamedTuple):
     apply: Callable = networks.apply  # an MLP's outputs
     network: Callable = as_it_is  # (params, obs [..., D]) -> [..., K], which treats rows alike
     sample: Callable = as_it_is  # (outputs [..., K], uniform) -> action, entry by entry
-    optimizer: Callable = as_it_is  # an optax.GradientTransformation, entry by entry
+    optimizer: Callable = as_it_is  # (config) -> an optax.GradientTransformation, entry by entry
     learn: Callable = as_it_is  # learner.learn, of one seed
     round_floats: Callable = round_floats  # to the float32 grid
 
@@ -71,7 +71,7 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
         value_target=partial(VALUE_TARGETS[config.value_target], scan=primitives.scan),
         policy_loss=POLICY_LOSSES[config.reduction],
         remember=REMEMBER[config.value_data],
-        fit=partial(FITS[config.networks], scan=primitives.steps),
+        fit=partial(FITS[config.fit], scan=primitives.steps),
         optimizer=primitives.optimizer(learner.OPTIMIZERS[config.optimizer]),
         rounded=rounded if on_grid else as_it_is,
         learn=primitives.learn(learner.learn),
@@ -120,7 +120,9 @@ def make_advantage(config: Config, scan: Callable = jax.lax.scan) -> Callable[..
             psi = weight * psi
         if config.baseline == "broadcast_value":
             psi = advantages.broadcast_baseline(psi, value, trajectory.valid)
-        return advantages.normalize(psi, trajectory.valid) if config.normalize_advantage else psi
+        if config.normalize_advantage and config.normalize_over == "batch":
+            psi = advantages.normalize(psi, trajectory.valid)
+        return psi
 
     return advantage
 
@@ -197,6 +199,6 @@ POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
 }
-FITS = {"separate": learner.fit_separate, "shared": learner.fit_shared}
+FITS: dict[str, Callable] = {"gradient": learner.fit, "ppo": ppo.fit}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

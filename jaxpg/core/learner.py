@@ -31,11 +31,11 @@ from jaxpg.core.types import (
     Trajectory,
 )
 
-# Gradients to a direction; the learning rate is applied in `descend`, where it may be traced.
-OPTIMIZERS = {
-    "sgd": optax.identity(),
-    "adam": optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-    "rmsprop": optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
+# Of a config, from gradients to a direction; the learning rate is applied in `descend`.
+OPTIMIZERS: dict[str, Callable] = {
+    "sgd": lambda c: optax.identity(),
+    "adam": lambda c: optax.scale_by_adam(b1=c.adam_b1, b2=c.adam_b2, eps=c.optimizer_eps),
+    "rmsprop": lambda c: optax.scale_by_rms(decay=0.99, eps=c.optimizer_eps, eps_in_sqrt=False),
 }
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
@@ -50,13 +50,15 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
-    groups = {"shared": params} if config.networks == "shared" else params
     env_state = algorithm.env.reset(noise.first_reset(key_run, config, algorithm.env.spec))
     obs, scalar = env_state.obs[0], jnp.zeros((), config.float_type)
     transition = (obs, scalar, obs, jnp.zeros((), bool))
     return LearnerState(
         params=params,
-        opt_state={name: algorithm.optimizer.init(group) for name, group in groups.items()},
+        opt_state={
+            name: algorithm.optimizer(config).init(group)
+            for name, group in groups(config, params).items()
+        },
         env_state=env_state,
         key=key_run,
         update=jnp.int32(0),
@@ -87,7 +89,8 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
     replay = _remember(algorithm, state.replay, trajectory)
     samples = _samples(config, replay, draws)
     learned = Learned(state.params, state.opt_state, state.update)
-    learned, batch, fitted = algorithm.learn(config, algorithm, learned, trajectory, samples)
+    inputs = (learned, trajectory, samples, draws.order)
+    learned, batch, fitted = algorithm.learn(config, algorithm, *inputs)
     done = jnp.logical_or(trajectory.terminated, trajectory.truncated)
     finished = (trajectory.episode_return.reshape(-1), done.reshape(-1))
     state = LearnerState(
@@ -127,10 +130,15 @@ def collect(
 
 
 def learn(
-    config: Config, algorithm: Algorithm, learned: Learned, trajectory: Trajectory, samples: Any
+    config: Config,
+    algorithm: Algorithm,
+    learned: Learned,
+    trajectory: Trajectory,
+    samples: Any,
+    order: jax.Array | None,
 ) -> tuple[Learned, Batch, Fitted]:
     """Estimate, then fit."""
-    batch = estimate(config, algorithm, learned.params, trajectory, samples)
+    batch = estimate(config, algorithm, learned.params, trajectory, samples, order)
     learned, fitted = algorithm.fit(config, algorithm, learned, batch)
     return learned, batch, fitted
 
@@ -141,11 +149,12 @@ def estimate(
     params: Params,
     trajectory: Trajectory,
     samples: Any = None,
+    order: jax.Array | None = None,
 ) -> Batch:
     """What a fit learns from: Ψ and the critic's target, constants; V is 0 without a critic.
 
     Args:
-      samples: from the ring, as in `Batch`.
+      samples, order: as in `Batch`.
     """
     value = next_value = jnp.zeros_like(trajectory.reward)
     if config.critic:
@@ -163,6 +172,7 @@ def estimate(
         value=value,
         target=jnp.where(valid, algorithm.value_target(*inputs, **coefficients), 0.0),
         samples=samples,
+        order=order,
     )
 
 
@@ -199,6 +209,37 @@ def joint_objective(
     return policy + config.vf_coef * value, {**parts, **more}
 
 
+def groups(config: Config, params: Params) -> dict[str, Params]:
+    """The parameters by optimizer."""
+    return {"joint": params} if config.joint else params
+
+
+def rates(config: Config, update: jax.Array) -> dict[str, jax.Array]:
+    """The learning rates of an update, by optimizer."""
+    schedule = jnp.ones((), config.float_type)
+    if config.lr_schedule == "linear":
+        schedule = 1.0 - update.astype(config.float_type) / config.num_updates
+    rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
+    return {"joint": rate, "policy": rate, "value": value_rate}
+
+
+def fit(
+    config: Config,
+    algorithm: Algorithm,
+    learned: Learned,
+    batch: Batch,
+    *,
+    scan: Callable = jax.lax.scan,
+) -> tuple[Learned, Fitted]:
+    """One step along the policy gradient, of losses apart or of their sum.
+
+    Args:
+      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
+    """
+    kind = fit_joint if config.joint else fit_separate
+    return kind(config, algorithm, learned, batch, scan=scan)
+
+
 def fit_separate(
     config: Config,
     algorithm: Algorithm,
@@ -213,26 +254,24 @@ def fit_separate(
       scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
     """
     params, opt_state = learned.params, learned.opt_state
-    schedule = _schedule(config, learned.update)
+    rate = rates(config, learned.update)
 
     def of_policy(policy: Params) -> tuple:
         return policy_objective(config, algorithm, {**params, "policy": policy}, batch)
 
-    rate = config.learning_rate * schedule
     start = (params["policy"], opt_state["policy"])
-    after, step = descend(config, algorithm, rate, of_policy, start)
+    after, step = descend(config, algorithm, rate["policy"], of_policy, start)
     ends, gradients = {"policy": after}, {"policy": jax.tree.map(lambda x: x[None], step.gradient)}
     zero = jnp.zeros((), config.float_type)
     losses = {**step.parts, "policy_grad_norm": step.norm}
     losses |= {"value_loss": zero, "value_grad_norm": zero}
     if config.critic:
-        value_rate = config.value_learning_rate * schedule
 
         def step_value(carry: tuple, sample: Any) -> tuple[tuple, Descent]:
             def of_value(value: Params) -> tuple:
                 return value_objective(config, algorithm, {"value": value}, batch, sample)
 
-            return descend(config, algorithm, value_rate, of_value, carry)
+            return descend(config, algorithm, rate["value"], of_value, carry)
 
         start = (params["value"], opt_state["value"])
         ends["value"], steps = scan(step_value, start, batch.samples, length=config.value_steps)
@@ -245,7 +284,7 @@ def fit_separate(
     return learned, Fitted(losses, gradients)
 
 
-def fit_shared(
+def fit_joint(
     config: Config,
     algorithm: Algorithm,
     learned: Learned,
@@ -258,13 +297,13 @@ def fit_shared(
     def of_all(params: Params) -> tuple:
         return joint_objective(config, algorithm, params, batch)
 
-    rate = config.learning_rate * _schedule(config, learned.update)
-    start = (learned.params, learned.opt_state["shared"])
+    rate = rates(config, learned.update)["joint"]
+    start = (learned.params, learned.opt_state["joint"])
     (params, opt_state), step = descend(config, algorithm, rate, of_all, start)
     losses = {**step.parts, "policy_grad_norm": step.norm}
     losses["value_grad_norm"] = jnp.zeros((), config.float_type)
-    learned = learned._replace(params=params, opt_state={"shared": opt_state})
-    gradients = {"shared": jax.tree.map(lambda x: x[None], step.gradient)}
+    learned = learned._replace(params=params, opt_state={"joint": opt_state})
+    gradients = {"joint": jax.tree.map(lambda x: x[None], step.gradient)}
     return learned, Fitted(losses, gradients)
 
 
@@ -295,16 +334,9 @@ def descend(
     if config.max_grad_norm is not None:
         clip = optax.clip_by_global_norm(config.max_grad_norm)
         gradient, _ = clip.update(gradient, clip.init(params))
-    direction, opt_state = algorithm.optimizer.update(gradient, opt_state, params)
+    direction, opt_state = algorithm.optimizer(config).update(gradient, opt_state, params)
     params = jax.tree.map(lambda param, step: param - rate * step, params, direction)
     return (algorithm.rounded(params), opt_state), Descent(parts, gradient, norm)
-
-
-def _schedule(config: Config, update: jax.Array) -> jax.Array:
-    """The fraction of the learning rates that this update uses."""
-    if config.lr_schedule == "constant":
-        return jnp.ones((), config.float_type)
-    return 1.0 - update.astype(config.float_type) / config.num_updates
 
 
 def _remember(algorithm: Algorithm, replay: Ring | None, trajectory: Trajectory) -> Ring | None:

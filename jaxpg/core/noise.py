@@ -1,7 +1,7 @@
 """Randomness as data: which key draws what. Nothing else in the package draws.
 
     key_policy, key_value, key_run = split(key(seed), 3)
-    key_reset, key_action, key_env, key_replay = split(fold_in(key_run, update_index), 4)
+    key_reset, key_action, key_env, key_replay, key_order = split(fold_in(key_run, update_index), 5)
 
 Update u of a run takes its noise from index u + 1; index 0 is the very first reset. What else an
 integer seed may be for has other keys than training (`USES`), so that fresh episodes are fresh: a
@@ -23,7 +23,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import EnvSpec, Noise
 
 USES = ("training", "evaluation", "rendering")  # of an integer seed; the first word of its key
-REPLAY_ROUNDS = 8  # words of random bits that a sample from the ring takes
+ROUNDS = 8  # words of random bits that a permutation takes
 
 
 def key(seed: int, use: str = "training") -> jax.Array:
@@ -95,16 +95,16 @@ def draw(
       update: index of the update, from 0, int32.
       num_steps: T, steps that the update may take.
     """
-    key_reset, key_action, key_env, key_replay = split(fold_in(key_run, update + 1), 4)
+    key_reset, key_action, key_env, key_replay, key_order = split(fold_in(key_run, update + 1), 5)
     steps = (num_steps, config.num_envs)
     blocks = -(-num_steps // spec.min_episode_steps)
-    replay_shape = (config.value_steps, REPLAY_ROUNDS)
     action_shape = steps if spec.discrete else (*steps, spec.num_actions)
     return Noise(
         reset=_reset_noise(key_reset, (blocks, config.num_envs), spec),
         action=uniform(key_action, action_shape),
         env=split(key_env, steps),
-        replay=bits(key_replay, replay_shape) if config.replays else None,
+        replay=bits(key_replay, (config.value_steps, ROUNDS)) if config.replays else None,
+        order=bits(key_order, (config.epochs, ROUNDS)) if config.fit == "ppo" else None,
     )
 
 

@@ -99,9 +99,9 @@ def record(params: Params, seen: Seen) -> Record:
         **seen.trajectory._asdict(),
         "advantage": seen.batch.advantage,
         "target": seen.batch.target,
-        **{f"gradient:{name}": leaf for name, leaf in to_torch(last.get("shared", last)).items()},
+        **{f"gradient:{name}": leaf for name, leaf in to_torch(last.get("joint", last)).items()},
         **{f"params:{name}": leaf for name, leaf in to_torch(params).items()},
-        **{f"metrics:{name}": leaf for name, leaf in seen.metrics._asdict().items()},
+        **{f"metrics:{name}": leaf for name, leaf in seen.metrics.named().items()},
     }
     return {name: np.asarray(leaf) for name, leaf in tensors.items()}
 
@@ -206,7 +206,7 @@ def _events(sites: Sites, config: Config) -> Iterator[Record]:
 def _leaves(site: str, tree: Any, config: Config) -> Record:
     """The float leaves by name."""
     if site in ("policy", "value"):
-        networks = tree if config.networks == "shared" else {site: tree}
+        networks = tree if config.joint else {site: tree}
         return {f"params:{name}": leaf for name, leaf in to_torch(networks).items()}
     paths = jax.tree_util.tree_leaves_with_path(tree)
     named = {f"{site}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in paths}

@@ -51,7 +51,8 @@ class Noise(NamedTuple):
     reset: jax.Array  # float32 [R, N, reset_uniforms], or keys [R, N]; R blocks of steps
     action: jax.Array  # float32 [T, N], or [T, N, A] for a continuous action
     env: jax.Array  # keys [T, N]
-    replay: jax.Array | None  # uint32 [value_steps, REPLAY_ROUNDS]
+    replay: jax.Array | None  # uint32 [value_steps, ROUNDS], of samples from the ring
+    order: jax.Array | None = None  # uint32 [epochs, ROUNDS], of the batch in each epoch
 
 
 class Trajectory(NamedTuple):
@@ -81,6 +82,7 @@ class Batch(NamedTuple):
     target: jax.Array  # [T, N], what the critic is fitted to
     samples: Any  # from the ring, ((obs, reward, next_obs, terminated), valid), leaves
     # [value_steps, batch_size, ...]; None without one
+    order: jax.Array | None = None  # uint32 [epochs, ROUNDS], as in Noise
 
 
 class Ring(NamedTuple):
@@ -119,7 +121,7 @@ class Algorithm(NamedTuple):
     policy_loss: Callable[..., jax.Array]  # (log_prob, advantage, valid) -> scalar
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
-    optimizer: Any  # an optax.GradientTransformation, from gradients to directions
+    optimizer: Callable  # (config) -> an optax.GradientTransformation, from gradients to directions
     rounded: Callable[
         ..., Params
     ]  # what becomes of parameters after a step; on the grid they are rounded
@@ -130,7 +132,7 @@ class Learned(NamedTuple):
     """What a fit changes."""
 
     params: Params
-    opt_state: dict[str, Any]  # network -> optimizer state; {"shared": ...} for a shared torso
+    opt_state: dict[str, Any]  # network -> optimizer state; {"joint": ...} with a joint loss
     update: jax.Array  # int32, updates done
 
 
@@ -154,7 +156,7 @@ class LearnerState(NamedTuple):
     """Everything that an update reads and writes, of one seed."""
 
     params: Params
-    opt_state: dict[str, Any]  # network -> optimizer state; {"shared": ...} for a shared torso
+    opt_state: dict[str, Any]  # network -> optimizer state; {"joint": ...} with a joint loss
     env_state: EnvState
     key: jax.Array  # key_run; never changes, each update folds its index in
     update: jax.Array  # int32, updates done
@@ -163,7 +165,8 @@ class LearnerState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """One update's report, scalars. Losses and norms are those before its optimizer steps."""
+    """One update's report, scalars. Losses and norms are those before its optimizer's first step;
+    with minibatches their mean over the steps taken."""
 
     env_steps: jax.Array  # int32, valid steps in this update
     episodes: jax.Array  # int32, episodes that ended in this update
@@ -171,5 +174,13 @@ class Metrics(NamedTuple):
     policy_loss: jax.Array
     value_loss: jax.Array  # 0 without a critic
     entropy: jax.Array  # nats per step
-    policy_grad_norm: jax.Array  # before clipping; of everything for a shared torso
-    value_grad_norm: jax.Array  # before clipping; 0 for a shared torso or without a critic
+    policy_grad_norm: jax.Array  # before clipping; of everything with a joint loss
+    value_grad_norm: jax.Array  # before clipping; 0 with a joint loss or without a critic
+    # PPO's own, see `Config.reports`:
+    clip_fraction: jax.Array | None = None  # of valid steps whose ratio was beyond the clip
+    approx_kl: jax.Array | None = None  # nats, of the acting policy to this one
+    explained_variance: jax.Array | None = None  # by V before the fit, of the target, at most 1
+
+    def named(self) -> dict[str, Any]:
+        """What this fit reports, by name."""
+        return {name: x for name, x in self._asdict().items() if x is not None}

@@ -6,6 +6,7 @@ them: what you replace is called as it is.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -75,7 +76,7 @@ def primitives(config: Config) -> Primitives:
                 network=blocks.of_whole_episodes
                 if config.collect == "episodes"
                 else blocks.of_rows,
-                optimizer=optax.flatten,
+                optimizer=in_one_vector,
                 learn=lanes.in_turns,
             )
         case "fused":
@@ -84,7 +85,12 @@ def primitives(config: Config) -> Primitives:
                 scan=kernels.scan,
                 steps=lanes.first_apart,
                 network=kernels.network if config.collect == "steps" else blocks.of_whole_episodes,
-                optimizer=optax.flatten,
+                optimizer=in_one_vector,
             )
         case _:
             return everywhere
+
+
+def in_one_vector(optimizer: Callable) -> Callable:
+    """(config) -> the optax.GradientTransformation of all leaves as one vector."""
+    return lambda config: optax.flatten(optimizer(config))

@@ -40,6 +40,9 @@ CAUSES = (
 )
 
 
+COUNTED = ("env_steps", "episodes")  # metrics that are integers
+
+
 class Chunk(NamedTuple):
     """What L lanes train; numpy."""
 
@@ -236,6 +239,12 @@ def _functions(
     return start, advance
 
 
+def metric_names(config: Config) -> tuple[str, ...]:
+    """Of what an update of this config reports."""
+    everybody = [name for name in Metrics._fields if name not in Metrics._field_defaults]
+    return (*everybody, *config.reports)
+
+
 def _cause(params: Any, metrics: Metrics) -> jax.Array:
     """The first of CAUSES that is not finite, or 0."""
     finite = [jnp.isfinite(getattr(metrics, name)) for name in CAUSES[1:-1]]
@@ -246,10 +255,10 @@ def _cause(params: Any, metrics: Metrics) -> jax.Array:
 
 def _blank(metrics: Metrics, frozen: jax.Array) -> Metrics:
     """A frozen lane takes no steps and has no losses: 0 for what is counted, NaN for the rest."""
-    counted = ("env_steps", "episodes", "return_sum")
+    counted = (*COUNTED, "return_sum")
     return Metrics(
         **{
             name: jnp.where(frozen, 0 if name in counted else jnp.nan, x).astype(x.dtype)
-            for name, x in metrics._asdict().items()
+            for name, x in metrics.named().items()
         }
     )

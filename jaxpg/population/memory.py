@@ -33,7 +33,12 @@ class Need(NamedTuple):
 
 
 def predict(
-    programs: Sequence[Any], lane: Any, num_chunks: int, updates: int, writes: bool
+    programs: Sequence[Any],
+    lane: Any,
+    num_chunks: int,
+    updates: int,
+    num_metrics: int,
+    writes: bool,
 ) -> Need:
     """What training will take.
 
@@ -42,17 +47,16 @@ def predict(
       lane: the shapes and dtypes of a chunk's lanes, from `chunks.lane_shapes`.
       num_chunks: that will be trained.
       updates: of each.
+      num_metrics: that each of them reports.
       writes: whether the results become files and a picture.
     """
-    from jaxpg.core.types import Metrics
-
     recent = lane.state.recent_returns.rows
     num_lanes, float_bytes = recent.shape[0], recent.dtype.itemsize
     device = max(map(of_program, (programs[0].start, programs[0].advance)))
     on_cpu = programs[0].device.platform == "cpu"
     workers = min(len(programs), num_chunks)
     state, params = _bytes(lane), _bytes(lane.state.params)
-    history = num_lanes * updates * len(Metrics._fields) * float_bytes
+    history = num_lanes * updates * num_metrics * float_bytes
     training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))
     results = num_chunks * (state + METRICS_COPIES * history + params + ARRAYS)
     if writes:

@@ -129,7 +129,8 @@ def check_memory(
     Raises:
       DoesNotFit: if it is more than there is.
     """
-    need = memory.predict(programs, shapes, len(groups), updates, writes)
+    num_metrics = len(chunks.metric_names(groups[0].config))
+    need = memory.predict(programs, shapes, len(groups), updates, num_metrics, writes)
     return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxpg.core.config import FIELDS, TRACED, Config, ConfigError, nearest, validate
+from jaxpg.core.config import FIELDS, OPTIONAL, TRACED, Config, ConfigError, nearest, validate
 
 MOST_SEEDS = 1_000_000  # of one run; more are a slip, or fill a machine with their results
 Setting = Mapping[str, Any]  # traced fields by name; {} is the config itself
@@ -66,10 +66,9 @@ def with_setting(config: Config, setting: Setting) -> Config:
     for name in setting:
         if name not in TRACED:
             raise ConfigError(f"{name!r} cannot be a setting{nearest(name, TRACED)}")
-    if "max_grad_norm" in setting and (setting["max_grad_norm"] is None) != (
-        config.max_grad_norm is None
-    ):
-        raise ConfigError("max_grad_norm: clipping and none are two programs: train them apart")
+    for name in OPTIONAL:
+        if name in setting and (setting[name] is None) != (getattr(config, name) is None):
+            raise ConfigError(f"{name}: a number and none are two programs: train them apart")
     return validate(dataclasses.replace(config, **plain_setting(setting)))
 
 
@@ -93,7 +92,7 @@ def expand(
         if name not in FIELDS:
             raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
     grid = {name: _values(name, values) for name, values in grid.items()}
-    # Whether gradients are clipped is static; to what, is traced.
+    # Whether there is such a bound is static; what it is, is traced.
     static = [name for name in grid if name not in TRACED or None in grid[name]]
     programs = list(_product({name: grid[name] for name in static}))
     settings = list(_product({name: grid[name] for name in grid if name not in static}))

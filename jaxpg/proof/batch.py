@@ -16,9 +16,10 @@ import torch
 import torch_ref.algorithms
 import torch_ref.config
 import torch_ref.learner
+import torch_ref.ppo
 import torch_ref.training
 from jaxpg import fast
-from jaxpg.core import learner, losses, noise, training
+from jaxpg.core import learner, losses, noise, ppo, training
 from jaxpg.core.config import Config, validate
 from jaxpg.core.types import Algorithm, Batch, Params, Trajectory
 from jaxpg.proof import synthetic
@@ -51,6 +52,8 @@ def small(config: Config) -> Config:
         learning_rate=1e-2,
         value_learning_rate=3e-2,
         max_grad_norm=None if config.max_grad_norm is None else CLIP,
+        minibatches=synthetic.N if config.fit == "ppo" else 1,
+        target_kl=None if config.target_kl is None else 0.1,  # reached in the middle of an update
     )
 
 
@@ -149,7 +152,12 @@ def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torc
     module, params = torch_ref.learner, state.params
     batch = module.estimate(config, algorithm, params, trajectory)
     inputs = (config, algorithm, params, batch)
-    if config.networks == "shared":
+    if config.fit == "ppo":
+        found = {
+            f"{name}_objective": torch_ref.ppo.OBJECTIVES[name](*inputs)[0]
+            for name in module.groups(config, params)
+        }
+    elif config.joint:
         found = {"joint_objective": module.joint_objective(*inputs)[0]}
     else:
         found = {"policy_objective": module.policy_objective(*inputs)[0]}
@@ -166,7 +174,12 @@ def _objectives(
 ) -> dict[str, jax.Array]:
     """What each optimizer minimises; of a critic that replays, on the batch."""
     inputs = (config, algorithm, params, batch)
-    if config.networks == "shared":
+    if config.fit == "ppo":
+        return {
+            f"{name}_objective": ppo.OBJECTIVES[name](*inputs)[0]
+            for name in learner.groups(config, params)
+        }
+    if config.joint:
         return {"joint_objective": learner.joint_objective(*inputs)[0]}
     found = {"policy_objective": learner.policy_objective(*inputs)[0]}
     if config.critic:

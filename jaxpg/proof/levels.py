@@ -19,6 +19,17 @@ from jaxpg.core.config import PRESETS, Config
 from jaxpg.proof import batch, lockstep, pairs
 
 REINFORCE, CRITIC, VPG = PRESETS["reinforce"], PRESETS["actor-critic"], PRESETS["vpg"]
+PPO = dataclasses.replace(
+    VPG,
+    fit="ppo",
+    epochs=3,
+    minibatches=4,
+    value_steps=1,
+    num_steps=32,
+    normalize_advantage=True,
+    normalize_over="minibatch",
+    optimizer_eps=1e-5,
+)
 CASES = {
     **PRESETS,
     "constant baseline": dataclasses.replace(REINFORCE, baseline="constant"),
@@ -47,6 +58,21 @@ CASES = {
     "Gaussian, σ of the state": dataclasses.replace(
         REINFORCE, env="Pendulum-v1", sigma="state", baseline="value", num_envs=4
     ),
+    "PPO, joint loss, bounds": dataclasses.replace(
+        PPO, joint_loss=True, clip_value=0.2, target_kl=0.01, ent_coef=0.01, hidden_sizes=(16, 16)
+    ),
+    "PPO, whole episodes, Gaussian": dataclasses.replace(
+        REINFORCE,
+        env="Pendulum-v1",
+        fit="ppo",
+        epochs=2,
+        minibatches=2,
+        num_envs=4,
+        baseline="value",
+        value_steps=1,
+        normalize_advantage=True,
+    ),
+    "PPO, shared torso": dataclasses.replace(PPO, networks="shared", normalize_over="batch"),
 }
 """Every preset, and what else covers each optimizer, collect, network and distribution."""
 OPTIMIZER_CASES = {
@@ -62,7 +88,10 @@ def _cases(*labels: str) -> dict[str, Config]:
     return {label: CASES[label] for label in labels}
 
 
-NOISE_CASES = _cases("vpg", "reinforce", "article", "replay, SGD", "Gaussian, normalised")
+NOISE_CASES = _cases(
+    *("vpg", "reinforce", "article", "replay, SGD", "Gaussian, normalised"),
+    "PPO, joint loss, bounds",
+)
 NETWORK_CASES = _cases(
     *("vpg", "reinforce", "shared torso, RMSprop"),
     *("Gaussian, normalised", "Gaussian, σ of the state"),
@@ -74,6 +103,7 @@ FREE_CASES = _cases(
 )
 SGD_CASES = _cases("article-corrected", "total return, SGD", "replay, SGD")
 MAY_BE_ZERO = (  # on both sides
+    "update_*.gradient_*",  # of a step that is left out, or whose ratios are all clipped
     "*.log_std",  # at the start
     "*value_loss",  # without a critic
     "*value_grad_norm",

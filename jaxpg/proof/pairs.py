@@ -183,12 +183,17 @@ def their_gradients(config: Config, seed: int) -> dict[str, torch.Tensor]:
 
 @cache
 def our_updates(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Metrics of each of two updates on the batch, and parameters after it."""
+    """Metrics of each of two updates on the batch, every gradient, and parameters after it."""
     side = batch.jax_side(config, seed)
     state, results = side.state, dict[str, np.ndarray]()
     for count in range(1, 3):
-        state, metrics = _updating(config)(side.config, state, side.trajectory)
-        seen = _numpy(metrics._asdict()) | _prefixed("params", to_torch(state.params))
+        state, metrics, gradients = _updating(config)(side.config, state, side.trajectory)
+        seen = _numpy(metrics.named()) | _prefixed("params", to_torch(state.params))
+        for name, steps in gradients.items():
+            for i in range(len(jax.tree.leaves(steps)[0])):
+                step = jax.tree.map(lambda x: x[i], steps)
+                named = to_torch(step if name == "joint" else {name: step})
+                seen |= _prefixed(f"gradient_{i}", named)
         results |= _prefixed(f"update_{count}", seen)
     return results
 
@@ -196,11 +201,12 @@ def our_updates(config: Config, seed: int) -> dict[str, np.ndarray]:
 @cache
 def _updating(config: Config) -> Callable:
     algorithm = fast.build(config)
-    return jax.jit(
-        lambda config, state, trajectory: learner.update(
-            config, state, batch.inject(algorithm, trajectory)
-        )
-    )
+
+    def update(config: Config, state: Any, trajectory: Any) -> tuple:
+        state, seen = learner.watch(config, state, batch.inject(algorithm, trajectory))
+        return state, seen.metrics, seen.gradients
+
+    return jax.jit(update)
 
 
 def their_updates(config: Config, seed: int) -> dict[str, torch.Tensor]:
@@ -208,9 +214,13 @@ def their_updates(config: Config, seed: int) -> dict[str, torch.Tensor]:
     side = batch.torch_side(config, seed)
     state, results = side.state, dict[str, torch.Tensor]()
     for count in range(1, 3):
-        state, metrics = torch_ref.learner.update(side.config, state, side.algorithm)
+        state, met = torch_ref.learner.watch(side.config, state, side.algorithm)
         params = {name: leaf.clone() for name, leaf in state.params.state_dict().items()}
-        seen = metrics._asdict() | _prefixed("params", params)
+        seen = met.metrics.named() | _prefixed("params", params)
+        for group, steps in met.gradients.items():
+            for i, step in enumerate(steps):
+                named = step if group == "joint" else _prefixed(group, step)
+                seen |= _prefixed(f"gradient_{i}", named)
         results |= _prefixed(f"update_{count}", seen)
     return results
 
@@ -238,7 +248,7 @@ def our_steps(config: Config, seed: int) -> dict[str, np.ndarray]:
     traced, algorithm = training.as_arrays(config), fast.build(config)
     given = jax.tree.map(jnp.asarray, optimizer_inputs(seed))
     params = jax.tree.map(jnp.zeros_like, given[0])
-    state = algorithm.optimizer.init(params)
+    state = algorithm.optimizer(traced).init(params)
     rate: Any = traced.learning_rate
     results: dict[str, np.ndarray] = {}
     for step, gradient in enumerate(given):
@@ -261,7 +271,7 @@ def their_steps(config: Config, seed: int) -> dict[str, torch.Tensor]:
     rate: Any = traced.learning_rate
     given = [{k: torch.from_numpy(x) for k, x in g.items()} for g in optimizer_inputs(seed)]
     module = torch.nn.ParameterDict({k: torch.zeros_like(x) for k, x in given[0].items()})
-    optimizer = algorithm.optimizer(module.parameters())
+    optimizer = algorithm.optimizer(traced, module.parameters())
     results: dict[str, torch.Tensor] = {}
     for step, gradient in enumerate(given):
 

@@ -61,13 +61,20 @@ def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarra
         "valid": np.ones((T, N), bool),
         "time": time,
         "episode_return": episode_return,
-        "log_prob": -rng.exponential(size=(T, N)),
+        "log_prob": _of_chance(action, distribution) + 0.2 * rng.normal(size=(T, N)),
     }
     if layout == "episodes":
         over = np.cumsum(done, axis=0) - done > 0
         for field in fields.values():
             field[over] = 0
     return fields
+
+
+def _of_chance(action: np.ndarray, distribution: str) -> np.ndarray:
+    """log π(a) of a policy that looks at nothing: not far from an untrained one's."""
+    if distribution == "categorical":
+        return np.full(action.shape, -np.log(2.0))
+    return -0.5 * np.sum(action**2 + np.log(2.0 * np.pi), axis=-1)
 
 
 def for_jax(fields: dict[str, np.ndarray], float_type: str) -> jaxpg.core.types.Trajectory:

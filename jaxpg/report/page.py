@@ -32,6 +32,9 @@ METRICS = {  # title, and label of the axis
     "entropy": ("Entropy of the policy", "nats per step"),
     "policy_grad_norm": ("Gradient norm of the policy", "norm, before clipping"),
     "value_grad_norm": ("Gradient norm of the critic", "norm, before clipping"),
+    "clip_fraction": ("Steps beyond the clip", "fraction"),
+    "approx_kl": ("KL of the acting policy to the updated", "nats, approximately"),
+    "explained_variance": ("Variance of the target that the critic explains", "fraction"),
 }
 
 
@@ -200,7 +203,8 @@ def _metric(view: View, name: str) -> Picture:
 
 def _trained(view: View, name: str) -> np.ndarray:
     """A metric of all seeds and updates, NaN where a seed has diverged; all 0 if there is none."""
-    values = np.asarray(getattr(view.run.population.metrics, name))
+    metrics = view.run.population.metrics.named()
+    values = np.asarray(metrics.get(name, 0.0))
     return values if np.nan_to_num(values).any() else np.zeros(1)
 
 

@@ -23,7 +23,7 @@ from jaxpg import files
 from jaxpg.core.config import TRACED
 from jaxpg.core.types import Metrics
 from jaxpg.errors import Foreign, RunError
-from jaxpg.population.chunks import Chunk, Lane, Snapshot, join_metrics
+from jaxpg.population.chunks import COUNTED, Chunk, Lane, Snapshot, join_metrics, metric_names
 from jaxpg.runs import manifest
 
 FOLDER = "checkpoints"
@@ -120,7 +120,7 @@ def load(at: Checkpoint, chunk: Chunk, lanes: Lane, num_updates: int) -> Loaded:
     Raises:
       RunError: if it is damaged; as Foreign, if it is whole but not of this run and version.
     """
-    wanted = shapes(lanes, len(chunk.keys), at.update)
+    wanted = shapes(lanes, chunk, at.update)
     size = sum(_size(x) for x in _named(wanted).values())
     try:
         with at.path.open("rb") as file:
@@ -163,13 +163,14 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     return Loaded(Snapshot(lanes, [metrics], recent), seconds)
 
 
-def shapes(lanes: Lane, num_lanes: int, update: int) -> Any:
+def shapes(lanes: Lane, chunk: Chunk, update: int) -> Any:
     """Of (lanes, metrics, recent returns) after so many updates."""
-    floats = lanes.state.recent_returns.rows.dtype
-    counted = ("env_steps", "episodes")
-    dtypes = [np.dtype("int32") if name in counted else floats for name in Metrics._fields]
-    metrics = Metrics._make(jax.ShapeDtypeStruct((num_lanes, update), dtype) for dtype in dtypes)
-    return lanes, metrics, jax.ShapeDtypeStruct((num_lanes,), floats)
+    floats, num_lanes = lanes.state.recent_returns.rows.dtype, len(chunk.keys)
+    metrics: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct((num_lanes, update), "int32" if name in COUNTED else floats)
+        for name in metric_names(chunk.config)
+    }
+    return lanes, Metrics(**metrics), jax.ShapeDtypeStruct((num_lanes,), floats)
 
 
 def _foreign(path: Path) -> Foreign:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jaxpg import files
-from jaxpg.core.config import STATIC
+from jaxpg.core.config import OPTIONAL, STATIC
 from jaxpg.population import provenance
 from jaxpg.runs.manifest import Manifest
 from jaxpg.words import duration
@@ -51,5 +51,5 @@ def _key(manifest: Manifest) -> str:
     fields = dataclasses.asdict(manifest.config)
     static = {name: fields[name] for name in STATIC if not name.startswith("total_")}
     made = [provenance.versions(), provenance.device(), manifest.lanes, manifest.segment]
-    text = json.dumps([static, fields["max_grad_norm"] is None, *made], sort_keys=True)
+    text = json.dumps([static, *(fields[name] is None for name in OPTIONAL), *made], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ from jaxpg.core.types import Algorithm, Metrics, Params
 from jaxpg.errors import RunError
 from jaxpg.files import whole_directory
 from jaxpg.names import from_torch
-from jaxpg.population.chunks import CAUSES
+from jaxpg.population.chunks import CAUSES, COUNTED, metric_names
 from jaxpg.population.policy import Policy
 from jaxpg.population.settings import Setting
 from jaxpg.runs import manifest as manifests
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import pandas
 
 HEADER = 10_000  # bytes before the data of an array in results.npz, at most
-COUNTED = ("env_steps", "episodes")  # metrics that are integers
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -141,7 +140,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
     manifest = manifests.read(directory)
     summary = _summary(directory)
     order = np.array(manifest.rows)
-    arrays = _arrays(directory, summary, manifest.config, len(order))
+    arrays: dict[str, Any] = _arrays(directory, summary, manifest.config, len(order))
     for name, values in zip(("seed", "setting"), order.T, strict=True):
         if not np.array_equal(arrays[name], values):
             raise RunError(f"{directory / 'results.npz'} has other {name}s than the manifest")
@@ -154,7 +153,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
         seeds=arrays["seed"],
         setting=arrays["setting"],
         params=_params(directory, summary, manifest, len(order)),
-        metrics=Metrics._make(arrays[name] for name in Metrics._fields),
+        metrics=Metrics(**{name: arrays[name] for name in metric_names(manifest.config)}),
         final_return=arrays["final_return"],
         frozen_at=frozen_at,
         cause=cause,
@@ -218,7 +217,7 @@ def _arrays(
         "frozen_at": (row, np.dtype("int32")),
         "cause": (row, np.dtype("int32")),
     }
-    for name in Metrics._fields:
+    for name in metric_names(config):
         wanted[name] = (by_update, np.dtype("int32") if name in COUNTED else floats)
     content = _content(directory, path.name, summary)
     arrays = {}

@@ -16,7 +16,12 @@ from jaxpg.population.settings import MOST_SEEDS, with_setting
 NAME = "manifest.json"
 SCHEMA = 2
 BITS = 2  # to be raised by whatever makes a manifest train to other bits, as other key streams do
-LATER: dict[str, Any] = {}  # fields that Config gained later, and what runs from before them did
+# Fields that Config gained later; runs from before them did what is the default.
+_LATER = (
+    *("fit", "epochs", "minibatches", "clip_coef", "clip_value", "target_kl", "normalize_over"),
+    *("joint_loss", "optimizer_eps", "adam_b1", "adam_b2"),
+)
+LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
 
 

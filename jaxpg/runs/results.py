@@ -44,8 +44,6 @@ def save(
     Raises:
       OSError: if they could not be written; summary.json is then that of before.
     """
-    metrics = population.metrics
-    arrays = {name: getattr(metrics, name) for name in metrics._fields}
     packed = io.BytesIO()
     np.savez_compressed(
         packed,
@@ -54,7 +52,7 @@ def save(
         final_return=population.final_return,
         frozen_at=population.frozen_at,
         cause=population.cause,
-        **arrays,
+        **population.metrics.named(),
     )
     metadata = {
         "seeds": json.dumps(population.seeds.tolist()),

@@ -114,7 +114,7 @@ def _advance(program: Program, chunk: Chunk, lanes: Lane, count: int) -> tuple[L
 
 def _equal(metrics: Metrics, saved: Metrics, update: int) -> bool:
     """Whether an update's metrics, scalars, are those of the run, leaves [u], to the bit."""
-    pairs = zip(metrics, saved, strict=True)
+    pairs = zip(metrics.named().values(), saved.named().values(), strict=True)
     return all(np.array_equal(ours, theirs[update], equal_nan=True) for ours, theirs in pairs)
 
 

@@ -37,7 +37,7 @@ FOLDER = "tensorboard"
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "none": None}
 POINTS = 100  # of a curve
 AXIS = "env_steps_per_seed"  # what wandb calls the step
-LOSSES = ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm")
+COUNTS = ("env_steps", "episodes", "return_sum")  # of metrics, which have no mean
 
 # (values by tag, step): floats, and arrays for histograms
 Log = Callable[[Mapping[str, Any], int], None]
@@ -227,7 +227,7 @@ def _progress(at: "Progress") -> dict[str, float]:
             "progress/return_min": float(known.min()),
             "progress/return_max": float(known.max()),
         }
-    return values | {f"progress/{name}": x for name, x in _means(at.metrics._asdict()).items()}
+    return values | {f"progress/{name}": x for name, x in _means(at.metrics.named()).items()}
 
 
 def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -247,7 +247,7 @@ def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
             yield int(steps[update - 1]), {"curve/return_iqm": float(iqm(returns[:, i]))}
     for update in np.unique(np.linspace(0, updates - 1, min(POINTS, updates)).round().astype(int)):
         if update >= after:
-            means = _means({name: x[:, update] for name, x in metrics._asdict().items()})
+            means = _means({name: x[:, update] for name, x in metrics.named().items()})
             yield int(steps[update]), {f"curve/{name}_mean": x for name, x in means.items()}
     final, last = population.final_return, int(steps[-1])
     if np.isfinite(final).any():
@@ -266,5 +266,5 @@ def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Of the losses of rows that are not frozen; nothing of what no row has."""
     import numpy as np
 
-    known = {name: metrics[name][np.isfinite(metrics[name])] for name in LOSSES}
+    known = {name: x[np.isfinite(x)] for name, x in metrics.items() if name not in COUNTS}
     return {name: float(values.mean()) for name, values in known.items() if len(values)}

@@ -148,7 +148,7 @@ def to_frame(population: Any, config: Config, settings: Sequence[Setting]) -> "p
         "total_env_steps": np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).reshape(-1),
         "mean_return": mean.reshape(-1),
         "frozen": ((frozen_at >= 0) & (update >= frozen_at)).reshape(-1),
-        **{name: values.reshape(-1) for name, values in metrics._asdict().items()},
+        **{name: values.reshape(-1) for name, values in metrics.named().items()},
     }
     return pandas.DataFrame(columns)
 

@@ -321,6 +321,6 @@ def test_both_packages_train_it_alike(name):
         theirs, twin_metrics = torch_ref.train(config, torch_ref.key(3))
         for name_, leaf in to_torch(ours.params).items():
             assert_close(leaf, theirs.params.state_dict()[name_], 1e-11, name_)
-        for field, mine, other in zip(metrics._fields, metrics, twin_metrics, strict=True):
-            assert_close(mine, other, 1e-11, field)
+        for field, other in twin_metrics.named().items():
+            assert_close(metrics.named()[field], other, 1e-11, field)
         assert int(metrics.episodes.sum()) == 4

@@ -17,6 +17,7 @@ import jaxpg.core.config
 import torch_ref.config
 from jaxpg.core.config import (
     FIELDS,
+    OPTIONAL,
     PRESET_NOTES,
     PRESETS,
     STATIC,
@@ -83,7 +84,7 @@ def bad_fields():
     yield {"hidden_sizes": ()}, "hidden_sizes must be a tuple of at least one width"
     for name in TRACED:
         for bad in ("0.5", True, None):
-            if (name, bad) != ("max_grad_norm", None):
+            if bad is not None or name not in OPTIONAL:
                 yield {name: bad}, f"{name} must be a number; got {bad!r}"
         for bad in (math.nan, math.inf, -math.inf, -1.0):
             yield {name: bad}, f"{name} must be (in|finite and) .*; got {bad}"
@@ -91,7 +92,7 @@ def bad_fields():
         yield {name: 1.01}, rf"{name} must be in \[0, 1\]; got 1.01"
     for name in ("ent_coef", "vf_coef"):
         yield {name: -1e-9}, f"{name} must be finite and at least 0; got -1e-09"
-    for name in ("learning_rate", "value_learning_rate", "max_grad_norm"):
+    for name in ("learning_rate", "max_grad_norm", "clip_coef", "target_kl", "optimizer_eps"):
         for bad in (0, 0.0):
             yield {name: bad}, f"{name} must be finite and greater than 0; got {bad}"
     for name, hint in CHOICES.items():
@@ -101,6 +102,36 @@ def bad_fields():
     yield {"optimizer": None}, "optimizer is None"
 
 
+PPO = {"fit": "ppo", "value_steps": 1}
+PPO_COMBINATIONS = [
+    ({"epochs": 4}, "epochs needs fit='ppo'; got 4 with fit='gradient'"),
+    ({"minibatches": 2}, "minibatches needs fit='ppo'; got 2"),
+    ({"clip_value": 0.2}, "clip_value needs fit='ppo'; got 0.2"),
+    ({"target_kl": 0.01}, "target_kl needs fit='ppo'; got 0.01"),
+    ({"normalize_over": "minibatch"}, "normalize_over needs fit='ppo'; got 'minibatch'"),
+    ({"fit": "ppo"}, "value_data='batch' and value_steps=1; got 'batch' and 4"),
+    (PPO | REPLAY, "value_data='batch' and value_steps=1; got 'replay' and 1"),
+    (PPO | {"reduction": "trajectories"}, "needs reduction='steps'; got 'trajectories'"),
+    (PPO | {"normalize_over": "minibatch"}, "needs normalize_advantage; got False"),
+    (PPO | {"log_prob": "clamped"}, "log_prob not 'clamped'; got 'value' and 'clamped'"),
+    (PPO | REINFORCE | {"clip_value": 0.2}, "clip_value needs baseline='value'; got .*'none'"),
+    (
+        PPO | {"minibatches": 3},
+        r"minibatches must divide the num_envs \* num_steps steps; got 3 and 1024",
+    ),
+    (
+        PPO | EPISODES | {"num_envs": 6, "minibatches": 4},
+        "minibatches must divide the num_envs episodes; got 4 and 6",
+    ),
+    (
+        {"joint_loss": True, "value_steps": 1}
+        | NO_CRITIC
+        | {"estimator": "reward_to_go"}
+        | EPISODES,
+        "joint_loss needs baseline='value'; got baseline='none'",
+    ),
+    ({"joint_loss": True}, "joint_loss has one joint loss on one batch.* got 'batch' and 4"),
+]
 BAD_COMBINATIONS = [
     (
         {"num_envs": 8, "num_steps": 128, "total_steps": 1023},
@@ -151,6 +182,7 @@ BAD_COMBINATIONS = [
         REINFORCE | {"baseline": "broadcast_value", "discounting": "absolute"},
         "baseline='broadcast_value' .* got episodes, reward_to_go, absolute, steps",
     ),
+    *PPO_COMBINATIONS,
     (
         REPLAY | {"buffer_size": 100, "batch_size": 101},
         "batch_size must be at most buffer_size; got 101 of 100",
@@ -175,6 +207,9 @@ def test_rejected_in_one_sentence(given, words):
         {"num_envs": 8, "num_steps": 128, "total_steps": 1024},
         REPLAY | {"buffer_size": 100, "batch_size": 100},
         REINFORCE | {"baseline": "constant", "num_envs": 2},
+        PPO | {"minibatches": 1024, "epochs": 3, "target_kl": 1e-9, "clip_coef": 5.0},
+        PPO | REINFORCE | {"num_envs": 6, "minibatches": 3, "reduction": "trajectories"},
+        PPO | SHARED | {"joint_loss": True, "clip_value": 0.1},
     ],
 )
 def test_accepted_at_the_edge(given):
@@ -236,10 +271,10 @@ def test_the_real_numbers_are_traced_and_all_else_is_static():
 
 
 def test_leaves_are_the_traced_fields():
-    config = Config(gamma=0.5)
+    config = Config(gamma=0.5, fit="ppo", value_steps=1, clip_value=0.1, target_kl=0.2)
     assert sorted(jax.tree.leaves(config)) == sorted(getattr(config, name) for name in TRACED)
-    assert len(jax.tree.leaves(config)) == 7
-    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 6
+    assert len(jax.tree.leaves(config)) == 13
+    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 10  # nor are there PPO's two bounds
     doubled = jax.tree.map(lambda leaf: 2 * leaf, config)
     assert doubled == dataclasses.replace(
         config, **{name: 2 * getattr(config, name) for name in TRACED}

@@ -100,7 +100,7 @@ def descend(gradient, max_grad_norm):
         return sum(jax.tree.leaves(jax.tree.map(lambda x, g: jnp.sum(x * g), params, gradient))), {}
 
     params = jax.tree.map(jnp.zeros_like, gradient)
-    start = (params, algorithm.optimizer.init(params))
+    start = (params, algorithm.optimizer(config).init(params))
     (params, _), _ = learner.descend(config, algorithm, jnp.float64(1.0), objective, start)
     return params
 

@@ -208,7 +208,7 @@ def test_shapes_of_the_noise():
     continuous = shapes("keys and replay", 20)
     assert continuous.reset.shape == (20, 3)
     assert continuous.action.shape == (20, 3, 2)
-    assert continuous.replay.shape == (5, jaxpg.core.noise.REPLAY_ROUNDS)
+    assert continuous.replay.shape == (5, jaxpg.core.noise.ROUNDS)
 
 
 def test_every_key_of_a_run_is_used_once(monkeypatch):

@@ -13,7 +13,7 @@ import torch
 import torch_ref.noise
 import torch_ref.ring as twin
 from jaxpg.core import ring as replay
-from jaxpg.core.noise import REPLAY_ROUNDS
+from jaxpg.core.noise import ROUNDS
 from jaxpg.core.ring import empty, mean, permute
 
 insert = jax.jit(replay.insert)
@@ -113,7 +113,7 @@ def test_padding_never_enters_the_ring():
 
 
 def round_keys(seed, *shape):
-    return torch_ref.noise.bits(torch_ref.noise.key(seed), (*shape, REPLAY_ROUNDS))
+    return torch_ref.noise.bits(torch_ref.noise.key(seed), (*shape, ROUNDS))
 
 
 def test_a_feistel_network_worked_by_hand():
@@ -236,7 +236,7 @@ def test_twin_is_equal_to_the_bit_over_a_stream():
         assert_rings_equal(theirs, ours)
         if not theirs.filled:
             continue
-        bits = torch_ref.noise.bits(torch_ref.noise.fold_in(key, step), (REPLAY_ROUNDS,))
+        bits = torch_ref.noise.bits(torch_ref.noise.fold_in(key, step), (ROUNDS,))
         rows, real = sample(ours, bits, 5)
         twin_rows, twin_real = twin.sample(theirs, bits, 5)
         np.testing.assert_array_equal(twin_real, real)

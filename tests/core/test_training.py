@@ -41,7 +41,7 @@ def test_seeds_train_together_and_report_each_update(many):
     """159 steps pay for 4 updates of 2 · 16 steps; the remaining 31 are left unspent."""
     (state, metrics), _ = many
     assert SMALL.num_updates == 4
-    for name, leaf in metrics._asdict().items():
+    for name, leaf in metrics.named().items():
         assert leaf.shape == (SEEDS, 4), name
         assert np.all(np.isfinite(leaf)), name
     np.testing.assert_array_equal(metrics.env_steps, 32)
@@ -109,12 +109,12 @@ def assert_runs_agree(config, seeds, tolerance):
             ours = {
                 **flat(jax.tree.map(lambda x, i=i: x[i], state.params)),
                 "obs": state.env_state.obs[i],
-                **{name: x[i] for name, x in metrics._asdict().items()},
+                **{name: x[i] for name, x in metrics.named().items()},
             }
             theirs = {
                 **flat(convert.to_flax(twin_state.params.state_dict())),
                 "obs": twin_state.env_state.obs,
-                **twin_metrics._asdict(),
+                **twin_metrics.named(),
             }
             exact = {name for name in ours if tolerance == 0.0 and name not in LOSSES}
             for name in exact:

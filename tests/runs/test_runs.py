@@ -335,7 +335,7 @@ def test_a_checkpoint_of_another_run_is_neither_taken_nor_removed(stopped, tmp_p
 def test_nor_is_one_of_another_version(stopped, monkeypatch):
     """Whose optimizer holds other arrays."""
     directory, paths = stopped
-    monkeypatch.setitem(learner.OPTIMIZERS, "adam", optax.trace(0.9))
+    monkeypatch.setitem(learner.OPTIMIZERS, "adam", lambda config: optax.trace(0.9))
     with pytest.raises(RunError, match="is whole, but of another run or version"):
         train(directory)
     assert all(path.exists() for path in paths)

@@ -1,0 +1,258 @@
+"""PPO: formulas by hand, orders that are permutations, and what a fit reduces to."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from compare import assert_close
+from jax.test_util import check_grads
+
+import torch_ref.ppo as twin
+from jaxpg.core import algorithms, learner, noise, ppo, training
+from jaxpg.core.config import Config
+from jaxpg.core.types import Batch
+from jaxpg.proof import batch as shared
+
+CONFIG = Config(
+    fit="ppo",
+    epochs=2,
+    minibatches=4,
+    num_envs=2,
+    num_steps=16,
+    total_steps=4 * 32,
+    value_steps=1,
+    hidden_sizes=(8,),
+    learning_rate=0.05,
+    value_learning_rate=0.03,
+    arithmetic="float64",
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_float64(x64):
+    """All of this module's numbers are float64."""
+
+
+def test_the_clipped_ratio_worked_by_hand():
+    """ε = 0.2. Ψ ≥ 0: min(ρ, 1.2); Ψ < 0: max(ρ, 0.8)."""
+    ratio = jnp.array([0.5, 1.1, 1.5, 0.5, 0.9, 1.5])
+    advantage = jnp.array([1.0, 0.0, 2.0, -1.0, -3.0, -2.0])
+    found = ppo.clipped_ratio(jnp.log(ratio), advantage, clip_coef=0.2)
+    assert_close(found, [0.5, 1.1, 1.2, 0.8, 0.9, 1.5], 1e-15)
+
+
+def test_the_clipped_ratio_times_psi_is_the_papers_minimum():
+    rng = np.random.default_rng(0)
+    log_ratio, advantage = map(jnp.asarray, rng.normal(size=(2, 500)) * [[0.3], [1.0]])
+    ratio = jnp.exp(log_ratio)
+    expected = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+    found = ppo.clipped_ratio(log_ratio, advantage, clip_coef=0.2) * advantage
+    assert_close(found, expected, 1e-14)
+
+
+def test_a_ratio_that_went_far_enough_has_no_slope():
+    """ρ Ψ where the minimum is not clipped, 0 where it is; at ρ = 1 the policy gradient's Ψ."""
+    log_ratio = jnp.log(jnp.array([1.3, 0.7, 1.3, 0.7, 1.0]))
+    advantage = jnp.array([2.0, 2.0, -2.0, -2.0, 5.0])
+
+    def total(log_ratio):
+        return jnp.sum(ppo.clipped_ratio(log_ratio, advantage, clip_coef=0.2) * advantage)
+
+    assert_close(jax.grad(total)(log_ratio), [0.0, 1.4, -2.6, 0.0, 5.0], 1e-14)
+    check_grads(total, (log_ratio,), order=1, modes="rev")
+
+
+def test_the_clipped_value_loss_worked_by_hand():
+    """c = 1, V_old = 0, target 3.
+
+    V = 0.5: (2.5², the same) -> 6.25. V = 2: (1, (1 - 3)²) -> 4, clipped and flat. V = -2: (25, 16)
+    -> 25. Padding has no part. (6.25 + 4 + 25) / 3
+    """
+    value = jnp.array([0.5, 2.0, -2.0, 100.0])
+    valid = jnp.array([True, True, True, False])
+
+    def loss(value):
+        old, target = jnp.zeros(4), jnp.full(4, 3.0)
+        return ppo.clipped_value_loss(value, old, target, valid, clip_value=1.0)
+
+    assert_close(loss(value), 35.25 / 3, 1e-14)
+    assert_close(jax.grad(loss)(value), np.array([-5.0, 0.0, -10.0, 0.0]) / 3, 1e-14)
+
+
+def test_the_estimate_of_the_divergence_is_that_of_many_samples():
+    """Of N(0, 1) against N(0.3, 1) it is 0.3² / 2; and it is never negative."""
+    action = jax.random.normal(jax.random.key(0), (400_000,))
+    log_ratio = -0.5 * (action - 0.3) ** 2 + 0.5 * action**2
+    valid = jnp.ones(action.shape, bool)
+    assert abs(ppo.approximate_kl(log_ratio, valid) - 0.045) < 5 * 0.07 / np.sqrt(400_000)
+    each = ppo.approximate_kl(log_ratio[:, None], valid[:, None])
+    assert each > 0
+    assert ppo.approximate_kl(jnp.zeros(3), jnp.ones(3, bool)) == 0.0
+
+
+def test_explained_variance_worked_by_hand():
+    """Targets 1, 2, 3 vary by 2/3; V = 1, 2, 4 misses by 0, 0, -1, which vary by 2/9."""
+    value, target = jnp.array([1.0, 2.0, 4.0, 50.0]), jnp.array([1.0, 2.0, 3.0, -50.0])
+    valid = jnp.array([True, True, True, False])
+    assert_close(ppo.explained_variance(value, target, valid), 1 - (2 / 9) / (2 / 3), 1e-14)
+    assert ppo.explained_variance(target, target, valid) == 1.0
+    assert ppo.explained_variance(value, jnp.ones(4), valid) == 0.0
+
+
+def numbered(config):
+    """A batch in which every valid step says which it is."""
+    steps, envs = 6, config.num_envs
+    index = jnp.arange(steps * envs, dtype=jnp.float64).reshape(steps, envs)
+    zeros = jnp.zeros_like(index)
+    return Batch(
+        obs=index[..., None],
+        action=index.astype(jnp.int32),
+        log_prob=zeros,
+        valid=jnp.ones_like(zeros, bool),
+        advantage=index,
+        value=zeros,
+        target=zeros,
+        samples=None,
+        order=noise.bits(noise.key(0), (2, noise.ROUNDS)),
+    )
+
+
+@pytest.mark.parametrize("package", [ppo, twin], ids=["jaxpg", "torch_ref"])
+def test_minibatches_hold_every_step_once_in_another_order_each_epoch(package):
+    config = dataclasses.replace(CONFIG, minibatches=3)
+    batch, seen = numbered(config), []
+    if package is twin:
+        tensor = {k: torch.from_numpy(np.array(v)) for k, v in batch._asdict().items()
+                  if k not in ("samples", "order")}  # fmt: skip
+        batch = batch._replace(**tensor, order=np.array(batch.order))
+    for round_keys in batch.order:
+        parts = package.minibatches(config, batch, round_keys)
+        if package is twin:
+            psi, obs = (np.stack([getattr(part, name).numpy() for part in parts])
+                        for name in ("advantage", "obs"))  # fmt: skip
+        else:
+            psi, obs = np.array(parts.advantage), np.array(parts.obs)
+        assert psi.shape == (3, 1, 4)
+        np.testing.assert_array_equal(obs[..., 0], psi)  # rows stay together
+        assert sorted(psi.ravel()) == list(range(12))
+        seen.append(psi.ravel().tolist())
+    assert seen[0] != seen[1] != sorted(seen[1])
+
+
+def test_minibatches_of_episodes_keep_them_whole():
+    config = dataclasses.replace(CONFIG, collect="episodes", num_envs=4, minibatches=2)
+    parts = ppo.minibatches(config, numbered(config), numbered(config).order[0])
+    assert parts.advantage.shape == (2, 6, 2)
+    columns = np.array(parts.advantage).swapaxes(0, 1).reshape(6, 4)
+    assert sorted(columns[0]) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(np.diff(columns, axis=0), 4)
+
+
+def assert_alike(tree, other, tolerance):
+    for one, two in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        assert_close(one, two, tolerance)
+
+
+def fitted(config, **parts):
+    """State after one update of a seed, and what it saw."""
+    config = training.as_arrays(config)
+    algorithm = algorithms.build(config)._replace(**parts)
+    state = learner.init(config, noise.key(1), algorithm)
+    return jax.jit(partial(learner.watch, config, algorithm=algorithm))(state)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_one_step_on_the_whole_batch_is_the_policy_gradients(joint):
+    """Where ρ = 1 the surrogate's slope is Ψ ∇ log π."""
+    one = dataclasses.replace(CONFIG, epochs=1, minibatches=1, joint_loss=joint)
+    state, seen = fitted(one)
+    plain = dataclasses.replace(one, fit="gradient", clip_coef=0.2)
+    expected, met = fitted(plain)
+    assert_alike(state.params, expected.params, 1e-12)
+    assert_alike(seen.gradients, met.gradients, 1e-12)
+    assert seen.metrics.clip_fraction == 0.0
+    assert abs(seen.metrics.approx_kl) < 1e-15
+    assert met.metrics.approx_kl is None
+
+
+def test_every_step_is_taken_and_reported():
+    _, seen = fitted(CONFIG)
+    for steps in seen.gradients.values():
+        for leaf in jax.tree.leaves(steps):
+            assert leaf.shape[0] == 8
+    norms = [optax.tree.norm(jax.tree.map(lambda x, i=i: x[i], seen.gradients["policy"]))
+             for i in range(8)]  # fmt: skip
+    assert min(norms) > 0.0
+    assert 0.0 < seen.metrics.approx_kl < 1.0
+    assert 0.0 <= seen.metrics.clip_fraction <= 1.0
+
+
+def test_a_target_divergence_leaves_out_the_rest_of_an_update():
+    """Of 16 steps: all under a bound that is never reached, the first alone under the smallest."""
+    config = dataclasses.replace(CONFIG, epochs=4)
+
+    def taken(target_kl):
+        state, seen = fitted(dataclasses.replace(config, target_kl=target_kl))
+        size = jax.tree.map(lambda x: np.abs(x).reshape(16, -1).sum(axis=1), seen.gradients)
+        each = np.sum(jax.tree.leaves(size), axis=0) > 0
+        return state, seen, each
+
+    everything, _, all_taken = taken(1e9)
+    assert all_taken.all()
+    assert_alike(everything.params, fitted(config)[0].params, 0.0)
+    _, seen, first = taken(1e-12)
+    assert first.tolist() == [True] + [False] * 15
+    assert abs(seen.metrics.approx_kl) < 1e-12
+    state, _, some = taken(0.02)
+    assert 1 < some.sum() < 16
+    assert some.tolist() == sorted(some, reverse=True)  # none is taken after one that is left out
+    shorter = dataclasses.replace(config, target_kl=0.02)
+    assert state.opt_state["policy"].count == some.sum()
+    assert fitted(shorter)[0].opt_state["value"].count == some.sum()
+
+
+def test_a_part_of_ones_own_is_used_on_every_minibatch():
+    shapes = []
+
+    def loss(log_prob, advantage, valid):
+        shapes.append(log_prob.shape)
+        return jnp.sum(log_prob) * 0.0
+
+    state, _ = fitted(dataclasses.replace(CONFIG, joint_loss=False), policy_loss=loss)
+    assert set(shapes) == {(1, 8)}
+    before = algorithms.build(CONFIG).networks.init(*noise.streams(noise.key(1))[:2])
+    assert_alike(state.params["policy"], before["policy"], 0.0)
+
+
+def test_normalising_by_minibatch_and_by_batch_differ():
+    """And each minibatch's Ψ has mean 0: what is constant in it has no part in its gradient."""
+    over = {
+        name: dataclasses.replace(CONFIG, normalize_advantage=True, normalize_over=name)
+        for name in ("batch", "minibatch")
+    }
+    states = {name: fitted(config)[0] for name, config in over.items()}
+    with pytest.raises(AssertionError):
+        assert_alike(states["batch"].params, states["minibatch"].params, 1e-6)
+
+    def shifted(*inputs, **rest):
+        return algorithms.make_advantage(over["minibatch"])(*inputs, **rest) + 7.0
+
+    same, _ = fitted(over["minibatch"], advantage=shifted)
+    assert_alike(same.params["policy"], states["minibatch"].params["policy"], 1e-9)
+
+
+def test_the_shared_batch_has_ratios_on_both_sides_of_the_clip():
+    """So that parity on it means something."""
+    config = dataclasses.replace(shared.small(CONFIG), arithmetic="float64")
+    side = shared.jax_side(config)
+    outputs = side.algorithm.networks.policy(side.state.params, side.trajectory.obs)
+    log_prob = side.algorithm.distribution.log_prob(outputs, side.trajectory.action)
+    ratio = np.exp(log_prob - side.trajectory.log_prob)
+    assert (ratio > 1.2).any()
+    assert (ratio < 0.8).any()
+    assert ((ratio > 0.8) & (ratio < 1.2)).any()
