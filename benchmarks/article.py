@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import RESULTS, fill, markdown, write
+from jaxpg import words
 from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import PRESETS, Config
 
@@ -195,7 +196,7 @@ def _table(cells: list[dict[str, Any]]) -> str:
         rate = f"{cell['learning_rate']:g}"
         own = cell["learning_rate"] == PRESETS[cell["preset"]].learning_rate
         scores = [_spread(cell[kind]) for kind in ("best", "last")]
-        fractions = [f"{cell[name]:.1%}" for name in ("solved", "collapsed")]
+        fractions = [words.share(cell[name]) for name in ("solved", "collapsed")]
         rows.append([cell["preset"], f"**{rate}**" if own else rate, *scores, *fractions])
     return markdown(COLUMNS, rows)
 

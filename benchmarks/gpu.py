@@ -31,6 +31,7 @@ from benchmarks import contenders, h100, measure, parts
 from benchmarks.contenders import STEPS_PER_UPDATE, VPG
 from benchmarks.measure import Case, short
 from benchmarks.record import markdown
+from jaxpg import words
 
 LANES = (256, 1024, 4096, 16_384)
 FORMS = ("plain", "fused")
@@ -120,7 +121,7 @@ def table(content: dict[str, Any]) -> str:
         text += (
             f"\n\n`jaxpg train vpg --seeds {one['seeds']}` in the form `{one['form']}`: "
             f"{one['wall_seconds']:.1f} s, compiling ({one['compile_seconds']:.0f} s) aside; "
-            f"{one['solved']:.1%} of the seeds solve the task."
+            f"{words.share(one['solved'])} of the seeds solve the task."
         )
     difference = content["difference"]
     apart = ", ".join(f"{difference[name]:.0e} in {name}" for name in MOST)

@@ -1,4 +1,4 @@
-"""Put the figures of benchmarks/results into README.md, benchmarks/README.md and docs.
+"""Put the figures of benchmarks/results into README.md, benchmarks/README.md and docs/.
 
 python -m benchmarks.readme
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.measure import short
 from benchmarks.record import RESULTS, fill, markdown
+from jaxpg import words
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +21,7 @@ def main() -> None:
     """Write each page."""
     for page in PAGES:
         path = ROOT / page
-        path.write_text(render(page, path.read_text()))
+        path.write_text(render(page, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def render(page: str, text: str) -> str:
@@ -29,7 +30,7 @@ def render(page: str, text: str) -> str:
     for name, make in PAGES[page].items():
         path = RESULTS / f"{name}-{'gpu' if name == 'gpu' else 'cpu'}.json"
         if path.exists():
-            parts[name] = make(json.loads(path.read_text()))
+            parts[name] = make(json.loads(path.read_text(encoding="utf-8")))
         else:
             parts[name] = f"Not measured yet: `python -m benchmarks.{name}`."
     return fill(text, parts)
@@ -38,20 +39,31 @@ def render(page: str, text: str) -> str:
 def _train(record: dict[str, Any]) -> str:
     s = record["summary"]
     spread = s["final_return"]
+    low, high = words.returned(spread["ci95_low"]), words.returned(spread["ci95_high"])
     text = (
-        f"{s['solved_fraction']:.1%} of {s['seeds']} seeds end with a mean return of at least "
-        f"{s['solved_at']:g} over their last 100 episodes; IQM {spread['iqm']:.1f} (95 % interval "
-        f"{spread['ci95_low']:.1f} to {spread['ci95_high']:.1f}), worst seed {spread['min']:.1f}. "
-        f"{s['total_env_steps'] / 1e6:.0f} million environment steps in {s['wall_seconds']:.0f} s "
-        f"on {s['device']['count']} CPU cores, {s['env_steps_per_second'] / 1e6:.2f} million a "
-        f"second, compiling ({s['compile_seconds']:.0f} s) aside: `{record['command']}`, commit "
-        f"{record['commit']}, jax {s['versions']['jax']}."
+        f"{words.share(s['solved_fraction'])} of {words.seeds(s['seeds'])} end with a mean return "
+        f"of at least {s['solved_at']:g} over their last 100 episodes; IQM "
+        f"{words.returned(spread['iqm'])} (95 % interval {low} to {high}), worst seed "
+        f"{words.returned(spread['min'])}. {s['total_env_steps'] / 1e6:.0f} million environment "
+        f"steps in {words.duration(s['wall_seconds'])}, {_millions(s['env_steps_per_second'])} "
+        f"million a second, compiling ({words.duration(s['compile_seconds'])}) aside."
     )
-    return textwrap.fill(text, 100)
+    return f"{_filled(text)}\n\n{_origin(record)}, {_machine(record)}."
+
+
+def _train_line(record: dict[str, Any]) -> str:
+    s = record["summary"]
+    solved = round(s["solved_fraction"] * s["seeds"])
+    of_them = "all" if solved == s["seeds"] else f"{solved:,} of them"
+    return _filled(
+        f"{words.seeds(s['seeds'])} train in {words.duration(s['wall_seconds'])} on "
+        f"{s['device']['count']} CPU cores, compiling aside; {of_them} solve {s['env']}, and "
+        f"the worst ends at a return of {words.returned(s['final_return']['min'])}."
+    )
 
 
 def _parity(record: dict[str, Any]) -> str:
-    levels, faults, versions = record["levels"], record["faults"], record["versions"]
+    levels, faults = record["levels"], record["faults"]
     columns = ["level", "compared", "configurations × seeds", "worst relative error", "tolerance"]
     rows = [
         [
@@ -63,17 +75,16 @@ def _parity(record: dict[str, Any]) -> str:
         ]
         for row in levels
     ]
-    assert record["passed"], "a certificate that fails is not for the README"
+    assert record["passed"], "a certificate that fails is not shown"
     by_level = Counter(catch["level"] for catch in faults)
     order = [row["level"] for row in levels if by_level[row["level"]]]
     caught = ", ".join(f"{by_level[level]} by {level}" for level in order)
-    return (
-        f"{markdown(columns, rows)}\n\n"
+    text = (
         f"{len(faults)} faults planted in the PyTorch side are all caught, by the first level that "
-        f"can: {caught}.\n\n"
-        f"`{record['command']}`, commit {record['commit']}, jax {versions['jax']}, torch "
-        f"{versions['torch']}, on a CPU."
+        f"can: {caught}."
     )
+    origin = f"{_origin(record)}, torch {record['versions']['torch']}, on a CPU."
+    return f"{markdown(columns, rows)}\n\n{_filled(text)}\n\n{origin}"
 
 
 def _certificate(record: dict[str, Any]) -> str:
@@ -83,54 +94,50 @@ def _certificate(record: dict[str, Any]) -> str:
     rest = [row for row in rows if row["case"] != "vpg"]
     equal = sum(row["verdict"] == "equal" for row in whole)
     text = (
-        f"Whole training runs stay equal too: {equal} of {len(whole)} seeds of `vpg`, "
-        f"{config['total_steps']:,} steps each, in two processes of which neither imports the "
-        "other framework: every observation, action and return and, at each of "
+        f"{equal} of {len(whole)} seeds of `vpg` are equal to their end, {config['total_steps']:,} "
+        "steps each: every observation, action and return and, at each of "
         f"{whole[0]['updates']} updates, every parameter, bit by bit; one SHA-256 on both sides"
     )
     if rest:
         steps = sum(row["env_steps"] for row in rest)
-        text += f"; and {len(rest)} shorter runs of the other presets and variants, {steps:,} steps"
+        equal = sum(row["verdict"] == "equal" for row in rest)
+        text += (
+            f". So are {equal} of {len(rest)} shorter runs of the other presets and variants, "
+            f"{steps:,} steps"
+        )
     text += f" (`make certificate`, commit {record['commit']}, torch {record['torch']})."
-    for row in rows:
-        if row["verdict"] == "straddle":
-            text += (
-                f" Seed {row['seed']} of `{row['case']}` parts after {row['env_steps']:,} steps, "
-                "where the two float64 values of one number lie on either side of the middle "
-                "between two float32 numbers: a straddle, told from a fault and reported as one "
-                "(docs/lockstep.md)."
-            )
-    return textwrap.fill(text, 100)
+    parted = [
+        f"Seed {row['seed']} of `{row['case']}` parts after {row['env_steps']:,} steps:\n\n"
+        + textwrap.indent(_filled(row["split"]), "> ")
+        for row in rows
+        if row["verdict"] == "straddle"
+    ]
+    return "\n\n".join([_filled(text), *parted])
 
 
-def _speed(record: dict[str, Any]) -> str:
+def _divergence(record: dict[str, Any]) -> str:
+    return f"{record['table']}\n\n{_origin(record)}."
+
+
+def _speed_line(record: dict[str, Any]) -> str:
     speeds = {
         (row["what"], row["options"]["seeds"]): statistics.median(row["steps_per_second"])
         for row in record["rows"]
     }
     few, many = (speeds["jaxpg", seeds] / speeds["textbook", seeds] for seeds in (64, 1024))
-    text = (
-        f"`vpg`, with its four value steps an update, trains on "
-        f"{speeds['jaxpg', 64] / 1e6:.1f} million environment steps a second with 64 seeds and "
-        f"{speeds['jaxpg', 1024] / 1e6:.1f} million with 1,024 on {record['device']['count']} CPU "
-        f"cores ({record['processor']}): {few:.1f} and {many:.1f} times the textbook's "
-        f"`jit(vmap(train))` of the same "
-        f"algorithm, {speeds['jaxpg', 64] / speeds['torch_ref', 1]:,.0f} times `torch_ref` "
-        f"(`{record['command']}`, commit {record['commit']}, medians of "
-        f"{len(record['rows'][0]['repetitions'])}): [docs/performance.md](docs/performance.md)."
+    return _filled(
+        f"On {record['device']['count']} CPU cores ({record['processor']}) jaxpg trains on "
+        f"{_millions(speeds['jaxpg', 64])} million environment steps a second with 64 seeds and "
+        f"{_millions(speeds['jaxpg', 1024])} million with 1,024: {few:.0f} and {many:.0f} times "
+        "the textbook's `jit(vmap(train))` of the same algorithm."
     )
-    return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
 
 
 def plain(record: dict[str, Any]) -> str:
     """A record's table, and where it comes from."""
     repeated = len(record["rows"][0]["repetitions"]) if record["rows"] else 1
     medians = f"medians of {repeated}" if repeated > 1 else "one measurement"
-    return (
-        f"{record['table']}\n\n`{record['command']}`, commit {record['commit']}, jax "
-        f"{record['versions']['jax']}, {record['device']['count']} cores ({record['processor']}); "
-        f"{medians}."
-    )
+    return f"{record['table']}\n\n{_origin(record)}, {_machine(record)}; {medians}."
 
 
 def _gpu(record: dict[str, Any]) -> str:
@@ -153,9 +160,8 @@ def _gpu(record: dict[str, Any]) -> str:
     _, *notes = record["table"].split("\n\n")
     seeds = "\n\n".join(notes).removesuffix(" Not predicted: measured instead.")
     return (
-        f"{markdown(columns, rows)}\n\n{seeds}\n\n`{record['command']}`, commit "
-        f"{record['commit']}, jax {record['versions']['jax']}, {record['device']['kind']}; medians "
-        f"of {len(record['rows'][0]['steps_per_second'])}. The prediction is commit "
+        f"{markdown(columns, rows)}\n\n{seeds}\n\n{_origin(record)}, {record['device']['kind']}; "
+        f"medians of {len(record['rows'][0]['steps_per_second'])}. The prediction is commit "
         f"{before['commit']}'s (benchmarks/h100.py)."
     )
 
@@ -168,12 +174,27 @@ def _gpu_line(record: dict[str, Any]) -> str:
     (whole,) = (one for one in record["trainings"] if one["form"] == "fused")
     seeds = whole["seeds"]
     fused, plain = (rates[form, seeds] for form in ("fused", "textbook"))
-    text = (
-        f"On one {record['device']['kind']} {seeds:,} seeds of `vpg` train to the end in "
-        f"{whole['wall_seconds']:.1f} s, and {whole['solved']:.1%} of them solve CartPole: "
-        f"{fused / 1e9:.2f} billion steps a second, {fused / plain:.1f} times the textbook's on "
-        f"the same card (`{record['command']}`, commit {record['commit']})."
+    solved = round(whole["solved"] * seeds)
+    return _filled(
+        f"{words.seeds(seeds)} train to the end in {whole['wall_seconds']:.1f} s on one "
+        f"{record['device']['kind']}, and {solved:,} of them solve CartPole: {fused / 1e9:.2f} "
+        f"billion steps a second, {fused / plain:.1f} times the textbook's loop on the same card."
     )
+
+
+def _origin(record: dict[str, Any]) -> str:
+    return f"`{record['command']}`, commit {record['commit']}, jax {record['versions']['jax']}"
+
+
+def _machine(record: dict[str, Any]) -> str:
+    return f"{record['device']['count']} cores ({record['processor']})"
+
+
+def _millions(number: float) -> str:
+    return f"{number / 1e6:.1f}"
+
+
+def _filled(text: str) -> str:
     return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
 
 
@@ -182,15 +203,12 @@ def _number(error: float) -> str:
 
 
 PAGES = {
-    "README.md": {
-        "train": _train,
-        "throughput": _speed,
-        "gpu": _gpu_line,
-        "parity": _parity,
-        "certificate": _certificate,
-    },
-    "docs/performance.md": {"throughput": plain, "gpu": _gpu},
+    "README.md": {"train": _train_line, "throughput": _speed_line, "gpu": _gpu_line},
+    "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
+    "docs/parity.md": {"parity": _parity},
+    "docs/lockstep.md": {"certificate": _certificate, "divergence": _divergence},
     "benchmarks/README.md": {
+        "train": _train,
         **dict.fromkeys(
             ("throughput", "scaling", "roofline", "time_to_solve", "compile", "memory"), plain
         ),

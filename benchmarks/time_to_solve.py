@@ -18,6 +18,7 @@ from benchmarks import contenders, measure
 from benchmarks.contenders import NAMES, VPG
 from benchmarks.measure import Case
 from benchmarks.record import markdown
+from jaxpg import words
 
 SEEDS, WANTED = 256, 0.95
 WHOLE = ("jaxpg", "textbook")
@@ -112,7 +113,7 @@ def _name(row: dict[str, Any]) -> str:
 
 def _solved(row: dict[str, Any]) -> str:
     if row["solved"] is not None:
-        return f"{row['solved']:.1%}"
+        return words.share(row["solved"])
     return "as jaxpg's" if row["options"]["name"] == "torch_ref" else "not measured"
 
 

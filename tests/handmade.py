@@ -87,5 +87,5 @@ def run(
     )
     manifests.write(directory, manifest)
     whole = population(config, returns, frozen_at, steps_per_update)
-    results.save(directory, preset, config, whole, manifests.digest(directory))
+    results.save(directory, preset, config, whole, manifests.sha256(directory))
     return directory

@@ -20,7 +20,7 @@ TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 4, hidden_sizes=(4,))
 
 def test_the_page_is_true():
     """Every Python block runs, in order, and prints what the page says."""
-    assert pages.run(PAGE) == 2
+    assert pages.run(PAGE) == 3
 
 
 @pytest.mark.slow
@@ -82,8 +82,8 @@ def test_load_imports_no_module_that_a_run_names(trained, tmp_path, monkeypatch)
     other = read._replace(config=dataclasses.replace(read.config, env="boom:CartPole-v1"))
     manifest.write(directory, other)
     summary = (directory / "summary.json").read_text()
-    digest = manifest.digest(trained)
-    (directory / "summary.json").write_text(summary.replace(digest, manifest.digest(directory)))
+    sha256 = manifest.sha256(trained)
+    (directory / "summary.json").write_text(summary.replace(sha256, manifest.sha256(directory)))
     (tmp_path / "boom.py").write_text("raise SystemError('executed')")
     monkeypatch.syspath_prepend(tmp_path)
     loaded = jaxpg.load(directory)

@@ -2,8 +2,8 @@
 
 Never a time: the two take turns on one machine in the same minutes, so how busy or how fast that is
 cancels. What does not cancel is noise in the medians of three (up to a tenth, on two shared cores)
-and another kind of processor, whose vector width the two use differently. Most of what
-docs/performance.md lists as making it fast is worth more than a quarter, so losing it shows below
+and another kind of processor, whose vector width the two use differently. Much of what
+docs/dev/speed.md lists as making it fast is worth more than a quarter, so losing it shows below
 0.75.
 """
 

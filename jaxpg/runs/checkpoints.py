@@ -2,7 +2,7 @@
 
     checkpoints/CHUNK-UPDATE-SHA256.safetensors
 
-It holds the lanes (parameters, optimizer, environments, replay, key, update, cause of freezing),
+It holds the lanes (parameters, optimizer, environments, ring, key, update, cause of freezing),
 the metrics of all updates so far and the recent returns. The name carries the SHA-256 of the
 content, without which a flipped bit would load in silence; shapes and dtypes are known before
 anything is read. Loading executes nothing.

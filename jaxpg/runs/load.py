@@ -176,7 +176,7 @@ def _summary(directory: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(summary, dict):
         raise RunError(f"{path} is damaged: it is no object")
-    if summary.get("manifest") != manifests.digest(directory):
+    if summary.get("manifest") != manifests.sha256(directory):
         raise RunError(
             f"{directory} is not finished: its results are of another manifest; {again} finishes it"
         )

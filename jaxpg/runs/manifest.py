@@ -81,7 +81,7 @@ def read(directory: Path) -> Manifest:
     return parse(_content(directory), directory / NAME)
 
 
-def digest(directory: Path) -> str:
+def sha256(directory: Path) -> str:
     """SHA-256 of manifest.json, by which the results say whose they are."""
     return hashlib.sha256(_content(directory)).hexdigest()
 

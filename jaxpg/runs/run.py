@@ -166,7 +166,7 @@ def is_finished(directory: Path) -> bool:
         summary = json.loads((directory / "summary.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{directory / 'summary.json'} cannot be read ({error})") from None
-    return isinstance(summary, dict) and summary.get("manifest") == manifests.digest(directory)
+    return isinstance(summary, dict) and summary.get("manifest") == manifests.sha256(directory)
 
 
 def train(
@@ -383,12 +383,12 @@ def _finish(
     whole = population.gather(
         groups, [end.snapshot for end in ends], order, compile_seconds, seconds
     )
-    digest = manifests.digest(directory)
+    sha256 = manifests.sha256(directory)
     again = manifests.resume_line(directory)
     advice = f"; training is finished and saved: make room, then {again} writes the results"
     with files.writing(directory, advice):
         return results.save(
-            directory, manifest.preset, manifest.config, whole, digest, manifest.settings
+            directory, manifest.preset, manifest.config, whole, sha256, manifest.settings
         )
 
 

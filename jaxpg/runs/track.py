@@ -124,8 +124,8 @@ def tracking(directory: Path, active: bool = True) -> Iterator[Callable[["Progre
 def log_results(directory: Path) -> None:
     """Log a finished run's results, unless that was done."""
     state = read(directory)
-    digest = manifests.digest(directory)
-    if state.kind == "none" or state.manifest == digest:
+    sha256 = manifests.sha256(directory)
+    if state.kind == "none" or state.manifest == sha256:
         return
     from jaxpg.runs.load import load
 
@@ -133,7 +133,7 @@ def log_results(directory: Path) -> None:
     with _open(directory, state) as log:
         for step, values in _results(run, after=state.updates):
             log(values, step)
-    _write(directory, state._replace(manifest=digest, updates=run.config.num_updates))
+    _write(directory, state._replace(manifest=sha256, updates=run.config.num_updates))
 
 
 def _write(directory: Path, state: State) -> None:

@@ -73,8 +73,8 @@ class Trained(Population):
         check_params(self.params)
         with whole_directory(Path(out), "out") as partial:
             manifests.write(partial, what)
-            digest = manifests.digest(partial)
-            results.save(partial, what.preset, what.config, self, digest, what.settings)
+            sha256 = manifests.sha256(partial)
+            results.save(partial, what.preset, what.config, self, sha256, what.settings)
 
     def _trained(self) -> Manifest:
         if self.manifest is None:

@@ -38,7 +38,7 @@ def test_bench_measures_a_config(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--lanes", "1"], "lanes must be in [2, 1048576]; got 1"),
+        (["--lanes", "1"], "lanes must be in [2, 1,048,576]; got 1"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--seconds", "nan"], "--rounds must be at least 1, and --seconds finite"),
         (["--json", f"{__file__}/x.json"], "--json must be a file that can be written"),
