@@ -27,6 +27,7 @@ CORE = [
     "env",
     "rollout",
     "learner",
+    "natural",
     "ppo",
     "algorithms",
     "training",
@@ -67,6 +68,7 @@ HANDED_IN = {
     "algorithms": {"primitives", "scan"},
     "env": {"rows"},
     "learner": {"scan"},
+    "natural": {"scan"},
     "networks": {"apply"},
     "ppo": {"scan"},
     "rollout": {"loop"},
@@ -84,6 +86,11 @@ OTHER_ARGUMENTS = {
     "learner.descend": (
         ["config", "algorithm", "rate", "objective", "start"],
         ["config", "algorithm", "rate", "objective", "module", "optimizer"],
+    ),
+    # torch's parameters are changed in place.
+    "natural._together": (
+        ["learned", "after", "found", "told", "critic"],
+        ["learned", "found", "told", "critic"],
     ),
     # The grid is the only primitive that the twin is handed.
     "algorithms.build": (["config", "primitives"], ["config", "round_floats"]),

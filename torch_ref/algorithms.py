@@ -5,7 +5,17 @@ from typing import Any
 
 import torch
 
-from torch_ref import advantages, distributions, env, learner, losses, networks, ppo, rollout
+from torch_ref import (
+    advantages,
+    distributions,
+    env,
+    learner,
+    losses,
+    natural,
+    networks,
+    ppo,
+    rollout,
+)
 from torch_ref.arithmetic import grid_distribution, grid_env, round_floats
 from torch_ref.config import Config, ConfigError
 from torch_ref.types import Algorithm, Distribution, EnvSpec, Trajectory
@@ -154,6 +164,11 @@ POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
 }
-FITS: dict[str, Callable] = {"gradient": learner.fit, "ppo": ppo.fit}
+FITS: dict[str, Callable] = {
+    "gradient": learner.fit,
+    "npg": natural.fit_npg,
+    "trpo": natural.fit_trpo,
+    "ppo": ppo.fit,
+}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

@@ -43,6 +43,18 @@ def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
     return -torch.sum(torch.exp(log_probs) * log_probs, dim=-1)
 
 
+def categorical_kl(old_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """KL(π_old ‖ π) in nats, float [...].
+
+        Σ π_old ((ρ - 1) - log ρ),    ρ = π / π_old
+
+    The ρ - 1 add up to 0, and with them no term is negative.
+    """
+    old = torch.log_softmax(old_logits, dim=-1)
+    log_ratio = torch.log_softmax(logits, dim=-1) - old
+    return torch.sum(torch.exp(old) * (torch.expm1(log_ratio) - log_ratio), dim=-1)
+
+
 def clamped_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """log of π(a) clamped to [ε, 1 - ε], ε = 2^-23, float [...].
 
@@ -100,6 +112,19 @@ def gaussian_entropy(outputs: torch.Tensor) -> torch.Tensor:
     return torch.sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), dim=-1)
 
 
-categorical = Distribution(categorical_sample, categorical_log_prob, categorical_entropy)
-clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy)
-gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy)
+def gaussian_kl(old_outputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """KL(π_old ‖ π) in nats, float [...].
+
+    Σ_j ½ (σ_old² / σ² - 1) - log(σ_old / σ) + ½ ((μ - μ_old) / σ)²
+    """
+    old_mean, old_log_std = torch.chunk(old_outputs, 2, dim=-1)
+    mean, log_std = torch.chunk(outputs, 2, dim=-1)
+    z, log_ratio = (mean - old_mean) * torch.exp(-log_std), old_log_std - log_std
+    return torch.sum(0.5 * torch.expm1(2.0 * log_ratio) - log_ratio + 0.5 * z * z, dim=-1)
+
+
+categorical = Distribution(
+    categorical_sample, categorical_log_prob, categorical_entropy, categorical_kl
+)
+clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy, categorical_kl)
+gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy, gaussian_kl)

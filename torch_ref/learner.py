@@ -215,8 +215,10 @@ def joint_objective(
 
 
 def groups(config: Config, params: nn.ModuleDict) -> dict[str, Any]:
-    """The parameters by optimizer."""
-    return {"joint": params} if config.joint else dict(params.items())
+    """The parameters by optimizer; a natural gradient needs none."""
+    if config.joint:
+        return {"joint": params}
+    return {name: group for name, group in params.items() if name != "policy" or not config.natural}
 
 
 def rates(config: Config, update: int) -> dict[str, torch.Tensor]:
@@ -242,31 +244,39 @@ def fit_separate(
 ) -> tuple[Learned, Fitted]:
     """One step of the policy, then value_steps steps of the critic (if there is one)."""
     params, opt_state = learned.params, learned.opt_state
-    rate = rates(config, learned.update)
+    rate = rates(config, learned.update)["policy"]
 
     def of_policy() -> tuple:
         return policy_objective(config, algorithm, params, batch)
 
     start = (params["policy"], opt_state["policy"])
-    step = descend(config, algorithm, rate["policy"], of_policy, *start)
-    gradients = {"policy": [step.gradient]}
-    zero = torch.zeros_like(step.norm)
-    losses = {**step.parts, "policy_grad_norm": step.norm}
-    losses |= {"value_loss": zero, "value_grad_norm": zero}
-    if config.critic:
+    step = descend(config, algorithm, rate, of_policy, *start)
+    learned, critic = fit_value(config, algorithm, learned, batch)
+    losses = {**step.parts, "policy_grad_norm": step.norm, **critic.losses}
+    return learned, Fitted(losses, {"policy": [step.gradient], **critic.gradients})
 
-        def step_value(sample: Any) -> Descent:
-            def of_value() -> tuple:
-                return value_objective(config, algorithm, params, batch, sample)
 
-            start = (params["value"], opt_state["value"])
-            return descend(config, algorithm, rate["value"], of_value, *start)
+def fit_value(
+    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
+) -> tuple[Learned, Fitted]:
+    """value_steps steps of the critic; without one nothing, and losses of 0."""
+    zero = torch.zeros_like(batch.target[0, 0])
+    if not config.critic:
+        return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})
+    params, opt_state = learned.params, learned.opt_state
+    rate = rates(config, learned.update)["value"]
 
-        samples = [None] * config.value_steps if batch.samples is None else batch.samples
-        steps = [step_value(sample) for sample in samples]
-        gradients["value"] = [step.gradient for step in steps]
-        losses |= {"value_loss": steps[0].parts["value_loss"], "value_grad_norm": steps[0].norm}
-    return learned, Fitted(losses, gradients)
+    def step_value(sample: Any) -> Descent:
+        def of_value() -> tuple:
+            return value_objective(config, algorithm, params, batch, sample)
+
+        start = (params["value"], opt_state["value"])
+        return descend(config, algorithm, rate, of_value, *start)
+
+    samples = [None] * config.value_steps if batch.samples is None else batch.samples
+    steps = [step_value(sample) for sample in samples]
+    losses = {"value_loss": steps[0].parts["value_loss"], "value_grad_norm": steps[0].norm}
+    return learned, Fitted(losses, {"value": [step.gradient for step in steps]})
 
 
 def fit_joint(

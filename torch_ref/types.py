@@ -104,6 +104,7 @@ class Distribution(NamedTuple):
     sample: Callable[..., torch.Tensor]  # (outputs, uniform) -> action
     log_prob: Callable[..., torch.Tensor]  # (outputs, action) -> [...]
     entropy: Callable[..., torch.Tensor]  # (outputs) -> [...]
+    kl: Callable[..., torch.Tensor]  # (old outputs, outputs) -> [...], KL(π_old ‖ π)
 
 
 class Algorithm(NamedTuple):
@@ -178,6 +179,12 @@ class Metrics(NamedTuple):
     clip_fraction: torch.Tensor | None = None  # of valid steps whose ratio was beyond the clip
     approx_kl: torch.Tensor | None = None  # nats, of the acting policy to this one
     explained_variance: torch.Tensor | None = None  # by V before the fit, of the target, at most 1
+    # and the natural gradients':
+    kl: torch.Tensor | None = (
+        None  # nats, of the acting policy to the next; 0 where no step was accepted
+    )
+    full_kl: torch.Tensor | None = None  # of TRPO's step before it was shortened
+    accepted: torch.Tensor | None = None  # 1 or 0, whether TRPO's line search accepted a step
 
     def named(self) -> dict[str, Any]:
         """What this fit reports, by name."""

@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import advantages, distributions, env, learner, losses, networks, ppo, rollout
+from jaxpg.core import (
+    advantages,
+    distributions,
+    env,
+    learner,
+    losses,
+    natural,
+    networks,
+    ppo,
+    rollout,
+)
 from jaxpg.core.arithmetic import grid_distribution, grid_env, round_floats
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import Algorithm, Distribution, EnvSpec, Trajectory
@@ -199,6 +209,11 @@ POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
 }
-FITS: dict[str, Callable] = {"gradient": learner.fit, "ppo": ppo.fit}
+FITS: dict[str, Callable] = {
+    "gradient": learner.fit,
+    "npg": natural.fit_npg,
+    "trpo": natural.fit_trpo,
+    "ppo": ppo.fit,
+}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

@@ -68,9 +68,10 @@ class Config:
     ent_coef: float = _traced(0.0)
     """Weight of the entropy bonus, >= 0."""
 
-    fit: Literal["gradient", "ppo"] = "gradient"
-    """What an update does with its batch: one step along the policy gradient (and value_steps of
-    the critic), or epochs of minibatch steps on PPO's clipped surrogate."""
+    fit: Literal["gradient", "npg", "trpo", "ppo"] = "gradient"
+    """What an update does with its batch: one step along the policy gradient or the natural
+    gradient, or TRPO's (and value_steps of the critic), or epochs of minibatch steps on PPO's
+    clipped surrogate."""
     epochs: int = 1
     """Passes over the batch, each in another order (fit=ppo only)."""
     minibatches: int = 1
@@ -84,6 +85,16 @@ class Config:
     target_kl: float | None = _traced(None)
     """KL from the acting policy, > 0, above which the rest of an update's steps is left out; None:
     none is (fit=ppo only)."""
+
+    max_kl: float = _traced(0.01)
+    """Delta > 0: how far, in nats, a step may take the policy, on average over the batch (fit=trpo
+    only)."""
+    damping: float = _traced(0.1)
+    """What is added to the diagonal of the Fisher matrix, >= 0 (fit=npg and trpo only)."""
+    cg_steps: int = 10
+    """Steps of conjugate gradients at most (fit=npg and trpo only)."""
+    backtrack_steps: int = 10
+    """Lengths of a step that are tried, each 0.8 of the one before it (fit=trpo only)."""
 
     value_target: Literal["monte_carlo", "td0", "lambda_return"] = "lambda_return"
     """What the critic is fitted to."""
@@ -115,7 +126,7 @@ class Config:
     clamped to [2^-23, 1 - 2^-23], whose gradient is 0 outside."""
 
     optimizer: Literal["sgd", "adam", "rmsprop"] = "adam"
-    """Optimizer of every network."""
+    """Optimizer of every network; with fit=npg and trpo, of the critic alone."""
     optimizer_eps: float = _traced(1e-8)
     """What Adam and RMSprop add to the root of the mean square, > 0."""
     adam_b1: float = _traced(0.9)
@@ -123,13 +134,14 @@ class Config:
     adam_b2: float = _traced(0.999)
     """Decay of Adam's mean of their squares, in [0, 1)."""
     learning_rate: float = _traced(1e-2)
-    """Learning rate of the policy (of everything, with a joint loss), > 0."""
+    """Learning rate of the policy (of everything, with a joint loss), > 0; fit=trpo has none."""
     value_learning_rate: float = _traced(1e-2)
     """Learning rate of a critic with a loss of its own, > 0."""
     lr_schedule: Literal["constant", "linear"] = "linear"
     """Keep the learning rates, or let them fall linearly to 0 at the end of the budget."""
     max_grad_norm: float | None = _traced(0.5)
-    """Clip each optimizer's gradient to this global norm, > 0; None: no clipping."""
+    """Clip each optimizer's gradient to this global norm, > 0; None: no clipping. A natural
+    gradient has no optimizer and is not clipped."""
 
     arithmetic: Literal["float32", "float64", "float32_grid"] = "float32"
     """Working precision. float32_grid computes in float64 and rounds environment state and
@@ -151,9 +163,18 @@ class Config:
         return self.joint_loss or self.networks == "shared"
 
     @property
+    def natural(self) -> bool:
+        """Whether the policy's steps are along the natural gradient."""
+        return self.fit in ("npg", "trpo")
+
+    @property
     def reports(self) -> tuple[str, ...]:
         """Names of the metrics that its fit has beside everybody's."""
-        return ("clip_fraction", "approx_kl", "explained_variance") if self.fit == "ppo" else ()
+        return {
+            "npg": ("kl",),
+            "trpo": ("kl", "full_kl", "accepted"),
+            "ppo": ("clip_fraction", "approx_kl", "explained_variance"),
+        }.get(self.fit, ())
 
     @property
     def float_type(self) -> str:
@@ -271,7 +292,7 @@ def nearest(name: str, choices: Any) -> str:
 
 _HINTS = get_type_hints(Config)
 _COUNTS = (
-    *("num_envs", "num_steps", "epochs", "minibatches"),
+    *("num_envs", "num_steps", "epochs", "minibatches", "cg_steps", "backtrack_steps"),
     *("value_steps", "buffer_size", "batch_size"),
 )
 _BUDGETS = ("total_steps", "total_episodes")
@@ -287,9 +308,19 @@ _RANGES = {
     "clip_coef": (5e-324, math.inf),
     "clip_value": (5e-324, math.inf),
     "target_kl": (5e-324, math.inf),
+    "max_kl": (5e-324, math.inf),
+    "damping": (0.0, math.inf),
     "optimizer_eps": (5e-324, math.inf),
     "adam_b1": (0.0, 1.0 - 2.0**-53),
     "adam_b2": (0.0, 1.0 - 2.0**-53),
+}
+
+
+_OF_FITS = {  # fields that mean nothing to other fits
+    **dict.fromkeys(("epochs", "minibatches", "normalize_over", "clip_value"), ("ppo",)),
+    "target_kl": ("ppo",),
+    "cg_steps": ("npg", "trpo"),
+    "backtrack_steps": ("trpo",),
 }
 
 
@@ -408,12 +439,23 @@ def _meaningless(config: Config) -> str | None:
             f"{name} has one joint loss on one batch, so it needs value_data='batch' "
             f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
         )
+    for name, fits in _OF_FITS.items():
+        value, default = getattr(c, name), FIELDS[name].default
+        if c.fit not in fits and value is not None and (default is None or value != default):
+            some = " or ".join(map(repr, fits))
+            return f"{name} needs fit={some}; got {value!r} with fit={c.fit!r}"
     if c.fit == "ppo":
         return _meaningless_ppo(c)
-    for name in ("epochs", "minibatches", "normalize_over", "clip_value", "target_kl"):
-        value, default = getattr(c, name), FIELDS[name].default
-        if value is not None and (default is None or value != default):
-            return f"{name} needs fit='ppo'; got {value!r} with fit={c.fit!r}"
+    if c.natural and c.joint:
+        return (
+            f"fit={c.fit!r} measures the steps of a policy of its own, so it needs "
+            f"networks='separate' and joint_loss False; got {c.networks!r} and {c.joint_loss}"
+        )
+    if c.natural and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
+        return (
+            f"fit={c.fit!r} has nothing of the article's, so baseline must not be "
+            f"'broadcast_value' and log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
+        )
     if c.replays and c.value_target != "td0":
         return (
             f"value_data={c.value_data!r} holds single transitions, so it needs "

@@ -44,6 +44,18 @@ def categorical_entropy(logits: jax.Array) -> jax.Array:
     return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
+def categorical_kl(old_logits: jax.Array, logits: jax.Array) -> jax.Array:
+    """KL(π_old ‖ π) in nats, float [...].
+
+        Σ π_old ((ρ - 1) - log ρ),    ρ = π / π_old
+
+    The ρ - 1 add up to 0, and with them no term is negative.
+    """
+    old = jax.nn.log_softmax(old_logits, axis=-1)
+    log_ratio = jax.nn.log_softmax(logits, axis=-1) - old
+    return jnp.sum(jnp.exp(old) * (jnp.expm1(log_ratio) - log_ratio), axis=-1)
+
+
 def clamped_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
     """log of π(a) clamped to [ε, 1 - ε], ε = 2^-23, float [...].
 
@@ -102,6 +114,19 @@ def gaussian_entropy(outputs: jax.Array) -> jax.Array:
     return jnp.sum(log_std + 0.5 * math.log(2.0 * math.pi * math.e), axis=-1)
 
 
-categorical = Distribution(categorical_sample, categorical_log_prob, categorical_entropy)
-clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy)
-gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy)
+def gaussian_kl(old_outputs: jax.Array, outputs: jax.Array) -> jax.Array:
+    """KL(π_old ‖ π) in nats, float [...].
+
+    Σ_j ½ (σ_old² / σ² - 1) - log(σ_old / σ) + ½ ((μ - μ_old) / σ)²
+    """
+    old_mean, old_log_std = jnp.split(old_outputs, 2, axis=-1)
+    mean, log_std = jnp.split(outputs, 2, axis=-1)
+    z, log_ratio = (mean - old_mean) * jnp.exp(-log_std), old_log_std - log_std
+    return jnp.sum(0.5 * jnp.expm1(2.0 * log_ratio) - log_ratio + 0.5 * z * z, axis=-1)
+
+
+categorical = Distribution(
+    categorical_sample, categorical_log_prob, categorical_entropy, categorical_kl
+)
+clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy, categorical_kl)
+gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy, gaussian_kl)

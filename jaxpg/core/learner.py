@@ -210,8 +210,10 @@ def joint_objective(
 
 
 def groups(config: Config, params: Params) -> dict[str, Params]:
-    """The parameters by optimizer."""
-    return {"joint": params} if config.joint else params
+    """The parameters by optimizer; a natural gradient needs none."""
+    if config.joint:
+        return {"joint": params}
+    return {name: group for name, group in params.items() if name != "policy" or not config.natural}
 
 
 def rates(config: Config, update: jax.Array) -> dict[str, jax.Array]:
@@ -254,34 +256,54 @@ def fit_separate(
       scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
     """
     params, opt_state = learned.params, learned.opt_state
-    rate = rates(config, learned.update)
+    rate = rates(config, learned.update)["policy"]
 
     def of_policy(policy: Params) -> tuple:
         return policy_objective(config, algorithm, {**params, "policy": policy}, batch)
 
     start = (params["policy"], opt_state["policy"])
-    after, step = descend(config, algorithm, rate["policy"], of_policy, start)
-    ends, gradients = {"policy": after}, {"policy": jax.tree.map(lambda x: x[None], step.gradient)}
-    zero = jnp.zeros((), config.float_type)
-    losses = {**step.parts, "policy_grad_norm": step.norm}
-    losses |= {"value_loss": zero, "value_grad_norm": zero}
-    if config.critic:
-
-        def step_value(carry: tuple, sample: Any) -> tuple[tuple, Descent]:
-            def of_value(value: Params) -> tuple:
-                return value_objective(config, algorithm, {"value": value}, batch, sample)
-
-            return descend(config, algorithm, rate["value"], of_value, carry)
-
-        start = (params["value"], opt_state["value"])
-        ends["value"], steps = scan(step_value, start, batch.samples, length=config.value_steps)
-        gradients["value"] = steps.gradient
-        losses |= {"value_loss": steps.parts["value_loss"][0], "value_grad_norm": steps.norm[0]}
+    (policy, state), step = descend(config, algorithm, rate, of_policy, start)
     learned = learned._replace(
-        params={name: group for name, (group, _) in ends.items()},
-        opt_state={name: state for name, (_, state) in ends.items()},
+        params={**params, "policy": policy}, opt_state={**opt_state, "policy": state}
     )
+    learned, critic = fit_value(config, algorithm, learned, batch, scan=scan)
+    losses = {**step.parts, "policy_grad_norm": step.norm, **critic.losses}
+    gradients = {"policy": jax.tree.map(lambda x: x[None], step.gradient), **critic.gradients}
     return learned, Fitted(losses, gradients)
+
+
+def fit_value(
+    config: Config,
+    algorithm: Algorithm,
+    learned: Learned,
+    batch: Batch,
+    *,
+    scan: Callable = jax.lax.scan,
+) -> tuple[Learned, Fitted]:
+    """value_steps steps of the critic; without one nothing, and losses of 0.
+
+    Args:
+      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
+    """
+    zero = jnp.zeros((), config.float_type)
+    if not config.critic:
+        return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})
+    params, opt_state = learned.params, learned.opt_state
+    rate = rates(config, learned.update)["value"]
+
+    def step_value(carry: tuple, sample: Any) -> tuple[tuple, Descent]:
+        def of_value(value: Params) -> tuple:
+            return value_objective(config, algorithm, {"value": value}, batch, sample)
+
+        return descend(config, algorithm, rate, of_value, carry)
+
+    start = (params["value"], opt_state["value"])
+    (value, state), steps = scan(step_value, start, batch.samples, length=config.value_steps)
+    losses = {"value_loss": steps.parts["value_loss"][0], "value_grad_norm": steps.norm[0]}
+    learned = learned._replace(
+        params={**params, "value": value}, opt_state={**opt_state, "value": state}
+    )
+    return learned, Fitted(losses, {"value": steps.gradient})
 
 
 def fit_joint(

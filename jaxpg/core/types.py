@@ -107,6 +107,7 @@ class Distribution(NamedTuple):
     sample: Callable[..., jax.Array]  # (outputs, uniform) -> action
     log_prob: Callable[..., jax.Array]  # (outputs, action) -> [...]
     entropy: Callable[..., jax.Array]  # (outputs) -> [...]
+    kl: Callable[..., jax.Array]  # (old outputs, outputs) -> [...], KL(π_old ‖ π)
 
 
 class Algorithm(NamedTuple):
@@ -180,6 +181,12 @@ class Metrics(NamedTuple):
     clip_fraction: jax.Array | None = None  # of valid steps whose ratio was beyond the clip
     approx_kl: jax.Array | None = None  # nats, of the acting policy to this one
     explained_variance: jax.Array | None = None  # by V before the fit, of the target, at most 1
+    # and the natural gradients':
+    kl: jax.Array | None = (
+        None  # nats, of the acting policy to the next; 0 where no step was accepted
+    )
+    full_kl: jax.Array | None = None  # of TRPO's step before it was shortened
+    accepted: jax.Array | None = None  # 1 or 0, whether TRPO's line search accepted a step
 
     def named(self) -> dict[str, Any]:
         """What this fit reports, by name."""

@@ -13,7 +13,7 @@ import jax
 import optax
 
 from jaxpg.core import algorithms, training
-from jaxpg.core.algorithms import PLAIN, Primitives
+from jaxpg.core.algorithms import PLAIN, Primitives, as_it_is
 from jaxpg.core.config import FIELDS, TRACED, Config, validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 from jaxpg.fast import backend, blocks, dense, kernels, lanes
@@ -64,7 +64,16 @@ def static(config: Config) -> Config:
 
 
 def primitives(config: Config) -> Primitives:
-    """Those of this backend's form."""
+    """Those of this backend's form.
+
+    A natural gradient differentiates its network forwards too, which blocks and kernels are not
+    made for.
+    """
+    chosen = _of_form(config)
+    return chosen._replace(network=as_it_is) if config.natural else chosen
+
+
+def _of_form(config: Config) -> Primitives:
     everywhere = PLAIN._replace(while_loop=lanes.while_loop)
     match backend.form():
         case "cpu":

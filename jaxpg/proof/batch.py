@@ -16,10 +16,11 @@ import torch
 import torch_ref.algorithms
 import torch_ref.config
 import torch_ref.learner
+import torch_ref.natural
 import torch_ref.ppo
 import torch_ref.training
 from jaxpg import fast
-from jaxpg.core import learner, losses, noise, ppo, training
+from jaxpg.core import learner, losses, natural, noise, ppo, training
 from jaxpg.core.config import Config, validate
 from jaxpg.core.types import Algorithm, Batch, Params, Trajectory
 from jaxpg.proof import synthetic
@@ -160,7 +161,10 @@ def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torc
     elif config.joint:
         found = {"joint_objective": module.joint_objective(*inputs)[0]}
     else:
-        found = {"policy_objective": module.policy_objective(*inputs)[0]}
+        policy = (
+            torch_ref.natural.surrogate_objective if config.natural else module.policy_objective
+        )
+        found = {"policy_objective": policy(*inputs)[0]}
         if config.critic:
             value = algorithm.networks.value(params, batch.obs)
             found["value_objective"] = module.value_loss(value, batch.target, batch.valid)
@@ -181,7 +185,8 @@ def _objectives(
         }
     if config.joint:
         return {"joint_objective": learner.joint_objective(*inputs)[0]}
-    found = {"policy_objective": learner.policy_objective(*inputs)[0]}
+    policy = natural.surrogate_objective if config.natural else learner.policy_objective
+    found = {"policy_objective": policy(*inputs)[0]}
     if config.critic:
         value = algorithm.networks.value(params, batch.obs)
         found["value_objective"] = losses.value_loss(value, batch.target, batch.valid)

@@ -72,6 +72,15 @@ CASES = {
         value_steps=1,
         normalize_advantage=True,
     ),
+    "NPG": dataclasses.replace(VPG, fit="npg", ent_coef=0.01, activation="tanh"),
+    "NPG, whole episodes, no critic": dataclasses.replace(REINFORCE, fit="npg"),
+    "TRPO": dataclasses.replace(VPG, fit="trpo", normalize_advantage=True),
+    "TRPO, Gaussian": dataclasses.replace(
+        VPG, env="Pendulum-v1", fit="trpo", normalize_advantage=True, activation="tanh"
+    ),
+    "TRPO, σ of the state": dataclasses.replace(
+        REINFORCE, env="Pendulum-v1", sigma="state", fit="trpo", num_envs=4
+    ),
     "PPO, shared torso": dataclasses.replace(PPO, networks="shared", normalize_over="batch"),
 }
 """Every preset, and what else covers each optimizer, collect, network and distribution."""
@@ -105,6 +114,8 @@ SGD_CASES = _cases("article-corrected", "total return, SGD", "replay, SGD")
 MAY_BE_ZERO = (  # on both sides
     "update_*.gradient_*",  # of a step that is left out, or whose ratios are all clipped
     "*.log_std",  # at the start
+    "*kl",  # of a step that was not taken
+    "*accepted",
     "*value_loss",  # without a critic
     "*value_grad_norm",
     "terminated",  # in an update in which no episode ends so
@@ -308,7 +319,7 @@ LEVELS = (
     Level("parameters", "every leaf at the start", 0.0, NETWORK_CASES, _as_is, pairs.PARAMETERS),
     Level(
         "distributions",
-        "actions, log π, entropy, their slopes; float64",
+        "actions, log π, entropy, KL, their slopes; float64",
         1e-12,
         DISTRIBUTION_CASES,
         _in_float64,

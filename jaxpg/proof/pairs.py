@@ -118,10 +118,12 @@ def outputs(config: Config, seed: int) -> dict[str, np.ndarray]:
 
 @cache
 def our_distribution(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Actions, log π, entropy, and the slopes of the last two in the outputs."""
+    """Actions, log π, entropy and KL, and the slopes of the last three in the outputs."""
     distribution = fast.build(config).distribution
     given, uniform, action = map(jnp.asarray, outputs(config, seed).values())
+    others = jnp.roll(given, 1, axis=0)
     with_slope = {
+        "kl": lambda given: distribution.kl(others, given),
         "log_prob": lambda given: distribution.log_prob(given, action),
         "entropy": distribution.entropy,
     }
@@ -136,8 +138,10 @@ def their_distribution(config: Config, seed: int) -> dict[str, torch.Tensor]:
     """The same of torch_ref."""
     distribution = torch_ref.algorithms.build(twin(config)).distribution
     given, uniform, action = map(torch.from_numpy, outputs(config, seed).values())
+    others = given.roll(1, 0)
     given.requires_grad_()
     with_slope = {
+        "kl": lambda given: distribution.kl(others, given),
         "log_prob": lambda given: distribution.log_prob(given, action),
         "entropy": distribution.entropy,
     }

@@ -34,6 +34,9 @@ METRICS = {  # title, and label of the axis
     "value_grad_norm": ("Gradient norm of the critic", "norm, before clipping"),
     "clip_fraction": ("Steps beyond the clip", "fraction"),
     "approx_kl": ("KL of the acting policy to the updated", "nats, approximately"),
+    "kl": ("KL of the acting policy to the next", "nats"),
+    "full_kl": ("KL of TRPO's step before it is shortened", "nats"),
+    "accepted": ("Updates in which TRPO accepts a step", "fraction"),
     "explained_variance": ("Variance of the target that the critic explains", "fraction"),
 }
 
