@@ -147,10 +147,10 @@ def conjugate_gradients(
 
         α = |r|² / pᵀ A p,   x ← x + α p,   r' = r - α A p,   p ← r' + (|r'|² / |r|²) p
 
-    with r = p = b at first. In exact arithmetic the residuals r are orthogonal, and P steps suffice.
-    In floating point they are so no longer once a large eigenvalue's part is found, and what is
-    left multiplies rounding, by 10^15 in ten steps on some batches. So what a new residual has of
-    those before it is taken away.
+    with r = p = b at first. In exact arithmetic the residuals r are orthogonal, and P steps
+    suffice. In floating point they cease to be, once a large eigenvalue's part is found, and then
+    rounding grows, by 10^15 in ten steps on some batches. So what a new residual has of those
+    before it is taken away.
 
     Args:
       product: p ↦ A p, both float [P].

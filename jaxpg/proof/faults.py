@@ -27,6 +27,7 @@ from torch_ref import (
     env,
     learner,
     losses,
+    natural,
     networks,
     noise,
     ppo,
@@ -49,6 +50,16 @@ _PPO = dataclasses.replace(
     normalize_over="minibatch",
     ent_coef=0.1,
     optimizer_eps=1e-5,
+)
+_TRPO = dataclasses.replace(  # of two updates the first has its second step, the other has none
+    _SMALL,
+    collect="episodes",
+    fit="trpo",
+    max_kl=0.1,
+    damping=1e-3,
+    cg_steps=20,
+    backtrack_steps=3,
+    ent_coef=0.1,
 )
 CONTROLS = {
     "episodes": dataclasses.replace(
@@ -80,6 +91,9 @@ CONTROLS = {
     ),
     "shared": dataclasses.replace(_SMALL, networks="shared", value_steps=1),
     "gaussian": dataclasses.replace(_SMALL, env="Pendulum-v1"),
+    "npg": dataclasses.replace(_SMALL, env="Pendulum-v1", fit="npg", cg_steps=5),
+    "trpo": _TRPO,
+    "trpo, entropy": dataclasses.replace(_TRPO, ent_coef=1.0, max_kl=0.3),
     "ppo": _PPO,
     "ppo stops": dataclasses.replace(_PPO, target_kl=0.1),
     "ppo joint": dataclasses.replace(_PPO, joint_loss=True, vf_coef=0.3),
@@ -911,6 +925,250 @@ def clip_by_the_norm_of_the_policy() -> Plant:
     return _wrap(learner, "global_norm", norm)
 
 
+# Natural gradients.
+
+
+def _natural_gradient(change: Callable[..., Any]) -> Plant:
+    """The natural gradient becomes change(the original, config, algorithm, params, batch)."""
+    return _wrap(natural, "natural_gradient", change)
+
+
+def _line_search(change: Callable[[Any], Any]) -> Plant:
+    """The line search has another config."""
+    return _wrap(
+        natural, "line_search", lambda original, config, *rest: original(change(config), *rest)
+    )
+
+
+def divergence_with_its_arguments_swapped() -> Plant:
+    """KL(π ‖ π_old): its curvature is the same, and the line search sees another number."""
+
+    def mean_kl(original: Callable, algorithm: Any, *rest: Any) -> Any:
+        own = algorithm.distribution
+        swapped = own._replace(kl=lambda old, new: own.kl(new, old))
+        return original(algorithm._replace(distribution=swapped), *rest)
+
+    return _wrap(natural, "mean_kl", mean_kl)
+
+
+def divergence_without_the_spread() -> Plant:
+    """The Gaussians' divergence and Fisher matrix are those of their means alone."""
+
+    def of_means(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        mean, _ = torch.chunk(new, 2, dim=-1)
+        old_mean, log_std = torch.chunk(old, 2, dim=-1)
+        return torch.sum(0.5 * ((mean - old_mean) * torch.exp(-log_std)) ** 2, dim=-1)
+
+    return _parts(lambda a: {"distribution": a.distribution._replace(kl=of_means)})
+
+
+def fisher_matrix_of_the_actions_taken() -> Plant:
+    """The mean of ∇ log π ∇ log πᵀ over the batch's actions, and not over the policy's."""
+
+    def fisher_product(original: Callable, algorithm: Any, params: Any, batch: Any) -> Any:
+        def mean_kl(_: Callable, algorithm: Any, old: Any, params: Any, batch: Any) -> Any:
+            now = algorithm.networks.policy(params, batch.obs)
+            logs = (algorithm.distribution.log_prob(x, batch.action) for x in (now, old))
+            new, old = logs
+            return losses.masked_mean(0.5 * (new - old) ** 2, batch.valid)
+
+        with _wrap(natural, "mean_kl", mean_kl):
+            return original(algorithm, params, batch)
+
+    return _wrap(natural, "fisher_product", fisher_product)
+
+
+def fisher_matrix_over_padding() -> Plant:
+    """The Fisher matrix is a mean over all steps, the padding too."""
+
+    def fisher_product(original: Callable, algorithm: Any, params: Any, batch: Any) -> Any:
+        every = torch.ones_like(batch.valid)
+        return original(algorithm, params, batch._replace(valid=every))
+
+    return _wrap(natural, "fisher_product", fisher_product)
+
+
+def damping_subtracted() -> Plant:
+    """(F - c I)⁻¹ g."""
+    return _natural_gradient(
+        lambda original, config, *rest: original(_replaced(config, damping=lambda c: -c), *rest)
+    )
+
+
+def damping_on_the_other_side() -> Plant:
+    """F⁻¹ (g + c)."""
+
+    def change(original: Callable, config: Any, *rest: Any) -> Any:
+        def solve(cg: Callable, product: Callable, b: torch.Tensor, **options: Any) -> Any:
+            return cg(product, b + config.damping, **options)
+
+        with _wrap(natural, "conjugate_gradients", solve):
+            return original(_replaced(config, damping=torch.zeros_like), *rest)
+
+    return _natural_gradient(change)
+
+
+def length_without_the_damping() -> Plant:
+    """The length of a step is measured by xᵀ F x."""
+
+    def change(original: Callable, config: Any, *rest: Any) -> Any:
+        found = original(config, *rest)
+        x = found.direction
+        return found._replace(curvature=found.curvature - config.damping * (x @ x))
+
+    return _natural_gradient(change)
+
+
+def length_without_the_half() -> Plant:
+    """√(δ / xᵀ F x)."""
+    return _wrap(
+        natural,
+        "step_length",
+        lambda original, curvature, *, max_kl: original(curvature, max_kl=0.5 * max_kl),
+    )
+
+
+def conjugate_gradients_one_step_short() -> Plant:
+    """Conjugate gradients take one step less than they are told."""
+    return _natural_gradient(
+        lambda original, config, *rest: original(_replaced(config, cg_steps=lambda x: x - 1), *rest)
+    )
+
+
+def residual_relative_to_the_gradient() -> Plant:
+    """Conjugate gradients stop once |r|² is a fraction of |g|², not a number."""
+    return _tolerance(lambda b: natural.RESIDUAL * natural.dot(b, b))
+
+
+def residual_not_squared() -> Plant:
+    """Conjugate gradients stop once |r|, not |r|², is at the bound."""
+    return _tolerance(lambda b: natural.RESIDUAL**2)
+
+
+def _tolerance(change: Callable[[torch.Tensor], Any]) -> Plant:
+    def solve(cg: Callable, product: Callable, b: torch.Tensor, *, steps: int) -> Any:
+        return cg(product, b, steps=steps, tolerance=change(b))
+
+    return _wrap(natural, "conjugate_gradients", solve)
+
+
+def residuals_left_as_they_are() -> Plant:
+    """New residuals are not made orthogonal to those before, so that rounding grows."""
+
+    def solve(product: Callable, b: torch.Tensor, *, steps: int) -> torch.Tensor:
+        x, r, p = torch.zeros_like(b), b, b
+        for _ in range(steps):
+            square, image = r @ r, product(p)
+            if square <= natural.RESIDUAL:
+                break
+            x, r = x + square / (p @ image) * p, r - square / (p @ image) * image
+            p = r + (r @ r) / square * p
+        return x
+
+    return mock.patch.object(natural, "conjugate_gradients", solve)
+
+
+def any_surrogate_accepted() -> Plant:
+    """The line search takes the first step whose divergence is small, better or not."""
+
+    def search(original: Callable, *inputs: Any) -> Any:
+        calls: list[int] = []
+
+        def objective(surrogate: Callable, *inputs: Any) -> tuple:
+            calls.append(1)
+            loss, parts = surrogate(*inputs)
+            return (loss if len(calls) == 1 else loss - 1e9), parts
+
+        with _wrap(natural, "surrogate_objective", objective):
+            return original(*inputs)
+
+    return _wrap(natural, "line_search", search)
+
+
+def any_divergence_accepted() -> Plant:
+    """The line search takes the first step that is better, however far it goes."""
+    return _line_search(lambda config: _replaced(config, max_kl=lambda x: 1e9 * x))
+
+
+def divergence_of_1_5_times_the_bound_accepted() -> Plant:
+    """The line search accepts KL ≤ 1.5 δ, as a well-known implementation does."""
+    return _line_search(lambda config: _replaced(config, max_kl=lambda x: 1.5 * x))
+
+
+def steps_cut_in_half() -> Plant:
+    """A step that is refused is halved."""
+    return mock.patch.object(natural, "SHRINK", 0.5)
+
+
+def refused_step_kept() -> Plant:
+    """Where no step is accepted, the parameters stay where the last attempt has put them."""
+
+    def search(original: Callable, *inputs: Any) -> Any:
+        with mock.patch.object(natural, "vector_to_parameters", _only_once_each(inputs)):
+            return original(*inputs)
+
+    def _only_once_each(inputs: Any) -> Callable:
+        config, place, left = inputs[0], natural.vector_to_parameters, []
+
+        def limited(*inputs: Any) -> None:
+            left.append(1)
+            if len(left) <= config.backtrack_steps:
+                place(*inputs)
+
+        return limited
+
+    return _wrap(natural, "line_search", search)
+
+
+def line_search_without_the_entropy() -> Plant:
+    """The bonus is in the gradient, and not in what a step must improve."""
+    return _line_search(lambda config: _replaced(config, ent_coef=torch.zeros_like))
+
+
+def ratio_to_the_policy_that_steps() -> Plant:
+    """The surrogate's ratio is 1 at the policy that steps, whatever the one that acted was."""
+
+    def change(original: Callable, config: Any, algorithm: Any, params: Any, batch: Any) -> Any:
+        with torch.no_grad():
+            outputs = algorithm.networks.policy(params, batch.obs)
+            now = algorithm.distribution.log_prob(outputs, batch.action)
+        return original(config, algorithm, params, batch._replace(log_prob=now))
+
+    return _natural_gradient(change)
+
+
+def logarithm_for_the_ratio() -> Plant:
+    """The surrogate is that of the policy gradient, log π Ψ."""
+    return mock.patch.object(natural, "surrogate_objective", learner.policy_objective)
+
+
+def natural_gradient_uphill() -> Plant:
+    """The policy moves along +x."""
+    return _natural_gradient(
+        lambda original, *inputs: (found := original(*inputs))._replace(direction=-found.direction)
+    )
+
+
+def natural_gradient_clipped() -> Plant:
+    """max_grad_norm bounds the natural gradient, too."""
+
+    def change(original: Callable, config: Any, *rest: Any) -> Any:
+        found = original(config, *rest)
+        bound = torch.clamp(config.max_grad_norm / found.direction.norm(), max=1.0)
+        return found._replace(direction=bound * found.direction)
+
+    return _natural_gradient(change)
+
+
+def natural_gradient_without_the_schedule() -> Plant:
+    """NPG's learning rate does not fall."""
+
+    def rates(original: Callable, config: Any, update: int) -> Any:
+        return original(config, update) | {"policy": config.learning_rate}
+
+    return _wrap(learner, "rates", rates)
+
+
 # The environment, and the grid.
 
 
@@ -1001,6 +1259,29 @@ FAULTS = (
     Fault(replay_with_replacement, "steps"),
     Fault(buffer_off_by_one, "steps"),
     Fault(replay_without_a_terminal_mask, "steps"),
+    Fault(divergence_with_its_arguments_swapped, "trpo"),
+    Fault(divergence_without_the_spread, "npg"),
+    Fault(fisher_matrix_of_the_actions_taken, "trpo"),
+    Fault(fisher_matrix_over_padding, "trpo"),
+    Fault(damping_subtracted, "trpo"),
+    Fault(damping_on_the_other_side, "trpo"),
+    Fault(length_without_the_damping, "trpo"),
+    Fault(length_without_the_half, "trpo"),
+    Fault(conjugate_gradients_one_step_short, "trpo"),
+    Fault(residual_relative_to_the_gradient, "trpo"),
+    Fault(residual_not_squared, "trpo"),
+    Fault(residuals_left_as_they_are, "trpo"),
+    Fault(any_surrogate_accepted, "trpo"),
+    Fault(any_divergence_accepted, "trpo"),
+    Fault(divergence_of_1_5_times_the_bound_accepted, "trpo"),
+    Fault(steps_cut_in_half, "trpo"),
+    Fault(refused_step_kept, "trpo"),
+    Fault(line_search_without_the_entropy, "trpo, entropy"),
+    Fault(ratio_to_the_policy_that_steps, "trpo"),
+    Fault(logarithm_for_the_ratio, "npg"),
+    Fault(natural_gradient_uphill, "npg"),
+    Fault(natural_gradient_clipped, "npg"),
+    Fault(natural_gradient_without_the_schedule, "npg"),
     Fault(entropy_beside_the_loss, "ppo"),
     Fault(ratio_to_the_policy_itself, "ppo"),
     Fault(old_probabilities_of_each_epoch, "ppo"),

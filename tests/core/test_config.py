@@ -71,6 +71,8 @@ COUNTS = (
     "buffer_size",
     "batch_size",
     "max_episode_steps",
+    "cg_steps",
+    "backtrack_steps",
 )
 CHOICES = {name: hint for name, hint in get_type_hints(Config).items() if "Literal" in str(hint)}
 
@@ -92,7 +94,9 @@ def bad_fields():
         yield {name: 1.01}, rf"{name} must be in \[0, 1\]; got 1.01"
     for name in ("ent_coef", "vf_coef"):
         yield {name: -1e-9}, f"{name} must be finite and at least 0; got -1e-09"
-    for name in ("learning_rate", "max_grad_norm", "clip_coef", "target_kl", "optimizer_eps"):
+    yield {"damping": -1e-9}, "damping must be finite and at least 0; got -1e-09"
+    positive = ("learning_rate", "max_grad_norm", "clip_coef", "target_kl", "optimizer_eps")
+    for name in (*positive, "max_kl"):
         for bad in (0, 0.0):
             yield {name: bad}, f"{name} must be finite and greater than 0; got {bad}"
     for name, hint in CHOICES.items():
@@ -131,6 +135,18 @@ PPO_COMBINATIONS = [
         "joint_loss needs baseline='value'; got baseline='none'",
     ),
     ({"joint_loss": True}, "joint_loss has one joint loss on one batch.* got 'batch' and 4"),
+]
+NATURAL_COMBINATIONS = [
+    ({"cg_steps": 5}, "cg_steps needs fit='npg' or 'trpo'; got 5 with fit='gradient'"),
+    (PPO | {"cg_steps": 5}, "cg_steps needs fit='npg' or 'trpo'; got 5 with fit='ppo'"),
+    ({"fit": "npg", "backtrack_steps": 5}, "backtrack_steps needs fit='trpo'; got 5 with fit='npg"),
+    ({"fit": "trpo", "epochs": 2}, "epochs needs fit='ppo'; got 2 with fit='trpo'"),
+    ({"fit": "trpo"} | SHARED, "fit='trpo' .* needs networks='separate' .* got 'shared' and False"),
+    (
+        {"fit": "npg", "joint_loss": True, "value_steps": 1},
+        "fit='npg' .* joint_loss False; got 'separate' and True",
+    ),
+    ({"fit": "npg", "log_prob": "clamped"}, "log_prob not 'clamped'; got 'value' and 'clamped'"),
 ]
 BAD_COMBINATIONS = [
     (
@@ -183,6 +199,7 @@ BAD_COMBINATIONS = [
         "baseline='broadcast_value' .* got episodes, reward_to_go, absolute, steps",
     ),
     *PPO_COMBINATIONS,
+    *NATURAL_COMBINATIONS,
     (
         REPLAY | {"buffer_size": 100, "batch_size": 101},
         "batch_size must be at most buffer_size; got 101 of 100",
@@ -210,6 +227,8 @@ def test_rejected_in_one_sentence(given, words):
         PPO | {"minibatches": 1024, "epochs": 3, "target_kl": 1e-9, "clip_coef": 5.0},
         PPO | REINFORCE | {"num_envs": 6, "minibatches": 3, "reduction": "trajectories"},
         PPO | SHARED | {"joint_loss": True, "clip_value": 0.1},
+        REINFORCE | {"fit": "npg", "damping": 0, "cg_steps": 1, "reduction": "trajectories"},
+        REPLAY | {"fit": "trpo", "max_kl": 1e-9, "backtrack_steps": 1},
     ],
 )
 def test_accepted_at_the_edge(given):
@@ -273,8 +292,8 @@ def test_the_real_numbers_are_traced_and_all_else_is_static():
 def test_leaves_are_the_traced_fields():
     config = Config(gamma=0.5, fit="ppo", value_steps=1, clip_value=0.1, target_kl=0.2)
     assert sorted(jax.tree.leaves(config)) == sorted(getattr(config, name) for name in TRACED)
-    assert len(jax.tree.leaves(config)) == 13
-    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 10  # nor are there PPO's two bounds
+    assert len(jax.tree.leaves(config)) == 15
+    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 12  # nor are there PPO's two bounds
     doubled = jax.tree.map(lambda leaf: 2 * leaf, config)
     assert doubled == dataclasses.replace(
         config, **{name: 2 * getattr(config, name) for name in TRACED}

@@ -14,10 +14,12 @@ import torch_ref.distributions as twin
 from jaxpg.core.distributions import (
     categorical,
     categorical_entropy,
+    categorical_kl,
     categorical_log_prob,
     categorical_sample,
     gaussian,
     gaussian_entropy,
+    gaussian_kl,
     gaussian_log_prob,
     gaussian_sample,
 )
@@ -283,3 +285,60 @@ def test_twin_takes_the_same_categorical_actions(rng, x64):
     theirs = twin.categorical_sample(torch.tensor(outputs), torch.tensor(uniform))
     np.testing.assert_array_equal(ours, theirs)
     assert np.unique(ours).tolist() == [0, 1, 2]
+
+
+# Divergences
+
+
+def test_the_categorical_divergence_worked_by_hand():
+    """Of (½, ½) against (¼, ¾): ½ log 2 + ½ log ⅔ = ½ log 4/3; the other way
+    ¼ log ½ + ¾ log 3/2.
+    """
+    half, quarter = jnp.zeros(2), jnp.log(jnp.array([1.0, 3.0]))
+    assert_close(categorical_kl(half, quarter), 0.5 * np.log(4 / 3), 1e-6)
+    assert_close(categorical_kl(quarter, half), 0.25 * np.log(0.5) + 0.75 * np.log(1.5), 1e-6)
+    assert categorical_kl(quarter, quarter) == 0.0
+
+
+def test_the_gaussian_divergence_worked_by_hand():
+    """Of N(0, 1) against N(3, 2²): log 2 + (1 + 9) / 8 - ½; of N(3, 2²) against N(0, 1):
+    -log 2 + (4 + 9) / 2 - ½; independent numbers' divergences add up.
+    """
+    one, other = jnp.zeros(2), jnp.array([3.0, np.log(2.0)])
+    there, back = np.log(2.0) + 10 / 8 - 0.5, -np.log(2.0) + 13 / 2 - 0.5
+    assert_close(gaussian_kl(one, other), there, 1e-6)
+    assert_close(gaussian_kl(other, one), back, 1e-6)
+    both = [jnp.array([x[0], y[0], x[1], y[1]]) for x, y in ((one, other), (other, one))]
+    assert_close(gaussian_kl(*both), there + back, 1e-6)
+    assert gaussian_kl(other, other) == 0.0
+
+
+@pytest.mark.parametrize("name", ["categorical", "gaussian"])
+def test_divergences_are_what_samples_say_and_the_twins(name, rng, x64):
+    """E[log π_old(a) - log π(a)] over a ~ π_old, and its numerical slopes."""
+    ours, theirs = {"categorical": categorical, "gaussian": gaussian}[name], getattr(twin, name)
+    old, new = rng.normal(size=(2, 4)) * 0.5
+    uniform = rng.integers(2**23, size=(200_000, 2)[: 1 + (name == "gaussian")]) * 2.0**-23
+    outputs = [jnp.broadcast_to(x, (200_000, 4)) for x in (old, new)]
+    action = ours.sample(outputs[0], jnp.asarray(uniform, jnp.float32))
+    log_old, log_new = (ours.log_prob(x, action) for x in outputs)
+    sampled = np.array(log_old - log_new)
+    found = ours.kl(*map(jnp.asarray, (old, new)))
+    assert abs(sampled.mean() - found) < 5 * sampled.std() / np.sqrt(sampled.size)
+    assert_close(theirs.kl(*map(torch.from_numpy, (old, new))), found, 1e-14)
+    check_grads(ours.kl, tuple(map(jnp.asarray, (old, new))), order=2)
+
+
+@pytest.mark.parametrize("name", ["categorical", "gaussian"])
+def test_the_curvature_of_a_divergence_is_the_fisher_matrix(name, rng, x64):
+    """Of logits diag(π) - π πᵀ; of (μ, log σ) diag(1/σ², 2); and it has no slope at itself."""
+    outputs = jnp.asarray(rng.normal(size=4))
+    ours = {"categorical": categorical, "gaussian": gaussian}[name]
+    pi = np.array(jax.nn.softmax(outputs))
+    by_hand = {
+        "categorical": np.diag(pi) - np.outer(pi, pi),
+        "gaussian": np.diag([*np.exp(-2.0 * outputs[2:]), 2.0, 2.0]),
+    }
+    slope = jax.grad(ours.kl, argnums=1)
+    assert_close(jax.jacfwd(slope, argnums=1)(outputs, outputs), by_hand[name], 1e-13)
+    assert np.abs(slope(outputs, outputs)).max() < 1e-15

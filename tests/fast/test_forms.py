@@ -40,6 +40,16 @@ CONFIG = Config(**SMALL)
 OTHERS = {
     "shared": dataclasses.replace(CONFIG, networks="shared", value_steps=1),
     "deep": dataclasses.replace(CONFIG, hidden_sizes=(12, 9), activation="tanh", value_steps=1),
+    "natural": dataclasses.replace(CONFIG, fit="trpo"),
+    "natural episodes": dataclasses.replace(
+        CONFIG,
+        collect="episodes",
+        fit="npg",
+        max_episode_steps=40,
+        total_episodes=60,
+        hidden_sizes=(12, 9),
+        activation="tanh",
+    ),
     "continuous": dataclasses.replace(CONFIG, env="Pendulum-v1", optimizer="rmsprop"),
     "episodes": dataclasses.replace(
         CONFIG,
