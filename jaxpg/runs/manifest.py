@@ -19,7 +19,7 @@ BITS = 2  # to be raised by whatever makes a manifest train to other bits, as ot
 # Fields that Config gained later; runs from before them did what is the default.
 _LATER = (
     *("fit", "epochs", "minibatches", "clip_coef", "clip_value", "target_kl", "normalize_over"),
-    *("joint_loss", "optimizer_eps", "adam_b1", "adam_b2"),
+    *("group_std", "joint_loss", "optimizer_eps", "adam_b1", "adam_b2"),
 )
 LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
