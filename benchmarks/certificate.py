@@ -22,6 +22,7 @@ from jaxpg.core.config import PRESETS, Config
 from jaxpg.population.provenance import commit
 from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep
+from jaxpg.runs.manifest import parse_config
 
 
 class Case(NamedTuple):
@@ -33,10 +34,10 @@ class Case(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
-    """The configs of `jaxpg parity`, of which `vpg` to the end of training."""
-    vpg = dataclasses.replace(PRESETS["vpg"], total_steps=512_000)  # 500 updates
+    """The configs of `jaxpg parity`, of which `vpg` and `ppo` to the end of training."""
     every = {name: Case(config, 1, 200) for name, config in CASES.items()}
-    every["vpg"] = Case(vpg, 20, None)
+    for name in ("vpg", "ppo"):
+        every[name] = Case(dataclasses.replace(PRESETS[name], total_steps=512_000), 20, None)
     return {
         name: case._replace(config=dataclasses.replace(case.config, arithmetic="float32_grid"))
         for name, case in every.items()
@@ -101,8 +102,15 @@ def _written(chosen: dict[str, Case]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     record = json.loads(path.read_text())
-    same = {name for name, case in chosen.items() if record["cases"].get(name) == _as_json(case)}
+    same = {name for name, case in chosen.items() if _is(case, record["cases"].get(name))}
     return [row for row in record["rows"] if row["case"] in same]
+
+
+def _is(case: Case, written: dict[str, Any] | None) -> bool:
+    """Whether it is what an earlier version ran, which may not have had all fields."""
+    if written is None:
+        return False
+    return (parse_config(written["config"]), written["updates"]) == (case.config, case.updates)
 
 
 def _as_json(case: Case) -> dict[str, Any]:

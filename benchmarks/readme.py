@@ -88,15 +88,20 @@ def _parity(record: dict[str, Any]) -> str:
 
 
 def _certificate(record: dict[str, Any]) -> str:
-    rows, config = record["rows"], record["cases"]["vpg"]["config"]
+    rows = record["rows"]
     assert all(row["verdict"] in ("equal", "straddle") for row in rows), "a certificate that fails"
-    whole = [row for row in rows if row["case"] == "vpg"]
-    rest = [row for row in rows if row["case"] != "vpg"]
-    equal = sum(row["verdict"] == "equal" for row in whole)
+    long = [name for name, case in record["cases"].items() if case["updates"] is None]
+    seeds = []
+    for name in long:
+        mine = [row for row in rows if row["case"] == name]
+        steps = record["cases"][name]["config"]["total_steps"]
+        equal = sum(row["verdict"] == "equal" for row in mine)
+        if mine:
+            seeds.append(f"{equal} of {len(mine)} seeds of `{name}`, {steps:,} steps each")
+    rest = [row for row in rows if row["case"] not in long]
     text = (
-        f"{equal} of {len(whole)} seeds of `vpg` are equal to their end, {config['total_steps']:,} "
-        "steps each: every observation, action and return and, at each of "
-        f"{whole[0]['updates']} updates, every parameter, bit by bit; one SHA-256 on both sides"
+        f"{', and '.join(seeds)}, are equal to their end: every observation, action and return "
+        "and, after each update, every parameter, bit by bit; one SHA-256 on both sides"
     )
     if rest:
         steps = sum(row["env_steps"] for row in rest)

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
+from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
@@ -37,7 +38,7 @@ def population(
     episodes = np.where(np.isnan(returns) | gone, 0, EPISODES).astype(np.int32)
     floats = {
         name: np.where(gone, np.nan, np.exp(rng.normal(size=returns.shape))).astype(np.float32)
-        for name in Metrics._fields
+        for name in metric_names(config)
     }
     counted = {
         "env_steps": np.where(gone, 0, steps_per_update or config.update_cost).astype(np.int32),

@@ -90,9 +90,11 @@ def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
             baseline = torch.zeros_like(value)  # subtracted below
         coefficients = {"gamma": gamma, "gae_lambda": gae_lambda}
         psi = estimator(trajectory, baseline, next_value, **coefficients)
+        returns = monte_carlo(trajectory, value, next_value, **coefficients)[0]
         if config.baseline == "constant":
-            returns = monte_carlo(trajectory, value, next_value, **coefficients)[0]
             psi = psi - advantages.leave_one_out(returns)[None, :]
+        if config.baseline == "group":
+            psi = advantages.relative_to_group(psi, returns, std=config.group_std)
         if config.discounting == "absolute" and config.estimator != "total_return":
             psi = weight * psi
         if config.baseline == "broadcast_value":
@@ -163,6 +165,7 @@ VALUE_TARGETS = {"monte_carlo": monte_carlo, "td0": td0, "lambda_return": lambda
 POLICY_LOSSES = {
     "steps": losses.policy_loss_steps,
     "trajectories": losses.policy_loss_trajectories,
+    "trajectory_means": losses.policy_loss_trajectory_means,
 }
 FITS: dict[str, Callable] = {
     "gradient": learner.fit,

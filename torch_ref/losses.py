@@ -44,6 +44,23 @@ def policy_loss_trajectories(
     return -torch.sum(torch.where(valid, log_prob * constant, 0.0)) / log_prob.shape[1]
 
 
+def policy_loss_trajectory_means(
+    log_prob: torch.Tensor, advantage: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Mean over time, then over trajectories, -(1/N) Σ_i (1/T_i) Σ_t log π(a_t|s_t) Ψ_t.
+
+    A step of a long episode weighs less than one of a short episode.
+
+    Args and Raises: as in `policy_loss_steps`; every trajectory has a valid step.
+
+    Source: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), eq. 3.
+    """
+    assert log_prob.shape == advantage.shape == valid.shape
+    constant = torch.where(valid, advantage.detach(), 0.0)
+    total = torch.sum(torch.where(valid, log_prob * constant, 0.0), dim=0)
+    return -torch.mean(total / torch.sum(valid, dim=0, dtype=log_prob.dtype))
+
+
 def value_loss(value: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Mean over valid steps of (V(s) - target)².
 

@@ -18,7 +18,7 @@ class Bench:
     """Measure how fast a config trains here, with how many lanes, in how much memory."""
 
     preset: Preset = "vpg"
-    """Where the options start from: vpg, reinforce, actor-critic, … (jaxpg presets)."""
+    """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     lanes: tuple[int, ...] = ()
     """Numbers of lanes to try, >= 2 each; a few that fit the backend if not given."""
     rounds: int = 3

@@ -77,7 +77,7 @@ class Train:
     """Train many seeds in parallel into a run directory, or continue it."""
 
     preset: Preset = "vpg"
-    """Where the options start from: vpg, reinforce, actor-critic, … (jaxpg presets)."""
+    """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     run: OmitArgPrefixes[Run] = Run()
     launch: OmitArgPrefixes[Launch] = Launch()
     processes: OmitArgPrefixes[Processes] = Processes()
@@ -205,7 +205,7 @@ class Sweep:
     """
 
     preset: Preset = "vpg"
-    """Where the options start from: vpg, reinforce, actor-critic, … (jaxpg presets)."""
+    """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,…")] = ()
     """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
     hidden_sizes=32,64x64 max_grad_norm=0.5,none; every combination is trained."""

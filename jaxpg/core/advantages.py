@@ -181,6 +181,24 @@ def leave_one_out(returns: jax.Array) -> jax.Array:
     return (jnp.sum(returns) - returns) / (returns.shape[0] - 1)
 
 
+def relative_to_group(psi: jax.Array, returns: jax.Array, *, std: bool) -> jax.Array:
+    """Ψ - mean(R), and with `std` divided by the standard deviation of R + 1e-8, ddof 0.
+
+    The mean holds one's own return, which scales the gradient by 1 - 1/N. To divide by the
+    deviation weights groups by how alike their returns are: another objective.
+
+    Args:
+      psi: Ψ, float [T, N].
+      returns: R_i, float [N], N ≥ 2.
+
+    Source: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), eq. 3 and §4.1; Liu et al. 2025,
+    Understanding R1-Zero-like training (arXiv:2503.20783), on the biases.
+    """
+    chex.assert_rank(returns, 1)
+    relative = psi - jnp.mean(returns)
+    return relative / (jnp.std(returns) + 1e-8) if std else relative
+
+
 def broadcast_baseline(returns: jax.Array, value: jax.Array, valid: jax.Array) -> jax.Array:
     """The weight that a baseline of shape (T, 1) gives to returns of shape (T,).
 

@@ -49,10 +49,13 @@ class Config:
 
     estimator: Literal["total_return", "reward_to_go", "td_error", "gae"] = "gae"
     """Psi, the weight of grad log pi(a|s)."""
-    baseline: Literal["none", "constant", "value", "broadcast_value"] = "value"
-    """What Psi is measured against: nothing, the average return of the other trajectories, a
-    learned value function (the critic), or the article's critic, whose values of shape (T, 1)
-    are broadcast against returns of shape (T,)."""
+    baseline: Literal["none", "constant", "group", "value", "broadcast_value"] = "value"
+    """What Psi is measured against: nothing, the average return of the other trajectories (as in
+    RLOO), that of all of them (as in GRPO), a learned value function (the critic), or the
+    article's critic, whose values of shape (T, 1) are broadcast against returns of shape (T,)."""
+    group_std: bool = False
+    """Whether Psi is divided by the standard deviation of the trajectories' returns, too, as in
+    GRPO (baseline=group only)."""
     discounting: Literal["relative", "absolute"] = "relative"
     """Discount from the current step, gamma^(k-t), or from the episode's start, gamma^k."""
     gamma: float = _traced(0.99)
@@ -63,8 +66,9 @@ class Config:
     """Shift and scale Psi to mean 0 and standard deviation 1."""
     normalize_over: Literal["batch", "minibatch"] = "batch"
     """Of what Psi is normalised: of the whole batch, or of each of fit=ppo's minibatches."""
-    reduction: Literal["steps", "trajectories"] = "steps"
-    """Policy loss: mean over valid steps, or sum over time and mean over trajectories."""
+    reduction: Literal["steps", "trajectories", "trajectory_means"] = "steps"
+    """Policy loss: mean over valid steps; sum over time, mean over trajectories; or mean over time,
+    then over trajectories, as in GRPO (collect=episodes only)."""
     ent_coef: float = _traced(0.0)
     """Weight of the entropy bonus, >= 0."""
 
@@ -247,6 +251,62 @@ PRESETS = {
         value_target="td0",
         learning_rate=3e-3,
     ),
+    "a2c": Config(
+        num_steps=5,
+        gae_lambda=1.0,
+        value_steps=1,
+        joint_loss=True,
+        hidden_sizes=(64, 64),
+        activation="tanh",
+        optimizer="rmsprop",
+        optimizer_eps=1e-5,
+        learning_rate=7e-4,
+    ),
+    "ppo": Config(
+        fit="ppo",
+        num_steps=64,
+        total_steps=100_000,
+        gae_lambda=0.95,
+        normalize_advantage=True,
+        normalize_over="minibatch",
+        epochs=8,
+        minibatches=4,
+        value_steps=1,
+        joint_loss=True,
+        hidden_sizes=(64, 64),
+        activation="tanh",
+        optimizer_eps=1e-5,
+        learning_rate=2.5e-3,
+    ),
+    "rloo": Config(
+        collect="episodes",
+        num_envs=16,
+        total_episodes=4_000,
+        estimator="total_return",
+        baseline="constant",
+        discounting="absolute",
+        gamma=1.0,
+        reduction="trajectories",
+        learning_rate=3e-3,
+        lr_schedule="constant",
+        max_grad_norm=None,
+    ),
+    "grpo": Config(
+        collect="episodes",
+        num_envs=16,
+        total_episodes=4_000,
+        estimator="total_return",
+        baseline="group",
+        group_std=True,
+        discounting="absolute",
+        gamma=1.0,
+        reduction="trajectory_means",
+        fit="ppo",
+        epochs=4,
+        minibatches=4,
+        value_steps=1,
+        learning_rate=3e-3,
+    ),
     "article": _ARTICLE,
     "article-text": dataclasses.replace(
         _ARTICLE, total_episodes=5_000, buffer_size=2_000, batch_size=256, learning_rate=2e-7
@@ -264,6 +324,10 @@ PRESET_NOTES = {
     "vpg": "REINFORCE with a learned value baseline and GAE",
     "reinforce": "Williams' REINFORCE: whole episodes, reward-to-go, no baseline",
     "actor-critic": "one-step actor-critic: the TD error of a learned value function",
+    "a2c": "advantage actor-critic: n-step returns, one joint loss, RMSprop",
+    "ppo": "proximal policy optimisation: epochs of minibatches on a clipped surrogate",
+    "rloo": "REINFORCE with the average return of the other trajectories as baseline",
+    "grpo": "group-relative: returns over their mean and deviation, and PPO's clip, no critic",
     "article": "the script of Pichka's article (2023), literally, with what it gets wrong",
     "article-text": "the same with the numbers that the article's text prints",
     "article-corrected": "what the article's text derives",
@@ -418,11 +482,15 @@ def _meaningless(config: Config) -> str | None:
             "estimator='total_return' discounts from the episode's start, so it needs "
             "discounting='absolute'; got 'relative'"
         )
-    if c.baseline == "constant" and (c.collect != "episodes" or c.num_envs < 2):
+    if c.baseline in ("constant", "group") and (c.collect != "episodes" or c.num_envs < 2):
         return (
-            "baseline='constant' is the average over the other trajectories, so it needs "
+            f"baseline={c.baseline!r} is an average over trajectories, so it needs "
             f"collect='episodes' and num_envs >= 2; got {c.collect!r} and {c.num_envs}"
         )
+    if c.group_std and c.baseline != "group":
+        return f"group_std needs baseline='group'; got baseline={c.baseline!r}"
+    if c.reduction == "trajectory_means" and c.collect != "episodes":
+        return f"reduction='trajectory_means' needs collect='episodes'; got {c.collect!r}"
     if c.baseline == "broadcast_value":
         given = (c.collect, c.estimator, c.discounting, c.reduction)
         needed = ("episodes", "reward_to_go", "absolute", "trajectories")

@@ -44,6 +44,23 @@ def policy_loss_trajectories(
     return -jnp.sum(jnp.where(valid, log_prob * constant, 0.0)) / log_prob.shape[1]
 
 
+def policy_loss_trajectory_means(
+    log_prob: jax.Array, advantage: jax.Array, valid: jax.Array
+) -> jax.Array:
+    """Mean over time, then over trajectories, -(1/N) Σ_i (1/T_i) Σ_t log π(a_t|s_t) Ψ_t.
+
+    A step of a long episode weighs less than one of a short episode.
+
+    Args and Raises: as in `policy_loss_steps`; every trajectory has a valid step.
+
+    Source: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), eq. 3.
+    """
+    chex.assert_equal_shape([log_prob, advantage, valid])
+    constant = jnp.where(valid, jax.lax.stop_gradient(advantage), 0.0)
+    total = jnp.sum(jnp.where(valid, log_prob * constant, 0.0), axis=0)
+    return -jnp.mean(total / jnp.sum(valid, axis=0, dtype=log_prob.dtype))
+
+
 def value_loss(value: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
     """Mean over valid steps of (V(s) - target)².
 

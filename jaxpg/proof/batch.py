@@ -53,6 +53,7 @@ def small(config: Config) -> Config:
         learning_rate=1e-2,
         value_learning_rate=3e-2,
         max_grad_norm=None if config.max_grad_norm is None else CLIP,
+        epochs=min(config.epochs, 3),
         minibatches=synthetic.N if config.fit == "ppo" else 1,
         target_kl=None if config.target_kl is None else 0.1,  # reached in the middle of an update
     )

@@ -89,6 +89,14 @@ CONTROLS = {
     "constant": dataclasses.replace(
         _SMALL, collect="episodes", estimator="reward_to_go", baseline="constant"
     ),
+    "group": dataclasses.replace(
+        _SMALL,
+        collect="episodes",
+        estimator="reward_to_go",
+        baseline="group",
+        group_std=True,
+        reduction="trajectory_means",
+    ),
     "shared": dataclasses.replace(_SMALL, networks="shared", value_steps=1),
     "gaussian": dataclasses.replace(_SMALL, env="Pendulum-v1"),
     "npg": dataclasses.replace(_SMALL, env="Pendulum-v1", fit="npg", cg_steps=5),
@@ -413,6 +421,33 @@ def average_that_includes_ones_own_return() -> Plant:
     return mock.patch.object(
         advantages, "leave_one_out", lambda returns: returns.mean().expand_as(returns)
     )
+
+
+def group_with_ddof_1() -> Plant:
+    """The group's standard deviation is divided by N - 1."""
+
+    def relative(psi: Any, returns: Any, *, std: bool) -> Any:
+        return (psi - returns.mean()) / (returns.std() + 1e-8)
+
+    return mock.patch.object(advantages, "relative_to_group", relative)
+
+
+def group_without_oneself() -> Plant:
+    """The group's mean is that of the others."""
+
+    def relative(psi: Any, returns: Any, *, std: bool) -> Any:
+        return (psi - advantages.leave_one_out(returns)) / (returns.std(correction=0) + 1e-8)
+
+    return mock.patch.object(advantages, "relative_to_group", relative)
+
+
+def lengths_with_the_padding() -> Plant:
+    """A trajectory's sum is divided by the number of rows, not of valid steps."""
+
+    def loss(log_prob: Any, advantage: Any, valid: Any) -> Any:
+        return -torch.where(valid, log_prob * advantage.detach(), 0.0).mean(dim=0).mean()
+
+    return mock.patch.dict(algorithms.POLICY_LOSSES, trajectory_means=loss)
 
 
 def baseline_broadcast() -> Plant:
@@ -1229,6 +1264,9 @@ FAULTS = (
     Fault(epsilon_inside_the_root, "episodes"),
     Fault(padding_in_the_statistics, "episodes"),
     Fault(average_that_includes_ones_own_return, "constant"),
+    Fault(group_with_ddof_1, "group"),
+    Fault(group_without_oneself, "group"),
+    Fault(lengths_with_the_padding, "group"),
     Fault(baseline_broadcast, "returns"),
     Fault(float32_returns, "returns"),
     Fault(mean_for_sum, "episodes"),

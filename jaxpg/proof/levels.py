@@ -58,6 +58,9 @@ CASES = {
     "Gaussian, σ of the state": dataclasses.replace(
         REINFORCE, env="Pendulum-v1", sigma="state", baseline="value", num_envs=4
     ),
+    "group, lengths": dataclasses.replace(
+        REINFORCE, baseline="group", reduction="trajectory_means", estimator="reward_to_go"
+    ),
     "PPO, joint loss, bounds": dataclasses.replace(
         PPO, joint_loss=True, clip_value=0.2, target_kl=0.01, ent_coef=0.01, hidden_sizes=(16, 16)
     ),
@@ -118,6 +121,8 @@ MAY_BE_ZERO = (  # on both sides
     "*accepted",
     "*value_loss",  # without a critic
     "*value_grad_norm",
+    "*explained_variance",
+    "*clip_fraction",  # where every step is near the policy that acted
     "terminated",  # in an update in which no episode ends so
     "truncated",
 )

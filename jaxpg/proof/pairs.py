@@ -310,6 +310,8 @@ def their_run(config: Config, seed: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _length(config: Config) -> int:
+    if config.arithmetic == "float32_grid" and config.collect == "steps":  # an episode must end
+        return max(RUN_UPDATES["float32_grid"], -(-64 // config.num_steps))
     return RUN_UPDATES[config.arithmetic]
 
 

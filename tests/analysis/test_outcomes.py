@@ -21,6 +21,7 @@ from jaxpg.analysis.outcomes import (
 from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
+from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 4)
@@ -33,7 +34,7 @@ def population(returns, episodes=100, frozen_at=None, final=None, env_steps=20) 
     """Seeds in whose update u so many episodes end with a mean return of returns[seed][u]."""
     returns = np.array(returns, float)
     count = np.broadcast_to(episodes, returns.shape).astype(np.int32)
-    fields = {name: np.zeros(returns.shape, np.float32) for name in Metrics._fields}
+    fields = {name: np.zeros(returns.shape, np.float32) for name in metric_names(CONFIG)}
     fields.update(episodes=count, return_sum=np.nan_to_num(returns) * count)
     fields["env_steps"] = np.broadcast_to(env_steps, returns.shape).astype(np.int32)
     seeds = len(returns)

@@ -286,6 +286,23 @@ def test_leave_one_out_is_the_mean_of_the_others(x64):
     assert_close(leave_one_out(jnp.array(returns)), others, 1e-14)
 
 
+def test_relative_to_the_group_worked_by_hand(x64):
+    """Returns 1, 2, 6: mean 3, deviation √((4 + 1 + 9) / 3)."""
+    returns = jnp.array([1.0, 2.0, 6.0])
+    psi = jnp.array([[1.0, 2.0, 6.0], [0.0, 3.0, 6.0]])
+    expected = np.array([[-2.0, -1.0, 3.0], [-3.0, 0.0, 3.0]])
+    assert_close(advantages.relative_to_group(psi, returns, std=False), expected, 1e-14)
+    found = advantages.relative_to_group(psi, returns, std=True)
+    assert_close(found, expected / np.sqrt(14 / 3), 1e-8)
+
+
+def test_the_groups_mean_shortens_the_leave_one_out_by_one_in_n(x64):
+    """R_i - mean = (1 - 1/N) (R_i - the mean of the others)."""
+    returns = jnp.array(np.random.default_rng(0).normal(size=9))
+    relative = advantages.relative_to_group(returns[None], returns, std=False)[0]
+    assert_close(relative, (1 - 1 / 9) * (returns - leave_one_out(returns)), 1e-14)
+
+
 def test_discount_from_start_worked_by_hand():
     """γ^t, with 0^0 = 1."""
     time = jnp.array([[0, 3], [1, 0], [2, 1]], jnp.int32)

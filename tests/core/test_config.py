@@ -179,6 +179,13 @@ BAD_COMBINATIONS = [
         REINFORCE | {"baseline": "constant", "num_envs": 1},
         "needs collect='episodes' and num_envs >= 2; got 'episodes' and 1",
     ),
+    ({"baseline": "group", "estimator": "reward_to_go"}, "needs baseline='value'"),
+    (REINFORCE | {"baseline": "group", "num_envs": 1}, "num_envs >= 2; got 'episodes' and 1"),
+    (REINFORCE | {"group_std": True}, "group_std needs baseline='group'; got baseline='none'"),
+    (
+        {"reduction": "trajectory_means"},
+        "reduction='trajectory_means' needs collect='episodes'; got 'steps'",
+    ),
     (REINFORCE | SHARED, "networks='shared' needs baseline='value'; got baseline='none'"),
     (SHARED | REPLAY, "networks='shared' .* value_data='batch' .* got 'replay' and 1"),
     (SHARED | {"value_steps": 2}, "networks='shared' .* value_steps=1; got 'batch' and 2"),
@@ -243,13 +250,14 @@ def test_number_of_accepted_combinations():
       episodes  value      those, and the total return (absolute only)              7 · 2 N = 14
       episodes  none       reward-to-go (2), total return (1)                       3 · 2 N =  6
       episodes  constant   the same, with N = 8 only                                3 · 1 N =  3
+      episodes  group      the same                                                 3 · 1 N =  3
       episodes  broadcast  reward-to-go, absolute, summed over time only            1 · 2 N =  2
     The fit of the critic, with 1 or 4 value steps:
       separate  batch      3 targets · 2 = 6;   two kinds of replay   TD(0) only · 2 = 4      10
       shared    batch      3 targets · 1                                                       3
-    With a critic (12 + 14) · (10 + 3) = 338. Without one, networks are separate and the other
-    fields of the fit play no part: (6 + 3) · 3 · 3 · 2 = 162. Either with both reductions; the
-    article's critic 2 · (10 + 3) = 26 with one. In all 2 · 500 + 26 = 1026.
+    With a critic, of steps 12 · (10 + 3) · 2 reductions = 312, of episodes 14 · 13 · 3 = 546; the
+    article's 2 · (10 + 3) = 26. Without one, networks are separate and the other fields of the fit
+    play no part: (6 + 3 + 3) · 3 · 3 · 2 · 3 reductions = 648. In all 1532.
     """
     free = {
         name: get_args(CHOICES[name])
@@ -266,8 +274,8 @@ def test_number_of_accepted_combinations():
     } | {"num_envs": (1, 8), "value_steps": (1, 4)}
     given = [dict(zip(free, values, strict=True)) for values in product(*free.values())]
     complaints = [complaint(fields) for fields in given]
-    assert len(complaints) == 9216
-    assert complaints.count(None) == 1026
+    assert len(complaints) == 17280
+    assert complaints.count(None) == 1532
     for text in filter(None, complaints):
         assert any(name in text for name in free), f"names no field to change: {text}"
 

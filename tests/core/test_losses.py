@@ -10,9 +10,15 @@ from jax.test_util import check_grads
 
 import torch_ref.losses as twin
 from jaxpg.core.distributions import categorical_log_prob
-from jaxpg.core.losses import masked_mean, policy_loss_steps, policy_loss_trajectories, value_loss
+from jaxpg.core.losses import (
+    masked_mean,
+    policy_loss_steps,
+    policy_loss_trajectories,
+    policy_loss_trajectory_means,
+    value_loss,
+)
 
-POLICY_LOSSES = [policy_loss_steps, policy_loss_trajectories]
+POLICY_LOSSES = [policy_loss_steps, policy_loss_trajectories, policy_loss_trajectory_means]
 LOSSES = [*POLICY_LOSSES, value_loss]  # each takes (differentiated, constant, valid)
 
 
@@ -33,9 +39,13 @@ def hand():
 
 
 def test_policy_losses_worked_by_hand(hand):
-    """Σ log π Ψ = -1 · 2 - 2 · 4 + 3 · 1 = -7: over 3 valid steps, or over 2 trajectories."""
+    """Σ log π Ψ = -1 · 2 - 2 · 4 + 3 · 1 = -7: over 3 valid steps, or over 2 trajectories.
+
+    By their lengths: (-2 + 3) / 2 and -8 / 1, of which the mean is -3.75.
+    """
     assert_close(policy_loss_steps(*hand), 7 / 3, 1e-6)
     assert_close(policy_loss_trajectories(*hand), 7 / 2, 1e-6)
+    assert_close(policy_loss_trajectory_means(*hand), 3.75, 1e-6)
 
 
 def test_value_loss_worked_by_hand(hand):

@@ -14,6 +14,7 @@ from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
+from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
 from jaxpg.runs import results
 
@@ -23,7 +24,7 @@ CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
 def population(final_return, frozen_at=None) -> Population:
     """Three seeds and six updates, in each of which two episodes end with return 30 + update."""
     shape = (len(final_return), 6)
-    fields = {name: np.zeros(shape, np.float32) for name in Metrics._fields}
+    fields = {name: np.zeros(shape, np.float32) for name in metric_names(CONFIG)}
     fields["episodes"] = np.full(shape, 2, np.int32)
     fields["return_sum"] = np.broadcast_to(2.0 * (30 + np.arange(6)), shape).copy()
     fields["env_steps"] = np.full(shape, 20, np.int32)
@@ -130,7 +131,7 @@ def test_files_are_complete_and_load_without_pickle(tmp_path):
     }
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
     own = {"seed", "setting", "final_return", "frozen_at", "cause"}
-    assert set(arrays) == {*own, *Metrics._fields}
+    assert set(arrays) == {*own, *metric_names(CONFIG)}
     np.testing.assert_array_equal(arrays["seed"], [3, 1, 7])
     weights = load_file(tmp_path / "params.safetensors")
     assert {name: tuple(x.shape) for name, x in weights.items()} == {

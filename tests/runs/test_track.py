@@ -17,6 +17,7 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
+from jaxpg.population.chunks import metric_names
 from jaxpg.runs import run, track
 
 CONFIG = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,))
@@ -81,7 +82,7 @@ def check_against_results(directory, tags):
     assert told[-1] == 1.0
     loaded = jaxpg.load(directory)
     population = loaded.population
-    for name in track.LOSSES:
+    for name in metric_names(CONFIG)[3:]:
         live = tags[f"progress/{name}"]
         assert [step for step, _ in live] == steps
         newest = getattr(population.metrics, name)[:, -1].mean()
