@@ -232,6 +232,16 @@ _ARTICLE = Config(
     lr_schedule="constant",
     max_grad_norm=None,
 )
+_NATURAL = Config(
+    total_steps=250_000,
+    normalize_advantage=True,
+    fit="npg",
+    value_steps=10,
+    hidden_sizes=(64, 64),
+    activation="tanh",
+    learning_rate=0.3,
+    value_learning_rate=3e-3,
+)
 PRESETS = {
     "vpg": Config(),
     "reinforce": Config(
@@ -262,6 +272,8 @@ PRESETS = {
         optimizer_eps=1e-5,
         learning_rate=7e-4,
     ),
+    "npg": _NATURAL,
+    "trpo": dataclasses.replace(_NATURAL, fit="trpo", total_steps=500_000),
     "ppo": Config(
         fit="ppo",
         num_steps=64,
@@ -325,6 +337,8 @@ PRESET_NOTES = {
     "reinforce": "Williams' REINFORCE: whole episodes, reward-to-go, no baseline",
     "actor-critic": "one-step actor-critic: the TD error of a learned value function",
     "a2c": "advantage actor-critic: n-step returns, one joint loss, RMSprop",
+    "npg": "natural policy gradient: by conjugate gradients, at a learning rate",
+    "trpo": "trust region policy optimisation: as far as a bound on KL allows, if it helps",
     "ppo": "proximal policy optimisation: epochs of minibatches on a clipped surrogate",
     "rloo": "REINFORCE with the average return of the other trajectories as baseline",
     "grpo": "group-relative: returns over their mean and deviation, and PPO's clip, no critic",

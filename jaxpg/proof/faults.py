@@ -975,7 +975,7 @@ def _line_search(change: Callable[[Any], Any]) -> Plant:
     )
 
 
-def divergence_with_its_arguments_swapped() -> Plant:
+def kl_with_its_arguments_swapped() -> Plant:
     """KL(π ‖ π_old): its curvature is the same, and the line search sees another number."""
 
     def mean_kl(original: Callable, algorithm: Any, *rest: Any) -> Any:
@@ -986,8 +986,8 @@ def divergence_with_its_arguments_swapped() -> Plant:
     return _wrap(natural, "mean_kl", mean_kl)
 
 
-def divergence_without_the_spread() -> Plant:
-    """The Gaussians' divergence and Fisher matrix are those of their means alone."""
+def kl_without_the_spread() -> Plant:
+    """The Gaussians' KL and Fisher matrix are those of their means alone."""
 
     def of_means(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         mean, _ = torch.chunk(new, 2, dim=-1)
@@ -1104,7 +1104,7 @@ def residuals_left_as_they_are() -> Plant:
 
 
 def any_surrogate_accepted() -> Plant:
-    """The line search takes the first step whose divergence is small, better or not."""
+    """The line search takes the first step whose KL is small, better or not."""
 
     def search(original: Callable, *inputs: Any) -> Any:
         calls: list[int] = []
@@ -1120,12 +1120,12 @@ def any_surrogate_accepted() -> Plant:
     return _wrap(natural, "line_search", search)
 
 
-def any_divergence_accepted() -> Plant:
+def any_kl_accepted() -> Plant:
     """The line search takes the first step that is better, however far it goes."""
     return _line_search(lambda config: _replaced(config, max_kl=lambda x: 1e9 * x))
 
 
-def divergence_of_1_5_times_the_bound_accepted() -> Plant:
+def kl_of_1_5_times_the_bound_accepted() -> Plant:
     """The line search accepts KL ≤ 1.5 δ, as a well-known implementation does."""
     return _line_search(lambda config: _replaced(config, max_kl=lambda x: 1.5 * x))
 
@@ -1297,8 +1297,8 @@ FAULTS = (
     Fault(replay_with_replacement, "steps"),
     Fault(buffer_off_by_one, "steps"),
     Fault(replay_without_a_terminal_mask, "steps"),
-    Fault(divergence_with_its_arguments_swapped, "trpo"),
-    Fault(divergence_without_the_spread, "npg"),
+    Fault(kl_with_its_arguments_swapped, "trpo"),
+    Fault(kl_without_the_spread, "npg"),
     Fault(fisher_matrix_of_the_actions_taken, "trpo"),
     Fault(fisher_matrix_over_padding, "trpo"),
     Fault(damping_subtracted, "trpo"),
@@ -1310,8 +1310,8 @@ FAULTS = (
     Fault(residual_not_squared, "trpo"),
     Fault(residuals_left_as_they_are, "trpo"),
     Fault(any_surrogate_accepted, "trpo"),
-    Fault(any_divergence_accepted, "trpo"),
-    Fault(divergence_of_1_5_times_the_bound_accepted, "trpo"),
+    Fault(any_kl_accepted, "trpo"),
+    Fault(kl_of_1_5_times_the_bound_accepted, "trpo"),
     Fault(steps_cut_in_half, "trpo"),
     Fault(refused_step_kept, "trpo"),
     Fault(line_search_without_the_entropy, "trpo, entropy"),

@@ -287,10 +287,10 @@ def test_twin_takes_the_same_categorical_actions(rng, x64):
     assert np.unique(ours).tolist() == [0, 1, 2]
 
 
-# Divergences
+# KL
 
 
-def test_the_categorical_divergence_worked_by_hand():
+def test_the_categorical_kl_worked_by_hand():
     """Of (½, ½) against (¼, ¾): ½ log 2 + ½ log ⅔ = ½ log 4/3; the other way
     ¼ log ½ + ¾ log 3/2.
     """
@@ -300,9 +300,9 @@ def test_the_categorical_divergence_worked_by_hand():
     assert categorical_kl(quarter, quarter) == 0.0
 
 
-def test_the_gaussian_divergence_worked_by_hand():
+def test_the_gaussian_kl_worked_by_hand():
     """Of N(0, 1) against N(3, 2²): log 2 + (1 + 9) / 8 - ½; of N(3, 2²) against N(0, 1):
-    -log 2 + (4 + 9) / 2 - ½; independent numbers' divergences add up.
+    -log 2 + (4 + 9) / 2 - ½; independent numbers' KLs add up.
     """
     one, other = jnp.zeros(2), jnp.array([3.0, np.log(2.0)])
     there, back = np.log(2.0) + 10 / 8 - 0.5, -np.log(2.0) + 13 / 2 - 0.5
@@ -314,7 +314,7 @@ def test_the_gaussian_divergence_worked_by_hand():
 
 
 @pytest.mark.parametrize("name", ["categorical", "gaussian"])
-def test_divergences_are_what_samples_say_and_the_twins(name, rng, x64):
+def test_the_kls_are_what_samples_say_and_the_twins(name, rng, x64):
     """E[log π_old(a) - log π(a)] over a ~ π_old, and its numerical slopes."""
     ours, theirs = {"categorical": categorical, "gaussian": gaussian}[name], getattr(twin, name)
     old, new = rng.normal(size=(2, 4)) * 0.5
@@ -330,7 +330,7 @@ def test_divergences_are_what_samples_say_and_the_twins(name, rng, x64):
 
 
 @pytest.mark.parametrize("name", ["categorical", "gaussian"])
-def test_the_curvature_of_a_divergence_is_the_fisher_matrix(name, rng, x64):
+def test_the_curvature_of_a_kl_is_the_fisher_matrix(name, rng, x64):
     """Of logits diag(π) - π πᵀ; of (μ, log σ) diag(1/σ², 2); and it has no slope at itself."""
     outputs = jnp.asarray(rng.normal(size=4))
     ours = {"categorical": categorical, "gaussian": gaussian}[name]

@@ -152,7 +152,7 @@ def test_fisher_products_are_expectations_over_the_actions(config):
 
 
 @pytest.mark.parametrize("config", [CONFIG, PENDULUM])
-def test_the_fisher_matrix_is_the_curvature_of_the_divergence(config):
+def test_the_fisher_matrix_is_the_curvature_of_the_kl(config):
     """KL(θ, θ + h v) = ½ h² vᵀ F v + O(h³)."""
     _, algorithm, params, batch = estimated(config)
     vector, place = natural.as_vector(params), in_vectors(params)
