@@ -75,11 +75,14 @@ CASES = {
         value_steps=1,
         normalize_advantage=True,
     ),
-    "NPG": dataclasses.replace(VPG, fit="npg", ent_coef=0.01, activation="tanh"),
     "NPG, whole episodes, no critic": dataclasses.replace(REINFORCE, fit="npg"),
-    "TRPO": dataclasses.replace(VPG, fit="trpo", normalize_advantage=True),
     "TRPO, Gaussian": dataclasses.replace(
-        VPG, env="Pendulum-v1", fit="trpo", normalize_advantage=True, activation="tanh"
+        VPG,
+        env="Pendulum-v1",
+        fit="trpo",
+        normalize_advantage=True,
+        activation="tanh",
+        ent_coef=0.01,
     ),
     "TRPO, σ of the state": dataclasses.replace(
         REINFORCE, env="Pendulum-v1", sigma="state", fit="trpo", num_envs=4
