@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
-MEASURED := throughput scaling roofline time_to_solve compile memory gpu
+MEASURED := throughput ppo scaling roofline time_to_solve compile memory gpu
 
 .PHONY: help train test test-slow torture lint docs smoke minima check figures certificate clean
 .DEFAULT_GOAL := help

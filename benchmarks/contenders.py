@@ -44,20 +44,15 @@ def budget(updates: int) -> int:
 
 def jaxpg(seeds: int, updates: int, *options: str) -> dict[str, Any]:
     """`jaxpg train`: with its progress, metrics, checkpoints and files."""
+    return command("vpg", seeds, budget(updates), *options)
+
+
+def command(preset: str, seeds: int, total_steps: int, *options: str) -> dict[str, Any]:
+    """`jaxpg train` of any preset."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
-        size = ["--seeds", str(seeds), "--total-steps", str(budget(updates))]
-        command = [
-            sys.executable,
-            "-m",
-            "jaxpg",
-            "train",
-            "vpg",
-            *size,
-            *options,
-            "--out",
-            str(out),
-        ]
+        size = ["--seeds", str(seeds), "--total-steps", str(total_steps), "--out", str(out)]
+        command = [sys.executable, "-m", "jaxpg", "train", preset, *size, *options]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=sys.stderr)
         _, status, usage = os.wait4(process.pid, 0)

@@ -116,7 +116,9 @@ class Algorithm(NamedTuple):
     collect: Callable[..., tuple]  # (env, act, params, env_state, noise) -> env_state, trajectory
     advantage: Callable[..., torch.Tensor]  # (trajectory, value, next_value, *, gamma, gae_lambda)
     value_target: Callable[..., torch.Tensor]  # the same arguments
-    policy_loss: Callable[..., torch.Tensor]  # (log_prob, advantage, valid) -> scalar
+    policy_loss: Callable[
+        ..., torch.Tensor
+    ]  # (log_prob or PPO's ratio, advantage, valid) -> scalar
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
     optimizer: Callable[..., torch.optim.Optimizer]  # (config, parameters) -> their optimizer

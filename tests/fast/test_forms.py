@@ -63,6 +63,29 @@ OTHERS = {
     "replay": dataclasses.replace(
         CONFIG, value_data="replay", value_target="td0", buffer_size=40, batch_size=20
     ),
+    "ppo": dataclasses.replace(
+        CONFIG,
+        fit="ppo",
+        epochs=2,
+        minibatches=3,
+        value_steps=1,
+        learning_rate=0.01,
+        normalize_advantage=True,
+        normalize_over="minibatch",
+        joint_loss=True,
+        clip_value=0.1,
+        target_kl=0.05,
+    ),
+    "ppo of episodes": dataclasses.replace(
+        CONFIG,
+        collect="episodes",
+        fit="ppo",
+        epochs=2,
+        minibatches=3,
+        value_steps=1,
+        max_episode_steps=40,
+        total_episodes=60,
+    ),
 }
 
 
