@@ -273,7 +273,7 @@ PRESETS = {
         learning_rate=7e-4,
     ),
     "npg": _NATURAL,
-    "trpo": dataclasses.replace(_NATURAL, fit="trpo", total_steps=500_000),
+    "trpo": dataclasses.replace(_NATURAL, fit="trpo", max_kl=1e-3),
     "ppo": Config(
         fit="ppo",
         num_steps=64,
