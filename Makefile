@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 MEASURED := throughput ppo scaling roofline time_to_solve compile memory gpu
@@ -34,14 +35,16 @@ train: $(VENV)/run.done
 	$(BIN)/jaxpg train vpg --seeds 256 --out $(OUT)
 
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow and not optimized"
+	XLA_FLAGS= $(PYTEST) -m "not slow and optimized"
 
 test-slow: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --ignore tests/test_speed.py
+	$(PYTEST) -m "slow and not optimized" --ignore tests/test_speed.py
+	XLA_FLAGS= $(PYTEST) -m "slow and optimized" --ignore tests/test_speed.py
 	$(BIN)/python -m pytest -m slow tests/test_speed.py  # alone: it measures
 
 torture: $(VENV)/dev.done
-	JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/runs/test_faults.py tests/runs/test_runs.py \
+	XLA_FLAGS= JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/runs/test_faults.py tests/runs/test_runs.py \
 	    tests/runs/test_distributed.py
 	XLA_FLAGS=--xla_backend_optimization_level=3 JAXPG_SOAK_SEEDS=4096 \
 	    $(BIN)/python -m pytest -s tests/runs/test_soak.py

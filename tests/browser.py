@@ -25,7 +25,12 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-MISSING = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+BINARY = shutil.which("chromium") or shutil.which("google-chrome")
+MISSING = [
+    name
+    for name, found in (("chromium", BINARY), ("chromedriver", shutil.which("chromedriver")))
+    if found is None
+]
 
 
 class Browser:
@@ -37,7 +42,7 @@ class Browser:
             "browserName": "chrome",
             "goog:loggingPrefs": {"browser": "ALL"},
             "goog:chromeOptions": {
-                "binary": shutil.which("chromium"),
+                "binary": BINARY,
                 "args": [*FLAGS, f"--user-data-dir={profile}"],
             },
         }

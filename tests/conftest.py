@@ -1,30 +1,44 @@
 """Strict mode for every test: no silent broadcasting, no warning unseen, one torch thread."""
 
+import ctypes
+import gc
 import os
+import platform
 from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Most of a test's time is LLVM's, which at level 0 compiles random draws 5 times faster.
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Most of a test's time is XLA's: LLVM at level 0 compiles random draws 5 times faster, and the
+# older emitter of fused loops compiles all programs twice as fast as MLIR's. Users have neither:
+# what is marked as_users_run has to hold without them, and is run without them alone.
+FAST_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false"
+)
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
 # Compiled programs are kept between runs and shared by subprocesses.
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import hypothesis
 import jax
 import pytest
 import torch
 
+hypothesis.settings.register_profile("no test asserts a time", deadline=None)
+hypothesis.settings.load_profile("no test asserts a time")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 torch.set_num_threads(1)  # two test workers on two cores
+gc.freeze()  # what is imported stays; tracing makes many objects, and little garbage
+gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of the cases of a test that is marked thin(n), all but every n-th are slow."""
+    """Of the cases of a test that is marked thin(n), all but every n-th are slow; of those that are
+    not slow, and of those that are, every n-th is optimized where it is marked as_users_run(n)."""
     seen = Counter()
     for item in items:
         thin = item.get_closest_marker("thin")
@@ -32,6 +46,48 @@ def pytest_collection_modifyitems(items):
             if seen[item.function] % thin.args[0]:
                 item.add_marker(pytest.mark.slow)
             seen[item.function] += 1
+        as_users_run = item.get_closest_marker("as_users_run")
+        if as_users_run:
+            alike = (item.function, item.get_closest_marker("slow") is None)
+            if seen[alike] % as_users_run.args[0] == 0:
+                item.add_marker(pytest.mark.optimized)
+                if os.environ["XLA_FLAGS"] == FAST_COMPILE:
+                    item.add_marker(pytest.mark.skip(reason="as users run: needs XLA_FLAGS="))
+            seen[alike] += 1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+    """What a module compiled leaves with it: a worker that kept everything grew to 5 GB."""
+    yield
+    jax.clear_caches()
+    if platform.libc_ver()[0] == "glibc":  # gives back to the system what it has freed
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="module")
+def programs_kept():
+    """Populations of one shape share a program in this module; a new one takes a second to trace.
+
+    For tests of what is done with runs, not of how they are compiled: what is patched in the core
+    after a first training is not seen.
+    """
+    from jaxpg import fast
+    from jaxpg.population import chunks
+
+    kept, compile_programs = {}, chunks.compile_programs
+
+    def once(chunk, length, workers=None, build=fast.build):
+        leaves, static = jax.tree.flatten((chunk.config, chunk.keys))
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = (static, shapes, length, workers, build)
+        if key not in kept:
+            kept[key] = compile_programs(chunk, length, workers, build)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "compile_programs", once)
+        yield compile_programs
 
 
 @pytest.fixture(autouse=True)

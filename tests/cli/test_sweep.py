@@ -26,6 +26,8 @@ from jaxpg.runs.load import load
 from jaxpg.runs.python import train_grid
 from tests.report.test_report import EVIL, VISIBLE, Page
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 TINY = Config(  # of test_runs; the programs of all points are its, so they are compiled once
     num_envs=3,
     num_steps=24,

@@ -22,7 +22,9 @@ and with it, bootstrapped with V = 6 where episode 1 was cut,
 """
 
 import dataclasses
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -173,7 +175,8 @@ def policy_step(package, **parts):
         config, batch = training.as_arrays(config), synthetic.for_jax(fields, "float32")
         algorithm = algorithms.build(config)._replace(collect=lambda *args: (args[3], batch))
         state = learner.init(config, noise.key(0), algorithm)
-        after, _ = learner.update(config, state, algorithm._replace(**parts))
+        update = partial(learner.update, config, algorithm=algorithm._replace(**parts))
+        after, _ = jax.jit(update)(state)
         kernels = [s.params["policy"]["output"]["kernel"] for s in (state, after)]
     else:
         config = as_tensors(torch_ref.Config(**dataclasses.asdict(config)))

@@ -114,6 +114,7 @@ def test_one_step_is_the_twins(name):
     assert np.any(ours[-1])  # with a limit of one step, whatever did not fall is truncated
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_200_steps_on_the_float32_grid_are_bit_equal_to_the_twin(name):

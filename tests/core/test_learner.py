@@ -5,7 +5,7 @@ minus the learning rate times a gradient.
 """
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +60,18 @@ def flat(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+@cache
+def stepping(config):
+    """The state of seed 0, and a jitted update of it."""
+    config, algorithm, state = begin(config)
+    return state, jax.jit(partial(learner.update, config, algorithm=algorithm))
+
+
 def moved(config, network=None, *, at=0):
     """By how much update number `at` moves the parameters (of one network)."""
-    config, algorithm, state = begin(config)
+    state, update = stepping(config)
     state = state._replace(update=jnp.int32(at))
-    after, _ = learner.update(config, state, algorithm)
+    after, _ = update(state)
     before, after = state.params, after.params
     if network is not None:
         before, after = before[network], after[network]

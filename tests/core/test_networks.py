@@ -77,6 +77,7 @@ def shapes(params):
 # Initial parameters
 
 
+@pytest.mark.as_users_run(7)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_initial_parameters_are_bit_equal_with_the_twin(case, seed):

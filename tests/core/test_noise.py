@@ -79,6 +79,7 @@ def test_known_answer_of_threefry():
     assert_same_bits(jaxpg.core.noise.fold_in(jaxpg.core.noise.key(0), 0), expected)
 
 
+@pytest.mark.as_users_run(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_draws_are_bit_equal_to_jax_random_in_both_packages(seed, both_modes):
     key, twin_key = jaxpg.core.noise.key(seed), torch_ref.noise.key(seed)
@@ -154,6 +155,7 @@ def test_streams_are_bit_equal_and_distinct(seed, both_modes):
     assert len(np.unique(words(streams), axis=0)) == 3
 
 
+@pytest.mark.as_users_run(2)
 @pytest.mark.parametrize("case", CASES)
 def test_noise_of_an_update_is_bit_equal(case):
     """The index of the update is traced in jaxpg, as it is in a scan of updates."""

@@ -227,6 +227,7 @@ def test_twin_has_the_same_mean(values):
 # jit, vmap, and the twin
 
 
+@pytest.mark.as_users_run(1)
 def test_twin_is_equal_to_the_bit_over_a_stream():
     ours, theirs = empty_ring(7)
     key = torch_ref.noise.key(0)

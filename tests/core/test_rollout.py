@@ -335,6 +335,7 @@ def cartpole_rollout(config):
     return run
 
 
+@pytest.mark.as_users_run(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("collect", ["steps", "episodes"])
 def test_each_seed_of_a_vmap_is_the_twin_alone_bit_by_bit(collect):

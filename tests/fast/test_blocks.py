@@ -10,7 +10,7 @@ import pytest
 from jaxpg.fast import blocks, dense
 from tests.compare import assert_close
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.as_users_run(3)]
 
 
 def network(params, rows):

@@ -10,6 +10,8 @@ from jaxpg.fast import dense
 from tests.compare import assert_close
 
 
+@pytest.mark.as_users_run(4)
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("hidden", [(), (5,), (6, 5)])
 @pytest.mark.parametrize("inputs", [1, 9])
@@ -28,14 +30,19 @@ def test_an_mlp_and_all_its_slopes_are_flaxs(inputs, hidden, outputs, activation
             def loss(params, x):
                 return jnp.sum(jnp.sin(apply(mlp, params, x)))
 
-            slopes = jax.value_and_grad(loss, argnums=(0, 1))(params, x)
-            return apply(mlp, params, x), slopes, jax.jvp(loss, (params, x), (params, x))
+            @jax.jit
+            def run(*arguments):
+                slopes = jax.value_and_grad(loss, argnums=(0, 1))(*arguments)
+                return apply(mlp, *arguments), slopes, jax.jvp(loss, arguments, arguments)
+
+            return run(params, x)
 
         pairs = map(jax.tree.leaves, (everything(dense.apply), everything(networks.apply)))
         for mine, other in zip(*pairs, strict=True):
             assert_close(mine, other, 1e-12)
 
 
+@pytest.mark.as_users_run(5)
 @pytest.mark.parametrize("inputs", [1, 4])
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 def test_a_relu_network_and_its_slopes_are_those_of_its_layers(inputs, outputs):
@@ -54,13 +61,17 @@ def test_a_relu_network_and_its_slopes_are_those_of_its_layers(inputs, outputs):
             def loss(*arguments):
                 return jnp.sum(weight * network(*arguments) ** 2)
 
-            slopes = jax.grad(loss, argnums=(0, 1, 2, 3, 4))
-            return (
-                network(*arguments),
-                slopes(*arguments),
-                jax.jvp(network, arguments, tangents),
-                jax.jvp(slopes, arguments, tangents),
-            )
+            @jax.jit
+            def run(arguments, tangents):
+                slopes = jax.grad(loss, argnums=(0, 1, 2, 3, 4))
+                return (
+                    network(*arguments),
+                    slopes(*arguments),
+                    jax.jvp(network, arguments, tangents),
+                    jax.jvp(slopes, arguments, tangents),
+                )
+
+            return run(tuple(arguments), tuple(tangents))
 
         results = everything(dense.relu_network), everything(layers)
         for mine, other in zip(*map(jax.tree.leaves, results), strict=True):

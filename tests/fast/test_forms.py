@@ -203,6 +203,20 @@ REPLACED = {
     "an optimizer": ("optimizer", lambda _: optax.scale_by_lion()),
     "a fit": ("fit", twice),
 }
+# Each of them, in three programs: what a form does with its own network, and with another.
+TOGETHER = [
+    (
+        "rewards",
+        "a distribution",
+        "acting on scaled observations",
+        "an advantage",
+        "a value target",
+        "a loss",
+        "an optimizer",
+    ),
+    ("a layer norm", "other observations", "a fit"),
+    ("networks that look around",),
+]
 PAIRS = [
     (one, other)
     for one, other in itertools.combinations(REPLACED, 2)
@@ -219,16 +233,13 @@ def replace(algorithm, *names):
 def after_two_updates(config, algorithm, lanes=2):
     """Parameters and metrics, of a few lanes."""
     arrays = training.as_arrays(config)
-
-    @jax.jit
-    @jax.vmap
-    def run(key):
-        state = learner.init(arrays, key, algorithm)
-        state, _ = learner.update(arrays, state, algorithm)
-        state, metrics = learner.update(arrays, state, algorithm)
-        return state.params, metrics
-
-    return run(noise.keys(range(lanes)))
+    init, update = (
+        jax.jit(jax.vmap(partial(function, arrays, algorithm=algorithm)))
+        for function in (learner.init, learner.update)
+    )
+    state, _ = update(init(noise.keys(range(lanes))))
+    state, metrics = update(state)
+    return state.params, metrics
 
 
 @pytest.fixture(params=["cpu", pytest.param("fused", marks=pytest.mark.slow)])
@@ -245,17 +256,26 @@ def assert_the_form_is_plain(config, *names):
         assert_close(mine, other, 1e-12)
 
 
+@pytest.mark.as_users_run(3)
+@pytest.mark.parametrize("names", TOGETHER, ids=" and ".join)
+def test_what_is_replaced_is_used(names, form):
+    assert_the_form_is_plain(CONFIG, *names)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPLACED)
-def test_what_is_replaced_is_used(name, form):
+def test_each_that_is_replaced_is_used(name, form):
     assert_the_form_is_plain(CONFIG, name)
 
 
+@pytest.mark.as_users_run(20)
 @pytest.mark.slow
 @pytest.mark.parametrize("names", PAIRS, ids=" and ".join)
 def test_pairs_of_what_is_replaced(names, form):
     assert_the_form_is_plain(CONFIG, *names)
 
 
+@pytest.mark.as_users_run(3)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_algorithms(name, form):
     assert_the_form_is_plain(OTHERS[name])
@@ -284,6 +304,7 @@ def test_what_is_replaced_trains_as_the_twin(monkeypatch):
     assert_close(second(metrics).return_sum, expected.return_sum.numpy(), 1e-12)
 
 
+@pytest.mark.as_users_run(3)
 @pytest.mark.parametrize("name", ["deep", "episodes", "shared"])
 def test_what_is_differentiated_is_right(name, form):
     """A network's outputs in its observations: the plain network's slope, and never a zero."""

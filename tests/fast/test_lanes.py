@@ -10,6 +10,8 @@ import pytest
 from jaxpg.core.distributions import categorical, gaussian
 from jaxpg.fast import lanes
 
+pytestmark = pytest.mark.as_users_run(2)
+
 
 def test_rows_is_a_vmap_over_one_batch():
     seen = []

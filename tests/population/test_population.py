@@ -20,8 +20,14 @@ from jaxpg.population import chunks, population
 from jaxpg.population.progress import Progress
 from jaxpg.runs.python import train_grid, train_population
 
-TINY = Config(num_envs=3, num_steps=24, total_steps=72 * 7, hidden_sizes=(6,), value_steps=2)
-CONSTANT = dataclasses.replace(TINY, lr_schedule="constant")
+TINY = Config(  # mostly with 2 lanes, in segments of 3 updates or its own: two programs
+    num_envs=3,
+    num_steps=24,
+    total_steps=72 * 7,
+    hidden_sizes=(6,),
+    value_steps=2,
+    lr_schedule="constant",
+)
 EPISODES = Config(
     collect="episodes",
     num_envs=2,
@@ -53,18 +59,21 @@ def assert_equal(ours, theirs):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.as_users_run(1)
 def test_a_seed_does_not_depend_on_its_neighbours(neighbours):
     """Alone, the other lane is padding; the result is the same to the bit."""
     alone = train_population(TINY, [5], lanes=2, segments=3)
     assert_equal(rows(neighbours, 4), rows(alone, 0))
 
 
+@pytest.mark.as_users_run(1)
 def test_a_seed_does_not_depend_on_jaxs_64_bit_mode(neighbours, x64):
     """Which belongs to the process; a config says itself what it computes in."""
     again = train_population(TINY, [2, 9, 4, 0, 5], lanes=2)
     assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
 
 
+@pytest.mark.as_users_run(1)
 def test_other_settings_of_jax_change_nothing_either(neighbours):
     """Those with which people look for faults in programs of their own, all at once."""
     with (
@@ -85,33 +94,35 @@ def test_float64_needs_no_64_bit_mode_of_the_process():
     assert {leaf.dtype for leaf in jax.tree.leaves(trained.params)} == {np.dtype("float64")}
 
 
-def assert_position_is_nothing(config, others, positions):
+def assert_position_is_nothing(config, others, positions, lanes):
     """Seed 5000 alone, and at each position among so many others."""
-    alone = train_population(config, [5000], lanes=8)
+    alone = train_population(config, [5000], lanes=lanes)
     for position in positions:
         seeds = [*range(position), 5000, *range(position, others)]
-        together = train_population(config, seeds, lanes=8, segments=2)
+        together = train_population(config, seeds, lanes=lanes, segments=3)
         assert_equal(rows(together, position), rows(alone, 0))
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
 def test_a_seed_does_not_depend_on_its_position(config):
     """Among 64 others, in the first lane of a group."""
-    assert_position_is_nothing(config, 64, [64])
+    assert_position_is_nothing(config, 64, [64], lanes=2)
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [TINY, EPISODES], ids=["steps", "episodes"])
 def test_nor_on_a_thousand_others(config):
-    assert_position_is_nothing(config, 7, range(8))
-    assert_position_is_nothing(config, 64, range(0, 65, 9))
-    assert_position_is_nothing(config, 1000, [0, 517, 1000])
+    assert_position_is_nothing(config, 7, range(8), lanes=8)
+    assert_position_is_nothing(config, 64, range(0, 65, 9), lanes=8)
+    assert_position_is_nothing(config, 1000, [0, 517, 1000], lanes=8)
 
 
 def bits_of_three() -> str:
     """Seeds 5, 4 and 9 among many; every bit of them, hashed."""
-    population = train_population(TINY, [7, 5, 4, 9, *range(20, 44)], lanes=4)
+    population = train_population(TINY, [7, 5, 4, 9, *range(20, 44)], lanes=2)
     leaves = rows(population, slice(1, 4))
     return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 
@@ -135,11 +146,13 @@ def bits_on(devices: int, spread: bool) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.as_users_run(1)
 def test_a_seed_does_not_depend_on_how_many_devices_there_are():
     assert jax.device_count() == 1
     assert bits_of_three() == bits_on(2, True)
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "spread"), [(1, False), (2, False), (4, False), (4, True)])
 def test_nor_on_four(devices, spread):
@@ -150,18 +163,19 @@ def test_no_program_has_a_collective():
     """Chunks never wait for one another."""
     config, text = TINY, []
     groups = population.make_chunks(config, [1, 2, 3], [{}], 2)
-    for program in chunks.compile_programs(groups[0], 4):
+    for program in chunks.compile_programs(groups[0], 3):
         text += [program.start.as_text(), program.advance.as_text()]
     instruction = r" (all-[a-z]+|collective-[a-z]+|reduce-scatter|partition-id)[-a-z]*\("
     assert not re.search(instruction, "".join(text))
     assert re.search(r" while\(", "".join(text))  # the expression would find one
 
 
+@pytest.mark.as_users_run(1)
 def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(monkeypatch):
-    """A NaN in the reward of update 3 of seed 37 of 64, in the midst of eight groups of lanes."""
-    seed, shorter = 37, dataclasses.replace(CONSTANT, total_steps=72 * 3)
-    clean = train_population(CONSTANT, range(64), lanes=8)
-    short = train_population(shorter, [seed], lanes=8)
+    """A NaN in the reward of update 3 of seed 37 of 64, the second of two lanes."""
+    seed, shorter = 37, dataclasses.replace(TINY, total_steps=72 * 3)
+    clean = train_population(TINY, range(64), lanes=2)
+    short = train_population(shorter, [seed], lanes=2, segments=1)
     original = learner.update
 
     def planted(config, state, algorithm):
@@ -175,7 +189,7 @@ def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(
 
     target = noise.streams(noise.key(seed))[2]
     monkeypatch.setattr(learner, "update", planted)
-    hurt = train_population(CONSTANT, range(64), lanes=8)
+    hurt = train_population(TINY, range(64), lanes=2)
     assert hurt.frozen_at.tolist() == [3 if i == seed else -1 for i in range(64)]
     assert chunks.CAUSES[hurt.cause[seed]] == "policy_loss"
     others = [i for i in range(64) if i != seed]
@@ -190,24 +204,26 @@ def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(
     )
 
 
+@pytest.mark.as_users_run(1)
 def test_settings_are_rows_of_one_program():
     """Each (setting, seed) equals the run of that setting alone."""
     settings = [{"learning_rate": 1e-3}, {"gamma": 0.5, "gae_lambda": 0.0}, {}]
-    swept = train_population(TINY, [4, 1], settings=settings, lanes=4)
+    swept = train_population(TINY, [4, 1], settings=settings, lanes=2)
     assert swept.seeds.tolist() == [4, 1] * 3
     assert swept.setting.tolist() == [0, 0, 1, 1, 2, 2]
     for i, setting in enumerate(settings):
-        alone = train_population(dataclasses.replace(TINY, **setting), [1], lanes=4)
+        alone = train_population(dataclasses.replace(TINY, **setting), [1], lanes=2)
         assert_equal(rows(swept, 2 * i + 1), rows(alone, 0))
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.slow
 def test_a_grid_is_one_program_for_each_static_combination():
     grid = {"gamma": [0.9, 0.99], "hidden_sizes": [(6,), (5,)]}
-    points = train_grid(CONSTANT, [3, 1], grid, lanes=4)
+    points = train_grid(TINY, [3, 1], grid, lanes=4)
     assert [point.config.hidden_sizes for point in points] == [(6,), (5,)]
     assert [point.settings for point in points] == [[{"gamma": 0.9}, {"gamma": 0.99}]] * 2
-    alone = train_population(dataclasses.replace(CONSTANT, gamma=0.9), [1], lanes=4)
+    alone = train_population(dataclasses.replace(TINY, gamma=0.9), [1], lanes=4)
     assert_equal(rows(points[0].population, 1), rows(alone, 0))
     assert points[1].population.params["policy"]["hidden_0"]["kernel"].shape == (4, 4, 5)
 
@@ -251,7 +267,7 @@ def test_bad_settings_are_refused(settings, words):
 @pytest.mark.slow
 def test_it_agrees_with_train(neighbours):
     """Another compiled program: equal up to float32 rounding, over a few updates."""
-    short = dataclasses.replace(TINY, lr_schedule="constant", total_steps=72 * 2)
+    short = dataclasses.replace(TINY, total_steps=72 * 2)
     population = train_population(short, [5, 6], lanes=2)
     state, metrics = jax.jit(lambda key: train(short, key))(noise.key(5))
     for ours, theirs in zip(

@@ -69,6 +69,7 @@ PARTS = {
 }
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "configs",

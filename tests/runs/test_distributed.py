@@ -69,6 +69,7 @@ def alone(tmp_path_factory):
     return out
 
 
+@pytest.mark.as_users_run(1)
 def test_two_processes_stopped_together_and_continued(alone, tmp_path):
     """SIGTERM to one stops both; both go on; the results are those of one process."""
     out = tmp_path / "run"
@@ -88,6 +89,7 @@ def test_two_processes_stopped_together_and_continued(alone, tmp_path):
     assert (out / "1-progress.jsonl").exists()
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_in_time(alone, tmp_path):
     """They save and say so; one process alone finishes the run."""
@@ -110,6 +112,7 @@ def test_a_killed_process_ends_the_others_in_time(alone, tmp_path):
     assert_same_results(alone, out)
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", range(3))
 def test_four_processes_and_the_death_of_each(alone, tmp_path, victim):
@@ -127,6 +130,7 @@ def test_four_processes_and_the_death_of_each(alone, tmp_path, victim):
     assert_same_results(alone, out)
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.slow
 def test_nobody_waits_for_one_that_has_trained_its_share(alone, tmp_path):
     """The fourth of three chunks' processes has nothing to do."""

@@ -26,6 +26,8 @@ from jaxpg.runs import checkpoints, manifest, run
 from jaxpg.runs.lock import locked
 from tests.runs.test_runs import SEEDS, TINY, arrays, assert_same_results, begun, train
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 KILLS = int(os.environ.get("JAXPG_KILLS", "2"))
 OPTIONS = [
     *("--seeds", "6", "--lanes", "2", "--num-envs", "3", "--num-steps", "24"),
@@ -85,6 +87,7 @@ def uninterrupted(tmp_path_factory):
     return out
 
 
+@pytest.mark.as_users_run(1)
 def test_killed_at_random_instants(uninterrupted, tmp_path):
     """SIGKILL again and again: no reported step is lost, and the end is the same to the bit."""
     rng = random.Random(KILLS)
@@ -109,6 +112,7 @@ def test_killed_at_random_instants(uninterrupted, tmp_path):
     print(f"{killed} kills, {ends + 1} runs finished, all equal")
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(uninterrupted, tmp_path, number):
@@ -146,6 +150,7 @@ def _line_with(process: subprocess.Popen, word: str) -> str:
     return next(line for line in process.stderr if word in line)
 
 
+@pytest.mark.as_users_run(1)
 @pytest.mark.slow
 def test_a_file_size_limit_is_one_sentence_and_loses_nothing(uninterrupted, tmp_path):
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}

@@ -24,6 +24,8 @@ from jaxpg.runs import run
 from jaxpg.runs import trained as trained_
 from jaxpg.runs.python import train_population
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 SEEDS = [2, 9, 4, 0, 5]
 
 

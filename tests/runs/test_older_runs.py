@@ -17,6 +17,8 @@ from jaxpg.errors import RunError
 from jaxpg.runs import checkpoints, edit, manifest, retrace, run
 from jaxpg.runs.results import FILES
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 DATA = Path(__file__).parents[1] / "data" / "runs-1"
 FINISHED = ("steps", "sweep/1-all")
 

@@ -25,6 +25,8 @@ from jaxpg.runs.results import FILES
 from tests import pages
 from tests.runs.test_runs import TINY
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 SEEDS = [2, 9, 4, 0, 5]
 SETTINGS = [{}, {"gamma": 0.5}]
 

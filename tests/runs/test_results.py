@@ -18,6 +18,8 @@ from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
 from jaxpg.runs import results
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
 
 

@@ -23,6 +23,8 @@ from jaxpg.runs import retrace as retracing
 from jaxpg.runs.python import train_population
 from jaxpg.runs.results import FILES
 
+pytestmark = [pytest.mark.usefixtures("programs_kept"), pytest.mark.as_users_run(1)]
+
 TINY = Config(
     num_envs=3,
     num_steps=24,
@@ -332,9 +334,10 @@ def test_a_checkpoint_of_another_run_is_neither_taken_nor_removed(stopped, tmp_p
     assert all(path.exists() for path in (*paths, mixed_in))
 
 
-def test_nor_is_one_of_another_version(stopped, monkeypatch):
+def test_nor_is_one_of_another_version(stopped, monkeypatch, programs_kept):
     """Whose optimizer holds other arrays."""
     directory, paths = stopped
+    monkeypatch.setattr(chunks, "compile_programs", programs_kept)
     monkeypatch.setitem(learner.OPTIMIZERS, "adam", lambda config: optax.trace(0.9))
     with pytest.raises(RunError, match="is whole, but of another run or version"):
         train(directory)

@@ -20,6 +20,8 @@ from jaxpg.errors import RunError, Stopped
 from jaxpg.population.chunks import metric_names
 from jaxpg.runs import run, track
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 CONFIG = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,))
 
 
