@@ -90,11 +90,12 @@ def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
             baseline = torch.zeros_like(value)  # subtracted below
         coefficients = {"gamma": gamma, "gae_lambda": gae_lambda}
         psi = estimator(trajectory, baseline, next_value, **coefficients)
-        returns = monte_carlo(trajectory, value, next_value, **coefficients)[0]
-        if config.baseline == "constant":
-            psi = psi - advantages.leave_one_out(returns)[None, :]
-        if config.baseline == "group":
-            psi = advantages.relative_to_group(psi, returns, std=config.group_std)
+        if config.baseline in ("constant", "group"):
+            returns = monte_carlo(trajectory, value, next_value, **coefficients)[0]
+            if config.baseline == "constant":
+                psi = psi - advantages.leave_one_out(returns)[None, :]
+            else:
+                psi = advantages.relative_to_group(psi, returns, std=config.group_std)
         if config.discounting == "absolute" and config.estimator != "total_return":
             psi = weight * psi
         if config.baseline == "broadcast_value":

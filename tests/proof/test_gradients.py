@@ -180,7 +180,7 @@ def assert_updates_agree(config: Config, count: int = 2) -> None:
         for _ in range(count):
             state, metrics = learner.update(ours.config, state, ours.algorithm)
             twin, expected = torch_ref.update(theirs.config, twin, theirs.algorithm)
-        assert_results(metrics._asdict(), expected._asdict(), config, allow_zero="value_*")
+        assert_results(metrics.named(), expected.named(), config, allow_zero="value_*")
         tolerances = TOLERANCE if config.optimizer == "sgd" else STEP_TOLERANCE
         assert_results(to_torch(state.params), twin.params.state_dict(), config, tolerances)
         if config.max_grad_norm is not None:
