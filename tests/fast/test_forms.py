@@ -200,7 +200,7 @@ REPLACED = {
     "an advantage": ("advantage", lambda _: ranked),
     "a value target": ("value_target", lambda _: ranked),
     "a loss": ("policy_loss", lambda _: squared_loss),
-    "an optimizer": ("optimizer", lambda _: optax.scale_by_lion()),
+    "an optimizer": ("optimizer", lambda _: lambda config: optax.scale_by_lion()),
     "a fit": ("fit", twice),
 }
 # Each of them, in three programs: what a form does with its own network, and with another.

@@ -451,7 +451,7 @@ def test_a_good_manifest_is_read():
 def content_and_shapes(finished):
     groups = run.make_chunks(manifest.read(finished))
     at = checkpoints.listed(finished)[0][-1]
-    wanted = checkpoints.shapes(chunks.lane_shapes(groups[0]), 2, 7)
+    wanted = checkpoints.shapes(chunks.lane_shapes(groups[0]), groups[0], 7)
     return at.path.read_bytes(), groups[0], wanted
 
 
