@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,9 @@ def command(preset: str, seeds: int, total_steps: int, *options: str) -> dict[st
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
         size = ["--seeds", str(seeds), "--total-steps", str(total_steps), "--out", str(out)]
-        command = [sys.executable, "-m", "jaxpg", "train", preset, *size, *options]
+        line = [sys.executable, "-m", "jaxpg", "train", preset, *size, *options]
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=sys.stderr)
+        process = subprocess.Popen(line, stdout=sys.stderr)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         process_seconds = time.perf_counter() - began
@@ -75,13 +76,22 @@ def command(preset: str, seeds: int, total_steps: int, *options: str) -> dict[st
 
 def textbook(seeds: int, updates: int) -> dict[str, Any]:
     """benchmarks/baselines/textbook.py, as anybody would start it."""
-    import jax
-
     from benchmarks.baselines.textbook import make_train
+
+    return loop(make_train(vpg(updates)), seeds)
+
+
+def loop(train: Callable, seeds: int) -> dict[str, Any]:
+    """A textbook's train(key) under `jit(vmap(...))`.
+
+    Args:
+      train: key -> parameters; episodes that ended, and their returns' sum, by update.
+    """
+    import jax
 
     began = time.perf_counter()
     keys = jax.random.split(jax.random.key(0), seeds)
-    compiled = jax.jit(jax.vmap(make_train(vpg(updates)))).lower(keys).compile()
+    compiled = jax.jit(jax.vmap(train)).lower(keys).compile()
     compile_seconds = time.perf_counter() - began
     began = time.perf_counter()
     _, episodes, return_sum = jax.block_until_ready(compiled(keys))
@@ -97,13 +107,17 @@ def textbook(seeds: int, updates: int) -> dict[str, Any]:
 
 def torch_ref(seeds: int, updates: int) -> dict[str, Any]:
     """The PyTorch twin, one seed after another."""
-    import torch_ref as twin
-    from torch_ref.config import PRESETS as TWINS
+    return twin(vpg(updates), seeds)
 
-    config = dataclasses.replace(TWINS["vpg"], total_steps=budget(updates))
+
+def twin(config: Config, seeds: int) -> dict[str, Any]:
+    """`torch_ref` with any config, one seed after another."""
+    import torch_ref
+
+    own = torch_ref.Config(**dataclasses.asdict(config))
     began = time.perf_counter()
     for seed in range(seeds):
-        twin.train(config, twin.key(seed))
+        torch_ref.train(own, torch_ref.key(seed))
     return {"wall_seconds": time.perf_counter() - began}
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks.record import write
 
 DOCS = Path(__file__).parents[1] / "docs"
+PATIENCE = 1800  # seconds; a textbook's loop has hung for ever in XLA's pool of threads, twice
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 BLUE, GREY, INK = "#1f6fb4", "#9aa5b1", "#1f2933"
 
@@ -96,7 +97,12 @@ def in_process(name: str, case: Case, environment: dict[str, str] | None = None)
     command = [sys.executable, "-m", f"benchmarks.{name}", *asked]
     env = {**os.environ, **(environment or {})}
     began = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(
+            f"{name}: {case.what} {case.options} has not ended for {PATIENCE} s"
+        ) from None
     process_seconds = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(f"{name}: {case.what} {case.options} ended with code {done.returncode}")

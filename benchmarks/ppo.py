@@ -16,8 +16,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from benchmarks import contenders, measure
 from benchmarks.measure import Case
 from benchmarks.record import markdown
@@ -56,32 +54,14 @@ def jaxpg(seeds: int, num_envs: int, updates: int) -> dict[str, Any]:
 
 def textbook(seeds: int, num_envs: int, updates: int) -> dict[str, Any]:
     """benchmarks/baselines/textbook_ppo.py, as anybody would start it."""
-    import jax
-
     from benchmarks.baselines.textbook_ppo import make_train
 
-    keys = jax.random.split(jax.random.key(0), seeds)
-    compiled = jax.jit(jax.vmap(make_train(ppo(num_envs, updates)))).lower(keys).compile()
-    began = time.perf_counter()
-    _, episodes, return_sum = jax.block_until_ready(compiled(keys))
-    wall_seconds = time.perf_counter() - began
-    episodes, return_sum = np.asarray(episodes), np.asarray(return_sum)
-    return {
-        "wall_seconds": wall_seconds,
-        "mean_return": contenders.last_tenth(return_sum, episodes),
-        "solved": float(np.mean(contenders.last_hundred(return_sum, episodes) >= 475)),
-    }
+    return contenders.loop(make_train(ppo(num_envs, updates)), seeds)
 
 
 def torch_ref(seeds: int, num_envs: int, updates: int) -> dict[str, Any]:
     """The PyTorch twin, one seed after another."""
-    import torch_ref as twin
-
-    config = twin.Config(**dataclasses.asdict(ppo(num_envs, updates)))
-    began = time.perf_counter()
-    for seed in range(seeds):
-        twin.train(config, twin.key(seed))
-    return {"wall_seconds": time.perf_counter() - began}
+    return contenders.twin(ppo(num_envs, updates), seeds)
 
 
 def sb3(seeds: int, num_envs: int, updates: int) -> dict[str, Any]:

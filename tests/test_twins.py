@@ -51,7 +51,6 @@ ONLY_IN_JAXPG = {
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
-    "ppo": {"_where"},  # what is left out is computed all the same
 }  # fmt: skip
 ONLY_IN_TORCH = {
     # gymnax has these

@@ -392,8 +392,6 @@ _RANGES = {
     "adam_b1": (0.0, 1.0 - 2.0**-53),
     "adam_b2": (0.0, 1.0 - 2.0**-53),
 }
-
-
 _OF_FITS = {  # fields that mean nothing to other fits
     **dict.fromkeys(("epochs", "minibatches", "normalize_over", "clip_value"), ("ppo",)),
     "target_kl": ("ppo",),
@@ -526,17 +524,17 @@ def _meaningless(config: Config) -> str | None:
         if c.fit not in fits and value is not None and (default is None or value != default):
             some = " or ".join(map(repr, fits))
             return f"{name} needs fit={some}; got {value!r} with fit={c.fit!r}"
+    if c.fit != "gradient" and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
+        return (
+            f"fit={c.fit!r} has nothing of the article's, so baseline must not be "
+            f"'broadcast_value' and log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
+        )
     if c.fit == "ppo":
         return _meaningless_ppo(c)
     if c.natural and c.joint:
         return (
             f"fit={c.fit!r} measures the steps of a policy of its own, so it needs "
             f"networks='separate' and joint_loss False; got {c.networks!r} and {c.joint_loss}"
-        )
-    if c.natural and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
-        return (
-            f"fit={c.fit!r} has nothing of the article's, so baseline must not be "
-            f"'broadcast_value' and log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
         )
     if c.replays and c.value_target != "td0":
         return (
@@ -549,11 +547,6 @@ def _meaningless(config: Config) -> str | None:
 
 
 def _meaningless_ppo(c: Config) -> str | None:
-    if c.baseline == "broadcast_value" or c.log_prob == "clamped":
-        return (
-            "fit='ppo' has nothing of the article's, so baseline must not be 'broadcast_value' and "
-            f"log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
-        )
     if c.value_data != "batch" or c.value_steps > 1:
         return (
             "fit='ppo' takes one step of the critic on each minibatch, so it needs "

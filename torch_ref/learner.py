@@ -235,8 +235,9 @@ def fit(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """One step along the policy gradient, of losses apart or of their sum."""
-    kind = fit_joint if config.joint else fit_separate
-    return kind(config, algorithm, learned, batch)
+    if config.joint:
+        return fit_joint(config, algorithm, learned, batch)
+    return fit_separate(config, algorithm, learned, batch)
 
 
 def fit_separate(

@@ -182,9 +182,7 @@ class Metrics(NamedTuple):
     approx_kl: torch.Tensor | None = None  # nats, of the acting policy to this one
     explained_variance: torch.Tensor | None = None  # by V before the fit, of the target, at most 1
     # and the natural gradients':
-    kl: torch.Tensor | None = (
-        None  # nats, of the acting policy to the next; 0 where no step was accepted
-    )
+    kl: torch.Tensor | None = None  # nats, of the acting policy to the next; 0 without a step
     full_kl: torch.Tensor | None = None  # of TRPO's step before it was shortened
     accepted: torch.Tensor | None = None  # 1 or 0, whether TRPO's line search accepted a step
 

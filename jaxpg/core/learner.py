@@ -238,8 +238,9 @@ def fit(
     Args:
       scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
     """
-    kind = fit_joint if config.joint else fit_separate
-    return kind(config, algorithm, learned, batch, scan=scan)
+    if config.joint:
+        return fit_joint(config, algorithm, learned, batch)
+    return fit_separate(config, algorithm, learned, batch, scan=scan)
 
 
 def fit_separate(
@@ -307,14 +308,9 @@ def fit_value(
 
 
 def fit_joint(
-    config: Config,
-    algorithm: Algorithm,
-    learned: Learned,
-    batch: Batch,
-    *,
-    scan: Callable = jax.lax.scan,
+    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
-    """One step of everything, on the joint loss; so `scan` has nothing to do."""
+    """One step of everything, on the joint loss."""
 
     def of_all(params: Params) -> tuple:
         return joint_objective(config, algorithm, params, batch)

@@ -61,7 +61,7 @@ def fit(
 
             start = (group, opt_state[name])
             end, descent = learner.descend(config, algorithm, rates[name], objective, start)
-            ends[name] = _where(taken, end, start)
+            ends[name] = jax.tree.map(lambda new, old: jnp.where(taken, new, old), end, start)
             gradients[name] = jax.tree.map(lambda g: jnp.where(taken, g, 0.0), descent.gradient)
             seen |= {**descent.parts, NORMS[name]: descent.norm}
         groups, opt_state = ({name: end[i] for name, end in ends.items()} for i in range(2))
@@ -216,10 +216,6 @@ def explained_variance(value: jax.Array, target: jax.Array, valid: jax.Array) ->
     whole = variance(target)
     varies = whole > 0.0
     return jnp.where(varies, 1.0 - variance(target - value) / jnp.where(varies, whole, 1.0), 0.0)
-
-
-def _where(taken: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, old)
 
 
 OBJECTIVES = {"policy": surrogate_objective, "value": value_objective, "joint": joint_objective}

@@ -123,9 +123,7 @@ class Algorithm(NamedTuple):
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
     optimizer: Callable  # (config) -> an optax.GradientTransformation, from gradients to directions
-    rounded: Callable[
-        ..., Params
-    ]  # what becomes of parameters after a step; on the grid they are rounded
+    rounded: Callable[..., Params]  # params -> params, after a step: as they are, or on the grid
     learn: Callable[..., tuple]  # learner.learn, as a vmap over seeds is to carry it out
 
 
@@ -182,9 +180,7 @@ class Metrics(NamedTuple):
     approx_kl: jax.Array | None = None  # nats, of the acting policy to this one
     explained_variance: jax.Array | None = None  # by V before the fit, of the target, at most 1
     # and the natural gradients':
-    kl: jax.Array | None = (
-        None  # nats, of the acting policy to the next; 0 where no step was accepted
-    )
+    kl: jax.Array | None = None  # nats, of the acting policy to the next; 0 without a step
     full_kl: jax.Array | None = None  # of TRPO's step before it was shortened
     accepted: jax.Array | None = None  # 1 or 0, whether TRPO's line search accepted a step
 

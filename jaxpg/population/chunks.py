@@ -41,6 +41,7 @@ CAUSES = (
 
 
 COUNTED = ("env_steps", "episodes")  # metrics that are integers
+SUMS = (*COUNTED, "return_sum")  # and those that add up; a frozen lane has 0 of them
 
 
 class Chunk(NamedTuple):
@@ -255,10 +256,9 @@ def _cause(params: Any, metrics: Metrics) -> jax.Array:
 
 def _blank(metrics: Metrics, frozen: jax.Array) -> Metrics:
     """A frozen lane takes no steps and has no losses: 0 for what is counted, NaN for the rest."""
-    counted = (*COUNTED, "return_sum")
     return Metrics(
         **{
-            name: jnp.where(frozen, 0 if name in counted else jnp.nan, x).astype(x.dtype)
+            name: jnp.where(frozen, 0 if name in SUMS else jnp.nan, x).astype(x.dtype)
             for name, x in metrics.named().items()
         }
     )

@@ -99,7 +99,7 @@ def plan(
             "command": shlex.join(sys.argv),
         },
         bits=manifests.BITS,
-        build=None if build is fast.build else _name(build),
+        build=_name(build),
     )
 
 
@@ -211,8 +211,7 @@ def train(
             _clean(directory)
         with Peers(directory, share, stop, note, peer_seconds) as peers:
             manifest = manifests.read(directory)
-            parts = None if build is fast.build else _name(build)
-            manifests.check_same_algorithm(directory, manifest, parts)
+            manifests.check_same_algorithm(directory, manifest, _name(build))
             _compare_machines(manifest, note)
             groups = make_chunks(manifest)
             shapes = chunks.lane_shapes(groups[0], build)
@@ -268,8 +267,10 @@ def make_chunks(manifest: Manifest) -> list[Chunk]:
     ]
 
 
-def _name(build: Build) -> str:
-    """What a function is called where it comes from."""
+def _name(build: Build) -> str | None:
+    """What makes an algorithm of one's own, as a manifest has it; None for jaxpg's."""
+    if build is fast.build:
+        return None
     kind = type(build)
     module, name = (getattr(build, at, getattr(kind, at)) for at in ("__module__", "__qualname__"))
     return f"{module}:{name}"

@@ -37,7 +37,6 @@ FOLDER = "tensorboard"
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "none": None}
 POINTS = 100  # of a curve
 AXIS = "env_steps_per_seed"  # what wandb calls the step
-COUNTS = ("env_steps", "episodes", "return_sum")  # of metrics, which have no mean
 
 # (values by tag, step): floats, and arrays for histograms
 Log = Callable[[Mapping[str, Any], int], None]
@@ -266,5 +265,7 @@ def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Of the losses of rows that are not frozen; nothing of what no row has."""
     import numpy as np
 
-    known = {name: x[np.isfinite(x)] for name, x in metrics.items() if name not in COUNTS}
+    from jaxpg.population.chunks import SUMS
+
+    known = {name: x[np.isfinite(x)] for name, x in metrics.items() if name not in SUMS}
     return {name: float(values.mean()) for name, values in known.items() if len(values)}
