@@ -35,8 +35,8 @@ def records(
 ) -> Iterator[Record]:
     """One record per update, in the order of computation.
 
-    The trajectory's fields [T, N, ...]; `advantage` and `target` [T, N]; `gradient:NAME`, as each
-    network's last optimizer step received it (so clipped); `params:NAME` after the update;
+    The trajectory's fields [T, N, ...]; `value`, `advantage` and `target` [T, N]; `gradient:NAME`,
+    as each network's last optimizer step received it (so clipped); `params:NAME` after the update;
     `metrics:NAME`.
 
     Args:
@@ -95,6 +95,7 @@ def record(params: nn.ModuleDict, seen: Seen) -> Record:
     }
     tensors = {
         **seen.trajectory._asdict(),
+        "value": seen.batch.value,
         "advantage": seen.batch.advantage,
         "target": seen.batch.target,
         **{f"gradient:{name}": leaf for name, leaf in last.items()},

@@ -37,8 +37,8 @@ def records(
 ) -> Iterator[Record]:
     """One record per update, with torch's names, in the order of computation.
 
-    The trajectory's fields [T, N, ...]; `advantage` and `target` [T, N]; `gradient:NAME`, as each
-    network's last optimizer step received it (so clipped); `params:NAME` after the update;
+    The trajectory's fields [T, N, ...]; `value`, `advantage` and `target` [T, N]; `gradient:NAME`,
+    as each network's last optimizer step received it (so clipped); `params:NAME` after the update;
     `metrics:NAME`.
 
     The program is compiled once for each config and algorithm object.
@@ -97,6 +97,7 @@ def record(params: Params, seen: Seen) -> Record:
     last = {name: jax.tree.map(lambda x: x[-1], steps) for name, steps in seen.gradients.items()}
     tensors = {
         **seen.trajectory._asdict(),
+        "value": seen.batch.value,
         "advantage": seen.batch.advantage,
         "target": seen.batch.target,
         **{f"gradient:{name}": leaf for name, leaf in to_torch(last.get("joint", last)).items()},

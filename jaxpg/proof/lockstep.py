@@ -99,7 +99,8 @@ def locksteps(
             for seed in job.seeds:
                 runs = ours(seed), theirs(seed)
                 explain = partial(_roundings, job.config, seed)
-                result = compare_runs(*runs, seed=seed, explain=explain)
+                normalized = job.config.normalize_advantage
+                result = compare_runs(*runs, seed=seed, normalized=normalized, explain=explain)
                 for run in runs:  # what follows a split, and the proof of what is imported
                     for _ in run:
                         pass
@@ -114,16 +115,22 @@ def compare_runs(
     theirs: Iterable[Record],
     *,
     seed: int,
+    normalized: bool = False,
     explain: Callable[[int], Pair] | None = None,
 ) -> Lockstep:
     """Compare the records of two runs, up to the first difference.
 
-    The rollout, counters and parameters must be equal to the bit. Advantages, targets and gradients
-    are not rounded to the grid, and late in training they are what is left of terms that cancel (a
-    value of 100 against a target of 100), so each may differ by 1e-12 of the largest norm that it
-    has had in the run so far:
+    The rollout, counters and parameters must be equal to the bit. Values, advantages, targets and
+    gradients are not rounded to the grid, and late in training they are what is left of terms that
+    cancel (a value of 100 against a target of 100), so each may differ by 1e-12 of the largest norm
+    that it has had in the run so far:
 
         error_u = ||a_u - b_u|| / max_{v ≤ u} ||b_v||
+
+    A normalised advantage has been divided by a spread σ_u, and with it what that cancelling left
+    of rounding. So it and the gradients count as what they were before:
+
+        error_u = σ_u ||a_u - b_u|| / max_{v ≤ u} σ_v ||b_v||,    σ = std(target - V) + 1e-8
 
     Nothing is proven, and the verdict is "incomparable", if a run ends before the other or lacks a
     tensor, at a NaN, if no episode ended, or if a gradient was zero at every update.
@@ -131,6 +138,7 @@ def compare_runs(
     Args:
       ours, theirs: from `jaxpg.core.trace.records` and `torch_ref.trace.records`.
       seed: for the result.
+      normalized: whether Ψ is, over a batch or a minibatch.
       explain: (update) -> both sides' roundings in that update. Where the runs part, they tell a
         straddle from a fault; what they do not show to be a straddle is a fault.
     """
@@ -143,7 +151,7 @@ def compare_runs(
             break
         for side, record in enumerate((a, b)):
             _hash(hashes, side, record)
-        split, error = _first_difference(a, b, norms)
+        split, error = _first_difference(a, b, norms, normalized)
         if split is not None:
             split = split._replace(update=count)
             if split.verdict == "different" and explain is not None:
@@ -272,11 +280,17 @@ def _is_rounded(name: str) -> bool:
 
 def _is_close(name: str) -> bool:
     """Whether a tensor is compared to the tolerance; sums such as losses follow from the rest."""
-    return name in ("advantage", "target") or _is_gradient(name)
+    return name in ("value", "advantage", "target") or _is_gradient(name)
+
+
+def _spread(record: Record) -> float:
+    """σ of `compare_runs`: about what a normalised advantage was divided by."""
+    error = record["target"] - record["value"]
+    return float(np.std(error[record["valid"]])) + 1e-8
 
 
 def _first_difference(
-    a: Record, b: Record, norms: dict[str, float]
+    a: Record, b: Record, norms: dict[str, float], normalized: bool
 ) -> tuple[parity.Split | None, float]:
     """Where two records differ, as if at update 0; and the worst error of a gradient.
 
@@ -288,10 +302,12 @@ def _first_difference(
         return _nothing(0, f"{side} has no tensor {missing[0]!r}"), math.inf
     rounded = [{name: x[name] for name in x if _is_rounded(name)} for x in (a, b)]
     close = [{name: x[name] for name in x if _is_close(name)} for x in (a, b)]
+    spread = _spread(b) if normalized else 1.0
+    scale = {}
     for name, x in close[1].items():
-        norms[name] = max(norms.get(name, 0.0), float(np.linalg.norm(x)))
-    # A scale must be positive, and so must its square.
-    scale = {name: norm or 1e-150 for name, norm in norms.items()}
+        unit = 1.0 if name in ("value", "target") else spread
+        norms[name] = max(norms.get(name, 0.0), unit * float(np.linalg.norm(x)))
+        scale[name] = norms[name] / unit or 1e-150  # positive, and so must be its square
     try:
         split = parity.bisect(*([x] for x in rounded), steps=[x for x in ROLLOUT if x in a])
         report = parity.compare(*close, tolerance=TOLERANCE, scale=scale, allow_zero=True)

@@ -140,7 +140,10 @@ def run_of(updates=3):
             "obs": rng.normal(size=(4, 2, 3)),
             "action": rng.integers(2, size=(4, 2), dtype=np.int32),
             "terminated": flags,
+            "valid": np.ones((4, 2), bool),
             "episode_return": np.ones((4, 2)),
+            "value": rng.normal(size=(4, 2)),
+            "target": rng.normal(size=(4, 2)),
             "advantage": rng.normal(size=(4, 2)),
             "gradient:w": rng.normal(size=5),
             "params:b": rng.normal(size=2).astype(np.float32).astype(float),
@@ -188,6 +191,7 @@ def test_equal_runs_are_equal():
         ("obs", 1e-15, 2),
         ("action", 1, 2),
         ("episode_return", 1e-15, 2),
+        ("value", 1e-10, None),
         ("advantage", 1e-10, None),
         ("gradient:w", 1e-10, None),
         ("params:w", 1e-15, None),
@@ -210,6 +214,32 @@ def test_gradients_may_differ_by_1e_12_of_their_norm_and_the_worst_is_reported()
     result = compare_runs(run_of(), changed("gradient:w", lambda x: x * (1 + 5e-13)), seed=0)
     assert result.verdict == "equal"
     assert result.gradient == pytest.approx(5e-13, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["advantage", "gradient:w"])
+def test_what_is_normalised_is_held_to_the_rounding_before_it_was_divided(name):
+    """At update 1 the targets are nearer to V by 1e-3, so 1e-12 is 1e-9 of what follows."""
+
+    def near(record):
+        return record | {"target": record["value"] + 1e-3 * (record["target"] - record["value"])}
+
+    def run(error):
+        run = changed(name, lambda x: x * (1 + error))
+        return [run[0], near(run[1]), run[2]]
+
+    for normalized, error, verdict in (
+        (True, 1e-10, "equal"),
+        (True, 1e-8, "fault"),
+        (False, 1e-10, "fault"),
+    ):
+        result = compare_runs(run(0.0), run(error), seed=0, normalized=normalized)
+        assert result.verdict == verdict, (normalized, error)
+    assert (
+        compare_runs(
+            run_of(), changed(name, lambda x: x * (1 + 1e-10)), seed=0, normalized=True
+        ).verdict
+        == "fault"
+    )
 
 
 def test_the_cause_is_named_before_its_consequences():
