@@ -82,6 +82,7 @@ check: lint docs test smoke
 figures: $(VENV)/dev.done
 	$(PIP) install -c constraints.txt -e ".[dev,bench]"
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.presets
 	for name in $(MEASURED); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json
 	$(BIN)/python -m benchmarks.article

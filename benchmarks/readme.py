@@ -138,6 +138,10 @@ def _speed_line(record: dict[str, Any]) -> str:
     )
 
 
+def _presets(record: dict[str, Any]) -> str:
+    return f"{record['table']}\n\n{_origin(record)}, {_machine(record)}."
+
+
 def plain(record: dict[str, Any]) -> str:
     """A record's table, and where it comes from."""
     repeated = len(record["rows"][0]["repetitions"]) if record["rows"] else 1
@@ -214,8 +218,10 @@ PAGES = {
     "docs/lockstep.md": {"certificate": _certificate, "divergence": _divergence},
     "benchmarks/README.md": {
         "train": _train,
+        "presets": _presets,
         **dict.fromkeys(
-            ("throughput", "scaling", "roofline", "time_to_solve", "compile", "memory"), plain
+            ("ppo", "throughput", "scaling", "roofline", "time_to_solve", "compile", "memory"),
+            plain,
         ),
         "gpu": _gpu,
     },

@@ -1,0 +1,114 @@
+"""What does each preset reach on CartPole-v1, and with how few steps?
+
+    python -m benchmarks.presets [--smoke]
+
+Trains every preset but the article's on seeds 0 to 255, which were never used for tuning (10000 and
+above were), and some of them with a smaller budget. Every row is written to
+benchmarks/results/presets-cpu.json as soon as it is done, and a second call goes on after the last.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+from benchmarks.measure import start_as_jaxpg
+from benchmarks.record import RESULTS, markdown, write
+from jaxpg import words
+from jaxpg.analysis.measures import as_json, measure
+from jaxpg.analysis.outcomes import outcomes
+from jaxpg.core.config import PRESETS, Config
+
+SEEDS = 256
+MEMBERS = ("reinforce", "vpg", "actor-critic", "a2c", "npg", "trpo", "ppo", "rloo", "grpo")
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in MEMBERS),
+    ("vpg", {"total_steps": 200_000}),
+    ("trpo", {"max_kl": 0.01}),
+    ("ppo", {"total_steps": 80_000}),
+    ("ppo", {"total_steps": 60_000, "epochs": 12}),
+)
+
+
+def main() -> None:
+    """Train what is missing, then print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help="a few seconds; writes nothing")
+    if parser.parse_args().smoke:
+        print(table([row("vpg", {"total_steps": 16 * 1024}, 4)]))
+        return
+    start_as_jaxpg()
+    rows = _done()
+    for name, changed in CASES:
+        if any((one["preset"], one["changed"]) == (name, changed) for one in rows):
+            continue
+        print(name, changed, file=sys.stderr, flush=True)
+        rows.append(row(name, changed, SEEDS))
+        rows.sort(key=lambda one: CASES.index((one["preset"], one["changed"])))
+        write("presets", {"seeds": SEEDS, "rows": rows, "table": table(rows)})
+    print(table(rows))
+
+
+def row(name: str, changed: dict[str, Any], seeds: int) -> dict[str, Any]:
+    """Train the seeds, and say in numbers what they reached.
+
+    Args:
+      changed: fields that are not as in the preset.
+    """
+    from jaxpg.runs.python import train_population
+
+    config: Config = dataclasses.replace(PRESETS[name], **changed)
+    began = time.perf_counter()
+    population = train_population(config, range(seeds))
+    reached = outcomes(config, population)
+    return {
+        "preset": name,
+        "changed": changed,
+        "measures": {what: as_json(found) for what, found in measure(reached).items()},
+        "worst": float(reached.scores.min()),
+        "env_steps": int(population.metrics.env_steps.sum(dtype="int64")),
+        "wall_seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each case."""
+    columns = ["preset", "budget of a seed", "end solved", "final return, IQM (95 %)", "worst",
+               "median to solve", "collapse"]  # fmt: skip
+    return markdown(columns, [_line(one) for one in rows])
+
+
+def _line(one: dict[str, Any]) -> list[str]:
+    config: Config = dataclasses.replace(PRESETS[one["preset"]], **one["changed"])
+    others = [f"`{name}={x:g}`" for name, x in one["changed"].items() if name != config.budget]
+    found = one["measures"]
+    iqm, time, lost = (found[name] for name in ("iqm", "time_to_solve", "collapse"))
+    interval = f"({words.returned(iqm['ci95_low'])} to {words.returned(iqm['ci95_high'])})"
+    when = time and time["value"]
+    return [
+        " ".join([f"`{one['preset']}`", *others]),
+        f"{getattr(config, config.budget):,} {config.unit.removeprefix('environment ')}",
+        words.share(found["solved"]["value"]),
+        f"{words.returned(iqm['value'])} {interval}",
+        words.returned(one["worst"]),
+        words.amount(when) if when is not None else "not reached",
+        words.share(lost["value"]) if lost else "",
+    ]
+
+
+def _done() -> list[dict[str, Any]]:
+    """The rows that an interrupted call has left behind, of cases that there still are."""
+    path = RESULTS / "presets-cpu.json"
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    known = [row for row in record["rows"] if (row["preset"], row["changed"]) in CASES]
+    return known if record["seeds"] == SEEDS else []
+
+
+if __name__ == "__main__":
+    main()
