@@ -138,7 +138,7 @@ def _speed_line(record: dict[str, Any]) -> str:
     )
 
 
-def _presets(record: dict[str, Any]) -> str:
+def _table(record: dict[str, Any]) -> str:
     return f"{record['table']}\n\n{_origin(record)}, {_machine(record)}."
 
 
@@ -215,10 +215,11 @@ PAGES = {
     "README.md": {"train": _train_line, "throughput": _speed_line, "gpu": _gpu_line},
     "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
     "docs/parity.md": {"parity": _parity},
+    "docs/invariance.md": {"invariance": _table},
     "docs/lockstep.md": {"certificate": _certificate, "divergence": _divergence},
     "benchmarks/README.md": {
         "train": _train,
-        "presets": _presets,
+        "presets": _table,
         **dict.fromkeys(
             ("ppo", "throughput", "scaling", "roofline", "time_to_solve", "compile", "memory"),
             plain,
