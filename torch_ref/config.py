@@ -123,6 +123,9 @@ class Config:
     """Width of each hidden layer."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity after each hidden layer."""
+    init: Literal["uniform", "orthogonal"] = "uniform"
+    """How a layer starts: uniform in ±1/√inputs, as torch's; or an orthogonal kernel times √2 (0.01
+    for the policy's output, 1 for the value's) and no bias."""
     sigma: Literal["free", "state"] = "free"
     """Standard deviation of a continuous policy: a free parameter, or an output of the network."""
     log_prob: Literal["exact", "clamped"] = "exact"
