@@ -8,7 +8,7 @@ import pytest
 
 SCRIPTS = (  # the first in CI
     *("memory", "article", "certificate", "compile", "divergence", "gpu", "roofline", "scaling"),
-    *("ppo", "throughput", "time_to_solve", "train"),
+    *("ppo", "throughput", "time_to_solve", "train", "trust_region"),
 )
 
 
