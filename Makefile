@@ -85,6 +85,7 @@ figures: $(VENV)/dev.done
 	for name in $(MEASURED); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json
 	$(BIN)/python -m benchmarks.article
+	$(BIN)/python -m benchmarks.trust_region
 	$(BIN)/python -m benchmarks.readme
 
 certificate: $(VENV)/dev.done
