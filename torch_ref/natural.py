@@ -158,8 +158,8 @@ def conjugate_gradients(
         image = product(p)
         alpha = square / dot(p, image)
         x, r = x + alpha * p, r - alpha * image
-        known = torch.stack(basis)
-        r = r - known.T @ (known @ r)
+        for q in basis:
+            r = r - dot(q, r) * q
         after = dot(r, r)
         p, square = r + after / square * p, after
     return x

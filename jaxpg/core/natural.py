@@ -173,8 +173,7 @@ def conjugate_gradients(
         image = product(p)
         alpha = square / dot(p, image)
         x, r = x + alpha * p, r - alpha * image
-        shares = jnp.sum(basis * r[None], axis=1)
-        r = r - jnp.sum(basis * shares[:, None], axis=0)
+        r = jax.lax.fori_loop(0, done + 1, lambda i, r: r - dot(basis[i], r) * basis[i], r)
         after = dot(r, r)
         return done + 1, x, r, r + after / square * p, basis, after
 
