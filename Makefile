@@ -12,7 +12,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
-MEASURED := throughput ppo scaling roofline time_to_solve compile memory gpu
+MEASURED := train presets throughput ppo scaling roofline time_to_solve compile memory gpu \
+    invariance article family trust_region
 
 .PHONY: help train test test-slow torture lint docs smoke minima check figures certificate clean
 .DEFAULT_GOAL := help
@@ -81,13 +82,8 @@ check: lint docs test smoke
 
 figures: $(VENV)/dev.done
 	$(PIP) install -c constraints.txt -e ".[dev,bench]"
-	$(BIN)/python -m benchmarks.train
-	$(BIN)/python -m benchmarks.presets
 	for name in $(MEASURED); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json
-	$(BIN)/python -m benchmarks.invariance
-	$(BIN)/python -m benchmarks.article
-	$(BIN)/python -m benchmarks.family
 	$(BIN)/python -m benchmarks.readme
 
 certificate: $(VENV)/dev.done

@@ -71,7 +71,8 @@ def make(name: str, config: Config, lanes: int, compute: bool = True) -> Part:
 
     def learning(config: Config, state: Any, collected: Any) -> Any:
         learned = Learned(state.params, state.opt_state, state.update)
-        return algorithm.learn(config, algorithm, learned, collected[1], None)
+        order = draw(config, state).order
+        return algorithm.learn(config, algorithm, learned, collected[1], None, order)
 
     @jax.jit
     @jax.vmap

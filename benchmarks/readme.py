@@ -191,6 +191,22 @@ def _gpu_line(record: dict[str, Any]) -> str:
     )
 
 
+def _trust_region(record: dict[str, Any]) -> str:
+    table, *said = record["table"].split("\n\n")
+    return "\n\n".join([table, *map(_filled, said), f"{_origin(record)}, {_machine(record)}."])
+
+
+def _trust_region_line(record: dict[str, Any]) -> str:
+    fresh = record["kl"]["fresh"]
+    return _filled(
+        "On the states that the same policy meets elsewhere, with other noise, the steps of `trpo` "
+        f"go {fresh['median']:.2f} δ far in the median, {fresh['q95']:.2f} δ at the 95th "
+        f"percentile, and {fresh['largest']:.1f} δ at most: within 2 δ in "
+        f"{words.share(record['kept_on_fresh_states'])} of {record['updates']:,} updates of "
+        f"{words.seeds(record['seeds'])} (`python -m benchmarks.trust_region`)."
+    )
+
+
 def _origin(record: dict[str, Any]) -> str:
     return f"`{record['command']}`, commit {record['commit']}, jax {record['versions']['jax']}"
 
@@ -214,6 +230,7 @@ def _number(error: float) -> str:
 PAGES = {
     "README.md": {"train": _train_line, "throughput": _speed_line, "gpu": _gpu_line},
     "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
+    "docs/mathematics.md": {"trust_region": _trust_region_line},
     "docs/parity.md": {"parity": _parity},
     "docs/invariance.md": {"invariance": _table},
     "docs/lockstep.md": {"certificate": _certificate, "divergence": _divergence},
@@ -225,6 +242,7 @@ PAGES = {
             plain,
         ),
         "gpu": _gpu,
+        "trust_region": _trust_region,
     },
 }
 

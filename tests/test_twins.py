@@ -78,7 +78,10 @@ OTHER_ARGUMENTS = {
         ["hidden_sizes", "outputs", "activation"],
         ["inputs", "hidden_sizes", "outputs", "activation"],
     ),
-    "networks.init_mlp": (["key", "mlp", "inputs"], ["key", "mlp"]),
+    "networks.init_mlp": (
+        ["key", "mlp", "inputs", "init", "head"],
+        ["key", "mlp", "init", "head"],
+    ),
     "networks._outputs": (["params", "policy", "inputs"], ["policy", "inputs"]),
     "networks._init_log_std": (["config", "spec"], ["policy", "config", "spec"]),
     # In jax parameters and the optimizer's state are one thing that is passed on.

@@ -129,7 +129,7 @@ def fisher_product(algorithm: Algorithm, params: nn.ModuleDict, batch: Batch) ->
 
 
 def conjugate_gradients(
-    product: Callable, b: torch.Tensor, *, steps: int, tolerance: float = RESIDUAL
+    product: Callable, b: torch.Tensor, *, steps: torch.Tensor | int, tolerance: float = RESIDUAL
 ) -> torch.Tensor:
     """x with A x = b, of a symmetric positive definite A, from x = 0 in at most so many steps.
 
@@ -143,7 +143,7 @@ def conjugate_gradients(
     Args:
       product: p ↦ A p, both float [P].
       b: float [P].
-      steps: at most so many.
+      steps: at most so many, in [0, MOST_CG_STEPS].
       tolerance: |r|² at which it is done, absolute: a gradient as small as that has no direction.
 
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, An introduction to the conjugate gradient method
@@ -151,15 +151,15 @@ def conjugate_gradients(
     """
     x, r, p, square = torch.zeros_like(b), b, b, dot(b, b)
     basis: list[torch.Tensor] = []
-    for _ in range(steps):
+    for _ in range(int(steps)):
         if square <= tolerance:
             break
         basis.append(r / torch.sqrt(square))
         image = product(p)
         alpha = square / dot(p, image)
         x, r = x + alpha * p, r - alpha * image
-        known = torch.stack(basis)
-        r = r - known.T @ (known @ r)
+        for q in basis:
+            r = r - dot(q, r) * q
         after = dot(r, r)
         p, square = r + after / square * p, after
     return x

@@ -1,11 +1,13 @@
 """Policy and value networks: two MLPs, or one torso with two heads.
 
 Parameters are an `nn.ModuleDict` {network: MLP}; the jax twin has the same names, with `kernel`
-for the transposed weight. They start as torch's Linear does, but from the draws of `noise`.
+for the transposed weight. They start as torch's Linear does, or orthogonal; from the draws of
+`noise`, and as float32 numbers, whatever the working dtype.
 """
 
 import math
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +16,11 @@ from torch import nn
 from torch_ref.config import Config
 from torch_ref.noise import split, uniform
 from torch_ref.types import EnvSpec, Networks
+
+HIDDEN_GAIN = math.sqrt(2.0)  # of orthogonal kernels, as in OpenAI Baselines
+HEAD_GAINS = {"policy": 0.01, "value": 1.0}
+DRAWS = 12  # uniforms whose sum is all but normal, with variance 1
+GRID = 2.0**25  # products of two numbers in [-1, 1] that end 25 bits after the point are exact
 
 
 class MLP(nn.Sequential):
@@ -47,11 +54,13 @@ def make(config: Config, spec: EnvSpec) -> Networks:
 def _separate(config: Config, spec: EnvSpec) -> Networks:
     def init(key_policy: np.ndarray, key_value: np.ndarray) -> nn.ModuleDict:
         sizes, activation = config.hidden_sizes, config.activation
+        start = partial(init_mlp, init=config.init)
         policy = MLP(spec.obs_size, sizes, _policy_outputs(config, spec), activation)
-        params = nn.ModuleDict({"policy": init_mlp(key_policy, policy)})
+        params = nn.ModuleDict({"policy": start(key_policy, policy, head="policy")})
         _init_log_std(policy, config, spec)
         if config.critic:
-            params["value"] = init_mlp(key_value, MLP(spec.obs_size, sizes, 1, activation))
+            critic = MLP(spec.obs_size, sizes, 1, activation)
+            params["value"] = start(key_value, critic, head="value")
         return _cast(params, config)
 
     return Networks(
@@ -65,12 +74,13 @@ def _shared(config: Config, spec: EnvSpec) -> Networks:
     def init(key_policy: np.ndarray, key_value: np.ndarray) -> nn.ModuleDict:
         sizes, activation = config.hidden_sizes, config.activation
         key_torso, key_head = split(key_policy, 2)
-        policy = MLP(sizes[-1], (), _policy_outputs(config, spec), activation)
+        start, width = partial(init_mlp, init=config.init), sizes[-1]
+        policy = MLP(width, (), _policy_outputs(config, spec), activation)
         params = nn.ModuleDict(
             {
-                "torso": init_mlp(key_torso, MLP(spec.obs_size, sizes, None, activation)),
-                "policy": init_mlp(key_head, policy),
-                "value": init_mlp(key_value, MLP(sizes[-1], (), 1, activation)),
+                "torso": start(key_torso, MLP(spec.obs_size, sizes, None, activation)),
+                "policy": start(key_head, policy, head="policy"),
+                "value": start(key_value, MLP(width, (), 1, activation), head="value"),
             }
         )
         _init_log_std(policy, config, spec)
@@ -83,28 +93,105 @@ def _shared(config: Config, spec: EnvSpec) -> Networks:
     )
 
 
-def init_mlp(key: np.ndarray, mlp: MLP) -> MLP:
-    """Weights and biases from U(-1/√fan_in, 1/√fan_in), drawn as (u - ½) · 2/√fan_in.
+def init_mlp(key: np.ndarray, mlp: MLP, *, init: str = "uniform", head: str = "value") -> MLP:
+    """Weights and biases of a new network.
 
     Args:
-      key: consumed; one key per layer, of which one each for kernel [in, out] and bias [out].
+      key: consumed; one key per layer.
       mlp: the module to initialise, in place.
+      init: a name in `LAYERS`.
+      head: what its output is, "policy" or "value".
 
     Returns:
       The module, float32.
-
-    Source: torch.nn.Linear.reset_parameters.
     """
-    layers = [module for module in mlp.children() if isinstance(module, nn.Linear)]
+    layers = {name: m for name, m in mlp.named_children() if isinstance(m, nn.Linear)}
     with torch.no_grad():
-        for layer, key_layer in zip(layers, split(key, len(layers)), strict=True):
-            key_kernel, key_bias = split(key_layer, 2)
-            scale = np.float32(2.0 / math.sqrt(layer.in_features))
-            kernel = (uniform(key_kernel, (layer.in_features, layer.out_features)) - 0.5) * scale
-            bias = (uniform(key_bias, (layer.out_features,)) - 0.5) * scale
+        for (name, layer), key_layer in zip(layers.items(), split(key, len(layers)), strict=True):
+            gain = HEAD_GAINS[head] if name == "output" else HIDDEN_GAIN
+            sizes = (layer.in_features, layer.out_features)
+            kernel, bias = LAYERS[init](key_layer, *sizes, gain=gain)
             layer.weight.copy_(torch.from_numpy(kernel).T)
             layer.bias.copy_(torch.from_numpy(bias))
     return mlp
+
+
+def uniform_layer(
+    key: np.ndarray, inputs: int, outputs: int, *, gain: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias from U(-1/√fan_in, 1/√fan_in), drawn as (u - ½) · 2/√fan_in.
+
+    Args:
+      key: consumed; one key each for kernel and bias.
+      inputs, outputs: widths.
+      gain: without meaning here.
+
+    Returns:
+      Kernel [in, out] and bias [out], float32.
+
+    Source: torch.nn.Linear.reset_parameters.
+    """
+    key_kernel, key_bias = split(key, 2)
+    scale = np.float32(2.0 / math.sqrt(inputs))
+    kernel = (uniform(key_kernel, (inputs, outputs)) - 0.5) * scale
+    return kernel, (uniform(key_bias, (outputs,)) - 0.5) * scale
+
+
+def orthogonal_layer(
+    key: np.ndarray, inputs: int, outputs: int, *, gain: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """An orthogonal kernel, of all directions alike, times the gain; no bias.
+
+    Args:
+      key: consumed; the key of the kernel is that of a uniform one.
+      inputs, outputs: widths.
+      gain: by how much it lengthens what it does not shorten.
+
+    Returns:
+      Kernel [in, out] and bias [out], float32.
+
+    Source: Saxe et al. 2014 (arXiv:1312.6120).
+    """
+    key_kernel, _ = split(key, 2)
+    draws = uniform(key_kernel, (DRAWS, inputs, outputs))
+    noise = np.sum(draws.astype(np.float64), axis=0) - DRAWS / 2
+    kernel = (gain * orthogonal(noise)).astype(np.float32)
+    return kernel, np.zeros((outputs,), np.float32)
+
+
+def orthogonal(noise: np.ndarray) -> np.ndarray:
+    """The matrix with orthonormal rows, or columns where they are fewer, from Gram and Schmidt.
+
+        v ← v / |v|,   then twice   v ← v - Q Qᵀ v,   v ← v / |v|
+
+    of each row v in its order, Q the rows before it: the Q of a QR decomposition whose R has a
+    positive diagonal. Every number is rounded to 25 bits after the point before it is multiplied.
+    So products and their sums are exact in float64, in whatever order they are summed, and the
+    result is the same to the bit wherever division and square root are rounded as IEEE 754 asks.
+
+    Args:
+      noise: float64 [in, out].
+
+    Source: Giraud et al. 2005, The loss of orthogonality in the Gram-Schmidt orthogonalization
+    process (why twice).
+    """
+    wide = noise.shape[0] <= noise.shape[1]
+    rows = _on_grid((noise if wide else noise.T) / 64)  # so small that 32,768 squares add up
+    basis = np.zeros_like(rows)
+    for i, row in enumerate(map(_unit, rows)):
+        for _ in range(2):
+            shares = _on_grid(basis @ row)
+            row = _unit(_on_grid(row - basis.T @ shares))
+        basis[i] = row
+    return basis if wide else basis.T
+
+
+def _unit(v: np.ndarray) -> np.ndarray:
+    return _on_grid(v / np.sqrt(np.sum(v * v)))
+
+
+def _on_grid(x: np.ndarray) -> np.ndarray:
+    return np.round(x * GRID) / GRID
 
 
 def _policy_outputs(config: Config, spec: EnvSpec) -> int:
@@ -128,3 +215,6 @@ def _outputs(policy: MLP, inputs: torch.Tensor) -> torch.Tensor:
 
 def _cast(params: nn.ModuleDict, config: Config) -> nn.ModuleDict:
     return params.to(getattr(torch, config.float_type))
+
+
+LAYERS = {"uniform": uniform_layer, "orthogonal": orthogonal_layer}

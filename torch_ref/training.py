@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from torch_ref import algorithms, learner
-from torch_ref.config import TRACED, Config, validate
+from torch_ref.config import TRACED, WHOLE, Config, validate
 from torch_ref.types import Algorithm, LearnerState, Metrics
 
 
@@ -46,11 +46,11 @@ def updates(
 
 
 def as_tensors(config: Config) -> Config:
-    """The config with its traced fields as tensors of the working dtype."""
+    """The config with its traced fields as tensors of the working dtype, counts as int32."""
     dtype = getattr(torch, config.float_type)
     values = {name: getattr(config, name) for name in TRACED}
     tensors: dict[str, Any] = {
-        name: torch.as_tensor(value, dtype=dtype)
+        name: torch.as_tensor(value, dtype=torch.int32 if name in WHOLE else dtype)
         for name, value in values.items()
         if value is not None
     }

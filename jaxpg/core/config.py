@@ -95,8 +95,8 @@ class Config:
     only)."""
     damping: float = _traced(0.1)
     """What is added to the diagonal of the Fisher matrix, >= 0 (fit=npg and trpo only)."""
-    cg_steps: int = 10
-    """Steps of conjugate gradients at most (fit=npg and trpo only)."""
+    cg_steps: int = _traced(10)
+    """Steps of conjugate gradients at most, <= 64 (fit=npg and trpo only)."""
     backtrack_steps: int = 10
     """Lengths of a step that are tried, each 0.8 of the one before it (fit=trpo only)."""
 
@@ -123,6 +123,9 @@ class Config:
     """Width of each hidden layer."""
     activation: Literal["relu", "tanh"] = "relu"
     """Nonlinearity after each hidden layer."""
+    init: Literal["uniform", "orthogonal"] = "uniform"
+    """How a layer starts: uniform in ±1/√inputs, as torch's; or an orthogonal kernel times √2 (0.01
+    for the policy's output, 1 for the value's) and no bias."""
     sigma: Literal["free", "state"] = "free"
     """Standard deviation of a continuous policy: a free parameter, or an output of the network."""
     log_prob: Literal["exact", "clamped"] = "exact"
@@ -209,6 +212,7 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TRACED = tuple(name for name, field in FIELDS.items() if "traced" in field.metadata)
 STATIC = tuple(name for name in FIELDS if name not in TRACED)
+WHOLE = tuple(name for name in TRACED if FIELDS[name].type is int)
 OPTIONAL = tuple(name for name in TRACED if type(None) in get_args(FIELDS[name].type))
 
 _ARTICLE = Config(
@@ -370,11 +374,12 @@ def nearest(name: str, choices: Any) -> str:
 
 _HINTS = get_type_hints(Config)
 _COUNTS = (
-    *("num_envs", "num_steps", "epochs", "minibatches", "cg_steps", "backtrack_steps"),
+    *("num_envs", "num_steps", "epochs", "minibatches", "backtrack_steps"),
     *("value_steps", "buffer_size", "batch_size"),
 )
 _BUDGETS = ("total_steps", "total_episodes")
 _MOST = 2**31 - 1  # what an int32 counts
+MOST_CG_STEPS = 64  # rows that conjugate gradients have for their residuals
 _RANGES = {
     "gamma": (0.0, 1.0),
     "gae_lambda": (0.0, 1.0),
@@ -395,7 +400,6 @@ _RANGES = {
 _OF_FITS = {  # fields that mean nothing to other fits
     **dict.fromkeys(("epochs", "minibatches", "normalize_over", "clip_value"), ("ppo",)),
     "target_kl": ("ppo",),
-    "cg_steps": ("npg", "trpo"),
     "backtrack_steps": ("trpo",),
 }
 
@@ -428,6 +432,8 @@ def validate(config: Config) -> Config:
         _check_count("each of hidden_sizes", size)
     if config.max_episode_steps is not None:
         _check_count("max_episode_steps", config.max_episode_steps)
+    for steps in _entries(config.cg_steps):
+        _check_count("cg_steps", steps, MOST_CG_STEPS)
     for name, (low, high) in _RANGES.items():
         _check_range(name, getattr(config, name), low, high)
     problem = _meaningless(config)
@@ -448,7 +454,7 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
         return
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise ConfigError(f"{name} must be a number; got {value!r}")
-    for number in [float(value)] if isinstance(value, numbers.Real) else _numbers(value):
+    for number in map(float, _entries(value)):
         if not low <= number <= high or math.isinf(number):
             allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
             if low > 0:
@@ -456,10 +462,12 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
             raise ConfigError(f"{name} must be {allowed}; got {number!r}")
 
 
-def _numbers(array: Any) -> list[float]:
-    """The numbers in an array of any framework; none while it is traced."""
+def _entries(value: Any) -> list[Any]:
+    """What is in an array of any framework, nothing while it is traced; or what is no array."""
+    if not hasattr(value, "reshape"):
+        return [value]
     try:
-        return [float(number) for number in array.reshape(-1).tolist()]
+        return list(value.reshape(-1).tolist())
     except (TypeError, RuntimeError):  # jax's and torch's words for a tracer
         return []
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import learner
-from jaxpg.core.config import Config
+from jaxpg.core.config import MOST_CG_STEPS, Config
 from jaxpg.core.losses import masked_mean
 from jaxpg.core.types import Algorithm, Batch, Fitted, Learned, Params
 
@@ -141,7 +141,7 @@ def fisher_product(algorithm: Algorithm, params: Params, batch: Batch) -> Callab
 
 
 def conjugate_gradients(
-    product: Callable, b: jax.Array, *, steps: int, tolerance: float = RESIDUAL
+    product: Callable, b: jax.Array, *, steps: jax.Array | int, tolerance: float = RESIDUAL
 ) -> jax.Array:
     """x with A x = b, of a symmetric positive definite A, from x = 0 in at most so many steps.
 
@@ -155,7 +155,7 @@ def conjugate_gradients(
     Args:
       product: p ↦ A p, both float [P].
       b: float [P].
-      steps: at most so many.
+      steps: at most so many, in [0, MOST_CG_STEPS].
       tolerance: |r|² at which it is done, absolute: a gradient as small as that has no direction.
 
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, An introduction to the conjugate gradient method
@@ -173,12 +173,11 @@ def conjugate_gradients(
         image = product(p)
         alpha = square / dot(p, image)
         x, r = x + alpha * p, r - alpha * image
-        shares = jnp.sum(basis * r[None], axis=1)
-        r = r - jnp.sum(basis * shares[:, None], axis=0)
+        r = jax.lax.fori_loop(0, done + 1, lambda i, r: r - dot(basis[i], r) * basis[i], r)
         after = dot(r, r)
         return done + 1, x, r, r + after / square * p, basis, after
 
-    basis = jnp.zeros((steps, *b.shape), b.dtype)
+    basis = jnp.zeros((MOST_CG_STEPS, *b.shape), b.dtype)
     start = (jnp.int32(0), jnp.zeros_like(b), b, b, basis, dot(b, b))
     return jax.lax.while_loop(unfinished, step, start)[1]
 

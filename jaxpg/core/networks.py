@@ -1,7 +1,8 @@
 """Policy and value networks: two MLPs, or one torso with two heads.
 
 Parameters are `{network: {layer: {"kernel", "bias"}}}`; the torch twin has the same names, with
-`weight` for the transposed kernel. They start as torch's Linear does, from float32 draws.
+`weight` for the transposed kernel. They start as torch's Linear does, or orthogonal; from float32
+draws, and as float32 numbers, whatever the working dtype.
 """
 
 import math
@@ -15,6 +16,11 @@ import jax.numpy as jnp
 from jaxpg.core.config import Config
 from jaxpg.core.noise import split, uniform
 from jaxpg.core.types import EnvSpec, Networks, Params
+
+HIDDEN_GAIN = math.sqrt(2.0)  # of orthogonal kernels, as in OpenAI Baselines
+HEAD_GAINS = {"policy": 0.01, "value": 1.0}
+DRAWS = 12  # uniforms whose sum is all but normal, with variance 1
+GRID = 2.0**25  # products of two numbers in [-1, 1] that end 25 bits after the point are exact
 
 
 class MLP(nn.Module):
@@ -63,10 +69,11 @@ def _separate(config: Config, spec: EnvSpec, apply: Callable) -> Networks:
     critic = MLP(config.hidden_sizes, 1, config.activation)
 
     def init(key_policy: jax.Array, key_value: jax.Array) -> Params:
-        params = {"policy": init_mlp(key_policy, policy, spec.obs_size)}
+        start = partial(init_mlp, inputs=spec.obs_size, init=config.init)
+        params = {"policy": start(key_policy, policy, head="policy")}
         params["policy"] |= _init_log_std(config, spec)
         if config.critic:
-            params["value"] = init_mlp(key_value, critic, spec.obs_size)
+            params["value"] = start(key_value, critic, head="value")
         return _cast(params, config)
 
     return Networks(
@@ -83,10 +90,11 @@ def _shared(config: Config, spec: EnvSpec, apply: Callable) -> Networks:
 
     def init(key_policy: jax.Array, key_value: jax.Array) -> Params:
         key_torso, key_head = split(key_policy, 2)
+        start, width = partial(init_mlp, init=config.init), config.hidden_sizes[-1]
         params = {
-            "torso": init_mlp(key_torso, torso, spec.obs_size),
-            "policy": init_mlp(key_head, policy, config.hidden_sizes[-1]),
-            "value": init_mlp(key_value, critic, config.hidden_sizes[-1]),
+            "torso": start(key_torso, torso, spec.obs_size),
+            "policy": start(key_head, policy, width, head="policy"),
+            "value": start(key_value, critic, width, head="value"),
         }
         params["policy"] |= _init_log_std(config, spec)
         return _cast(params, config)
@@ -103,18 +111,20 @@ def _shared(config: Config, spec: EnvSpec, apply: Callable) -> Networks:
     )
 
 
-def init_mlp(key: jax.Array, mlp: MLP, inputs: int) -> Params:
-    """Kernels and biases from U(-1/√fan_in, 1/√fan_in), drawn as (u - ½) · 2/√fan_in.
+def init_mlp(
+    key: jax.Array, mlp: MLP, inputs: int, *, init: str = "uniform", head: str = "value"
+) -> Params:
+    """Kernels and biases of a new network.
 
     Args:
-      key: consumed; one key per layer, of which one each for kernel [in, out] and bias [out].
+      key: consumed; one key per layer.
       mlp: the module to initialise.
       inputs: width of its input.
+      init: a name in `LAYERS`.
+      head: what its output is, "policy" or "value".
 
     Returns:
       {layer: {"kernel", "bias"}}, float32.
-
-    Source: torch.nn.Linear.reset_parameters.
     """
     names = [f"hidden_{i}" for i in range(len(mlp.hidden_sizes))]
     sizes = [inputs, *mlp.hidden_sizes]
@@ -123,13 +133,93 @@ def init_mlp(key: jax.Array, mlp: MLP, inputs: int) -> Params:
         sizes.append(mlp.outputs)
     params: Params = {}
     for i, key_layer in enumerate(split(key, len(names))):
-        key_kernel, key_bias = split(key_layer, 2)
-        scale = 2.0 / math.sqrt(sizes[i])
-        params[names[i]] = {
-            "kernel": (uniform(key_kernel, (sizes[i], sizes[i + 1])) - 0.5) * scale,
-            "bias": (uniform(key_bias, (sizes[i + 1],)) - 0.5) * scale,
-        }
+        gain = HEAD_GAINS[head] if names[i] == "output" else HIDDEN_GAIN
+        kernel, bias = LAYERS[init](key_layer, sizes[i], sizes[i + 1], gain=gain)
+        params[names[i]] = {"kernel": kernel, "bias": bias}
     return params
+
+
+def uniform_layer(
+    key: jax.Array, inputs: int, outputs: int, *, gain: float
+) -> tuple[jax.Array, jax.Array]:
+    """Kernel and bias from U(-1/√fan_in, 1/√fan_in), drawn as (u - ½) · 2/√fan_in.
+
+    Args:
+      key: consumed; one key each for kernel and bias.
+      inputs, outputs: widths.
+      gain: without meaning here.
+
+    Returns:
+      Kernel [in, out] and bias [out], float32.
+
+    Source: torch.nn.Linear.reset_parameters.
+    """
+    key_kernel, key_bias = split(key, 2)
+    scale = 2.0 / math.sqrt(inputs)
+    kernel = (uniform(key_kernel, (inputs, outputs)) - 0.5) * scale
+    return kernel, (uniform(key_bias, (outputs,)) - 0.5) * scale
+
+
+def orthogonal_layer(
+    key: jax.Array, inputs: int, outputs: int, *, gain: float
+) -> tuple[jax.Array, jax.Array]:
+    """An orthogonal kernel, of all directions alike, times the gain; no bias.
+
+    Args:
+      key: consumed; the key of the kernel is that of a uniform one.
+      inputs, outputs: widths.
+      gain: by how much it lengthens what it does not shorten.
+
+    Returns:
+      Kernel [in, out] and bias [out], float32.
+
+    Source: Saxe et al. 2014 (arXiv:1312.6120).
+    """
+    key_kernel, _ = split(key, 2)
+    draws = uniform(key_kernel, (DRAWS, inputs, outputs))
+    with jax.enable_x64(True):  # where all else is float32, too
+        noise = jnp.sum(draws.astype(jnp.float64), axis=0) - DRAWS / 2
+        kernel = (gain * orthogonal(noise)).astype(jnp.float32)
+    return kernel, jnp.zeros((outputs,), jnp.float32)
+
+
+def orthogonal(noise: jax.Array) -> jax.Array:
+    """The matrix with orthonormal rows, or columns where they are fewer, from Gram and Schmidt.
+
+        v ← v / |v|,   then twice   v ← v - Q Qᵀ v,   v ← v / |v|
+
+    of each row v in its order, Q the rows before it: the Q of a QR decomposition whose R has a
+    positive diagonal. Every number is rounded to 25 bits after the point before it is multiplied.
+    So products and their sums are exact in float64, in whatever order they are summed, and the
+    result is the same to the bit wherever division and square root are rounded as IEEE 754 asks.
+
+    Args:
+      noise: float64 [in, out].
+
+    Source: Giraud et al. 2005, The loss of orthogonality in the Gram-Schmidt orthogonalization
+    process (why twice).
+    """
+    wide = noise.shape[0] <= noise.shape[1]
+
+    def extend(basis: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
+        i, row = inputs
+        row = _unit(row)
+        for _ in range(2):
+            shares = _on_grid(jnp.sum(basis * row[None], axis=1))
+            row = _unit(_on_grid(row - jnp.sum(basis * shares[:, None], axis=0)))
+        return basis.at[i].set(row), None
+
+    rows = _on_grid((noise if wide else noise.T) / 64)  # so small that 32,768 squares add up
+    basis, _ = jax.lax.scan(extend, jnp.zeros_like(rows), (jnp.arange(len(rows)), rows))
+    return basis if wide else basis.T
+
+
+def _unit(v: jax.Array) -> jax.Array:
+    return _on_grid(v / jnp.sqrt(jnp.sum(v * v)))
+
+
+def _on_grid(x: jax.Array) -> jax.Array:
+    return jnp.round(x * GRID) / GRID
 
 
 def _policy_outputs(config: Config, spec: EnvSpec) -> int:
@@ -156,3 +246,6 @@ def _outputs(params: Params, policy: Callable, inputs: jax.Array) -> jax.Array:
 
 def _cast(params: Params, config: Config) -> Params:
     return jax.tree.map(lambda leaf: leaf.astype(config.float_type), params)
+
+
+LAYERS = {"uniform": uniform_layer, "orthogonal": orthogonal_layer}

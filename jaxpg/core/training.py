@@ -1,10 +1,13 @@
 """train: from a config and a key to trained parameters, as one pure function."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxpg.core import algorithms, learner
-from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.config import TRACED, WHOLE, Config, ConfigError, validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 
 
@@ -35,7 +38,7 @@ def train(
 
 
 def as_arrays(config: Config) -> Config:
-    """The config with its traced fields as arrays of the working dtype.
+    """The config with its traced fields as arrays of the working dtype, counts as int32.
 
     Raises:
       ConfigError: if it asks for float64 where JAX has none.
@@ -45,4 +48,10 @@ def as_arrays(config: Config) -> Config:
             f"arithmetic={config.arithmetic!r} needs JAX's 64-bit mode: set "
             "JAX_ENABLE_X64=1 or call jax.config.update('jax_enable_x64', True)"
         )
-    return jax.tree.map(lambda value: jnp.asarray(value, config.float_type), config)
+    values = {name: getattr(config, name) for name in TRACED}
+    arrays: dict[str, Any] = {
+        name: jnp.asarray(value, jnp.int32 if name in WHOLE else config.float_type)
+        for name, value in values.items()
+        if value is not None
+    }
+    return dataclasses.replace(config, **arrays)

@@ -98,6 +98,7 @@ CONTROLS = {
         reduction="trajectory_means",
     ),
     "shared": dataclasses.replace(_SMALL, networks="shared", value_steps=1),
+    "orthogonal": dataclasses.replace(_SMALL, init="orthogonal"),
     "gaussian": dataclasses.replace(_SMALL, env="Pendulum-v1"),
     "npg": dataclasses.replace(_SMALL, env="Pendulum-v1", fit="npg", cg_steps=5),
     "trpo": _TRPO,
@@ -283,14 +284,55 @@ def uniform_with_24_bits() -> Plant:
 def initial_kernel_transposed() -> Plant:
     """A square layer starts with the transpose of its kernel."""
 
-    def init_mlp(original: Callable, key: Any, mlp: Any) -> Any:
-        mlp = original(key, mlp)
+    def init_mlp(original: Callable, *inputs: Any, **choices: Any) -> Any:
+        mlp = original(*inputs, **choices)
         for layer in mlp.children():
             if isinstance(layer, torch.nn.Linear) and layer.in_features == layer.out_features:
                 layer.weight.data = layer.weight.data.T.clone()
         return mlp
 
     return _wrap(networks, "init_mlp", init_mlp)
+
+
+def gains_of_the_heads_swapped() -> Plant:
+    """The policy's output starts with gain 1, the value's with 0.01."""
+    return mock.patch.dict(networks.HEAD_GAINS, policy=1.0, value=0.01)
+
+
+def hidden_gain_forgotten() -> Plant:
+    """Hidden layers start with gain 1, and not √2."""
+    return mock.patch.object(networks, "HIDDEN_GAIN", 1.0)
+
+
+def orthogonal_with_the_signs_of_lapack() -> Plant:
+    """Q of a QR decomposition as it comes, whatever the signs of R's diagonal."""
+
+    def orthogonal(noise: np.ndarray) -> np.ndarray:
+        wide = noise.shape[0] <= noise.shape[1]
+        q, _ = np.linalg.qr(noise.T if wide else noise)
+        return q.T if wide else q
+
+    return mock.patch.object(networks, "orthogonal", orthogonal)
+
+
+def orthogonal_by_columns() -> Plant:
+    """A square kernel's columns are made orthonormal in their order, and not its rows."""
+    return _wrap(networks, "orthogonal", lambda original, noise: original(noise.T).T)
+
+
+def orthogonal_from_uniform_noise() -> Plant:
+    """Noise of one draw an entry, which has more of some directions than of others."""
+    return mock.patch.object(networks, "DRAWS", 1)
+
+
+def biases_beside_orthogonal_kernels() -> Plant:
+    """Biases start as torch's do, and not at 0."""
+
+    def layer(key: Any, inputs: int, outputs: int, *, gain: float) -> Any:
+        kernel, _ = networks.orthogonal_layer(key, inputs, outputs, gain=gain)
+        return kernel, networks.uniform_layer(key, inputs, outputs, gain=gain)[1]
+
+    return mock.patch.dict(networks.LAYERS, orthogonal=layer)
 
 
 # Distributions.
@@ -574,8 +616,8 @@ def transposed_kernel() -> Plant:
 def missing_bias_gradient() -> Plant:
     """The output layer's bias is never updated."""
 
-    def init_mlp(original: Callable, key: Any, mlp: Any) -> Any:
-        mlp = original(key, mlp)
+    def init_mlp(original: Callable, *inputs: Any, **choices: Any) -> Any:
+        mlp = original(*inputs, **choices)
         mlp.output.bias.register_hook(torch.zeros_like)
         return mlp
 
@@ -1250,6 +1292,12 @@ FAULTS = (
     Fault(noise_of_the_update_before, "episodes"),
     Fault(uniform_with_24_bits, "episodes"),
     Fault(initial_kernel_transposed, "episodes"),
+    Fault(gains_of_the_heads_swapped, "orthogonal"),
+    Fault(hidden_gain_forgotten, "orthogonal"),
+    Fault(orthogonal_with_the_signs_of_lapack, "orthogonal"),
+    Fault(orthogonal_by_columns, "orthogonal"),
+    Fault(orthogonal_from_uniform_noise, "orthogonal"),
+    Fault(biases_beside_orthogonal_kernels, "orthogonal"),
     Fault(action_from_less_or_equal, "episodes"),
     Fault(log_of_a_clamped_softmax, "episodes"),
     Fault(variance_for_standard_deviation, "gaussian"),

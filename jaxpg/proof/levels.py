@@ -87,7 +87,9 @@ CASES = {
     "TRPO, σ of the state": dataclasses.replace(
         REINFORCE, env="Pendulum-v1", sigma="state", fit="trpo", num_envs=4
     ),
-    "PPO, shared torso": dataclasses.replace(PPO, networks="shared", normalize_over="batch"),
+    "PPO, shared torso, orthogonal": dataclasses.replace(
+        PPO, networks="shared", normalize_over="batch", init="orthogonal"
+    ),
 }
 """Every preset, and what else covers each optimizer, collect, network and distribution."""
 OPTIMIZER_CASES = {
@@ -110,6 +112,7 @@ NOISE_CASES = _cases(
 NETWORK_CASES = _cases(
     *("vpg", "reinforce", "shared torso, RMSprop"),
     *("Gaussian, normalised", "Gaussian, σ of the state"),
+    "PPO, shared torso, orthogonal",
 )
 DISTRIBUTION_CASES = _cases("vpg", "article", "Gaussian, normalised")
 FREE_CASES = _cases(
@@ -120,6 +123,7 @@ SGD_CASES = _cases("article-corrected", "total return, SGD", "replay, SGD")
 MAY_BE_ZERO = (  # on both sides
     "update_*.gradient_*",  # of a step that is left out, or whose ratios are all clipped
     "*.log_std",  # at the start
+    "*.bias",  # at the start, beside an orthogonal kernel
     "*kl",  # of a step that was not taken
     "*accepted",
     "*value_loss",  # without a critic

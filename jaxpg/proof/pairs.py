@@ -193,13 +193,19 @@ def our_updates(config: Config, seed: int) -> dict[str, np.ndarray]:
     for count in range(1, 3):
         state, metrics, gradients = _updating(config)(side.config, state, side.trajectory)
         seen = _numpy(metrics.named()) | _prefixed("params", to_torch(state.params))
-        for name, steps in gradients.items():
-            for i in range(len(jax.tree.leaves(steps)[0])):
-                step = jax.tree.map(lambda x: x[i], steps)
-                named = to_torch(step if name == "joint" else {name: step})
-                seen |= _prefixed(f"gradient_{i}", named)
-        results |= _prefixed(f"update_{count}", seen)
+        results |= _prefixed(f"update_{count}", seen | our_gradients_by_step(gradients))
     return results
+
+
+def our_gradients_by_step(gradients: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What a fit gave to its optimizers, by step and torch's names."""
+    found = dict[str, np.ndarray]()
+    for name, steps in gradients.items():
+        for i in range(len(jax.tree.leaves(steps)[0])):
+            step = jax.tree.map(lambda x: x[i], steps)
+            named = to_torch(step if name == "joint" else {name: step})
+            found |= _prefixed(f"gradient_{i}", named)
+    return found
 
 
 @cache
@@ -221,12 +227,17 @@ def their_updates(config: Config, seed: int) -> dict[str, torch.Tensor]:
         state, met = torch_ref.learner.watch(side.config, state, side.algorithm)
         params = {name: leaf.clone() for name, leaf in state.params.state_dict().items()}
         seen = met.metrics.named() | _prefixed("params", params)
-        for group, steps in met.gradients.items():
-            for i, step in enumerate(steps):
-                named = step if group == "joint" else _prefixed(group, step)
-                seen |= _prefixed(f"gradient_{i}", named)
-        results |= _prefixed(f"update_{count}", seen)
+        results |= _prefixed(f"update_{count}", seen | their_gradients_by_step(met.gradients))
     return results
+
+
+def their_gradients_by_step(gradients: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The same of torch_ref."""
+    found = dict[str, torch.Tensor]()
+    for name, steps in gradients.items():
+        for i, step in enumerate(steps):
+            found |= _prefixed(f"gradient_{i}", step if name == "joint" else _prefixed(name, step))
+    return found
 
 
 # The optimizer alone.

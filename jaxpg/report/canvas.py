@@ -79,7 +79,16 @@ def figure_of(picture: Picture, size: tuple[float, float]) -> Iterator[Any]:
         axes = figure.add_axes((LEFT / width, BOTTOM / height, across / width, up / height))
         axes.set_facecolor("none")
         picture.draw(axes)
+        _make_room(axes)
         yield figure
+
+
+def _make_room(axes: Any) -> None:
+    """Begin the axes further right, where the numbers beside them push their label off the page."""
+    beyond = -axes.yaxis.get_tightbbox().x0 / axes.figure.bbox.width
+    if beyond > 0.0:
+        at = axes.get_position()
+        axes.set_position((at.x0 + beyond, at.y0, at.width - beyond, at.height))
 
 
 @contextmanager

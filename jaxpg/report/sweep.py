@@ -259,15 +259,15 @@ def _sensitivities(found: Found) -> list[Picture]:
 def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool) -> None:
     values = found.grid[name]
     places = _places(axes, name, values)
-    groups: dict[str, list[Point]] = {}
+    groups: dict[str, dict[Any, float]] = {}
     for point in found.points:
         rest = {k: v for k, v in point.values.items() if k != name}
-        groups.setdefault(_key(rest), []).append(point)
+        groups.setdefault(_key(rest), {})[point.values[name]] = _finite(point.score)
     if thin:
-        for group in groups.values():
+        for scores in groups.values():
             axes.plot(
                 places,
-                [_finite(point.score) for point in group],
+                [scores.get(value, math.nan) for value in values],  # settings need not be a grid
                 color=MUTED,
                 linewidth=0.8,
                 alpha=0.6,
@@ -300,6 +300,11 @@ def _pooled(points: Sequence[Point]) -> Estimate:
     """The IQM of all scores of some points, each of them a stratum."""
     strata = [point.some.scores for point in points if len(point.some.scores)]
     return estimate(iqm, strata) if strata else Estimate(math.nan, math.nan, math.nan)
+
+
+def _mean(some: Sequence[float]) -> float:
+    """NaN of none."""
+    return float(np.mean(some)) if some else math.nan
 
 
 def _finite(x: float) -> float:
@@ -348,7 +353,7 @@ def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
     cells = np.array(
         [
             [
-                np.mean(
+                _mean(
                     [
                         _finite(p.score)
                         for p in found.points

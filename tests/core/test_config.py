@@ -22,6 +22,7 @@ from jaxpg.core.config import (
     PRESETS,
     STATIC,
     TRACED,
+    WHOLE,
     ConfigError,
     preset,
     validate,
@@ -84,7 +85,10 @@ def bad_fields():
     for bad in (0, 1.5, False):
         yield {"hidden_sizes": (64, bad)}, f"each of hidden_sizes must be .* got {bad!r}"
     yield {"hidden_sizes": ()}, "hidden_sizes must be a tuple of at least one width"
-    for name in TRACED:
+    yield {"cg_steps": 65}, "cg_steps must be at most 64; got 65"
+    yield {"cg_steps": np.array([[5, 0]])}, "cg_steps must be an integer of at least 1; got 0"
+    yield {"cg_steps": np.array([5.0])}, "cg_steps must be an integer of at least 1; got 5.0"
+    for name in sorted(set(TRACED) - set(WHOLE)):
         for bad in ("0.5", True, None):
             if bad is not None or name not in OPTIONAL:
                 yield {name: bad}, f"{name} must be a number; got {bad!r}"
@@ -137,8 +141,6 @@ PPO_COMBINATIONS = [
     ({"joint_loss": True}, "joint_loss has one joint loss on one batch.* got 'batch' and 4"),
 ]
 NATURAL_COMBINATIONS = [
-    ({"cg_steps": 5}, "cg_steps needs fit='npg' or 'trpo'; got 5 with fit='gradient'"),
-    (PPO | {"cg_steps": 5}, "cg_steps needs fit='npg' or 'trpo'; got 5 with fit='ppo'"),
     ({"fit": "npg", "backtrack_steps": 5}, "backtrack_steps needs fit='trpo'; got 5 with fit='npg"),
     ({"fit": "trpo", "epochs": 2}, "epochs needs fit='ppo'; got 2 with fit='trpo'"),
     ({"fit": "trpo"} | SHARED, "fit='trpo' .* needs networks='separate' .* got 'shared' and False"),
@@ -290,18 +292,19 @@ def complaint(fields):
 # Static and traced fields
 
 
-def test_the_real_numbers_are_traced_and_all_else_is_static():
+def test_the_real_numbers_and_what_bounds_a_loop_are_traced_and_all_else_is_static():
     hints = get_type_hints(Config)
     real = {name for name, hint in hints.items() if float in (hint, *get_args(hint))}
-    assert set(TRACED) == real
-    assert set(STATIC) == set(FIELDS) - real
+    assert set(WHOLE) == {"cg_steps"}
+    assert set(TRACED) == real | set(WHOLE)
+    assert set(STATIC) == set(FIELDS) - set(TRACED)
 
 
 def test_leaves_are_the_traced_fields():
     config = Config(gamma=0.5, fit="ppo", value_steps=1, clip_value=0.1, target_kl=0.2)
     assert sorted(jax.tree.leaves(config)) == sorted(getattr(config, name) for name in TRACED)
-    assert len(jax.tree.leaves(config)) == 15
-    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 12  # nor are there PPO's two bounds
+    assert len(jax.tree.leaves(config)) == 16
+    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 13  # nor are there PPO's two bounds
     doubled = jax.tree.map(lambda leaf: 2 * leaf, config)
     assert doubled == dataclasses.replace(
         config, **{name: 2 * getattr(config, name) for name in TRACED}

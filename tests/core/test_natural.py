@@ -84,6 +84,27 @@ def test_the_bound_on_the_residual_is_absolute():
     assert_close(natural.conjugate_gradients(lambda v: v, 2.0 * small, steps=9), 2 * small, 1e-15)
 
 
+def test_the_number_of_steps_may_be_traced():
+    """One program for many of them, each of which ends as if it were alone; as in the twin."""
+    side = np.random.default_rng(0).normal(size=(9, 9))
+    matrix, b = jnp.asarray(side @ side.T + np.eye(9)), jnp.arange(1.0, 10.0)
+
+    def solve(steps):
+        return natural.conjugate_gradients(lambda v: matrix @ v, b, steps=steps)
+
+    counts = np.array([0, 1, 4, 9], np.int32)
+    together = jax.jit(jax.vmap(solve))(counts)
+    assert len(np.unique(np.asarray(together), axis=0)) == len(counts)
+    for steps, x in zip(counts, together, strict=True):
+        assert_close(x, solve(int(steps)), 1e-14)
+        theirs = twin.conjugate_gradients(
+            lambda v: torch.tensor(np.asarray(matrix)) @ v,
+            torch.tensor(np.asarray(b)),
+            steps=torch.tensor(steps),
+        )
+        assert_close(x, theirs, 1e-13)
+
+
 def test_what_is_not_finite_is_not_hidden():
     found = natural.conjugate_gradients(lambda v: v, jnp.array([1.0, jnp.nan]), steps=3)
     assert np.isnan(found).any()

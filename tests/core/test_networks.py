@@ -1,5 +1,6 @@
 """Networks: initial weights bit-equal with the twin, outputs and gradients equal, conversion."""
 
+import itertools
 import math
 from functools import partial
 
@@ -25,6 +26,7 @@ SPECS = {
 SHARED = {"networks": "shared", "value_steps": 1}
 NO_CRITIC = {"baseline": "none", "collect": "episodes", "estimator": "reward_to_go"}
 
+ORTHOGONAL = {"init": "orthogonal"}
 TWO_LAYERS = {"hidden_sizes": (16, 8)}
 
 # name: (discrete actions, fields of the config, outputs K of the policy)
@@ -36,6 +38,8 @@ CASES = {
     "shared, free sigma, tanh": (False, SHARED | {"activation": "tanh"}, 6),
     "shared, state sigma": (False, SHARED | {"sigma": "state"}, 6),
     "no critic, free sigma": (False, NO_CRITIC, 6),
+    "separate, orthogonal": (True, ORTHOGONAL | TWO_LAYERS, 3),
+    "shared, orthogonal": (False, ORTHOGONAL | SHARED | {"hidden_sizes": (3,)}, 6),
 }
 
 
@@ -49,7 +53,7 @@ def build(case, **fields):
 def initial(case, seed=0, **fields):
     """Initial parameters of jaxpg."""
     key_policy, key_value, _ = jaxpg.core.noise.streams(jaxpg.core.noise.key(seed))
-    return build(case, **fields)[0].init(key_policy, key_value)
+    return jax.jit(build(case, **fields)[0].init)(key_policy, key_value)
 
 
 def twin_initial(case, seed=0, **fields):
@@ -88,11 +92,12 @@ def test_initial_parameters_are_bit_equal_with_the_twin(case, seed):
         assert torch.equal(ours[name], theirs[name]), name
 
 
-def test_initial_parameters_are_those_of_float32_in_float64(x64):
-    case = "no critic, free sigma"
-    narrow = to_torch(initial(case))
+@pytest.mark.parametrize("case", ["no critic, free sigma", "separate, orthogonal"])
+def test_initial_parameters_are_those_of_float32_in_float64(case, x64):
     wide = to_torch(initial(case, arithmetic="float64"))
     twin_wide = twin_initial(case, arithmetic="float64").state_dict()
+    with jax.enable_x64(False):
+        narrow = to_torch(initial(case))
     for name in narrow:
         assert narrow[name].dtype == torch.float32
         assert wide[name].dtype == twin_wide[name].dtype == torch.float64
@@ -100,12 +105,14 @@ def test_initial_parameters_are_those_of_float32_in_float64(x64):
         assert torch.equal(wide[name], twin_wide[name])
 
 
-def test_initial_parameters_do_not_depend_on_jit_or_vmap():
+@pytest.mark.parametrize("init", ["uniform", "orthogonal"])
+def test_initial_parameters_do_not_depend_on_jit_or_vmap(init):
     mlp = jaxpg.core.networks.MLP((), 3, "relu")
     keys = jaxpg.core.noise.keys([0, 2**31, 5])
-    batched = jax.jit(jax.vmap(lambda key: jaxpg.core.networks.init_mlp(key, mlp, 16)))(keys)
+    start = partial(jaxpg.core.networks.init_mlp, mlp=mlp, inputs=16, init=init)
+    batched = jax.jit(jax.vmap(start))(keys)
     for i, key in enumerate(keys):
-        single = flat(jaxpg.core.networks.init_mlp(key, mlp, 16))
+        single = flat(start(key))
         for name in single:
             np.testing.assert_array_equal(flat(batched)[name][i], single[name])
 
@@ -144,6 +151,73 @@ def scaled_draws(params):
         if name != "log_std"
         for leaf in layer.values()
     ]
+
+
+def test_orthogonal_worked_by_hand():
+    """Rows (3, 4) and (1, 0): the first over 5; of the second is left
+    (1, 0) - 3/5 · (3/5, 4/5) = (16, -12)/25, which is 4/5 long: (4/5, -3/5). A tall one by columns.
+    """
+    noise = np.array([[3.0, 4.0], [1.0, 0.0]])
+    tall = np.array([[3.0], [4.0], [0.0]])
+    for networks in (jaxpg.core.networks, torch_ref.networks):
+        with jax.enable_x64(True):
+            square, column = (np.asarray(networks.orthogonal(x)) for x in (noise, tall))
+        np.testing.assert_allclose(square, [[0.6, 0.8], [0.8, -0.6]], rtol=0, atol=2.0**-25)
+        np.testing.assert_allclose(column, [[0.6], [0.8], [0.0]], rtol=0, atol=2.0**-25)
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 2), (300, 300), (1, 1), (3, 5)])
+def test_orthogonal_is_the_q_of_a_qr_decomposition(shape):
+    """Whose R has a positive diagonal; also where the last row is all but one of the others."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-(2**19), 2**19, shape) / 2.0**17
+    if min(shape) > 2:
+        noise[-1] = noise[0]
+        noise[:, -1] = noise[:, 0]
+        noise[-1, -1] += 2.0**-6
+    wide = shape[0] <= shape[1]
+    q, r = np.linalg.qr(noise.T if wide else noise)
+    q = q * np.sign(np.diag(r))
+    ours = np.asarray(torch_ref.networks.orthogonal(noise))
+    rows = ours if wide else ours.T
+    np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), rtol=0, atol=2e-6)
+    accurate = slice(0, -1) if min(shape) > 2 else slice(None)
+    np.testing.assert_allclose(rows[accurate], q.T[accurate], rtol=0, atol=1e-5)
+
+
+@pytest.mark.as_users_run(2)
+@pytest.mark.parametrize("shape", [(4, 64), (64, 64), (300, 7)])
+def test_orthogonal_layers_are_bit_equal_with_the_twin(shape):
+    """As lanes are trained: jit of vmap, in a process without float64."""
+    layers = [module.LAYERS["orthogonal"] for module in (jaxpg.core.networks, torch_ref.networks)]
+    ours = jax.jit(jax.vmap(partial(layers[0], inputs=shape[0], outputs=shape[1], gain=0.01)))
+    kernels, biases = ours(jaxpg.core.noise.keys(range(20)))
+    assert kernels.dtype == jnp.float32
+    assert not biases.any()
+    for key, kernel in zip(torch_ref.noise.keys(range(20)), kernels, strict=True):
+        np.testing.assert_array_equal(kernel, layers[1](key, *shape, gain=0.01)[0])
+
+
+def test_orthogonal_layers_have_their_gains():
+    """|kernel · v| = gain · |v| where a layer narrows, or √2, 0.01 and 1 for every row of it."""
+    params = converted("separate, orthogonal")
+    expected = {"hidden_0": (2.0, 2.0), "hidden_1": (2.0, 2.0), "output": (1e-4, 1.0)}
+    for (name, gains), (i, network) in itertools.product(
+        expected.items(), enumerate(("policy", "value"))
+    ):
+        kernel = np.asarray(params[network][name]["kernel"], np.float64)
+        rows = kernel if kernel.shape[0] <= kernel.shape[1] else kernel.T
+        np.testing.assert_allclose(rows @ rows.T, gains[i] * np.eye(len(rows)), rtol=0, atol=1e-6)
+        assert not np.any(params[network][name]["bias"])
+
+
+def test_orthogonal_kernels_have_no_preferred_direction():
+    """The angle of a vector of two numbers is uniform to what 2,000 of them can show."""
+    keys = torch_ref.noise.keys(range(2_000))
+    layer = partial(torch_ref.networks.orthogonal_layer, inputs=1, outputs=2, gain=1.0)
+    kernels = np.concatenate([layer(key)[0] for key in keys])
+    angles = np.arctan2(kernels[:, 1], kernels[:, 0])
+    assert scipy.stats.kstest(angles % (np.pi / 2), "uniform", (0, np.pi / 2)).pvalue > 0.01
 
 
 def test_free_log_sigma_starts_at_zero():

@@ -40,7 +40,7 @@ CONFIG = Config(**SMALL)
 OTHERS = {
     "shared": dataclasses.replace(CONFIG, networks="shared", value_steps=1),
     "deep": dataclasses.replace(CONFIG, hidden_sizes=(12, 9), activation="tanh", value_steps=1),
-    "natural": dataclasses.replace(CONFIG, fit="trpo"),
+    "natural": dataclasses.replace(CONFIG, fit="trpo", init="orthogonal"),
     "natural episodes": dataclasses.replace(
         CONFIG,
         collect="episodes",

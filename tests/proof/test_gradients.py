@@ -6,6 +6,7 @@ configuration would take seconds; that jit changes nothing is `test_learner`'s t
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,10 @@ from jaxpg import fast, parity
 from jaxpg.core import learner
 from jaxpg.core.algorithms import PLAIN
 from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.noise import ROUNDS
+from jaxpg.core.types import Learned
 from jaxpg.names import to_torch
-from jaxpg.proof import batch, synthetic
+from jaxpg.proof import batch, pairs, synthetic
 
 # Relative to each leaf's norm. In float32 the leaves of a gradient that cancel lose most: where
 # 60 terms of norm 1 add to 0.1, rounding by 6e-8 each is 4e-5 of the sum.
@@ -54,6 +57,21 @@ MEANING = (
     "value_data",
     "networks",
 )
+# What the other fits see of a config; Ψ is a constant to them, whatever it was estimated from.
+FITS: dict[str, tuple] = {
+    "fit": ("ppo", "npg", "trpo"),
+    "collect": ("steps", "episodes"),
+    "reduction": ("steps", "trajectories", "trajectory_means"),
+    "networks": ("separate", "joint", "shared"),
+    "baseline": ("value", "none"),
+    "normalized": ("not", "batch", "minibatch"),
+    "clip_value": (None, 0.05),
+    "target_kl": (None, 0.1),
+    "env": CHOICES["env"],
+    "optimizer": CHOICES["optimizer"],
+    "max_grad_norm": CHOICES["max_grad_norm"],
+    "ent_coef": CHOICES["ent_coef"],
+}
 USUAL = {
     "collect": "episodes",
     "value_target": "monte_carlo",
@@ -93,10 +111,32 @@ def config_of(choices: dict[str, Any], **changes: Any) -> Config:
     )
 
 
+def config_of_fit(choices: dict[str, Any]) -> Config:
+    """The same for FITS: two epochs of a few minibatches, or a few steps of conjugate gradients."""
+    fields = dict(choices)
+    normalized, networks = fields.pop("normalized"), fields["networks"]
+    if networks == "joint":
+        fields |= {"networks": "separate", "joint_loss": True}
+    if fields["fit"] == "ppo":
+        fields |= {"epochs": 2, "minibatches": 2 if fields["collect"] == "steps" else synthetic.N}
+    critic = fields["baseline"] == "value"
+    return config_of(
+        fields,
+        estimator="gae" if critic else "reward_to_go",
+        value_target="lambda_return" if critic else "monte_carlo",
+        normalize_advantage=normalized != "not",
+        normalize_over="minibatch" if normalized == "minibatch" else "batch",
+        value_steps=2 if fields["fit"] != "ppo" and networks == "separate" else 1,
+        cg_steps=4,
+        max_kl=0.1,
+        arithmetic="float64",
+    )
+
+
 def exists(choices: dict[str, Any]) -> bool:
     """Whether the combination has a meaning, and is not another one by a different name."""
     try:
-        config = validate(config_of(choices))
+        config = validate((config_of_fit if "fit" in choices else config_of)(choices))
     except ConfigError:
         return False
     one_name = config.value_target == "monte_carlo" and config.value_data == "batch"
@@ -104,14 +144,17 @@ def exists(choices: dict[str, Any]) -> bool:
 
 
 def combinations(**fixed: Any) -> list[dict[str, Any]]:
-    """Every combination that exists and agrees with `fixed`, whose values are tuples."""
-    axes = {**CHOICES, **fixed}
-    meaning = {name: axes[name] for name in MEANING}
-    free = {name: values for name, values in axes.items() if name not in MEANING}
+    """Every combination of CHOICES that exists and agrees with `fixed`, whose values are tuples."""
+    return meaningful({**CHOICES, **fixed}, MEANING)
+
+
+def meaningful(axes: dict[str, tuple], meaning: Sequence[str]) -> list[dict[str, Any]]:
+    """Every combination that exists, where only choices of `meaning` decide whether it does."""
+    free = {name: values for name, values in axes.items() if name not in meaning}
     some = {name: values[0] for name, values in free.items()}
     return [
         {**choices, **rest}
-        for choices in product(meaning)
+        for choices in product({name: axes[name] for name in meaning})
         if exists({**choices, **some})
         for rest in product(free)
     ]
@@ -154,7 +197,7 @@ def assert_results(
 ) -> None:
     """Arrays by their norm; scalars, sums of terms of size 1 that may cancel, by at least 1."""
     scale = {
-        name: max(1.0, abs(float(leaf))) if np.ndim(leaf) == 0 else np.asarray(leaf)
+        name: np.asarray(leaf) if np.ndim(leaf) and np.any(leaf) else max(1.0, np.abs(leaf).max())
         for name, leaf in actual.items()
     }
     tolerance = tolerances[config.float_type]
@@ -187,6 +230,31 @@ def assert_updates_agree(config: Config, count: int = 2) -> None:
             assert expected.policy_grad_norm > config.max_grad_norm, "clipping is not active"
 
 
+def assert_fits_agree(choices: dict[str, Any]) -> None:
+    """Every gradient that an optimizer is given, every metric and parameter are the twin's."""
+    config = config_of_fit(choices)
+    bits = np.random.default_rng(1).integers(2**32, size=(config.epochs, ROUNDS), dtype=np.uint32)
+    order = bits if config.fit == "ppo" else None
+    with jax.enable_x64(True), jax.disable_jit():  # loops of the fits, too, are Python's
+        side = batch.jax_side(config)
+        start = Learned(side.state.params, side.state.opt_state, jnp.int32(1))
+        inputs = (side.config, side.algorithm, start, side.trajectory, None)
+        learned, _, ours = learner.learn(*inputs, None if order is None else jnp.asarray(order))
+    twin = batch.torch_side(config)
+    begin = torch_ref.types.Learned(twin.state.params, twin.state.opt_state, 1)
+    inputs = (twin.config, twin.algorithm, begin, twin.trajectory, None)
+    _, _, theirs = torch_ref.learner.learn(*inputs, order)
+
+    gradients = pairs.our_gradients_by_step(ours.gradients)
+    expected = pairs.their_gradients_by_step(theirs.gradients)
+    assert_results(gradients, expected, config, allow_zero=True)  # that of a step that is left out
+    names = {name.partition(".")[2] for name in gradients}
+    assert names == {leaf.partition(".")[2] for leaf, x in gradients.items() if np.any(x)}
+    assert_results(ours.losses, theirs.losses, config, allow_zero=True)
+    tolerances = TOLERANCE if config.optimizer == "sgd" else STEP_TOLERANCE
+    assert_results(to_torch(learned.params), twin.state.params.state_dict(), config, tolerances)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_compiled(monkeypatch):
     """Plain primitives, and loops in Python (tests/fast has the others)."""
@@ -211,6 +279,11 @@ SECOND = combinations(
     reduction=("steps",),
 )
 THIRD = pairwise(combinations())
+OF_FITS = tuple(
+    name for name in FITS if name not in ("env", "optimizer", "max_grad_norm", "ent_coef")
+)
+EVERY_FIT = meaningful(FITS, OF_FITS)
+PAIRS_OF_FITS = pairwise(EVERY_FIT)
 
 
 @pytest.mark.thin(5)
@@ -235,6 +308,11 @@ def test_every_pair_of_choices(choices, float_type):
     assert_updates_agree(config)
 
 
+@pytest.mark.parametrize("choices", PAIRS_OF_FITS, ids=name_of)
+def test_every_pair_of_choices_of_the_other_fits(choices):
+    assert_fits_agree(choices)
+
+
 def test_a_replay_ring_that_is_still_filling():
     """60 rows in a ring of 150: the first batch of 100 has 40 rows that do not count."""
     choices = {**FIRST[-1], "value_target": "td0", "value_data": "replay", "collect": "steps"}
@@ -246,12 +324,14 @@ def test_a_replay_ring_that_is_still_filling():
 def test_the_pairs_are_covered():
     """20 of 13,968 combinations hold each pair of choices that any of them holds."""
 
-    def pairs(some):
+    def pairs_of(some):
         return {pair for choices in some for pair in itertools.combinations(choices.items(), 2)}
 
     every = combinations()
-    assert pairs(THIRD) == pairs(every)
+    assert pairs_of(THIRD) == pairs_of(every)
     assert len(THIRD) < 30 < 10_000 < len(every)
+    assert pairs_of(PAIRS_OF_FITS) == pairs_of(EVERY_FIT)
+    assert len(PAIRS_OF_FITS) < 30 < 5_000 < len(EVERY_FIT)
 
 
 GROUPED_BY = ("estimator", "baseline", "discounting", "networks")
@@ -275,5 +355,20 @@ def test_every_combination_that_exists(estimator, baseline, discounting, network
             if alone.items() <= choices.items():
                 assert_gradients_agree(config)
             assert_updates_agree(config, count=1)
+        except AssertionError as error:
+            raise AssertionError(name_of(choices)) from error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", FITS["fit"])
+def test_every_combination_that_a_fit_sees(fit):
+    """Optimizers, clipped or not, by turns: what is done with gradients is another test's."""
+    steps = itertools.cycle(itertools.product(FITS["optimizer"], FITS["max_grad_norm"]))
+    some = {**FITS, "fit": (fit,), "optimizer": ("sgd",), "max_grad_norm": (None,)}
+    for choices in meaningful(some, OF_FITS):
+        optimizer, bound = next(steps)
+        choices |= {"optimizer": optimizer, "max_grad_norm": bound}
+        try:
+            assert_fits_agree(choices)
         except AssertionError as error:
             raise AssertionError(name_of(choices)) from error

@@ -46,8 +46,9 @@ PARTS = {
         batch_size=128,
         buffer_size=300,  # it wraps
     ),
-    "RMSprop, shared torso, entropy bonus, clipping": cut(
+    "RMSprop, shared torso, entropy bonus, clipping, orthogonal": cut(
         PRESETS["vpg"],
+        init="orthogonal",
         networks="shared",
         value_steps=1,
         optimizer="rmsprop",

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import handmade
@@ -25,7 +26,7 @@ from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS, Config
 from jaxpg.errors import RunError
-from jaxpg.report import figures
+from jaxpg.report import canvas, figures
 from jaxpg.report import page as report
 from jaxpg.runs import reproduce
 from jaxpg.runs.load import load
@@ -103,6 +104,26 @@ def test_every_figure_is_there_as_png_and_svg(directory):
         assert png.startswith(b"\x89PNG")
     shown = {attributes.get("id") for attributes in read(directory).all("figure")}
     assert shown == names
+
+
+def test_the_label_of_an_axis_is_not_cut_off():
+    """However long the numbers are that stand between it and the axis."""
+
+    def draw(axes, number):
+        axes.plot([0.0, 1.0], [-0.0125, -0.0025])
+        axes.set_ylabel("loss")
+        axes.yaxis.set_major_formatter(lambda value, _: number.format(value))
+
+    places = []
+    for number in ("{:.1f}", "{:.9f}"):
+        picture = canvas.Picture("x", "", "", "", partial(draw, number=number))
+        with canvas.figure_of(picture, picture.size) as figure:
+            (axes,) = figure.axes
+            assert axes.yaxis.get_tightbbox().x0 > -0.5
+            assert axes.get_position().x1 == pytest.approx(1 - canvas.RIGHT / picture.size[0])
+            places.append(axes.get_position().x0)
+    assert places[0] == pytest.approx(canvas.LEFT / picture.size[0])  # nothing moves without need
+    assert places[1] > places[0]
 
 
 def shown_seeds(directory: Path) -> dict[str, int]:
