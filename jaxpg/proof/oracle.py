@@ -1,10 +1,9 @@
 """The exact oracle: the truth about every estimator, where all trajectories can be enumerated.
 
-On a small problem with a finite horizon the utility U(θ) = Σ_τ P(τ;θ) R(τ), its gradient, and the
-expectation Σ_τ P(τ;θ) ĝ(τ) and the variance of every estimator ĝ are finite sums. The estimators
-are the library's own: `collect_episodes` writes the trajectories down, `make_advantage` weights
-them, and ĝ is minus the gradient of the policy loss. All of it is float64, so call it with JAX's
-64-bit mode on, as `rows` does by itself.
+On the problems of `problems.py` the expectation Σ_τ P(τ;θ) ĝ(τ) and the variance of every estimator
+ĝ are finite sums. The estimators are the library's own: `collect_episodes` writes the trajectories
+down, `make_advantage` weights them, and ĝ is minus the gradient of the policy loss. All of it is
+float64, so call it with JAX's 64-bit mode on, as `rows` does by itself.
 
 Letters: M trajectories, P parameters, K = M^N batches of N trajectories.
 """
@@ -21,12 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxpg.core import algorithms, env, networks, noise
+from jaxpg.core import algorithms, noise
 from jaxpg.core.config import Config, ConfigError, validate
 from jaxpg.core.distributions import categorical
-from jaxpg.core.rollout import collect_episodes
 from jaxpg.core.training import as_arrays
-from jaxpg.core.types import Env, EnvSpec, EnvState, Networks, Noise, Params, Trajectory
+from jaxpg.core.types import Params, Trajectory
+from jaxpg.proof.problems import (
+    BASE,
+    Problem,
+    cartpole,
+    exact_gradient,
+    exact_value,
+    probability,
+    quick_jit,
+    tabular,
+    train,
+)
 
 KINDS = {  # of V that a baseline may use
     "value": ("exact V", "wrong V"),
@@ -35,7 +44,6 @@ KINDS = {  # of V that a baseline may use
 TOLERANCE = 1e-12  # of ‖∇U‖: what the bias of an unbiased estimator may be
 MAX_BATCHES = 20_000  # K: where there are more, estimators that couple trajectories are left out
 TOLD = 20  # estimators between two reports
-ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
 GAMMAS = (1.0, 0.9)
 VARIANTS = ("γ=1", "γ=0.9 absolute", "γ=0.9 relative", "normalised", "mean over steps")
 HEADINGS = (
@@ -43,31 +51,6 @@ HEADINGS = (
     *(f"{variant}: {what}" for variant in VARIANTS[:3] for what in ("bias", "variance")),
     *(f"{variant}: {what}" for variant in VARIANTS[3:] for what in ("bias", "cosine")),
 )
-BASE = Config(
-    collect="episodes",
-    num_envs=1,
-    hidden_sizes=(4,),
-    activation="tanh",  # smooth, so that finite differences can check ∇U
-    arithmetic="float64",
-)
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("trajectory", "log_dynamics", "state"),
-    meta_fields=("name", "horizon", "env", "networks"),
-)
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Every trajectory of a problem with a fixed start and a horizon, which is a termination."""
-
-    name: str
-    horizon: int  # T
-    env: Env
-    networks: Networks
-    trajectory: Trajectory  # [T, M], a column for each trajectory
-    log_dynamics: jax.Array  # Σ_t log p(s_{t+1}|s_t,a_t), [M]
-    state: jax.Array  # number of the (s_t, t) that a row starts in, int [T, M]; -1 on padding
 
 
 class Moments(NamedTuple):
@@ -109,102 +92,6 @@ class Row(NamedTuple):
     variance: float  # as in Moments
     unbiased_by_theory: bool
     note: str  # why it is biased; empty if it is not
-
-
-def cartpole(horizon: int = 7) -> Problem:
-    """CartPole-v1 from a tilted start: in 3 steps the pole can fall, and it need not within 12."""
-    world = env.make("CartPole-v1", float_type="float64", max_episode_steps=horizon + 1)
-    upright = world.reset(jnp.full((1, 4), 0.5, "float64"))
-    tilt = {"theta": jnp.array([0.19]), "theta_dot": jnp.array([0.2])}
-    obs = jnp.array([[0.0, 0.0, 0.19, 0.2]])
-    start = upright._replace(obs=obs, inner=upright.inner.replace(**tilt))
-    finite = _with_horizon(world, start, horizon)
-    return _enumerate(f"CartPole, {horizon} steps", finite, horizon)
-
-
-def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
-    """A random chain of 3 states and 2 actions; state 2 ends it, rewards have both signs.
-
-    The observation is one-hot in the state and in the time, so that V can depend on both.
-
-    Args:
-      horizon: steps after which the task ends.
-      seed: of p(s'|s,a), from a flat Dirichlet distribution, and of r(s,a,s') ~ N(0, 1).
-    """
-    states, actions = 3, 2
-    rng = np.random.default_rng(seed)
-    p = jnp.asarray(rng.dirichlet(np.ones(states), size=(states, actions)))
-    r = jnp.asarray(rng.normal(size=(states, actions, states)))
-
-    def observe(s: jax.Array, time: jax.Array) -> jax.Array:
-        hot = (
-            jax.nn.one_hot(s, states, dtype=p.dtype),
-            jax.nn.one_hot(time, horizon, dtype=p.dtype),
-        )
-        return jnp.concatenate(hot, axis=-1)
-
-    def step(key: jax.Array, state: EnvState, choice: jax.Array) -> tuple:
-        action, following = choice // states, choice % states  # an action and where it leads
-        reward = r[state.inner, action, following]
-        time = state.time + 1
-        total = state.episode_return + reward
-        after = EnvState(following, observe(following, time), time, total)
-        return after, reward, following == states - 1, jnp.zeros_like(time, bool)
-
-    zero = jnp.zeros(1, jnp.int32)
-    start = EnvState(zero, observe(zero, zero), zero, jnp.zeros(1))
-    spec = EnvSpec(states + horizon, actions, True, horizon, 1, 0)
-    chain = _with_horizon(Env(spec, lambda _: start, step, lambda *_: start), start, horizon)
-
-    def dynamics(trajectory: Trajectory) -> tuple[Trajectory, jax.Array]:
-        action, following = trajectory.action // states, trajectory.action % states
-        s = jnp.argmax(trajectory.obs[..., :states], axis=-1)
-        log_p = jnp.where(trajectory.valid, jnp.log(p[s, action, following]), 0.0)
-        return trajectory._replace(action=action), jnp.sum(log_p, axis=0)
-
-    return _enumerate(f"random MDP, {horizon} steps", chain, horizon, states, dynamics)
-
-
-@jax.jit
-def probability(problem: Problem, params: Params) -> jax.Array:
-    """P(τ;θ) = Π_t π_θ(a_t|s_t) p(s_{t+1}|s_t,a_t), float [M]."""
-    valid = problem.trajectory.valid
-    outputs = problem.networks.policy(params, problem.trajectory.obs)
-    log_prob = categorical.log_prob(outputs, problem.trajectory.action)
-    log_policy = jnp.sum(jnp.where(valid, log_prob, 0.0), axis=0)
-    return jnp.exp(problem.log_dynamics + log_policy)
-
-
-def utility(problem: Problem, params: Params, gamma: float) -> jax.Array:
-    """U(θ) = Σ_τ P(τ;θ) Σ_k γ^k r_k, a scalar."""
-    weight = jnp.power(jnp.asarray(gamma), jnp.arange(problem.horizon))
-    return probability(problem, params) @ (weight @ problem.trajectory.reward)
-
-
-def exact_gradient(problem: Problem, params: Params, gamma: float) -> np.ndarray:
-    """∇U(θ) by automatic differentiation of the sum, [P] in the order of `ravel_pytree`."""
-    return np.asarray(ravel_pytree(_gradient(problem, params, gamma))[0])
-
-
-def exact_value(problem: Problem, params: Params, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    """V_π(s_t, t) and V_π(s_{t+1}, t+1), the mean of what follows over all that pass there.
-
-        V(s, t) = Σ_{τ: s_t = s} P(τ) G_t(τ) / Σ_{τ: s_t = s} P(τ),    G_t = Σ_{k≥t} γ^{k-t} r_k
-
-    Returns:
-      Two arrays [T, M]. Where nothing follows, and on padding, they are 9: an estimator that reads
-      them there is wrong, and should be seen to be.
-    """
-    valid = np.asarray(problem.trajectory.valid)
-    returns = np.array(problem.trajectory.reward)
-    for t in reversed(range(problem.horizon - 1)):
-        returns[t] += gamma * returns[t + 1]
-    weight = np.broadcast_to(np.asarray(probability(problem, params)), valid.shape)[valid]
-    state = np.asarray(problem.state)[valid]
-    mean = np.bincount(state, weight * returns[valid]) / np.bincount(state, weight)
-    value = np.full(valid.shape, 9.0)
-    value[valid] = mean[state]
-    return value, np.concatenate([value[1:], np.full_like(value[:1], 9.0)])
 
 
 def expectation(
@@ -433,81 +320,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def train(problem: Problem, params: Params) -> Params:
-    """Parameters after some steps of exact gradient ascent on U, at γ = 1."""
-
-    def step(params: Params, _: None) -> tuple[Params, None]:
-        gradient = _gradient(problem, params, 1.0)
-        return jax.tree.map(lambda x, g: x + ASCENT_RATE * g, params, gradient), None
-
-    return jax.jit(lambda params: jax.lax.scan(step, params, None, ASCENT_STEPS)[0])(params)
-
-
-def _with_horizon(world: Env, start: EnvState, horizon: int) -> Env:
-    """The environments with a fixed start, [1, ...], and with the horizon as a termination."""
-
-    def restart(state: EnvState, done: jax.Array, reset: jax.Array) -> EnvState:
-        many = done.shape
-        return jax.tree.map(lambda x: jnp.broadcast_to(x[0], many + x.shape[1:]), start)
-
-    def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
-        state, reward, terminated, truncated = world.step(key, state, action)
-        terminated = jnp.logical_or(terminated, state.time >= horizon)
-        return state, reward, terminated, jnp.zeros_like(truncated)
-
-    spec = world.spec._replace(time_limit=horizon)
-    return Env(spec, lambda reset: restart(start, jnp.ones(len(reset), bool), reset), step, restart)
-
-
-def _enumerate(
-    name: str,
-    world: Env,
-    horizon: int,
-    outcomes: int = 1,
-    dynamics: Callable[..., tuple] = lambda trajectory: (trajectory, jnp.zeros(())),
-) -> Problem:
-    """Every trajectory, written down by `collect_episodes` with the choices as its noise.
-
-    Args:
-      world: steps on a choice, action · outcomes + outcome.
-      dynamics: trajectory of choices -> trajectory of actions, Σ_t log p of its outcomes.
-    """
-    branches = world.spec.num_actions * outcomes
-    choices = np.indices((branches,) * horizon).reshape(horizon, -1)  # [T, branches^T]
-    count = choices.shape[1]
-    draws = Noise(
-        reset=jnp.zeros((1, count)),
-        action=jnp.asarray(choices, jnp.int32),
-        env=noise.split(noise.key(0), choices.shape),
-        replay=None,
-    )
-
-    def act(params: None, obs: jax.Array, choice: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return choice, jnp.zeros(choice.shape)
-
-    start = world.reset(draws.reset[0])
-    collect = jax.jit(lambda start, draws: collect_episodes(world, act, {}, start, draws)[1])
-    trajectory = collect(start, draws)
-    valid = np.asarray(trajectory.valid)
-    different = np.all(valid | (choices == 0), axis=0)  # else it differs only after its end
-    trajectory = jax.tree.map(lambda x: x[:, different], trajectory)
-    trajectory, log_dynamics = dynamics(trajectory)
-    valid = valid[:, different]
-    key = np.concatenate([trajectory.time[..., None], trajectory.obs], axis=-1)
-    state = np.full(valid.shape, -1)
-    state[valid] = np.unique(key[valid], axis=0, return_inverse=True)[1].reshape(-1)
-    config = as_arrays(validate(BASE))
-    log_dynamics = jnp.broadcast_to(log_dynamics, valid.shape[1:])
-    nets = networks.make(config, world.spec)
-    return Problem(name, horizon, world, nets, trajectory, log_dynamics, jnp.asarray(state))
-
-
-@jax.jit
-def _gradient(problem: Problem, params: Params, gamma: float) -> Params:
-    return jax.grad(utility, argnums=1)(problem, params, gamma)
-
-
-def label_of(row: Row) -> str:
+def label_of(row: Row | Config) -> str:
     """The estimator's name for people."""
     names = {"total_return": "total return", "reward_to_go": "reward-to-go", "td_error": "TD error"}
     return names.get(row.estimator) or f"GAE({row.gae_lambda:g})"
@@ -527,7 +340,7 @@ def _bias(relative: float) -> str:
     return f"{relative:.0e}" if relative <= TOLERANCE else f"{relative:.1%}"
 
 
-@jax.jit
+@quick_jit
 def _inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
     """What a loss is a function of, log π(a_t|s_t), V(s_t), V(s_{t+1}), and their Jacobians.
 
@@ -554,7 +367,7 @@ def _inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
     return values, jacobians
 
 
-@jax.jit
+@quick_jit
 def _psi(
     config: Config,
     trajectory: Trajectory,
@@ -567,7 +380,7 @@ def _psi(
     return _advantage(config)(*taken)
 
 
-@jax.jit
+@quick_jit
 def _value_slopes(
     config: Config,
     trajectory: Trajectory,
@@ -587,7 +400,7 @@ def _advantage(config: Config) -> Callable[..., jax.Array]:
     return jax.vmap(advantage, in_axes=2, out_axes=2)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(quick_jit, static_argnums=0)
 def _loss_slopes(
     policy_loss: Callable[..., jax.Array],
     log_prob: jax.Array,

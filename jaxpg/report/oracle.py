@@ -1,13 +1,15 @@
-"""The picture of `jaxpg oracle`."""
+"""The pictures of `jaxpg oracle`."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from jaxpg import files
 from jaxpg.proof import oracle
+from jaxpg.proof.family import Finding
 from jaxpg.proof.oracle import Row
-from jaxpg.report.canvas import ACCENT, INK, MUTED, own_rc
+from jaxpg.report.canvas import ACCENT, DASHES, GRID, INK, MUTED, SERIES, own_rc
 
 
 @own_rc({})
@@ -62,6 +64,103 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         for variant, (marker, color) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    _save(figure, path)
+
+
+class Panel(NamedTuple):
+    """A panel of the family's picture: what is drawn over x, and each line's look."""
+
+    question: str
+    problem: str  # how its name begins
+    measure: str  # of a Finding
+    labels: tuple[str, str, str]  # title, x, y
+    scales: tuple[str, str]
+    lines: dict[str, tuple[int, int]]  # by case: color and dash
+
+
+PANELS = (
+    *(
+        Panel(
+            *("epochs", problem, "amount"),
+            (f"{problem}: PPO's gradient in epoch k", "learning rate", "bias / ‖∇U‖ there"),
+            ("log", "log"),
+            {
+                "epoch 2, no clip": (0, 0),
+                "epoch 4, no clip": (1, 0),
+                "epoch 2, clip 0.2": (0, 1),
+                "epoch 4, clip 0.2": (1, 1),
+                "epoch 2, no clip, fresh": (0, 2),
+                "epoch 4, no clip, fresh": (1, 2),
+            },
+        )
+        for problem in ("CartPole", "random MDP")
+    ),
+    Panel(
+        *("natural direction", "random MDP", "cosine"),
+        ("random MDP: conjugate gradients", "iterations", "cosine to (F + c I)⁻¹ ∇U"),
+        ("log", "linear"),
+        {f"conjugate gradients, damping {c:g}": (i, i % 3) for i, c in enumerate((0, 0.01, 0.1))},
+    ),
+    Panel(
+        *("weights before a cut", "CartPole", "length"),
+        ("GAE: the longest estimator", "steps to the cut", "its weight"),
+        ("linear", "linear"),
+        {f"GAE({x:g}): the weight of the longest": (i, 0) for i, x in enumerate((0.8, 0.95, 1))},
+    ),
+    *(
+        Panel(
+            *("bias before a cut", problem, "amount"),
+            (
+                f"{problem}: the first step's gradient, wrong V",
+                "steps to the cut",
+                "bias / its length",
+            ),
+            ("linear", "linear"),
+            {f"GAE({x:g}), wrong V": (i, 0) for i, x in enumerate((0.8, 0.95, 1))},
+        )
+        for problem in ("CartPole", "random MDP")
+    ),
+)
+
+
+@own_rc({})
+def draw_family(found: Sequence[Finding], path: Path) -> None:
+    """What PPO's epochs, conjugate gradients and a cut leave of the truth, as PNG.
+
+    Raises:
+      RunError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 7.5), dpi=130, layout="constrained")
+    for axes, panel in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+        for case, (color, dash) in panel.lines.items():
+            points = [
+                (f.x, getattr(f, panel.measure))
+                for f in found
+                if (f.question, f.case) == (panel.question, case)
+                and f.problem.startswith(panel.problem)
+            ]
+            style = {"color": SERIES[color], "linestyle": DASHES[dash], "marker": "o"}
+            axes.plot(*zip(*points, strict=True), **style, markersize=3.5, label=_short(case))
+        title, x, y = panel.labels
+        axes.set_title(title, loc="left", color=INK, fontsize=11)
+        axes.set(xlabel=x, ylabel=y, xscale=panel.scales[0], yscale=panel.scales[1])
+        axes.grid(color=GRID, linewidth=0.7)
+        axes.tick_params(colors=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _short(case: str) -> str:
+    """The case without what its panel's title says."""
+    for said in ("conjugate gradients, ", ": the weight of the longest", ", wrong V"):
+        case = case.replace(said, "")
+    return case
+
+
+def _save(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     files.save(path, buffer.getvalue())

@@ -21,7 +21,7 @@ from jaxpg.core import advantages, algorithms, noise
 from jaxpg.core.distributions import categorical
 from jaxpg.core.rollout import collect_episodes
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import oracle
+from jaxpg.proof import family, oracle, problems
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -35,7 +35,7 @@ def wide(x64):
 def chain():
     """The random MDP with 2 steps, its initial parameters."""
     with jax.enable_x64(True):
-        problem = oracle.tabular(2)
+        problem = problems.tabular(2)
         return problem, problem.networks.init(*noise.split(noise.key(1), 2))
 
 
@@ -43,7 +43,7 @@ def chain():
 def pole():
     """CartPole with 4 steps, its initial parameters."""
     with jax.enable_x64(True):
-        problem = oracle.cartpole(4)
+        problem = problems.cartpole(4)
         return problem, problem.networks.init(*noise.split(noise.key(1), 2))
 
 
@@ -86,7 +86,7 @@ def test_all_trajectories_are_there_once(chain, pole):
 
 def test_probabilities_sum_to_one(chain, pole):
     for problem, params in (chain, pole):
-        assert float(oracle.probability(problem, params).sum()) == pytest.approx(1.0, abs=1e-14)
+        assert float(problems.probability(problem, params).sum()) == pytest.approx(1.0, abs=1e-14)
 
 
 @pytest.mark.parametrize("gamma", oracle.GAMMAS)
@@ -95,12 +95,12 @@ def test_gradient_by_finite_differences(chain, pole, gamma):
         flat, unravel = ravel_pytree(params)
 
         def utility(theta, problem=problem, unravel=unravel):
-            return float(oracle.utility(problem, unravel(theta), gamma))
+            return float(problems.utility(problem, unravel(theta), gamma))
 
         step = 1e-5
         moves = step * np.eye(len(flat))
         numeric = [(utility(flat + m) - utility(flat - m)) / (2 * step) for m in moves]
-        exact = oracle.exact_gradient(problem, params, gamma)
+        exact = problems.exact_gradient(problem, params, gamma)
         assert np.linalg.norm(exact) > 0.01
         np.testing.assert_allclose(exact, numeric, atol=1e-9)
 
@@ -117,7 +117,7 @@ def test_exact_value_by_backward_induction(chain):
             policy = np.asarray(jax.nn.softmax(problem.networks.policy(params, jnp.asarray(obs))))
             q = (p[s] * (r[s] + gamma * value[t + 1])).sum(-1)
             value[t, s] = policy @ q
-    found, following = oracle.exact_value(problem, params, gamma)
+    found, following = problems.exact_value(problem, params, gamma)
     t = problem.trajectory
     valid, goes_on = np.asarray(t.valid), np.asarray(t.valid & ~t.terminated)
     s = np.asarray(t.obs[..., :3].argmax(-1))
@@ -131,7 +131,7 @@ def test_one_step_bandit_by_hand():
     # One step: U = Σ_a π_a Q_a with Q_a = Σ_s' p(s'|a) r(a, s'), so ∂U/∂z_a = π_a (Q_a - U), and
     # the output layer's bias is added to the logits z. The variance of R(τ) ∇_z log π in z is
     # Σ_a,s' π_a p r² |e_a - π|² - |∂U/∂z|².
-    problem = oracle.tabular(1)
+    problem = problems.tabular(1)
     params = problem.networks.init(*noise.split(noise.key(0), 2))
     rng = np.random.default_rng(0)
     p, r = rng.dirichlet(np.ones(3), size=(3, 2))[0], rng.normal(size=(3, 2, 3))[0]
@@ -145,8 +145,8 @@ def test_one_step_bandit_by_hand():
         return unravel(jnp.asarray(flat))["policy"]["output"]["bias"]
 
     assert problem.trajectory.valid.shape == (1, 6)
-    assert float(oracle.utility(problem, params, 1.0)) == pytest.approx(policy @ q, abs=1e-15)
-    exact = output_bias(oracle.exact_gradient(problem, params, 1.0))
+    assert float(problems.utility(problem, params, 1.0)) == pytest.approx(policy @ q, abs=1e-15)
+    exact = output_bias(problems.exact_gradient(problem, params, 1.0))
     np.testing.assert_allclose(exact, by_hand, atol=1e-15)
     moments = oracle.expectation(problem, params, config(**REINFORCE, gamma=1.0))
     np.testing.assert_allclose(output_bias(moments.mean), by_hand, atol=1e-15)
@@ -229,7 +229,7 @@ def test_the_mean_over_steps_of_one_cartpole_episode_learns_nothing(pole):
     fields = {"estimator": "total_return", "reduction": "steps", **DISCOUNTED, "gamma": 1.0}
     bare = oracle.expectation(problem, params, config(**fields, baseline="none"))
     based = oracle.expectation(problem, params, config(**fields, baseline="value"))
-    scale = np.linalg.norm(oracle.exact_gradient(problem, params, 1.0))
+    scale = np.linalg.norm(problems.exact_gradient(problem, params, 1.0))
     assert np.linalg.norm(bare.mean) < oracle.TOLERANCE * scale
     assert np.linalg.norm(based.mean) > 0.01 * scale
 
@@ -271,7 +271,7 @@ def test_sampled_episodes_agree(pole):
 
     gradients = np.asarray(sample(params))
     moments = oracle.expectation(problem, params, estimator)
-    exact = oracle.exact_gradient(problem, params, 0.9)
+    exact = problems.exact_gradient(problem, params, 0.9)
     error = gradients.std(0) / np.sqrt(count)
     moving = error > 0
     assert np.all(np.abs(gradients.mean(0) - exact)[moving] < 5 * error[moving])
@@ -415,24 +415,33 @@ def test_the_command(monkeypatch, capsys, tmp_path, chain, rows):
     monkeypatch.setattr(oracle, "cartpole", lambda horizon: chain[0])
     monkeypatch.setattr(oracle, "tabular", lambda: None)
     monkeypatch.setattr(oracle, "rows", lambda problems, report: rows)
+    right = family.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
+    monkeypatch.setattr(family, "findings", lambda report: [right])
     files = {"--json": tmp_path / "rows.json", "--out": tmp_path / "rows.png"}
     main(["oracle", *(str(word) for pair in files.items() for word in pair)])
     assert "theory calls 64" in capsys.readouterr().out
     written = json.loads(files["--json"].read_text())
-    assert [oracle.Row(**row) for row in written] == rows
+    assert [oracle.Row(**row) for row in written["estimators"]] == rows
+    assert [family.Finding(**finding) for finding in written["family"]] == [right]
     assert files["--out"].read_bytes().startswith(b"\x89PNG")
+
+    monkeypatch.setattr(family, "findings", lambda report: [right._replace(amount=0.6)])
+    with pytest.raises(SystemExit) as stop:
+        main(["oracle"])
+    assert stop.value.code == 1
+    assert "1 findings are not what theory says" in capsys.readouterr().out
 
     off = [row._replace(relative_bias=float("nan")) for row in rows]
     monkeypatch.setattr(oracle, "rows", lambda problems, report: off)
+    monkeypatch.setattr(family, "findings", lambda report: [right])
     with pytest.raises(SystemExit) as stop:
         main(["oracle"])
     assert stop.value.code == 1
 
 
 def test_the_page_shows_its_numbers():
-    rows = [
-        oracle.Row(**row) for row in json.loads((DOCS / "oracle.json").read_text(encoding="utf-8"))
-    ]
+    listed = json.loads((DOCS / "oracle.json").read_text(encoding="utf-8"))["estimators"]
+    rows = [oracle.Row(**row) for row in listed]
     page = (DOCS / "oracle.md").read_text()
     (shown,) = re.findall(r"<!-- table -->\n(.*?)<!-- end -->", page, re.DOTALL)
     assert shown.strip() == oracle.markdown(rows).strip()
