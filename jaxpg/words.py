@@ -4,7 +4,9 @@ Each takes the number itself, not one that was rounded before: what is rounded t
 its last digit from what is rounded once.
 """
 
+import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -32,6 +34,17 @@ def share(value: float) -> str:
 def amount(value: float) -> str:
     """Environment steps or episodes: 37,120; infinite is beyond the budget."""
     return f"{value:,.0f}" if math.isfinite(value) else "not reached"
+
+
+def parameters(values: Mapping[str, Any]) -> str:
+    """An environment's parameters, as the command takes them: gravity=12.0 ramping=false."""
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in values.items())
+
+
+def environment(config: Any) -> str:
+    """CartPole-v1, or CartPole-v1 with gravity=12.0."""
+    own = parameters(config.env_params)
+    return f"{config.env} with {own}" if own else config.env
 
 
 def duration(seconds: float) -> str:

@@ -220,9 +220,9 @@ def sweep(options: Sweep) -> None:
     if options.run.track is not None:
         track.check(options.run.track)
     grid = sweeps.parse_grid(options.grid)
+    machine.prepare(validate(options.config))  # the plan asks the environment for its parameters
     asked = sweeps.plan(options.preset, options.config, grid, options.run.seeds, options.run.lanes)
     out = options.run.out or default_out(options.preset, asked.config, "-sweep")
-    machine.prepare(asked.config)
     directories = sweeps.begin(out, asked)
     launch = dataclasses.replace(options.launch, report=False)
     for i, directory in enumerate(directories, 1):

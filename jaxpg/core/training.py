@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import algorithms, learner
+from jaxpg.core import algorithms, env, learner
 from jaxpg.core.config import Config, ConfigError, validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 
@@ -38,11 +38,12 @@ def as_arrays(config: Config) -> Config:
     """The config with its traced fields as arrays of the working dtype.
 
     Raises:
-      ConfigError: if it asks for float64 where JAX has none.
+      ConfigError: if it asks for float64 where JAX has none, or its environment has no such
+        env_params.
     """
     if config.float_type == "float64" and not jax.config.read("jax_enable_x64"):
         raise ConfigError(
             f"arithmetic={config.arithmetic!r} needs JAX's 64-bit mode: set "
             "JAX_ENABLE_X64=1 or call jax.config.update('jax_enable_x64', True)"
         )
-    return jax.tree.map(lambda value: jnp.asarray(value, config.float_type), config)
+    return jax.tree.map(lambda value: jnp.asarray(value, config.float_type), env.settle(config))

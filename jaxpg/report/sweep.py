@@ -16,6 +16,7 @@ from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
+from jaxpg.population.settings import value_of
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import (
     ACCENT,
@@ -101,7 +102,7 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
     points = _with_a_floor(_points(run, {}, target))
     points = [
         point._replace(
-            values={name: point.values.get(name, getattr(run.config, name)) for name in names}
+            values={name: value_of(run.config_of(point.setting), name) for name in names}
         )
         for point in points
     ]
