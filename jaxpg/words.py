@@ -6,7 +6,7 @@ its last digit from what is rounded once.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -36,14 +36,23 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "not reached"
 
 
-def parameters(values: Mapping[str, Any]) -> str:
-    """An environment's parameters, as the command takes them: gravity=12.0 ramping=false."""
-    return " ".join(f"{name}={json.dumps(value)}" for name, value in values.items())
+def parameters(values: Mapping[str, Any], varied: Collection[str] = ()) -> str:
+    """An environment's parameters, as the command takes them: gravity=12.0 ramping=false.
+
+    Args:
+      varied: what is left out, as "env.gravity".
+    """
+    left = [name for name in values if f"env.{name}" not in varied]
+    return " ".join(f"{name}={json.dumps(values[name])}" for name in left)
 
 
-def environment(config: Any) -> str:
-    """CartPole-v1, or CartPole-v1 with gravity=12.0."""
-    own = parameters(config.env_params)
+def environment(config: Any, varied: Collection[str] = ()) -> str:
+    """CartPole-v1, or CartPole-v1 with gravity=12.0.
+
+    Args:
+      varied: what it has several values of and is said elsewhere, as "env.gravity".
+    """
+    own = parameters(config.env_params, varied)
     return f"{config.env} with {own}" if own else config.env
 
 

@@ -98,7 +98,7 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         points = _with_a_floor(points)
         return Found(directory, plan.preset, plan.config, plan.grid, plan.seeds, points)
     run = load(directory)
-    names = list(dict.fromkeys(name for setting in run.settings for name in setting))
+    names = run.manifest.varied
     points = _with_a_floor(_points(run, {}, target))
     points = [
         point._replace(
@@ -210,7 +210,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         )
     return render(
         "sweep.html.j2",
-        title=f"{found.config.env} · {found.preset}",
+        title=f"{words.environment(found.config, found.grid)} · {found.preset}",
         points=len(found.points),
         seeds=words.seeds(len(best.some.final)),
         swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},

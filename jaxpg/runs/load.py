@@ -72,7 +72,7 @@ class Run:
         return with_setting(self.config, self.settings[setting])
 
     def __repr__(self) -> str:
-        where = words.environment(self.config)
+        where = words.environment(self.config, self.manifest.varied)
         what = f"{self.manifest.preset} on {where}, {words.seeds(len(self.seeds))}"
         return f"<Run {str(self.directory)!r}: {what}>"
 

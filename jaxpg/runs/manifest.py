@@ -45,6 +45,11 @@ class Manifest(NamedTuple):
         return [seed for part in self.parts for seed in parse_seeds(part)]
 
     @property
+    def varied(self) -> list[str]:
+        """What the settings have values of, by name."""
+        return list(dict.fromkeys(name for setting in self.settings for name in setting))
+
+    @property
     def rows(self) -> list[tuple[int, int]]:
         """The seed and the index of the setting of each row of the results, in order."""
         return [
