@@ -208,7 +208,7 @@ class Sweep:
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,…")] = ()
     """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
-    hidden_sizes=32,64x64 max_grad_norm=0.5,none; every combination is trained."""
+    hidden_sizes=32,64x64 max_grad_norm=0.5,none env.gravity=5,9.8; every combination is trained."""
     run: OmitArgPrefixes[Run] = Run()
     launch: OmitArgPrefixes[Launch] = Launch()
     config: OmitArgPrefixes[Config] = PRESETS["vpg"]

@@ -137,7 +137,7 @@ def expand(
         if name not in FIELDS and not name.startswith(ENV):
             raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
         if name == "env_params":
-            raise ConfigError(f"env_params are swept one by one, as {ENV}gravity; got {name!r}")
+            raise ConfigError(f"a grid has each parameter by its name, as {ENV}gravity; got {name}")
     grid = {name: _values(name, values) for name, values in grid.items()}
     grid = settled(config, grid)
     own = [name for name in grid if name.startswith(ENV)]

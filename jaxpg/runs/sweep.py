@@ -172,6 +172,8 @@ def parse_grid(entries: Sequence[str]) -> dict[str, list[Any]]:
             raise ConfigError(f"--grid must be FIELD=VALUE,VALUE…; got {entry!r}")
         if name not in FIELDS and not name.startswith(ENV):
             raise ConfigError(f"--grid has an unknown field {name!r}{nearest(name, FIELDS)}")
+        if name == "env_params":
+            raise ConfigError(f"--grid has each parameter by its name, as {ENV}gravity; got {name}")
         if name == "arithmetic":
             raise ConfigError("--grid cannot have arithmetic, which is one process's: sweep twice")
         if name in grid:

@@ -402,7 +402,7 @@ def test_fractions_of_an_environment_are_settings_and_its_integers_are_programs(
         ("env.gravity=5,strong", "env.gravity must be a number, true or false; got 'strong'"),
         ("env.gravity=5,5", "has a value of env.gravity twice"),
         ("env.max_steps_in_episode=5,9", "is max_episode_steps"),
-        ("env_params=5,9", "swept one by one, as env.gravity"),
+        ("env_params=5,9", "has each parameter by its name, as env.gravity"),
     ],
 )
 def test_grids_of_no_parameters_are_refused(entry, sentence):

@@ -14,11 +14,13 @@ from compare import assert_close
 from gymnax.environments.classic_control.cartpole import CartPole
 
 import torch_ref
+from benchmarks import readme
 from jaxpg import fast
 from jaxpg.core import config as configs
 from jaxpg.core import env, learner, noise, rollout, training
 from jaxpg.core.config import Config, ConfigError, EnvParams, validate
 from jaxpg.fast import lanes
+from tests import pages
 from torch_ref import env as torch_env
 from torch_ref.config import EnvParams as TorchEnvParams
 
@@ -267,6 +269,10 @@ def test_an_algorithm_of_another_config_is_refused():
     own = torch_ref.algorithms.build(dataclasses.replace(twin, env_params={}))
     with pytest.raises(torch_ref.config.ConfigError, match=r"given \['gravity'\]"):
         torch_ref.learner.init(torch_ref.training.as_tensors(twin), torch_ref.noise.key(0), own)
+
+
+def test_the_page_is_true():
+    assert pages.run(readme.ROOT / "docs" / "environments.md") == 1
 
 
 class Moody(CartPole):
