@@ -4,7 +4,9 @@ Each takes the number itself, not one that was rounded before: what is rounded t
 its last digit from what is rounded once.
 """
 
+import json
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -32,6 +34,26 @@ def share(value: float) -> str:
 def amount(value: float) -> str:
     """Environment steps or episodes: 37,120; infinite is beyond the budget."""
     return f"{value:,.0f}" if math.isfinite(value) else "not reached"
+
+
+def parameters(values: Mapping[str, Any], varied: Collection[str] = ()) -> str:
+    """An environment's parameters, as the command takes them: gravity=12.0 ramping=false.
+
+    Args:
+      varied: what is left out, as "env.gravity".
+    """
+    left = [name for name in values if f"env.{name}" not in varied]
+    return " ".join(f"{name}={json.dumps(values[name])}" for name in left)
+
+
+def environment(config: Any, varied: Collection[str] = ()) -> str:
+    """CartPole-v1, or CartPole-v1 with gravity=12.0.
+
+    Args:
+      varied: what it has several values of and is said elsewhere, as "env.gravity".
+    """
+    own = parameters(config.env_params, varied)
+    return f"{config.env} with {own}" if own else config.env
 
 
 def duration(seconds: float) -> str:

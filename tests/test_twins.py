@@ -46,16 +46,17 @@ ONLY_IN_JAXPG = {
     "networks": {"apply", "_dense"},  # a torch module is called; flax's layers know no TF32
     # what a gymnax environment is, and what a trained policy sees of it
     "env": {"Interface", "interface", "_gymnax", "_spec", "_check_spaces", "_dynamics", "_examples",
-            "_state_types", "_interface", "_place_cartpole", "_place_pendulum", "Known", "KNOWN",
-            "_known", "_spaces"},
+            "_state_types", "_with", "_encoder", "_decoder", "_place_cartpole", "_place_pendulum",
+            "Known", "_CARTPOLE", "KNOWN", "_known", "_spaces"},
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
 }  # fmt: skip
 ONLY_IN_TORCH = {
     # gymnax has these
-    "env": {"CARTPOLE_MIN_STEPS", "CartPoleState", "PendulumState", "cartpole", "pendulum",
-            "gymnasium_env", "_start", "_advance", "_tensor_env"},
+    "env": {"CARTPOLE_MIN_STEPS", "CartPoleParams", "CartPoleState", "PendulumParams",
+            "PendulumState", "cartpole", "pendulum", "gymnasium_env", "_FOLLOW", "_start",
+            "_advance", "_tensor_env"},
     "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
     "training": {"as_tensors", "updates"},
@@ -94,6 +95,8 @@ OTHER_ARGUMENTS = {
         ["learned", "after", "found", "told", "critic"],
         ["learned", "found", "told", "critic"],
     ),
+    # What there is to set, the twin has written down.
+    "env._typed": (["gym", "params", "env_params"], ["env_params"]),
     # The grid is the only primitive that the twin is handed.
     "algorithms.build": (["config", "primitives"], ["config", "round_floats"]),
     # What a parameter is called: torch modules know it, of a tree only the config tells.

@@ -36,8 +36,12 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
     Raises:
       ConfigError: if the environment is unknown or not supported.
     """
-    limit = config.max_episode_steps
-    env_ = env.make(config.env, float_type=config.float_type, max_episode_steps=limit)
+    env_ = env.make(
+        config.env,
+        float_type=config.float_type,
+        max_episode_steps=config.max_episode_steps,
+        env_params=config.env_params,
+    )
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
     distribution = _distribution(config, env_.spec)

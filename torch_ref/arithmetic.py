@@ -18,6 +18,8 @@ def round_floats(tree: Any) -> Any:
     if isinstance(tree, tuple):  # torch has no tree map
         rounded_leaves = map(round_floats, tree)
         return type(tree)(*rounded_leaves) if hasattr(tree, "_fields") else tuple(rounded_leaves)
+    if isinstance(tree, dict):
+        return {name: round_floats(part) for name, part in tree.items()}
     if isinstance(tree, torch.Tensor) and tree.is_floating_point():
         rounded = tree.to(torch.float32)
         tiny = rounded.abs() < torch.finfo(torch.float32).tiny  # as XLA does
@@ -35,7 +37,9 @@ def grid_env(env: Env, rounded: Callable = round_floats) -> Env:
     def restart(state: EnvState, done: torch.Tensor, noise: Any) -> EnvState:
         return rounded(env.restart(state, done, noise))
 
-    return env._replace(reset=lambda noise: rounded(env.reset(noise)), step=step, restart=restart)
+    return env._replace(
+        reset=lambda *inputs: rounded(env.reset(*inputs)), step=step, restart=restart
+    )
 
 
 def grid_distribution(distribution: Distribution, rounded: Callable = round_floats) -> Distribution:

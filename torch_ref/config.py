@@ -3,15 +3,42 @@
 This file imports no framework and is the same, byte for byte, in `jaxpg` and `torch_ref`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_type_hints
 
 
 class ConfigError(ValueError):
     """A hyperparameter, or a combination of them, that has no meaning."""
+
+
+class EnvParams(dict[str, Any]):
+    """An environment's parameters by name; nobody changes one.
+
+    What is static (integers, true and false) decides what program is compiled; the others are
+    traced.
+    """
+
+    def __init__(self, values: Any = (), static: frozenset[str] | None = None):
+        """Of a mapping, or of pairs; `static` names what is, None finds it by its type."""
+        super().__init__(values)
+        whole = (name for name, value in self.items() if isinstance(value, numbers.Integral))
+        self.static = frozenset(whole) if static is None else static
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    @property
+    def traced(self) -> dict[str, Any]:
+        """Those that are."""
+        return {name: value for name, value in self.items() if name not in self.static}
+
+
+OWN_PARAMS = EnvParams()  # an environment's own, whatever they are
 
 
 def _traced(default: Any) -> Any:
@@ -30,6 +57,9 @@ class Config:
 
     env: str = "CartPole-v1"
     """Environment: any registered gymnax name (torch_ref: any gymnasium name)."""
+    env_params: EnvParams = OWN_PARAMS
+    """Its parameters that are not its own defaults, as gravity=12 masspole=0.3; fractions are
+    traced, integers and true or false are static."""
     max_episode_steps: int | None = None
     """Time limit of an episode in steps, >= 1; None takes the environment's own."""
     time_limit: Literal["truncates", "terminates"] = "truncates"
@@ -154,6 +184,11 @@ class Config:
     """Working precision. float32_grid computes in float64 and rounds environment state and
     parameters to float32 after each step: slow, and bit-equal between the two packages."""
 
+    def __post_init__(self) -> None:
+        """A plain dictionary will do for env_params."""
+        if isinstance(self.env_params, dict) and not isinstance(self.env_params, EnvParams):
+            object.__setattr__(self, "env_params", EnvParams(self.env_params))
+
     @property
     def critic(self) -> bool:
         """Whether a value function is learned."""
@@ -211,7 +246,7 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TRACED = tuple(name for name, field in FIELDS.items() if "traced" in field.metadata)
-STATIC = tuple(name for name in FIELDS if name not in TRACED)
+STATIC = tuple(name for name in FIELDS if name not in (*TRACED, "env_params"))  # it is both
 WHOLE = tuple(name for name in TRACED if FIELDS[name].type is int)
 OPTIONAL = tuple(name for name in TRACED if type(None) in get_args(FIELDS[name].type))
 
@@ -436,6 +471,7 @@ def validate(config: Config) -> Config:
         _check_count("cg_steps", steps, MOST_CG_STEPS)
     for name, (low, high) in _RANGES.items():
         _check_range(name, getattr(config, name), low, high)
+    _check_env_params(config.env_params)
     problem = _meaningless(config)
     if problem:
         raise ConfigError(problem)
@@ -459,7 +495,84 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
             allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
             if low > 0:
                 allowed = "finite and greater than 0"
+            if low == -math.inf:
+                allowed = "finite"
             raise ConfigError(f"{name} must be {allowed}; got {number!r}")
+
+
+def parse_env_params(entries: Sequence[str]) -> EnvParams:
+    """The parameters of 'gravity=12', 'ramping=false'.
+
+    Raises:
+      ConfigError: if an entry is none, or a name is given twice.
+    """
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, word = entry.partition("=")
+        if not equals or name in found:
+            raise ConfigError(f"env_params must be NAME=VALUE, each name once; got {entry!r}")
+        found[name] = parse_env_param(name, word)
+    return EnvParams(found)
+
+
+def parse_env_param(name: str, word: str) -> bool | int | float:
+    """The value of a parameter, as it is written: 12, 9.8, true.
+
+    Raises:
+      ConfigError: if it is none.
+    """
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    raise ConfigError(f"{name} must be a number, true or false; got {word!r}")
+
+
+def typed(
+    env: str, params: EnvParams, kinds: dict[str, type], follow: dict[str, str] | None = None
+) -> EnvParams:
+    """An environment's parameters with its own types: where it has a float, 12 is 12.0.
+
+    Args:
+      env: its name.
+      kinds: the type of each of its parameters, float, int or bool.
+      follow: parameters that are made of others, and how.
+
+    Raises:
+      ConfigError: if it has no such parameter, or one of another type.
+    """
+    found = EnvParams(params, params.static)
+    for name, value in params.items():
+        if follow and name in follow:
+            raise ConfigError(f"{name} of {env} is {follow[name]}: give those")
+        if name not in kinds:
+            allowed = nearest(name, kinds) if kinds else ", nor any other to set"
+            raise ConfigError(f"{env} has no parameter {name!r}{allowed}")
+        kind, given = kinds[name], type(value) if name in params.static else float
+        if kind is float and given is not bool:
+            found[name] = float(value) if name in params.static else value
+        elif (kind is bool) != (given is bool) or given is float:
+            what = {float: "a number", int: "an integer, which is static", bool: "true or false"}
+            raise ConfigError(f"{name} of {env} must be {what[kind]}; got {value!r}")
+    return EnvParams(found, frozenset(name for name in found if kinds[name] is not float))
+
+
+def _check_env_params(params: Any) -> None:
+    if not isinstance(params, EnvParams):
+        raise ConfigError(
+            f"env_params must be a dictionary, as {{'gravity': 12.0}}; got {params!r}"
+        )
+    for name, value in params.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"env_params must be numbers by name; got {name!r}: {value!r}")
+        if name == "max_steps_in_episode":
+            raise ConfigError(
+                "env_params cannot have max_steps_in_episode: the time limit of every environment "
+                f"is max_episode_steps (--max-episode-steps); got {value!r}"
+            )
+        if not isinstance(value, bool):
+            _check_range(f"env_params {name}", value, -math.inf, math.inf)
 
 
 def _entries(value: Any) -> list[Any]:

@@ -4,16 +4,31 @@ CartPole-v1 and Pendulum-v1 are written here in batched torch, with gymnax's dyn
 pure functions. Every other name is made by gymnasium: usable, but no twin of a gymnax run.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from torch_ref.config import ConfigError, nearest
+from torch_ref.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, typed
 from torch_ref.types import Env, EnvSpec, EnvState
 
-CARTPOLE_MIN_STEPS = 8  # no sequence of actions ends an episode sooner; a test tries them all
+CARTPOLE_MIN_STEPS = 8  # with its own parameters no actions end an episode sooner; all were tried
+
+
+class CartPoleParams(NamedTuple):
+    """What CartPole is made of: floats, or float [N] each; metres, kilograms, seconds."""
+
+    gravity: Any = 9.8
+    masscart: Any = 1.0
+    masspole: Any = 0.1
+    length: Any = 0.5  # half the pole's
+    force_mag: Any = 10.0
+    tau: Any = 0.02
+    theta_threshold_radians: Any = 12 * 2 * math.pi / 360
+    x_threshold: Any = 2.4
 
 
 class CartPoleState(NamedTuple):
@@ -25,6 +40,17 @@ class CartPoleState(NamedTuple):
     theta_dot: torch.Tensor
 
 
+class PendulumParams(NamedTuple):
+    """What a pendulum is made of: floats, or float [N] each; metres, kilograms, seconds."""
+
+    max_speed: Any = 8.0
+    max_torque: Any = 2.0
+    dt: Any = 0.05
+    g: Any = 10.0
+    m: Any = 1.0
+    l: Any = 1.0  # noqa: E741
+
+
 class PendulumState(NamedTuple):
     """N pendulums, float [N] each: radians from upright, and per second."""
 
@@ -32,22 +58,42 @@ class PendulumState(NamedTuple):
     theta_dot: torch.Tensor
 
 
-def make(name: str, *, float_type: str = "float32", max_episode_steps: int | None = None) -> Env:
+def make(
+    name: str,
+    *,
+    float_type: str = "float32",
+    max_episode_steps: int | None = None,
+    env_params: EnvParams = OWN_PARAMS,
+) -> Env:
     """The environment called `name`: a tensor one if there is one, else gymnasium's.
 
     Args:
       name: "CartPole-v1", "Pendulum-v1" or a registered gymnasium name.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
+      env_params: its parameters that are not the environment's own. The traced ones have no value
+        here: `reset` is handed them, and the state has them from there.
 
     Raises:
-      ConfigError: if there is no such environment, or its spaces are not supported.
+      ConfigError: if there is no such environment, or its spaces are not supported, or it has no
+        such parameters.
     """
     tensor_envs = {"CartPole-v1": cartpole, "Pendulum-v1": pendulum}
     dtype = getattr(torch, float_type)
+    env_params = _typed(name, env_params)
     if name in tensor_envs:
-        return tensor_envs[name](dtype, max_episode_steps)
+        return tensor_envs[name](dtype, max_episode_steps, env_params)
     return gymnasium_env(name, dtype, max_episode_steps)
+
+
+def settle(config: Config) -> Config:
+    """The config whose env_params have the environment's own types, as 12.0 for gravity=12.
+
+    Raises:
+      ConfigError: if there is no such environment, or it has no such parameters.
+    """
+    settled = _typed(config.env, config.env_params)
+    return dataclasses.replace(config, env_params=settled)
 
 
 def terminate_at_limit(env: Env) -> Env:
@@ -60,7 +106,9 @@ def terminate_at_limit(env: Env) -> Env:
     return env._replace(step=step)
 
 
-def cartpole(dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
+def cartpole(
+    dtype: torch.dtype, max_episode_steps: int | None = None, env_params: EnvParams = OWN_PARAMS
+) -> Env:
     """CartPole-v1 with gymnax's dynamics; a reset consumes four uniforms.
 
     Source: Barto, Sutton & Anderson 1983, with the constants and Euler step of gymnasium.
@@ -71,36 +119,41 @@ def cartpole(dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
         num_actions=2,
         discrete=True,
         time_limit=time_limit,
-        min_episode_steps=min(CARTPOLE_MIN_STEPS, time_limit),
+        min_episode_steps=1 if env_params else min(CARTPOLE_MIN_STEPS, time_limit),
         reset_uniforms=4,
     )
 
-    def reset(noise: torch.Tensor) -> EnvState:
+    def place(noise: torch.Tensor) -> tuple[CartPoleState, torch.Tensor]:
         inner = CartPoleState(*((noise.to(dtype) - 0.5) * 0.1).unbind(-1))
-        return _start(inner, torch.stack(inner, dim=-1))
+        return inner, torch.stack(inner, dim=-1)
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
-        s = state.inner
+        s, p = state.inner, CartPoleParams()._replace(**state.env_params)
+        total_mass, polemass_length = p.masscart + p.masspole, p.masspole * p.length
         action = action.to(dtype)
-        force = 10.0 * action - 10.0 * (1 - action)
+        force = p.force_mag * action - p.force_mag * (1 - action)
         cos, sin = torch.cos(s.theta), torch.sin(s.theta)
-        temp = (force + 0.05 * s.theta_dot**2 * sin) / 1.1
-        theta_acc = (9.8 * sin - cos * temp) / (0.5 * (4.0 / 3.0 - 0.1 * cos**2 / 1.1))
-        x_acc = temp - 0.05 * theta_acc * cos / 1.1
-        inner = CartPoleState(
-            x=s.x + 0.02 * s.x_dot,
-            x_dot=s.x_dot + 0.02 * x_acc,
-            theta=s.theta + 0.02 * s.theta_dot,
-            theta_dot=s.theta_dot + 0.02 * theta_acc,
+        temp = (force + polemass_length * s.theta_dot**2 * sin) / total_mass
+        theta_acc = (p.gravity * sin - cos * temp) / (
+            p.length * (4.0 / 3.0 - p.masspole * cos**2 / total_mass)
         )
-        fallen = (inner.x.abs() > 2.4) | (inner.theta.abs() > 12 * 2 * math.pi / 360)
+        x_acc = temp - polemass_length * theta_acc * cos / total_mass
+        inner = CartPoleState(
+            x=s.x + p.tau * s.x_dot,
+            x_dot=s.x_dot + p.tau * x_acc,
+            theta=s.theta + p.tau * s.theta_dot,
+            theta_dot=s.theta_dot + p.tau * theta_acc,
+        )
+        fallen = (inner.x.abs() > p.x_threshold) | (inner.theta.abs() > p.theta_threshold_radians)
         reward = torch.ones_like(inner.x)
         return _advance(state, inner, torch.stack(inner, dim=-1), reward, fallen, time_limit)
 
-    return _tensor_env(spec, reset, step)
+    return _tensor_env(spec, place, step, env_params)
 
 
-def pendulum(dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
+def pendulum(
+    dtype: torch.dtype, max_episode_steps: int | None = None, env_params: EnvParams = OWN_PARAMS
+) -> Env:
     """Pendulum-v1 with gymnax's dynamics; a reset consumes two uniforms."""
     time_limit = 200 if max_episode_steps is None else max_episode_steps
     spec = EnvSpec(
@@ -116,23 +169,23 @@ def pendulum(dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
         parts = (torch.cos(inner.theta), torch.sin(inner.theta), inner.theta_dot)
         return torch.stack(parts, dim=-1)
 
-    def reset(noise: torch.Tensor) -> EnvState:
+    def place(noise: torch.Tensor) -> tuple[PendulumState, torch.Tensor]:
         start = (noise.to(dtype) - 0.5) * torch.tensor([2.0 * math.pi, 2.0], dtype=dtype)
         inner = PendulumState(*start.unbind(-1))
-        return _start(inner, observe(inner))
+        return inner, observe(inner)
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
-        s = state.inner
-        torque = torch.clamp(action[..., 0], -2.0, 2.0)
+        s, p = state.inner, PendulumParams()._replace(**state.env_params)
+        torque = torch.clamp(action[..., 0], -p.max_torque, p.max_torque)
         angle = torch.remainder(s.theta + math.pi, 2 * math.pi) - math.pi
         reward = -(angle**2 + 0.1 * s.theta_dot**2 + 0.001 * torque**2)
-        theta_dot = s.theta_dot + (15.0 * torch.sin(s.theta) + 3.0 * torque) * 0.05
-        theta_dot = torch.clamp(theta_dot, -8.0, 8.0)
-        inner = PendulumState(s.theta + theta_dot * 0.05, theta_dot)
+        pull = 3 * p.g / (2 * p.l) * torch.sin(s.theta) + 3.0 / (p.m * p.l**2) * torque
+        theta_dot = torch.clamp(s.theta_dot + pull * p.dt, -p.max_speed, p.max_speed)
+        inner = PendulumState(s.theta + theta_dot * p.dt, theta_dot)
         never = torch.zeros_like(reward, dtype=torch.bool)
         return _advance(state, inner, observe(inner), reward, never, time_limit)
 
-    return _tensor_env(spec, reset, step)
+    return _tensor_env(spec, place, step, env_params)
 
 
 def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
@@ -183,7 +236,7 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
             return torch.nn.functional.one_hot(index, int(obs_space.n)).to(dtype)
         return torch.tensor(np.stack(observations), dtype=dtype).reshape(len(observations), -1)
 
-    def reset(noise: np.ndarray) -> EnvState:
+    def reset(noise: np.ndarray, env_params: EnvParams = OWN_PARAMS) -> EnvState:
         envs = [make_one() for _ in noise]
         first = [env.reset(seed=int(key[1]))[0] for env, key in zip(envs, noise, strict=True)]
         return _start(envs, tensor(first))
@@ -219,10 +272,31 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
     return Env(spec, reset, step, restart)
 
 
-def _start(inner: Any, obs: torch.Tensor) -> EnvState:
+def _typed(name: str, env_params: EnvParams) -> EnvParams:
+    """Those of the environment's own types; the time limit is a field of the config."""
+    made_of: dict[str, Any] = {"CartPole-v1": CartPoleParams(), "Pendulum-v1": PendulumParams()}
+    if not env_params:
+        return env_params
+    if name not in made_of:
+        raise ConfigError(
+            f"gymnasium's {name} takes no env_params here; {' and '.join(made_of)} do"
+        )
+    kinds = {key: type(value) for key, value in made_of[name]._asdict().items()}
+    return typed(name, env_params, kinds, _FOLLOW.get(name))
+
+
+_FOLLOW = {
+    "CartPole-v1": {
+        "total_mass": "masscart + masspole",
+        "polemass_length": "masspole * length",
+    }
+}
+
+
+def _start(inner: Any, obs: torch.Tensor, given: dict[str, torch.Tensor] | None = None) -> EnvState:
     """N environments at the start of an episode."""
     time = torch.zeros(obs.shape[0], dtype=torch.int32)
-    return EnvState(inner, obs, time, torch.zeros(obs.shape[0], dtype=obs.dtype))
+    return EnvState(inner, obs, time, torch.zeros(obs.shape[0], dtype=obs.dtype), given or {})
 
 
 def _advance(
@@ -236,20 +310,36 @@ def _advance(
     """The state after a step, its reward, and how it ended."""
     time = state.time + 1
     truncated = (time >= time_limit) & ~terminated
-    state = EnvState(inner, obs, time, state.episode_return + reward)
+    state = EnvState(inner, obs, time, state.episode_return + reward, state.env_params)
     return state, reward, terminated, truncated
 
 
-def _tensor_env(spec: EnvSpec, reset: Any, step: Any) -> Env:
-    """An Env whose restart chooses, tensor by tensor, between a fresh state and the old one."""
+def _tensor_env(spec: EnvSpec, place: Callable, step: Callable, made_for: EnvParams) -> Env:
+    """An Env whose restart chooses, tensor by tensor, between a fresh state and the old one.
+
+    Args:
+      place: reset noise [N, ...] -> the environments' own state, and observations.
+      made_for: the parameters that it must be handed.
+    """
+
+    def reset(noise: torch.Tensor, env_params: EnvParams = OWN_PARAMS) -> EnvState:
+        if env_params.keys() != made_for.keys():
+            raise ConfigError(
+                f"the environment was built for env_params {sorted(made_for)}, and is given "
+                f"{sorted(env_params)}: build the algorithm of this config"
+            )
+        inner, obs = place(noise)
+        values = {key: torch.as_tensor(x, dtype=obs.dtype) for key, x in env_params.items()}
+        return _start(inner, obs, {key: x.expand(len(noise)) for key, x in values.items()})
 
     def restart(state: EnvState, done: torch.Tensor, noise: Any) -> EnvState:
-        fresh = reset(noise)
+        fresh = _start(*place(noise))
 
         def choose(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
             return torch.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), new, old)
 
         inner = type(state.inner)(*map(choose, fresh.inner, state.inner))
-        return EnvState(inner, *map(choose, fresh[1:], state[1:]))
+        obs, time, episode_return = map(choose, fresh[1:4], state[1:4])
+        return EnvState(inner, obs, time, episode_return, state.env_params)
 
     return Env(spec, reset, step, restart)

@@ -52,7 +52,8 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
-    env_state = algorithm.env.reset(noise.first_reset(key_run, config, algorithm.env.spec))
+    draws = noise.first_reset(key_run, config, algorithm.env.spec)
+    env_state = algorithm.env.reset(draws, config.env_params)
     obs, scalar = env_state.obs[0], env_state.episode_return[0]
     transition = (obs, scalar, obs, torch.zeros((), dtype=torch.bool))
     return LearnerState(

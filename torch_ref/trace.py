@@ -195,9 +195,9 @@ def _events(sites: Sites) -> Iterator[Record]:
 
 def _leaves(site: str, tree: Any) -> Record:
     """Copies of the float leaves by name."""
-    if isinstance(tree, tuple):
-        fields = zip(tree._fields, tree, strict=True)  # type: ignore[attr-defined]
-        return {k: v for name, x in fields for k, v in _leaves(f"{site}.{name}", x).items()}
+    if isinstance(tree, tuple | dict):
+        named = tree if isinstance(tree, dict) else tree._asdict()  # type: ignore[attr-defined]
+        return {k: v for name in named for k, v in _leaves(f"{site}.{name}", named[name]).items()}
     return {site: tree.detach().numpy().copy()} if tree.is_floating_point() else {}
 
 

@@ -4,12 +4,21 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
 from torch_ref import noise, ring
-from torch_ref.config import PRESETS, Config, ConfigError, preset, validate
+from torch_ref.config import (
+    PRESETS,
+    Config,
+    ConfigError,
+    EnvParams,
+    parse_env_params,
+    preset,
+    validate,
+)
 from torch_ref.training import updates
 
 
@@ -24,19 +33,38 @@ class Options:
     """File for the trained state_dict, as torch.save writes it; must not exist."""
 
 
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _env_params(info: Any) -> Any:
+    """How EnvParams are given."""
+    if info.type is not EnvParams:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE [NAME=VALUE ...]]",
+        instance_from_str=parse_env_params,
+        is_instance=lambda x: isinstance(x, EnvParams),
+        str_from_instance=lambda x: [f"{name}={value}" for name, value in x.items()],
+    )
+
+
 def main(arguments: list[str]) -> None:
     """Run the command; exits with 2 after one sentence on what was wrong."""
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     try:
-        options = tyro.cli(
-            Options,
-            prog=f"python -m torch_ref.train {name or '[PRESET]'}",
-            description=f"Train one seed in PyTorch. Presets: {', '.join(PRESETS)} (default: vpg). "
-            "Example: python -m torch_ref.train vpg --env Acrobot-v1 --seed 3 --out acrobot.pt",
-            args=arguments[1:] if name else arguments,
-            default=Options(config=preset(name or "vpg")),
-            config=(tyro.conf.AvoidSubcommands,),
-        )
+        with REGISTRY:
+            options = tyro.cli(
+                Options,
+                prog=f"python -m torch_ref.train {name or '[PRESET]'}",
+                description=f"Train one seed in PyTorch. Presets: {', '.join(PRESETS)} (default: "
+                "vpg). Example: "
+                "python -m torch_ref.train vpg --env Acrobot-v1 --seed 3 --out acrobot.pt",
+                args=arguments[1:] if name else arguments,
+                default=Options(config=preset(name or "vpg")),
+                config=(tyro.conf.AvoidSubcommands,),
+            )
         _train(options)
     except ConfigError as error:
         print(f"torch_ref.train: {error}", file=sys.stderr)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from torch_ref import algorithms, learner
-from torch_ref.config import TRACED, WHOLE, Config, validate
+from torch_ref import algorithms, env, learner
+from torch_ref.config import TRACED, WHOLE, Config, EnvParams, validate
 from torch_ref.types import Algorithm, LearnerState, Metrics
 
 
@@ -46,7 +46,12 @@ def updates(
 
 
 def as_tensors(config: Config) -> Config:
-    """The config with its traced fields as tensors of the working dtype, counts as int32."""
+    """The config with its traced fields as tensors of the working dtype, counts as int32.
+
+    Raises:
+      ConfigError: if its environment has no such env_params.
+    """
+    config = env.settle(config)
     dtype = getattr(torch, config.float_type)
     values = {name: getattr(config, name) for name in TRACED}
     tensors: dict[str, Any] = {
@@ -54,4 +59,6 @@ def as_tensors(config: Config) -> Config:
         for name, value in values.items()
         if value is not None
     }
-    return dataclasses.replace(config, **tensors)
+    traced = {name: torch.as_tensor(x, dtype=dtype) for name, x in config.env_params.traced.items()}
+    env_params = EnvParams({**config.env_params, **traced}, config.env_params.static)
+    return dataclasses.replace(config, env_params=env_params, **tensors)

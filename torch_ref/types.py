@@ -31,13 +31,15 @@ class EnvState(NamedTuple):
     obs: torch.Tensor  # [N, D]
     time: torch.Tensor  # int32 [N], steps since the episode's start
     episode_return: torch.Tensor  # [N], undiscounted, since the episode's start
+    # Those of Config.env_params that are traced, by name [N]; nothing changes them.
+    env_params: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Env(NamedTuple):
     """N environments as functions; pure ones, but for `env.gymnasium_env`."""
 
     spec: EnvSpec
-    reset: Callable[..., EnvState]  # (reset noise [N, ...]) -> state
+    reset: Callable[..., EnvState]  # (reset noise [N, ...], Config.env_params) -> state
     step: Callable[..., tuple]  # (key [N], state, action) -> state, reward, terminated, truncated
     restart: Callable[..., EnvState]  # (state, done [N], reset noise [N, ...]) -> state
 

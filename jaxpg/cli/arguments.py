@@ -17,7 +17,8 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 import tyro
 from tyro.conf import Positional, arg
 
-from jaxpg.core.config import PRESETS, ConfigError, preset
+from jaxpg.core.config import PRESETS, ConfigError, EnvParams, parse_env_params, preset
+from jaxpg.words import parameters
 
 Directory = Annotated[Path, Positional, arg(metavar="DIR")]
 Directories = Annotated[tuple[Path, ...], Positional, arg(metavar="DIR")]
@@ -36,6 +37,23 @@ class Command(NamedTuple):
     def says(self) -> str:
         """What it does, in a sentence."""
         return (self.options.__doc__ or "").partition("\n")[0]
+
+
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _env_params(info: Any) -> Any:
+    """How EnvParams are given."""
+    if info.type is not EnvParams:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE [NAME=VALUE ...]]",
+        instance_from_str=parse_env_params,
+        is_instance=lambda x: isinstance(x, EnvParams),
+        str_from_instance=lambda x: parameters(x).split(),
+    )
 
 
 def parse(name: str, command: Command, words: Sequence[str]) -> Any:
@@ -62,7 +80,7 @@ def _parsed(name: str, command: Command, words: Sequence[str], named: str) -> An
         settings["default"] = command.options(preset=named, config=preset(named))
     said = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), REGISTRY:
             return tyro.cli(command.options, config=(tyro.conf.AvoidSubcommands,), **settings)
     except SystemExit as ended:
         if not ended.code:

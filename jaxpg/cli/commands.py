@@ -16,6 +16,7 @@ COMMANDS = {
         (
             "jaxpg train vpg --seeds 256 --out runs/cartpole",
             "jaxpg train reinforce --env Acrobot-v1 --learning-rate 3e-3 --seeds 1000:1032",
+            "jaxpg train vpg --env-params gravity=12 masspole=0.3",
         ),
     ),
     "resume": Command(train.Resume, train.resume, ("jaxpg resume runs/cartpole",)),
@@ -36,6 +37,7 @@ COMMANDS = {
         (
             "jaxpg sweep --grid learning_rate=1e-3,1e-2 gamma=0.95,0.99 --seeds 64",
             "jaxpg sweep reinforce --grid hidden_sizes=32,64x64 --out runs/sizes",
+            "jaxpg sweep --grid env.gravity=5,9.8,20 --seeds 64",
         ),
     ),
     "retrace": Command(

@@ -12,10 +12,10 @@ from jaxpg import files
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Directory, File
 from jaxpg.cli.show import say
-from jaxpg.core.config import ConfigError, nearest
+from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.runs import manifest as manifests
-from jaxpg.words import returned, seeds
+from jaxpg.words import environment, returned, seeds
 
 if TYPE_CHECKING:
     from jaxpg.policies.evaluate import Evaluation
@@ -62,7 +62,8 @@ def evaluate(options: Evaluate) -> None:
     from jaxpg.policies import evaluate as evaluation
 
     chosen = chosen_seeds(run, options.seed, options.seeds, options.setting)
-    count, why = _gymnasium_seeds(run, options.gymnasium_seeds, len(chosen), options.episodes)
+    config = run.config_of(options.setting)
+    count, why = _gymnasium_seeds(config, options.gymnasium_seeds, len(chosen), options.episodes)
     found: list[Evaluation] = []
     for simulator, some in (
         (evaluation.in_gymnax, chosen),
@@ -78,12 +79,13 @@ def evaluate(options: Evaluate) -> None:
             "run": str(options.dir),
             "manifest": run.summary["manifest"],
             "env": run.config.env,
+            "env_params": config.env_params,
             "setting": options.setting,
             "evaluation_seed": options.evaluation_seed,
             "results": results,
         }
         files.save(options.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    _print_table(run, results, options.episodes)
+    _print_table(run.manifest.preset, config, results, options.episodes)
     if count:
         print(_transfer(results, count))
     if why:
@@ -239,24 +241,24 @@ def check_seed(argument: str, seed: int) -> None:
         raise ConfigError(f"{argument} must be an integer in [0, 2^32); got {seed}")
 
 
-def _gymnasium_seeds(run: "Run", text: str, available: int, episodes: int) -> tuple[int, str]:
+def _gymnasium_seeds(config: Config, text: str, available: int, episodes: int) -> tuple[int, str]:
     """How many seeds to evaluate in gymnasium, and a sentence if they are not all."""
     from jaxpg.policies.evaluate import default_gymnasium_seeds, gymnasium_maker
 
     if text == "all":
-        gymnasium_maker(run.config)
+        gymnasium_maker(config)
         return available, ""
     if text != "some":
         if not text.isdecimal():
             raise ConfigError(f"--gymnasium-seeds must be a number or all; got {text!r}")
         if int(text):
-            gymnasium_maker(run.config)
+            gymnasium_maker(config)
         return min(int(text), available), ""
     try:
-        gymnasium_maker(run.config)
+        gymnasium_maker(config)
     except ConfigError as error:
         return 0, f"in gymnax alone: {error}"
-    count = default_gymnasium_seeds(run.config, episodes)
+    count = default_gymnasium_seeds(config, episodes)
     if count >= available:
         return available, ""
     return count, (
@@ -277,7 +279,7 @@ def _transfer(results: list[dict[str, Any]], count: int) -> str:
     return f"the same {seeds(count)} in gymnax and in gymnasium, mean return: {', '.join(parts)}"
 
 
-def _print_table(run: "Run", results: list[dict[str, Any]], episodes: int) -> None:
+def _print_table(preset: str, config: Config, results: list[dict[str, Any]], episodes: int) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -309,5 +311,5 @@ def _print_table(run: "Run", results: list[dict[str, Any]], episodes: int) -> No
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width
         console = Console(width=140)
-    print(f"{run.manifest.preset} on {run.config.env}, {episodes} fresh episodes of each seed")
+    print(f"{preset} on {environment(config)}, {episodes} fresh episodes of each seed")
     console.print(table)

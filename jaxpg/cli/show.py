@@ -10,7 +10,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from jaxpg import files
+from jaxpg import files, words
 from jaxpg.cli.arguments import Directories, Directory, File
 from jaxpg.core.config import PRESET_NOTES, PRESETS, Config, ConfigError
 from jaxpg.runs import manifest as manifests
@@ -118,7 +118,8 @@ def describe(directory: Path) -> str:
     finished = run.is_finished(directory)
     state = "finished" if finished else "not finished"
     times = f", {len(manifest.settings)} settings each" if len(manifest.settings) > 1 else ""
-    said = f"{manifest.preset} on {config.env}, seeds {','.join(manifest.parts)}{times}: {state}"
+    what = f"{manifest.preset} on {words.environment(config, manifest.varied)}"
+    said = f"{what}, seeds {','.join(manifest.parts)}{times}: {state}"
     if finished and not done:
         return f"{said}\nit was saved from memory, without checkpoints"
     return (

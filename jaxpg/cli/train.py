@@ -208,7 +208,7 @@ class Sweep:
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,…")] = ()
     """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
-    hidden_sizes=32,64x64 max_grad_norm=0.5,none; every combination is trained."""
+    hidden_sizes=32,64x64 max_grad_norm=0.5,none env.gravity=5,9.8; every combination is trained."""
     run: OmitArgPrefixes[Run] = Run()
     launch: OmitArgPrefixes[Launch] = Launch()
     config: OmitArgPrefixes[Config] = PRESETS["vpg"]
@@ -220,9 +220,9 @@ def sweep(options: Sweep) -> None:
     if options.run.track is not None:
         track.check(options.run.track)
     grid = sweeps.parse_grid(options.grid)
+    machine.prepare(validate(options.config))  # the plan asks the environment for its parameters
     asked = sweeps.plan(options.preset, options.config, grid, options.run.seeds, options.run.lanes)
     out = options.run.out or default_out(options.preset, asked.config, "-sweep")
-    machine.prepare(asked.config)
     directories = sweeps.begin(out, asked)
     launch = dataclasses.replace(options.launch, report=False)
     for i, directory in enumerate(directories, 1):

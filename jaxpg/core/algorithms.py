@@ -61,8 +61,13 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
       ConfigError: if the environment is unknown or not supported.
     """
     rows, rounded = primitives.rows, primitives.round_floats
-    limit = config.max_episode_steps
-    env_ = env.make(config.env, float_type=config.float_type, max_episode_steps=limit, rows=rows)
+    env_ = env.make(
+        config.env,
+        float_type=config.float_type,
+        max_episode_steps=config.max_episode_steps,
+        env_params=config.env_params,
+        rows=rows,
+    )
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
     networks_ = networks.make(config, env_.spec, primitives.apply)

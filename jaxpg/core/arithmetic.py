@@ -35,7 +35,9 @@ def grid_env(env: Env, rounded: Callable = round_floats) -> Env:
     def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
         return rounded(env.restart(state, done, noise))
 
-    return env._replace(reset=lambda noise: rounded(env.reset(noise)), step=step, restart=restart)
+    return env._replace(
+        reset=lambda *inputs: rounded(env.reset(*inputs)), step=step, restart=restart
+    )
 
 
 def grid_distribution(distribution: Distribution, rounded: Callable = round_floats) -> Distribution:

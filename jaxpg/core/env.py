@@ -3,6 +3,7 @@
 The package's only import of gymnax. It is done late, because it starts the JAX backend.
 """
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core.config import ConfigError, nearest
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, typed
 from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
 from jaxpg.later import import_matplotlib, imported_later
@@ -22,6 +23,7 @@ def make(
     *,
     float_type: str = "float32",
     max_episode_steps: int | None = None,
+    env_params: EnvParams = OWN_PARAMS,
     rows: Callable = jax.vmap,
 ) -> Env:
     """The gymnax environment called `name`; `gymnax.register` adds yours.
@@ -30,20 +32,31 @@ def make(
       name: a registered name, or MODULE:NAME, where importing the module registers the name.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
+      env_params: its parameters that are not the environment's own. The traced ones have no value
+        here: `reset` is handed them, and the state has them from there.
       rows: what makes of a function of one environment that of N.
 
     Raises:
-      ConfigError: if there is no such environment, or it is not supported.
+      ConfigError: if there is no such environment, or it is not supported, or has no such
+        parameters.
     """
     name, gym, params = _gymnax(name)
-    spec = _spec(name, gym, params, max_episode_steps)
+    env_params = _typed(name, gym, params, env_params)
+    params = _with(gym, params, {key: env_params[key] for key in env_params.static})
+    spec = _spec(name, gym, params, max_episode_steps, bool(env_params))
     own = getattr(params, "max_steps_in_episode", None)
     if own is not None:  # some have it as a float, and must
         params = params.replace(max_steps_in_episode=type(own)(spec.time_limit))
-    _, encode, decode = _interface(gym, params, float_type)
+    encode, decode = _encoder(gym, params, float_type), _decoder(gym, params)
     begin, advance = _dynamics(name, gym, params, float_type)
     try:
-        types = _state_types(name, begin, advance, *_examples(spec, decode), float_type)
+        examples = _examples(spec, decode, env_params, float_type)
+        types = _state_types(name, begin, advance, *examples, float_type)
+    except jax.errors.ConcretizationTypeError as error:
+        raise ConfigError(
+            f"{name} decides in Python by a parameter, so env_params cannot have "
+            f"{' and '.join(env_params.traced)}: {str(error).partition(chr(10))[0]}"
+        ) from error
     except TypeError as error:  # some of gymnax's mix numbers of 32 and of 64 bits
         if float_type == "float32":
             raise
@@ -53,26 +66,54 @@ def make(
     def typed(inner: Any) -> Any:
         return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
 
-    def start(noise: jax.Array) -> EnvState:
-        obs, inner = begin(noise)
-        return EnvState(typed(inner), encode(obs), jnp.int32(0), jnp.zeros((), float_type))
+    def start(noise: jax.Array, given: dict[str, jax.Array]) -> EnvState:
+        obs, inner = begin(noise, given)
+        return EnvState(typed(inner), encode(obs), jnp.int32(0), jnp.zeros((), float_type), given)
+
+    def reset(noise: jax.Array, env_params: EnvParams = OWN_PARAMS) -> EnvState:
+        if env_params.keys() != names:
+            raise ConfigError(
+                f"the environment was built for env_params {sorted(names)}, and is given "
+                f"{sorted(env_params)}: build the algorithm of this config"
+            )
+        values = {key: jnp.asarray(x, float_type) for key, x in env_params.traced.items()}
+        return rows(start)(
+            noise, {key: jnp.broadcast_to(x, noise.shape[:1]) for key, x in values.items()}
+        )
 
     @rows
     def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
-        obs, inner, reward, terminated, over = advance(key, state.inner, decode(action))
+        given = state.env_params
+        action = decode(action, given)
+        obs, inner, reward, terminated, over = advance(key, state.inner, action, given)
         inner = typed(inner)
         reward = jnp.asarray(reward, float_type).reshape(())
         terminated = jnp.asarray(terminated, bool).reshape(())
         over = jnp.logical_or(over, state.time + 1 >= spec.time_limit)
         truncated = jnp.logical_and(over, ~terminated)
-        state = EnvState(inner, encode(obs), state.time + 1, state.episode_return + reward)
+        state = EnvState(inner, encode(obs), state.time + 1, state.episode_return + reward, given)
         return state, reward, terminated, truncated
 
     @rows
     def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
-        return jax.tree.map(lambda new, old: jnp.where(done, new, old), start(noise), state)
+        fresh = start(noise, state.env_params)
+        return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, state)
 
-    return Env(spec, rows(start), step, restart)
+    names = env_params.keys()
+    return Env(spec, reset, step, restart)
+
+
+def settle(config: Config) -> Config:
+    """The config whose env_params have the environment's own types, as 12.0 for gravity=12.
+
+    Raises:
+      ConfigError: if there is no such environment, or it has no such parameters.
+    """
+    if not config.env_params:
+        return config
+    name, gym, params = _gymnax(config.env)
+    settled = _typed(name, gym, params, config.env_params)
+    return dataclasses.replace(config, env_params=settled)
 
 
 class Interface(NamedTuple):
@@ -83,15 +124,26 @@ class Interface(NamedTuple):
     decode: Callable[[jax.Array], jax.Array]  # action, or [A] -> clipped, in the action's shape
 
 
-def interface(name: str, float_type: str = "float32") -> Interface:
+def interface(
+    name: str, float_type: str = "float32", env_params: EnvParams = OWN_PARAMS
+) -> Interface:
     """How one environment called `name` is seen and acted in.
+
+    Args:
+      env_params: numbers; the bounds of an action may depend on them.
 
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported.
     """
     name, gym, params = _gymnax(name)
+    params = _with(gym, params, _typed(name, gym, params, env_params))
     _check_spaces(name, gym, params)
-    return _interface(gym, params, float_type)
+    obs_space, _ = _spaces(gym, params)
+    obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
+    decode = _decoder(gym, params)
+    return Interface(
+        obs_shape, _encoder(gym, params, float_type), lambda action: decode(action, {})
+    )
 
 
 def terminate_at_limit(env: Env) -> Env:
@@ -129,7 +181,31 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
         raise ConfigError(f"{name} could not be made: {error}") from error
 
 
-def _spec(name: str, gym: Any, params: Any, max_episode_steps: int | None) -> EnvSpec:
+def _typed(name: str, gym: Any, params: Any, env_params: EnvParams) -> EnvParams:
+    """Those of the environment's own types; the time limit is a field of the config."""
+    if not env_params:
+        return env_params
+    found = vars(params) if dataclasses.is_dataclass(params) else {}
+    scalars = {key: x for key, x in found.items() if not getattr(x, "shape", ())}
+    kinds = {"b": bool, "i": int, "u": int, "f": float}
+    of_each = {key: kinds.get(jnp.result_type(x).kind, object) for key, x in scalars.items()}
+    of_each.pop("max_steps_in_episode", None)
+    follow = {key: words for key, words, _ in _known(gym).follow}
+    left = {key: kind for key, kind in of_each.items() if key not in follow}
+    return typed(name, env_params, left, follow)
+
+
+def _with(gym: Any, params: Any, given: dict[str, Any]) -> Any:
+    """The parameters with some replaced, and those that are made of them."""
+    if not given:
+        return params
+    params = params.replace(**given)
+    return params.replace(**{key: made(params) for key, _, made in _known(gym).follow})
+
+
+def _spec(
+    name: str, gym: Any, params: Any, max_episode_steps: int | None, changed: bool
+) -> EnvSpec:
     _check_spaces(name, gym, params)
     obs_space, action_space = _spaces(gym, params)
     discrete = hasattr(action_space, "n")
@@ -138,12 +214,13 @@ def _spec(name: str, gym: Any, params: Any, max_episode_steps: int | None) -> En
         raise ConfigError(f"{name} has no time limit of its own; give max_episode_steps")
     time_limit = max_episode_steps or int(own)  # type: ignore[arg-type]
     known = _known(gym)
+    shortest = 1 if changed else known.min_episode_steps  # of other parameters nothing is known
     return EnvSpec(
         obs_size=getattr(obs_space, "n", 0) or math.prod(obs_space.shape),
         num_actions=action_space.n if discrete else math.prod(action_space.shape),
         discrete=discrete,
         time_limit=time_limit,
-        min_episode_steps=min(known.min_episode_steps, time_limit),
+        min_episode_steps=min(shortest, time_limit),
         reset_uniforms=known.uniforms,
     )
 
@@ -170,8 +247,10 @@ def _dynamics(
 ) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
     """One environment, without a reset at an episode's end.
 
-        begin(noise) -> observation, state
-        advance(key, state, action) -> observation, state, reward, terminated, truncated
+        begin(noise, given) -> observation, state
+        advance(key, state, action, given) -> observation, state, reward, terminated, truncated
+
+    where `given` has the parameters that are traced, by name.
 
     gymnax's own `step` resets, and draws for that at every step, so its parts are called instead;
     but not where an environment has a `step` or `reset` of its own, as a wrapper has.
@@ -188,42 +267,54 @@ def _dynamics(
             "arithmetic must be 'float32'"
         )
 
-    def has_ended(state: Any) -> Any:
+    def has_ended(state: Any, params: Any) -> Any:
         """Its own way to truncate; gymnax's where a state tells the time and there is a limit."""
         tells = hasattr(state, "time") and hasattr(params, "max_steps_in_episode")
         return gym.is_truncated(state, params) if tells or is_own("is_truncated") else False
 
-    def begin(noise: jax.Array) -> tuple:
-        place = _known(gym).place
+    def begin(noise: jax.Array, given: dict[str, jax.Array]) -> tuple:
+        place, now = _known(gym).place, _with(gym, params, given)
         if place is None:
-            return gym.reset(noise, params) if own else gym.reset_env(noise, params)
+            return gym.reset(noise, now) if own else gym.reset_env(noise, now)
         inner = place(noise.astype(float_type))
         return gym.get_obs(inner), inner
 
-    def advance(key: jax.Array, state: Any, action: jax.Array) -> tuple:
-        obs, state, reward, terminated, _ = gym.step_env(key, state, action, params)
-        return obs, state, reward, terminated, has_ended(state)
+    def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
+        now = _with(gym, params, given)
+        obs, state, reward, terminated, _ = gym.step_env(key, state, action, now)
+        return obs, state, reward, terminated, has_ended(state, now)
 
-    def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array) -> tuple:
-        obs, state, reward, terminated, truncated, info = gym.step(key, state, action, params)
+    def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
+        now = _with(gym, params, given)
+        obs, state, reward, terminated, truncated, info = gym.step(key, state, action, now)
         done = jnp.logical_or(terminated, truncated)  # then `obs` is of the next episode
         return jnp.where(done, info["final_observation"], obs), state, reward, terminated, truncated
 
     return begin, advance_by_its_step if own else advance
 
 
-def _examples(spec: EnvSpec, decode: Callable) -> tuple[Any, Any]:
-    """Shapes of the noise that a start consumes, and of an action as the environment takes it."""
+def _examples(
+    spec: EnvSpec, decode: Callable, env_params: EnvParams, float_type: str
+) -> tuple[Any, Any, Any]:
+    """Shapes of the noise that a start consumes, of an action as the environment takes it, and of
+    the parameters that are traced."""
+    given = {key: jax.ShapeDtypeStruct((), float_type) for key in env_params.traced}
     uniforms = jax.ShapeDtypeStruct((spec.reset_uniforms,), jnp.float32)
     noise = uniforms if spec.reset_uniforms else jax.eval_shape(lambda: keys([0])[0])
     if spec.discrete:
-        return noise, jax.ShapeDtypeStruct((), jnp.int32)
+        return noise, jax.ShapeDtypeStruct((), jnp.int32), given
     numbers = jax.ShapeDtypeStruct((spec.num_actions,), jnp.float32)
-    return noise, jax.eval_shape(decode, numbers)
+    return noise, jax.eval_shape(decode, numbers, given), given
 
 
 def _state_types(
-    name: str, begin: Callable, advance: Callable, noise: Any, action: Any, float_type: str
+    name: str,
+    begin: Callable,
+    advance: Callable,
+    noise: Any,
+    action: Any,
+    given: Any,
+    float_type: str,
 ) -> Any:
     """The shape and dtype of each leaf of the environment's state.
 
@@ -239,9 +330,9 @@ def _state_types(
 
     def after_a_step(state: Any) -> Any:
         key = jax.eval_shape(lambda: keys([0])[0])
-        return jax.tree.map(explicit, jax.eval_shape(advance, key, state, action)[1])
+        return jax.tree.map(explicit, jax.eval_shape(advance, key, state, action, given)[1])
 
-    start = jax.tree.map(explicit, jax.eval_shape(begin, noise)[1])
+    start = jax.tree.map(explicit, jax.eval_shape(begin, noise, given)[1])
     types = after_a_step(start)
     again = after_a_step(types)
     if len({jax.tree.structure(state) for state in (start, types, again)}) > 1:
@@ -257,24 +348,31 @@ def _state_types(
     return types
 
 
-def _interface(gym: Any, params: Any, float_type: str) -> Interface:
-    obs_space, action_space = _spaces(gym, params)
+def _encoder(gym: Any, params: Any, float_type: str) -> Callable[[jax.Array], jax.Array]:
+    """Its observation -> [D]."""
+    obs_space, _ = _spaces(gym, params)
 
     def encode(obs: jax.Array) -> jax.Array:
         if not hasattr(obs_space, "n"):
             return obs.astype(float_type).reshape(-1)
         return jax.nn.one_hot(obs, obs_space.n, dtype=float_type).reshape(-1)
 
-    def decode(action: jax.Array) -> jax.Array:
-        if hasattr(action_space, "n"):
+    return encode
+
+
+def _decoder(gym: Any, params: Any) -> Callable[[jax.Array, dict], jax.Array]:
+    """(action, or [A], the parameters that are traced) -> clipped, in the action's shape."""
+    _, own_space = _spaces(gym, params)
+
+    def decode(action: jax.Array, given: dict[str, jax.Array]) -> jax.Array:
+        if hasattr(own_space, "n"):
             return action
-        shape = action_space.shape
+        space = gym.action_space(_with(gym, params, given)) if given else own_space
+        shape, bounds = space.shape, (space.low, space.high)
         low, high = (jnp.broadcast_to(jnp.asarray(x), shape).reshape(-1) for x in bounds)
         return jnp.clip(action, low, high).reshape(shape)
 
-    bounds = () if hasattr(action_space, "n") else (action_space.low, action_space.high)
-    obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
-    return Interface(obs_shape, encode, decode)
+    return decode
 
 
 def _place_cartpole(uniform: jax.Array) -> Any:
@@ -296,14 +394,22 @@ def _place_pendulum(uniform: jax.Array) -> Any:
 class Known(NamedTuple):
     """What is known of an environment, beyond what gymnax says."""
 
-    min_episode_steps: int = 1  # no sequence of actions ends an episode sooner
+    min_episode_steps: int = 1  # with its own parameters no actions end an episode sooner
     uniforms: int = 0  # draws that `place` consumes; 0: a reset consumes a key
     # A start that another library can reproduce to the bit, unlike uniform(minval, maxval):
     place: Callable[..., Any] | None = None  # (uniform [uniforms]) -> gymnax state
+    # Parameters that are made of others: each one's name, and how, in words and in code.
+    follow: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
 
 
+_CARTPOLE = (
+    ("total_mass", "masscart + masspole", lambda p: p.masscart + p.masspole),
+    ("polemass_length", "masspole * length", lambda p: p.masspole * p.length),
+)
 KNOWN = {  # by class: whatever else is registered under their names is another environment
-    "gymnax.environments.classic_control.cartpole.CartPole": Known(8, 4, _place_cartpole),
+    "gymnax.environments.classic_control.cartpole.CartPole": Known(
+        8, 4, _place_cartpole, _CARTPOLE
+    ),
     "gymnax.environments.classic_control.pendulum.Pendulum": Known(1, 2, _place_pendulum),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import algorithms, learner
+from jaxpg.core import algorithms, env, learner
 from jaxpg.core.config import TRACED, WHOLE, Config, ConfigError, validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 
@@ -41,17 +41,20 @@ def as_arrays(config: Config) -> Config:
     """The config with its traced fields as arrays of the working dtype, counts as int32.
 
     Raises:
-      ConfigError: if it asks for float64 where JAX has none.
+      ConfigError: if it asks for float64 where JAX has none, or its environment has no such
+        env_params.
     """
     if config.float_type == "float64" and not jax.config.read("jax_enable_x64"):
         raise ConfigError(
             f"arithmetic={config.arithmetic!r} needs JAX's 64-bit mode: set "
             "JAX_ENABLE_X64=1 or call jax.config.update('jax_enable_x64', True)"
         )
+    config = env.settle(config)
     values = {name: getattr(config, name) for name in TRACED}
     arrays: dict[str, Any] = {
         name: jnp.asarray(value, jnp.int32 if name in WHOLE else config.float_type)
         for name, value in values.items()
         if value is not None
     }
-    return dataclasses.replace(config, **arrays)
+    env_params = jax.tree.map(lambda x: jnp.asarray(x, config.float_type), config.env_params)
+    return dataclasses.replace(config, env_params=env_params, **arrays)

@@ -9,9 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxpg.core.config import STATIC, TRACED, Config
+from jaxpg.core.config import STATIC, TRACED, Config, EnvParams
 
-jax.tree_util.register_dataclass(Config, data_fields=list(TRACED), meta_fields=list(STATIC))
+jax.tree_util.register_dataclass(
+    Config, data_fields=[*TRACED, "env_params"], meta_fields=list(STATIC)
+)
+jax.tree_util.register_pytree_node(
+    EnvParams,
+    lambda params: (
+        (params.traced,),
+        tuple((name, params[name]) for name in sorted(params.static)),
+    ),
+    lambda static, traced: EnvParams({**traced[0], **dict(static)}, frozenset(dict(static))),
+)
 
 Params = dict[str, Any]  # network -> layer -> {"kernel", "bias"} (or a leaf such as "log_std")
 
@@ -34,13 +44,15 @@ class EnvState(NamedTuple):
     obs: jax.Array  # [N, D]
     time: jax.Array  # int32 [N], steps since the episode's start
     episode_return: jax.Array  # [N], undiscounted, since the episode's start
+    # Those of Config.env_params that are traced, by name [N]; nothing changes them.
+    env_params: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Env(NamedTuple):
     """N environments as pure functions."""
 
     spec: EnvSpec
-    reset: Callable[..., EnvState]  # (reset noise [N, ...]) -> state
+    reset: Callable[..., EnvState]  # (reset noise [N, ...], Config.env_params) -> state
     step: Callable[..., tuple]  # (key [N], state, action) -> state, reward, terminated, truncated
     restart: Callable[..., EnvState]  # (state, done [N], reset noise [N, ...]) -> state
 

@@ -58,9 +58,10 @@ def train(
 
 def static(config: Config) -> Config:
     """The config's static fields, by which what is compiled can be found again; the others are
-    their defaults."""
+    their defaults, and traced parameters of the environment 0."""
     defaults: dict[str, Any] = {name: FIELDS[name].default for name in TRACED}
-    return dataclasses.replace(config, **defaults)
+    names = jax.tree.map(lambda _: 0.0, config.env_params)
+    return dataclasses.replace(config, env_params=names, **defaults)
 
 
 def primitives(config: Config) -> Primitives:

@@ -60,6 +60,9 @@ def find(config: Config) -> Drawing:
       ConfigError: if it cannot be drawn; the sentence says which can.
     """
     name = config.env.rpartition(":")[2]
+    if name == "CartPole-v1" and config.env_params:
+        own = config.env_params
+        return DRAWINGS[name]._replace(draw=partial(_cartpole, **own), after=partial(_fall, **own))
     if name in DRAWINGS:
         return DRAWINGS[name]
     shape = env.interface(config.env, config.float_type).obs_shape
@@ -76,11 +79,24 @@ def find(config: Config) -> Drawing:
     )
 
 
-def _cartpole(image: Image.Image, box: Box, obs: np.ndarray, *, up: bool, small: bool) -> None:
-    """A cart with its pole on its track; in a sheet the pole is longer than it is, to be seen."""
+def _cartpole(
+    image: Image.Image,
+    box: Box,
+    obs: np.ndarray,
+    *,
+    up: bool,
+    small: bool,
+    length: float = 0.5,
+    **_others: float,
+) -> None:
+    """A cart with its pole on its track; in a sheet the pole is longer than it is, to be seen.
+
+    Args:
+      length: half the pole's, in metres.
+    """
     draw = ImageDraw.Draw(image)
     left, top, width, height = box
-    pole, theta = 1.9 if small else 1.0, float(obs[2])  # m of the track; the true length is 1
+    pole, theta = 2 * length * (1.9 if small else 1.0), float(obs[2])  # m of the track
     metre = width / 5.4
     ground = top + 0.84 * height
     x = left + width / 2 + metre * float(np.clip(obs[0], -2.5, 2.5))
@@ -98,19 +114,28 @@ def _cartpole(image: Image.Image, box: Box, obs: np.ndarray, *, up: bool, small:
     _rod(draw, axle, tip, max(2.5 * SMOOTH, 0.42 * size), ACCENT if up else FALLEN)
 
 
-def _fall(obs: np.ndarray) -> np.ndarray:
+def _fall(
+    obs: np.ndarray,
+    *,
+    gravity: float = 9.8,
+    length: float = 0.5,
+    tau: float = 0.02,
+    x_threshold: float = 2.4,
+    theta_threshold_radians: float = 12 * np.pi / 180,
+    **_others: float,
+) -> np.ndarray:
     """What follows the last CartPole observation [4] if the pole fell: [FALL, 4], or nothing.
 
     An unforced rod on a cart that comes to rest: θ'' = 3 g / (4 l) sin θ, l half its length.
     """
     x, speed, theta, spin = (float(value) for value in obs)
     rows = []
-    fell = abs(x) > 2.4 or abs(theta) > 12 * np.pi / 180
+    fell = abs(x) > x_threshold or abs(theta) > theta_threshold_radians
     for _ in range(FALL if fell else 0):
         speed *= 0.9
-        spin += 0.02 * 14.7 * np.sin(theta)
-        x += 0.02 * speed
-        theta = float(np.clip(theta + 0.02 * spin, -np.pi / 2, np.pi / 2))
+        spin += tau * 0.75 * gravity / length * np.sin(theta)
+        x += tau * speed
+        theta = float(np.clip(theta + tau * spin, -np.pi / 2, np.pi / 2))
         rows.append((x, speed, theta, spin))
     return np.array(rows).reshape(-1, 4)
 

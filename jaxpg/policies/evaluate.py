@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import words
 from jaxpg.analysis.stats import SOLVED, estimate, iqm
 from jaxpg.core import algorithms, noise
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.types import EnvState, Params
 from jaxpg.errors import RunError
+from jaxpg.fast import static
 from jaxpg.population.policy import Actor, actor
 from jaxpg.runs.load import Run
 
@@ -51,7 +53,9 @@ def in_gymnax(
       key: seed of the evaluation's own randomness.
     """
     began = time.perf_counter()
-    play = _player(actor(run.config), run.config, mode)
+    config = run.config_of(setting)
+    names = static(config)  # one program for all values
+    play = _player(actor(names), names, mode)
     width = min(episodes, ROWS)
     lanes = max(1, min(len(seeds), ROWS // width))
     returns = np.zeros((len(seeds), episodes))
@@ -62,7 +66,8 @@ def in_gymnax(
             rows = np.arange(i, i + lanes).clip(max=len(seeds) - 1)
             indices = np.arange(j, j + width).clip(max=episodes - 1)
             keys = _episode_keys("evaluation", key, np.asarray(seeds)[rows], indices)
-            total, length = play(stacked_params(run, [seeds[row] for row in rows], setting), keys)
+            params = stacked_params(run, [seeds[row] for row in rows], setting)
+            total, length = play(params, keys, config.env_params)
             returns[np.ix_(rows, indices)], lengths[np.ix_(rows, indices)] = total, length
     seconds = time.perf_counter() - began
     return Evaluation("gymnax", mode, list(seeds), returns, lengths, seconds)
@@ -80,9 +85,10 @@ def in_gymnasium(
     Raises:
       ConfigError: if gymnasium is not installed, or has no such environment.
     """
-    make, act = gymnasium_maker(run.config), actor(run.config)
+    config = run.config_of(setting)
+    make, act = gymnasium_maker(config), actor(config)
     began, obs_shape = time.perf_counter(), act.interface.obs_shape
-    choose = _chooser(act, run.config, mode)
+    choose = _chooser(act, config, mode)
     params = stacked_params(run, seeds, setting)
     envs = [make() for _ in range(len(seeds) * episodes)]
     starts = np.random.SeedSequence(key).generate_state(2)
@@ -143,12 +149,12 @@ def recorder(
     times = jnp.arange(limit if steps is None else min(steps, limit))
 
     @jax.jit
-    def play(params: Params, keys: jax.Array) -> tuple:
+    def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
         def body(carry: tuple, t: jax.Array) -> tuple[tuple, tuple]:
             state, alive = step(params, keys, t, *carry)
             return (state, alive), (see(state), state.episode_return)
 
-        first, alive = start(keys)
+        first, alive = start(keys, env_params)
         final, later = jax.lax.scan(body, (first, alive), times)
         seen = jax.tree.map(
             lambda x, rest: jnp.concatenate([x[None], rest]).reshape(-1, *keys.shape, *x.shape[1:]),
@@ -161,7 +167,7 @@ def recorder(
         params: Params, seeds: Sequence[int], episodes: Sequence[int], key: int = 0
     ) -> Recorded:
         keys = _episode_keys("rendering", key, np.asarray(seeds), np.asarray(episodes))
-        seen, returns, lengths = jax.tree.map(np.asarray, play(params, keys))
+        seen, returns, lengths = jax.tree.map(np.asarray, play(params, keys, config.env_params))
         return Recorded(seen, returns, lengths, limit)
 
     return record
@@ -214,7 +220,7 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _player(act: Actor, config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """(params [S, ...], keys [S, E]) -> returns and lengths [S, E], of whole episodes.
+    """(params [S, ...], keys [S, E], env_params) -> returns and lengths [S, E], of whole episodes.
 
     Args:
       act: of the config; another one if the environment was registered anew, which the config
@@ -222,7 +228,7 @@ def _player(act: Actor, config: Config, mode: str) -> Callable[..., tuple[np.nda
     """
     start, step = _episodes(act, config, mode)
 
-    def play(params: Params, keys: jax.Array) -> tuple:
+    def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
         def alive_somewhere(carry: tuple) -> jax.Array:
             return jnp.any(carry[2])
 
@@ -230,7 +236,8 @@ def _player(act: Actor, config: Config, mode: str) -> Callable[..., tuple[np.nda
             t, state, alive = carry
             return t + 1, *step(params, keys, t, state, alive)
 
-        _, end, _ = jax.lax.while_loop(alive_somewhere, body, (jnp.int32(0), *start(keys)))
+        first = (jnp.int32(0), *start(keys, env_params))
+        _, end, _ = jax.lax.while_loop(alive_somewhere, body, first)
         return end.episode_return.reshape(keys.shape), end.time.reshape(keys.shape)
 
     return jax.jit(play)
@@ -242,17 +249,18 @@ def _episodes(
     """How the episodes of S seeds begin and go on; rows [S · E].
 
     Returns:
-      keys [S, E] -> state, alive; and (params, keys, step's number, state, alive) -> state, alive,
-      where a row that is over keeps its state.
+      (keys [S, E], env_params) -> state, alive; and
+      (params, keys, step's number, state, alive) -> state, alive, where a row that is over keeps
+      its state.
     """
     env = algorithms.build(config).env
     choose = _chooser(act, config, mode, raw=True)
 
-    def start(keys: jax.Array) -> tuple:
+    def start(keys: jax.Array, env_params: EnvParams) -> tuple:
         draws = jax.vmap(lambda key: noise.fold_in(key, 0))(keys.reshape(-1))
         if env.spec.reset_uniforms:
             draws = jax.vmap(lambda key: noise.uniform(key, (env.spec.reset_uniforms,)))(draws)
-        return env.reset(draws), jnp.ones(keys.size, bool)
+        return env.reset(draws, env_params), jnp.ones(keys.size, bool)
 
     def step(params: Params, keys: jax.Array, t: jax.Array, state: EnvState, alive: Any) -> tuple:
         def step_key(key: jax.Array) -> jax.Array:
@@ -330,6 +338,11 @@ def gymnasium_maker(config: Config) -> Callable[[], Any]:
         raise ConfigError("gymnasium is not installed: pip install gymnasium") from None
     if config.env not in gymnasium.registry:
         raise ConfigError(f"gymnasium has no environment {config.env!r}")
+    if config.env_params:
+        raise ConfigError(
+            f"gymnasium's {config.env} has parameters of its own, and these policies were trained "
+            f"with others ({words.parameters(config.env_params)})"
+        )
     limit = (
         {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
     )

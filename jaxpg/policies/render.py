@@ -63,14 +63,13 @@ def one(run: Run, seed: int, *, mode: str, before: bool, setting: int = 0, key: 
     Raises:
       ConfigError: if the environment cannot be drawn.
     """
-    drawing = drawings.find(run.config)
-    (trained,) = _motions(
-        run.config, drawing, stacked_params(run, [seed], setting), [seed], mode, key
-    )
+    config = run.config_of(setting)
+    drawing = drawings.find(config)
+    (trained,) = _motions(config, drawing, stacked_params(run, [seed], setting), [seed], mode, key)
     steps = len(trained.up)
     panels = [(f"{run.manifest.preset}, seed {seed}", trained)]
     if before:
-        untrained = _again_and_again(run.config, drawing, seed, steps, mode, key)
+        untrained = _again_and_again(config, drawing, seed, steps, mode, key)
         panels = [(f"seed {seed}, untrained", untrained), (f"seed {seed}, trained", trained)]
     stride = max(drawing.stride, -(-steps // LONGEST))
     frames = [
@@ -95,7 +94,7 @@ def sheet(
     Args: as of `one`; `stride` is how many steps there are between two frames, None for as many as
       the drawing takes.
     """
-    drawing = drawings.find(run.config)
+    drawing = drawings.find(run.config_of(setting))
     parts = _sheet_parts(run, drawing, seeds, mode, before, setting, key)
     return _sheet_film(drawing, parts, drawing.stride if stride is None else stride)
 
@@ -114,7 +113,7 @@ def small_sheet(
     Raises:
       ConfigError: if so many seeds cannot be shown in so few bytes.
     """
-    drawing = drawings.find(run.config)
+    drawing = drawings.find(run.config_of(setting))
     parts = _sheet_parts(run, drawing, seeds, mode, before, setting, key)
     for stride in range(drawing.stride, LARGEST_STRIDE + 1):
         content = to_gif(_sheet_film(drawing, parts, stride))
@@ -286,16 +285,16 @@ def _sheet_parts(
     key: int,
 ) -> list[Part]:
     """What a sheet shows: the seeds untrained, if that is wanted, and trained."""
-    count = words.seeds(len(seeds))
+    count, config = words.seeds(len(seeds)), run.config_of(setting)
     steps = int(run.population.metrics.env_steps[run.row(seeds[0], setting)].sum())
     shown = [(f"{count}, trained for {steps:,} steps each", TRAINED)]
     params = [stacked_params(run, seeds, setting)]
     if before:
         shown = [(f"{count}, untrained", UNTRAINED), *shown]
-        params = [initial_params(run.config, seeds), *params]
+        params = [initial_params(config, seeds), *params]
     parts = []
     for (title, most), start in zip(shown, params, strict=True):
-        motions = _motions(run.config, drawing, start, seeds, mode, key, most)
+        motions = _motions(config, drawing, start, seeds, mode, key, most)
         if drawing.after is None:  # nothing moves any more once all are over
             most = min(most, max(len(motion.up) for motion in motions))
         parts.append(Part(title, motions, most))

@@ -16,6 +16,7 @@ from jaxpg.core import algorithms, env, noise
 from jaxpg.core.config import Config, validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, EnvSpec, Params
+from jaxpg.population.settings import plain_setting
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +101,9 @@ def actor(config: Config, algorithm: Algorithm | None = None) -> Actor:
     """
     with jax.transfer_guard("allow"):
         as_arrays(validate(config))
-        return _actor(fast.static(config), algorithm, registered(config.env))
+        own = plain_setting({"env_params": config.env_params})  # which make an action's bounds
+        static = dataclasses.replace(fast.static(config), **own)
+        return _actor(static, algorithm, registered(config.env))
 
 
 def registered(name: str) -> Any:
@@ -117,7 +120,8 @@ def registered(name: str) -> Any:
 @lru_cache(maxsize=16)
 def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Actor:
     algorithm = algorithm or algorithms.build(config)
-    spec, interface = algorithm.env.spec, env.interface(config.env, config.float_type)
+    spec = algorithm.env.spec
+    interface = env.interface(config.env, config.float_type, config.env_params)
     outputs, sample = algorithm.networks.policy, algorithm.distribution.sample
 
     def on_batch(choose: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

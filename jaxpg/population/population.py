@@ -19,7 +19,7 @@ from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, memory
 from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import Setting, plain, seed_list, with_setting
+from jaxpg.population.settings import Setting, check_alike, plain, seed_list, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
 LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
@@ -106,6 +106,7 @@ def make_chunks(
         raise ConfigError("settings must be at least one; got none")
     with chunks.own_jax(config):
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
+        check_alike(arrays)
         configs = jax.tree.map(np.asarray, arrays)
         keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
     count = len(configs) * len(seeds)

@@ -1,6 +1,7 @@
 """What is trained, as it is asked for: seeds, settings, grids. Imports no jax.
 
-A setting is values of traced hyperparameters that replace a config's.
+A setting is values of traced hyperparameters that replace a config's. A parameter of the
+environment is called env.NAME.
 """
 
 import dataclasses
@@ -9,9 +10,19 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxpg.core.config import FIELDS, OPTIONAL, TRACED, Config, ConfigError, nearest, validate
+from jaxpg.core.config import (
+    FIELDS,
+    OPTIONAL,
+    TRACED,
+    Config,
+    ConfigError,
+    EnvParams,
+    nearest,
+    validate,
+)
 
 MOST_SEEDS = 1_000_000  # of one run; more are a slip, or fill a machine with their results
+ENV = "env."  # what the name of an environment's parameter begins with, beside fields
 Setting = Mapping[str, Any]  # traced fields by name; {} is the config itself
 
 
@@ -64,12 +75,46 @@ def with_setting(config: Config, setting: Setting) -> Config:
       ConfigError: if a field is not traced or not one number, or the config has no meaning then.
     """
     for name in setting:
-        if name not in TRACED:
-            raise ConfigError(f"{name!r} cannot be a setting{nearest(name, TRACED)}")
+        if name not in TRACED and not name.startswith(ENV):
+            allowed = nearest(name, [*TRACED, f"{ENV}NAME"])
+            raise ConfigError(f"{name!r} cannot be a setting{allowed}")
     for name in OPTIONAL:
         if name in setting and (setting[name] is None) != (getattr(config, name) is None):
             raise ConfigError(f"{name}: a number and none are two programs: train them apart")
-    return validate(dataclasses.replace(config, **plain_setting(setting)))
+    values = plain_setting(setting)
+    for name, value in values.items():  # 12 for gravity is a number like any other
+        if name.startswith(ENV) and isinstance(value, int) and not isinstance(value, bool):
+            values[name] = float(value)
+    return validate(with_values(config, values))
+
+
+def value_of(config: Config, name: str) -> Any:
+    """What a config has of a field, or of a parameter of its environment."""
+    if name.startswith(ENV):
+        return config.env_params[name.removeprefix(ENV)]
+    return getattr(config, name)
+
+
+def check_alike(configs: Sequence[Config]) -> None:
+    """Raise ConfigError unless the configs of all settings have the same parameters of the
+    environment; others are another program."""
+    every = sorted({name for config in configs for name in config.env_params})
+    for i, config in enumerate(configs):
+        missing = [name for name in every if name not in config.env_params]
+        if missing:
+            raise ConfigError(
+                f"setting {i} has no {ENV}{missing[0]}, which others have: give every setting its "
+                "own, if only the environment's"
+            )
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with these values of fields, and of parameters of the environment."""
+    fields = {name: value for name, value in values.items() if not name.startswith(ENV)}
+    own = {name.removeprefix(ENV): values[name] for name in values if name not in fields}
+    if own:
+        fields["env_params"] = {**config.env_params, **own}
+    return dataclasses.replace(config, **fields)
 
 
 def expand(
@@ -89,17 +134,41 @@ def expand(
       ConfigError: if a field does not exist or has no values, or a combination has no meaning.
     """
     for name in grid:
-        if name not in FIELDS:
+        if name not in FIELDS and not name.startswith(ENV):
             raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
+        if name == "env_params":
+            raise ConfigError(f"a grid has each parameter by its name, as {ENV}gravity; got {name}")
     grid = {name: _values(name, values) for name, values in grid.items()}
+    grid = settled(config, grid)
+    own = [name for name in grid if name.startswith(ENV)]
+    traced = {*TRACED, *(name for name in own if isinstance(grid[name][0], float))}
     # Whether there is such a bound is static; what it is, is traced.
-    static = [name for name in grid if name not in TRACED or None in grid[name]]
+    static = [name for name in grid if name not in traced or None in grid[name]]
     programs = list(_product({name: grid[name] for name in static}))
     settings = list(_product({name: grid[name] for name in grid if name not in static}))
     for program in programs:
         for setting in settings:
-            with_setting(dataclasses.replace(config, **program), setting)
+            with_setting(with_values(config, program), setting)
     return programs, settings
+
+
+def settled(config: Config, grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The grid with values of the environment's own types, as 5.0 for env.gravity=5.
+
+    Raises:
+      ConfigError: if an environment of the grid has no such parameter.
+    """
+    found = {name: list(values) for name, values in grid.items()}
+    own = [name for name in grid if name.startswith(ENV)]
+    for where, name in itertools.product(grid.get("env", [config.env]) if own else (), own):
+        from jaxpg.core import env  # late, for it brings jax
+
+        one = dataclasses.replace(config, env=where, env_params=EnvParams())
+        found[name] = [
+            env.settle(validate(with_values(one, {name: x}))).env_params[name.removeprefix(ENV)]
+            for x in found[name]
+        ]
+    return found
 
 
 def _values(name: str, values: Any) -> list[Any]:
@@ -116,6 +185,8 @@ def _plain(name: str, value: Any) -> Any:
     """A field's value as Python has it."""
     if isinstance(value, tuple):
         return tuple(_plain(name, part) for part in value)
+    if isinstance(value, EnvParams):
+        return EnvParams({key: _plain(f"{ENV}{key}", part) for key, part in value.items()})
     if not hasattr(value, "item"):
         return value
     try:

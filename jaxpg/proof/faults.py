@@ -11,13 +11,14 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import torch
 
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, EnvParams
 from jaxpg.proof import batch
 from jaxpg.proof.levels import LEVELS, Level, attempt
 from torch_ref import (
@@ -100,6 +101,10 @@ CONTROLS = {
     "shared": dataclasses.replace(_SMALL, networks="shared", value_steps=1),
     "orthogonal": dataclasses.replace(_SMALL, init="orthogonal"),
     "gaussian": dataclasses.replace(_SMALL, env="Pendulum-v1"),
+    "parameters": dataclasses.replace(
+        _SMALL,
+        env_params=EnvParams({"masspole": 0.3, "length": 0.8, "force_mag": 7.0, "tau": 0.05}),
+    ),
     "npg": dataclasses.replace(_SMALL, env="Pendulum-v1", fit="npg", cg_steps=5),
     "trpo": _TRPO,
     "trpo, entropy": dataclasses.replace(_TRPO, ent_coef=1.0, max_kl=0.3),
@@ -1276,6 +1281,46 @@ def time_limit_one_step_early() -> Plant:
     return _wrap(env, "_advance", advance)
 
 
+def _given(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Plant:
+    """The environment `name` is handed other parameters than were given."""
+
+    def make(original: Callable, *inputs: Any) -> Any:
+        world = original(*inputs)
+
+        def reset(*inputs: Any) -> Any:
+            state = world.reset(*inputs)
+            return state._replace(env_params=change(state.env_params))
+
+        return world._replace(reset=reset)
+
+    return _wrap(env, name, make)
+
+
+def environment_parameter_ignored() -> Plant:
+    """CartPole pushes with the force that it has by default, whatever was given."""
+    return _given("cartpole", lambda own: {k: x for k, x in own.items() if k != "force_mag"})
+
+
+def total_mass_that_does_not_follow() -> Plant:
+    """CartPole's cart and pole weigh 1.1 kg together, whatever the pole weighs."""
+    return _given("cartpole", lambda own: {**own, "masscart": 1.1 - own["masspole"]})
+
+
+def parameter_of_another_environment() -> Plant:
+    """CartPole falls at 10 m/s², the default of Pendulum, where no gravity is given."""
+    return mock.patch.object(env, "CartPoleParams", partial(env.CartPoleParams, gravity=10.0))
+
+
+def resets_of_the_default() -> Plant:
+    """CartPole of other parameters draws a reset for eight steps, too, so that it may repeat."""
+
+    def cartpole(original: Callable, *inputs: Any) -> Any:
+        world = original(*inputs)
+        return world._replace(spec=world.spec._replace(min_episode_steps=env.CARTPOLE_MIN_STEPS))
+
+    return _wrap(env, "cartpole", cartpole)
+
+
 def parameters_off_the_grid() -> Plant:
     """The optimizer's result is not rounded to float32."""
     return _parts(lambda algorithm: {"rounded": algorithms.as_it_is})
@@ -1396,6 +1441,10 @@ FAULTS = (
     Fault(clip_by_the_norm_of_the_policy, "ppo joint"),
     Fault(euler_step_with_the_new_speed, "steps"),
     Fault(time_limit_one_step_early, "steps"),
+    Fault(environment_parameter_ignored, "parameters"),
+    Fault(total_mass_that_does_not_follow, "parameters"),
+    Fault(parameter_of_another_environment, "parameters"),
+    Fault(resets_of_the_default, "parameters"),
     Fault(parameters_off_the_grid, "steps"),
     Fault(environment_off_the_grid, "steps"),
 )

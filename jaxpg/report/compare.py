@@ -76,7 +76,8 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
     for letter, (run, setting) in zip(string.ascii_uppercase, parts, strict=False):
         rows = np.flatnonzero(run.population.setting == setting)
         some = outcomes(run.config, select(run.population, rows), target, within)
-        name = str(run.directory)
+        own = words.parameters(run.config.env_params, run.manifest.varied)
+        name = f"{run.directory}  {own}".rstrip()
         if len(run.settings) > 1:
             name += "  " + ", ".join(f"{k}={v:g}" for k, v in run.settings[setting].items())
         found.append(Entry(letter, name, run, rows, within, some, measure(some)))

@@ -35,7 +35,8 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
     def draw(axes: Any) -> None:
         if settings == 1:
             draw_curve(axes, *curves[0], spent, target)
-            title = f"{config.env}, {seeds}: IQM of the return, 95 % interval, every seed"
+            where = words.environment(config)
+            title = f"{where}, {seeds}: IQM of the return, 95 % interval, every seed"
         else:
             for i, (amount, returns) in enumerate(curves):
                 look = {"color": SERIES[i % len(SERIES)], "label": f"setting {i}"}

@@ -237,7 +237,7 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
     frozen = np.flatnonzero(some.diverged)
     return render(
         "report.html.j2",
-        title=f"{config.env} · {manifest.preset}",
+        title=f"{words.environment(config)} · {manifest.preset}",
         seeds=words.seeds(len(some.final)),
         budget=f"{words.amount(view.budget.amount)} {view.budget.unit}",
         cards=_cards(view, found),

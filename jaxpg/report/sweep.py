@@ -16,6 +16,7 @@ from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
+from jaxpg.population.settings import value_of
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import (
     ACCENT,
@@ -97,11 +98,11 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         points = _with_a_floor(points)
         return Found(directory, plan.preset, plan.config, plan.grid, plan.seeds, points)
     run = load(directory)
-    names = list(dict.fromkeys(name for setting in run.settings for name in setting))
+    names = run.manifest.varied
     points = _with_a_floor(_points(run, {}, target))
     points = [
         point._replace(
-            values={name: point.values.get(name, getattr(run.config, name)) for name in names}
+            values={name: value_of(run.config_of(point.setting), name) for name in names}
         )
         for point in points
     ]
@@ -209,7 +210,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         )
     return render(
         "sweep.html.j2",
-        title=f"{found.config.env} · {found.preset}",
+        title=f"{words.environment(found.config, found.grid)} · {found.preset}",
         points=len(found.points),
         seeds=words.seeds(len(best.some.final)),
         swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},

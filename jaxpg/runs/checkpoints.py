@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
 from jaxpg import files
-from jaxpg.core.config import TRACED
+from jaxpg.core.config import STATIC
 from jaxpg.core.types import Metrics
 from jaxpg.errors import Foreign, RunError
 from jaxpg.population.chunks import COUNTED, Chunk, Lane, Snapshot, join_metrics, metric_names
@@ -77,7 +77,7 @@ def identity(chunk: Chunk) -> str:
     """A hash of what a chunk trains; of the budget only if the learning rate depends on it."""
     config = chunk.config
     fields = {
-        name: value.tolist() if name in TRACED and value is not None else value
+        name: jax.tree.map(np.ndarray.tolist, value) if name not in STATIC else value
         for name, value in vars(config).items()
         if name not in manifest.LATER or np.any(value != manifest.LATER[name])
         if config.lr_schedule != "constant" or name not in ("total_steps", "total_episodes")

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
+from jaxpg import words
 from jaxpg.core.config import Config
 from jaxpg.core.types import Algorithm, Metrics, Params
 from jaxpg.errors import RunError
@@ -25,7 +26,7 @@ from jaxpg.files import whole_directory
 from jaxpg.names import from_torch
 from jaxpg.population.chunks import CAUSES, COUNTED, metric_names
 from jaxpg.population.policy import Policy
-from jaxpg.population.settings import Setting
+from jaxpg.population.settings import Setting, with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results, trained
 from jaxpg.runs.manifest import Manifest
@@ -61,8 +62,18 @@ class Run:
         """The settings of traced hyperparameters; of most runs one, which is empty."""
         return self.manifest.settings
 
+    def config_of(self, setting: int = 0) -> Config:
+        """What a setting trained: the config with its values.
+
+        Raises:
+          RunError: if there is no such setting.
+        """
+        self.row(self.seeds[0], setting)
+        return with_setting(self.config, self.settings[setting])
+
     def __repr__(self) -> str:
-        what = f"{self.manifest.preset} on {self.config.env}, {len(self.seeds)} seeds"
+        where = words.environment(self.config, self.manifest.varied)
+        what = f"{self.manifest.preset} on {where}, {words.seeds(len(self.seeds))}"
         return f"<Run {str(self.directory)!r}: {what}>"
 
     def row(self, seed: int | str, setting: int = 0) -> int:

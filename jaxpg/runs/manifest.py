@@ -20,7 +20,7 @@ BITS = 2  # to be raised by whatever makes a manifest train to other bits, as ot
 _LATER = (
     *("fit", "epochs", "minibatches", "clip_coef", "clip_value", "target_kl", "normalize_over"),
     *("max_kl", "damping", "cg_steps", "backtrack_steps"),
-    *("group_std", "joint_loss", "optimizer_eps", "adam_b1", "adam_b2", "init"),
+    *("group_std", "joint_loss", "optimizer_eps", "adam_b1", "adam_b2", "init", "env_params"),
 )
 LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
@@ -43,6 +43,11 @@ class Manifest(NamedTuple):
     def seeds(self) -> list[int]:
         """All seeds, in order."""
         return [seed for part in self.parts for seed in parse_seeds(part)]
+
+    @property
+    def varied(self) -> list[str]:
+        """What the settings have values of, by name."""
+        return list(dict.fromkeys(name for setting in self.settings for name in setting))
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -178,6 +183,7 @@ def parse_config(fields: Any, path: Path | str = "the config") -> Config:
     if missing:
         raise KeyError(missing[0])
     hidden_sizes = tuple(_typed(fields["hidden_sizes"], list))
+    _typed(fields["env_params"], dict)
     return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
 
 

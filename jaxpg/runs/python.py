@@ -1,6 +1,5 @@
 """Populations from Python: in memory, or into a directory that the command knows, too."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from jaxpg.errors import DoesNotFit, Stopped
 from jaxpg.population import chunks, population, progress
 from jaxpg.population.chunks import Build
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import Setting, expand, plain, seed_list
+from jaxpg.population.settings import Setting, expand, plain, seed_list, with_values
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import run
 from jaxpg.runs.load import load
@@ -51,8 +50,9 @@ def train_population(
     Args:
       config: what to train.
       seeds: different integers in [0, 2^32): a range, a list or an array [S].
-      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}; all of
-        them are trained by one program. Rows are ordered by setting, then as the seeds are.
+      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}, or of the
+        environment's parameters, {"env.gravity": 5}; all of them are trained by one program. Rows
+        are ordered by setting, then as the seeds are.
       lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
         fewer if memory has no room for them. For a given L a row's result does not depend on the
         others.
@@ -110,7 +110,7 @@ def train_grid(
         )
     seeds = seed_list(seeds)
     programs, settings = expand(config, grid)
-    configs = [dataclasses.replace(config, **values) for values in programs]
+    configs = [with_values(config, values) for values in programs]
     lanes = options.get("lanes") or population.default_lanes()
     for point in configs:
         population.make_chunks(point, seeds, settings, lanes)

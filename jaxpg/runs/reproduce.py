@@ -4,7 +4,8 @@ import dataclasses
 import shlex
 from typing import Any
 
-from jaxpg.core.config import FIELDS, PRESETS
+from jaxpg import words
+from jaxpg.core.config import FIELDS, PRESETS, EnvParams
 from jaxpg.runs.manifest import Manifest
 
 
@@ -25,17 +26,17 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
         return [f"# by jaxpg.train_population(…, build=…), with the algorithm of {manifest.build}"]
     name = manifest.preset if manifest.preset in PRESETS else "vpg"
     base = PRESETS[name]
-    words = ["jaxpg", "train", name]
+    line = ["jaxpg", "train", name]
     for field in FIELDS:
         value = getattr(manifest.config, field)
         if value != getattr(base, field):
-            words += _option(field, value)
-    words += ["--lanes", str(manifest.lanes)]
+            line += _option(field, value)
+    line += ["--lanes", str(manifest.lanes)]
     if len(manifest.parts) == 1:
-        return [shlex.join([*words, "--seeds", manifest.parts[0], "--out", out])]
+        return [shlex.join([*line, "--seeds", manifest.parts[0], "--out", out])]
     parts = [f"{out}-{i}" for i in range(len(manifest.parts))]
     lines = [
-        shlex.join([*words, "--seeds", seeds, "--out", part])
+        shlex.join([*line, "--seeds", seeds, "--out", part])
         for seeds, part in zip(manifest.parts, parts, strict=True)
     ]
     return [*lines, shlex.join(["jaxpg", "merge", *parts, "--out", out])]
@@ -53,5 +54,7 @@ def _option(field: str, value: Any) -> list[str]:
     name = field.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, EnvParams):
+        return [f"--{name}", *words.parameters(value).split()]
     values = value if isinstance(value, tuple) else (value,)
     return [f"--{name}", *(x if isinstance(x, str) else repr(x) for x in values)]

@@ -89,7 +89,7 @@ def _records(
     """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
     run's parameters after it)."""
     with chunks.own_jax(manifest.config):
-        algorithm = fast.build(manifest.config)
+        algorithm = fast.build(chunk.config)
     (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
     watch = jax.jit(jax.vmap(lambda config, state: learner.watch(config, state, algorithm)))
     lanes, done = jax.tree.map(np.array, chunks.start(program, chunk)), 0

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxpg import fast, files
 from jaxpg.analysis.stats import iqm
+from jaxpg.core import env
 from jaxpg.core.config import Config
 from jaxpg.errors import Foreign, RunError, Stopped
 from jaxpg.population import chunks, population, provenance
@@ -80,7 +81,7 @@ def plan(
       ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
         written.
     """
-    config, seeds = plain(config), seed_list(seeds)
+    config, seeds = env.settle(plain(config)), seed_list(seeds)
     with chunks.own_jax(config):
         build(config)
     lanes = population.default_lanes() if lanes is None else lanes

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from jaxpg import files
-from jaxpg.core.config import FIELDS, Config, ConfigError, nearest, validate
+from jaxpg.core.config import FIELDS, Config, ConfigError, nearest, parse_env_param, validate
 from jaxpg.errors import RunError
-from jaxpg.population.settings import expand, with_setting
+from jaxpg.population.settings import ENV, expand, settled, with_setting, with_values
 from jaxpg.runs import manifest
 from jaxpg.runs.manifest import Manifest, format_seeds, parse_config, parse_seeds
 
@@ -85,7 +85,7 @@ def plan(
       ConfigError: if the config, the grid, a point of it or the seeds have no meaning.
     """
     seeds = format_seeds(parse_seeds(seeds))
-    asked = Plan(preset, validate(config), grid, seeds, lanes)
+    asked = Plan(preset, validate(config), settled(config, grid), seeds, lanes)
     expand(asked.config, asked.grid)
     return asked
 
@@ -170,8 +170,10 @@ def parse_grid(entries: Sequence[str]) -> dict[str, list[Any]]:
         name = name.strip().replace("-", "_")
         if not equals or not text:
             raise ConfigError(f"--grid must be FIELD=VALUE,VALUE…; got {entry!r}")
-        if name not in FIELDS:
+        if name not in FIELDS and not name.startswith(ENV):
             raise ConfigError(f"--grid has an unknown field {name!r}{nearest(name, FIELDS)}")
+        if name == "env_params":
+            raise ConfigError(f"--grid has each parameter by its name, as {ENV}gravity; got {name}")
         if name == "arithmetic":
             raise ConfigError("--grid cannot have arithmetic, which is one process's: sweep twice")
         if name in grid:
@@ -190,6 +192,8 @@ def show(value: Any) -> str:
 
 def _read(name: str, word: str) -> Any:
     """A value of a field; what it must be beyond its type is `validate`'s to say."""
+    if name.startswith(ENV):
+        return parse_env_param(f"--grid {name}", word)
     hint = _HINTS[name]
     choices = get_args(hint)
     if type(None) in choices and word.lower() == NONE:
@@ -207,7 +211,7 @@ def _manifests(plan: Plan) -> list[Manifest]:
 
     programs, settings = expand(plan.config, plan.grid)
     seeds = parse_seeds(plan.seeds)
-    configs = [dataclasses.replace(plan.config, **program) for program in programs]
+    configs = [with_values(plan.config, program) for program in programs]
     # Fields that a setting replaces have the first setting's value, so that they say nothing false.
     configs = [with_setting(config, settings[0]) for config in configs]
     return [run.plan(plan.preset, config, seeds, plan.lanes, settings) for config in configs]

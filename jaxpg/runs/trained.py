@@ -18,7 +18,7 @@ from jaxpg.files import whole_directory
 from jaxpg.names import from_torch, to_torch
 from jaxpg.population.policy import Policy
 from jaxpg.population.population import Population
-from jaxpg.population.settings import Setting
+from jaxpg.population.settings import Setting, with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
 from jaxpg.runs.manifest import Manifest
@@ -124,7 +124,8 @@ def policy(
         )
     at = row(population, seed, setting)
     params = jax.tree.map(lambda leaf: leaf[at], population.params)
-    return Policy.of(what.config, params, algorithm)
+    config = with_setting(what.config, what.settings[setting])
+    return Policy.of(config, params, algorithm)
 
 
 def to_frame(population: Any, config: Config, settings: Sequence[Setting]) -> "pandas.DataFrame":

@@ -381,3 +381,30 @@ def test_the_optuna_example_runs():
     wanted = [float(iqm(scores(last)[last.setting == i])) for i in range(4)]
     assert told == wanted
     assert study.best_value == max(trial.value for trial in study.trials)
+
+
+def test_fractions_of_an_environment_are_settings_and_its_integers_are_programs():
+    """However they are written; and the names of the run directories say them."""
+    grid = sweep.parse_grid(["env.gravity=5,10,20", "gamma=0.9,0.99"])
+    planned = sweep.plan("vpg", TINY, grid, "2", 2)
+    assert planned.grid["env.gravity"] == [5.0, 10.0, 20.0]
+    assert planned.names == ["1-all"]
+    assert [*map(repr, planned.combinations[0].values())] == ["5.0", "0.9"]
+    memory = dataclasses.replace(TINY, env="MemoryChain-bsuite")
+    planned = sweep.plan("vpg", memory, sweep.parse_grid(["env.memory_length=2,3"]), "2", 2)
+    assert planned.names == ["1-env.memory_length=2", "2-env.memory_length=3"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ("env.gravty=5,9", "did you mean 'gravity'"),
+        ("env.gravity=5,strong", "env.gravity must be a number, true or false; got 'strong'"),
+        ("env.gravity=5,5", "has a value of env.gravity twice"),
+        ("env.max_steps_in_episode=5,9", "is max_episode_steps"),
+        ("env_params=5,9", "has each parameter by its name, as env.gravity"),
+    ],
+)
+def test_grids_of_no_parameters_are_refused(entry, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        sweep.plan("vpg", TINY, sweep.parse_grid([entry]), "2", 2)

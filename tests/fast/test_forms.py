@@ -39,7 +39,13 @@ SMALL = {
 CONFIG = Config(**SMALL)
 OTHERS = {
     "shared": dataclasses.replace(CONFIG, networks="shared", value_steps=1),
-    "deep": dataclasses.replace(CONFIG, hidden_sizes=(12, 9), activation="tanh", value_steps=1),
+    "deep": dataclasses.replace(
+        CONFIG,
+        hidden_sizes=(12, 9),
+        activation="tanh",
+        value_steps=1,
+        env_params={"gravity": 12.0, "masspole": 0.3},
+    ),
     "natural": dataclasses.replace(CONFIG, fit="trpo", init="orthogonal"),
     "natural episodes": dataclasses.replace(
         CONFIG,

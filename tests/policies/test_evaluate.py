@@ -63,6 +63,20 @@ def test_an_episode_depends_on_its_seed_and_index_alone(run, simulator, monkeypa
     assert (other.returns != whole.returns).any()
 
 
+def test_a_run_is_evaluated_in_the_environment_that_it_was_trained_in(run):
+    """Its own parameters, and a setting's: a pole that may not lean falls at once."""
+    brittle = {"env.theta_threshold_radians": 1e-9}
+    fixed = dataclasses.replace(run.config, env_params={"theta_threshold_radians": 1e-9})
+    for config, settings in ((fixed, ({},)), (run.config, (brittle,))):
+        manifest = run.manifest._replace(config=config, settings=settings)
+        other = dataclasses.replace(run, manifest=manifest)
+        assert (evaluate.in_gymnax(other, [9, 5], 3, "greedy").lengths == 1).all()
+        assert other.config_of(0).env_params == {"theta_threshold_radians": 1e-9}
+        assert other.policy(9).config == other.config_of(0)
+        with pytest.raises(ConfigError, match=r"trained with others \(theta_threshold_radians"):
+            evaluate.in_gymnasium(other, [9, 5], 3, "greedy")
+
+
 def test_training_evaluating_and_rendering_share_no_key():
     """Of the same integers everywhere; the first episode of an evaluation once was training's."""
     some, used = np.arange(6), []

@@ -205,6 +205,25 @@ def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(
 
 
 @pytest.mark.as_users_run(1)
+def test_gravities_are_rows_of_one_program():
+    """Each (gravity, seed) equals the run of that gravity alone."""
+    settings = [{"env.gravity": 5}, {"env.gravity": 20.0, "gamma": 0.5}]
+    swept = train_population(TINY, [4, 1], settings=settings, lanes=2)
+    own = dataclasses.replace(TINY, env_params={"gravity": 20.0}, gamma=0.5)
+    alone = train_population(own, [1], lanes=2)
+    assert_equal(rows(swept, 3), rows(alone, 0))
+    assert any((a != b).any() for a, b in zip(rows(swept, 1), rows(swept, 3), strict=True))
+
+
+def test_settings_without_a_parameter_that_others_have_are_refused():
+    settings = [{"env.gravity": 5.0}, {"gamma": 0.5}]
+    with pytest.raises(ConfigError, match=r"setting 1 has no env.gravity, which others have"):
+        train_population(TINY, [4], settings=settings, lanes=2)
+    with pytest.raises(ConfigError, match="did you mean 'gravity'"):
+        train_population(TINY, [4], settings=[{"env.gravty": 5.0}], lanes=2)
+
+
+@pytest.mark.as_users_run(1)
 def test_settings_are_rows_of_one_program():
     """Each (setting, seed) equals the run of that setting alone."""
     settings = [{"learning_rate": 1e-3}, {"gamma": 0.5, "gae_lambda": 0.0}, {}]

@@ -57,12 +57,18 @@ PARTS = {
         normalize_advantage=True,
         max_grad_norm=0.02,
     ),
-    "Gaussian, Pendulum": cut(PRESETS["vpg"], env="Pendulum-v1", sigma="state"),
-    "episodes, constant baseline": cut(
+    "Gaussian, Pendulum of other parameters": cut(
+        PRESETS["vpg"],
+        env="Pendulum-v1",
+        env_params={"g": 9.0, "l": 1.2, "max_torque": 3.0},
+        sigma="state",
+    ),
+    "episodes, constant baseline, CartPole of other parameters": cut(
         PRESETS["reinforce"],
         estimator="total_return",
         discounting="absolute",
         baseline="constant",
+        env_params={"gravity": 12, "masspole": 0.3, "masscart": 0.8, "length": 0.7, "tau": 0.03},
         ent_coef=0.1,
         max_grad_norm=0.5,
         activation="tanh",

@@ -25,6 +25,9 @@ SEEN_IN_RUNS = {
     "time_limit_one_step_early",
     "parameters_off_the_grid",
     "environment_off_the_grid",
+    "environment_parameter_ignored",
+    "total_mass_that_does_not_follow",
+    "parameter_of_another_environment",
 }
 CHEAP = ("distributions", "optimizer")  # to compile
 

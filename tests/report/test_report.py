@@ -430,6 +430,7 @@ def test_the_commands_make_the_same_run(name):
         normalize_advantage=True,
         learning_rate=1 / 3,
         max_episode_steps=7,
+        env_params={"gravity": 1e-3, "memory": 3, "noisy": False},
     )
     for wanted in (config, PRESETS[name], dataclasses.replace(PRESETS[name], gamma=0.1)):
         (line,) = reproduce.commands(manifest(name, wanted))
