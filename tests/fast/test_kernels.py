@@ -64,8 +64,9 @@ def walkers(rows, steps=10):
     return start, inputs, keys, resets
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("rows", [1, 3, 8, 12])
+@pytest.mark.parametrize(
+    ("rows", "reverse"), [(1, False), (3, False), (8, False), (12, False), (3, True)]
+)
 def test_a_scan_is_the_scan_of_xla(two_turns, rows, reverse):
     def run(scan, start, inputs, keys, resets):
         def step(state, entries):
@@ -242,9 +243,15 @@ def test_what_the_lanes_share_is_not_theirs(two_turns):
         assert_close(result, expected, 1e-13)
 
 
-@pytest.mark.thin(3)
-@pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    ("env", "arithmetic"),
+    [
+        ("Pendulum-v1", "float32_grid"),
+        pytest.param("CartPole-v1", "float32_grid", marks=pytest.mark.slow),
+        pytest.param("CartPole-v1", "float64", marks=pytest.mark.slow),
+        pytest.param("Pendulum-v1", "float64", marks=pytest.mark.slow),
+    ],
+)
 def test_an_update_in_kernels_is_the_plain_one(two_turns, monkeypatch, env, arithmetic):
     """To the bit on the float32 grid."""
     config = dataclasses.replace(
