@@ -91,14 +91,14 @@ def programs_kept():
     after a first training is not seen.
     """
     from jaxpg import fast
-    from jaxpg.population import chunks
+    from jaxpg.population import chunks, devices
 
     kept, compile_programs = {}, chunks.compile_programs
 
     def once(chunk, length, workers=None, build=fast.build):
         leaves, static = jax.tree.flatten((chunk.config, chunk.keys))
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        key = (static, shapes, length, workers, build)
+        key = (static, shapes, length, len(devices.workers()[:workers]), build)
         if key not in kept:
             kept[key] = compile_programs(chunk, length, workers, build)
         return kept[key]
@@ -106,6 +106,14 @@ def programs_kept():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "compile_programs", once)
         yield compile_programs
+
+
+@pytest.fixture
+def compiled_anew(programs_kept, monkeypatch):
+    """No program that this module has kept is taken."""
+    from jaxpg.population import chunks
+
+    monkeypatch.setattr(chunks, "compile_programs", programs_kept)
 
 
 @pytest.fixture(autouse=True)

@@ -275,7 +275,7 @@ def test_pairs_of_what_is_replaced(names, form):
     assert_the_form_is_plain(CONFIG, *names)
 
 
-@pytest.mark.as_users_run(3)
+@pytest.mark.as_users_run(5)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_algorithms(name, form):
     assert_the_form_is_plain(OTHERS[name])
