@@ -490,8 +490,8 @@ def _enumerate(
     trajectory = collect(start, draws)
     valid = np.asarray(trajectory.valid)
     different = np.all(valid | (choices == 0), axis=0)  # else it differs only after its end
-    trajectory = jax.tree.map(lambda x: x[:, different], trajectory)
-    trajectory, log_dynamics = dynamics(trajectory)
+    trajectory = jax.tree.map(lambda x: np.asarray(x)[:, different], trajectory)
+    trajectory, log_dynamics = jax.jit(dynamics)(trajectory)
     valid = valid[:, different]
     key = np.concatenate([trajectory.time[..., None], trajectory.obs], axis=-1)
     state = np.full(valid.shape, -1)

@@ -36,7 +36,7 @@ def chain():
     """The random MDP with 2 steps, its initial parameters."""
     with jax.enable_x64(True):
         problem = oracle.tabular(2)
-        return problem, problem.networks.init(*noise.split(noise.key(1), 2))
+        return problem, jax.jit(problem.networks.init)(*noise.split(noise.key(1), 2))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def pole():
     """CartPole with 4 steps, its initial parameters."""
     with jax.enable_x64(True):
         problem = oracle.cartpole(4)
-        return problem, problem.networks.init(*noise.split(noise.key(1), 2))
+        return problem, jax.jit(problem.networks.init)(*noise.split(noise.key(1), 2))
 
 
 @pytest.fixture(scope="module")
