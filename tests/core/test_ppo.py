@@ -193,6 +193,9 @@ def test_every_step_is_taken_and_reported():
     assert min(norms) > 0.0
     assert 0.0 < seen.metrics.approx_kl < 1.0
     assert 0.0 <= seen.metrics.clip_fraction <= 1.0
+    target, value = np.array(seen.batch.target), np.array(seen.batch.value)
+    explained = 1.0 - np.var(target - value) / np.var(target)
+    assert_close(seen.metrics.explained_variance, explained, 1e-12)
 
 
 def test_a_target_divergence_leaves_out_the_rest_of_an_update():

@@ -309,7 +309,7 @@ def test_what_is_replaced_trains_as_the_twin(monkeypatch):
 def test_what_is_differentiated_is_right(name, form):
     """A network's outputs in its observations: the plain network's slope, and never a zero."""
     config = OTHERS[name]
-    params = algorithms.build(config).networks.init(noise.key(0), noise.key(1))
+    params = jax.jit(algorithms.build(config).networks.init)(noise.key(0), noise.key(1))
     obs = jnp.asarray(np.random.default_rng(0).normal(size=(70, 3, 4)))
 
     def slopes(networks):
