@@ -14,7 +14,7 @@ from compiled import fitted, run
 from jax.test_util import check_grads
 
 import torch_ref.ppo as twin
-from jaxpg.core import algorithms, noise, ppo
+from jaxpg.core import algorithms, learner, noise, ppo
 from jaxpg.core.config import Config
 from jaxpg.core.types import Batch
 from jaxpg.proof import batch as shared
@@ -257,6 +257,18 @@ def test_the_shared_batch_has_ratios_on_both_sides_of_the_clip():
     assert (ratio > 1.2).any()
     assert (ratio < 0.8).any()
     assert ((ratio > 0.8) & (ratio < 1.2)).any()
+
+
+def test_what_is_beyond_the_clip_is_counted_by_ratio():
+    """|ρ - 1| > ε, which |log ρ| > ε is not."""
+    config = dataclasses.replace(shared.small(CONFIG), clip_coef=0.5)
+    side = shared.jax_side(config)
+    batch = run(learner.estimate, config, side.state.params, side.trajectory)
+    _, met = run(ppo.surrogate_objective, config, side.state.params, batch)
+    log_ratio = np.array(run(_log_ratio, config, side.state.params, side.trajectory))
+    beyond = np.abs(np.exp(log_ratio) - 1.0) > 0.5
+    assert_close(met["clip_fraction"], beyond.mean(), 1e-14)
+    assert beyond.mean() != np.mean(np.abs(log_ratio) > 0.5)
 
 
 def _log_ratio(config, algorithm, params, trajectory):
