@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from compare import assert_close
 from compiled import algorithm as built
@@ -202,6 +203,36 @@ def test_padding_has_no_part_in_it():
     other = np.where(valid[..., None], batch.obs, 7.0)
     found = fisher(config, params, batch._replace(obs=other))
     assert_close(found, fisher(config, params, batch), 1e-14)
+
+
+def test_the_kl_is_that_of_the_old_policy_to_the_new():
+    """Σ_a π_old (log π_old - log π), the mean over the steps."""
+    config, params, batch = estimated(CONFIG)
+    there = {**params, "policy": jax.tree.map(lambda x: np.array(x) + 0.3, params["policy"])}
+    old, new = (
+        scipy.special.log_softmax(run(_logits, config, p, batch.obs), axis=-1)
+        for p in (params, there)
+    )
+    expected, reverse = (np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
+                         for p, q in ((old, new), (new, old)))  # fmt: skip
+    assert abs(expected - reverse) > 0.01 * expected
+    assert_close(run(mean_kl, config, params, there, batch), expected, 1e-12)
+
+
+def _logits(config, algorithm, params, obs):
+    return algorithm.networks.policy(params, obs)
+
+
+def test_the_entropy_bonus_is_taken_off_the_surrogates_loss():
+    """Of the mean of -ρ Ψ."""
+    config, params, batch = estimated(dataclasses.replace(CONFIG, ent_coef=0.3))
+    loss, parts = run(natural.surrogate_objective, config, params, batch)
+    log_p = scipy.special.log_softmax(run(_logits, config, params, batch.obs), axis=-1)
+    entropy = -np.mean(np.sum(np.exp(log_p) * log_p, axis=-1))
+    chosen = np.take_along_axis(log_p, np.array(batch.action)[..., None], axis=-1)[..., 0]
+    surrogate = -np.mean(np.exp(chosen - batch.log_prob) * np.array(batch.advantage))
+    assert_close(parts["policy_loss"], surrogate, 1e-12)
+    assert_close(loss, surrogate - 0.3 * entropy, 1e-12)
 
 
 # The steps
