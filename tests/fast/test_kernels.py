@@ -314,6 +314,7 @@ def test_triton_takes_the_kernels_of_an_update(monkeypatch):
      ("gpu", "PJRT C API\nrocm 60100", "plain"), ("tpu", "PJRT C API\nTFRT TPU v5", "plain")],
 )  # fmt: skip
 def test_an_nvidia_gpu_gets_the_kernels_by_itself(monkeypatch, platform, version, form):
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
     device = SimpleNamespace(client=SimpleNamespace(platform_version=version))
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(jax, "devices", lambda: [device])
