@@ -10,17 +10,23 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of a test's time is XLA's: LLVM at level 0 compiles random draws 5 times faster, and the
-# older emitter of fused loops compiles all programs twice as fast as MLIR's. Users have neither:
-# what is marked as_users_run has to hold without them, and is run without them alone.
+# older emitter of fused loops compiles all programs twice as fast as MLIR's; not cut into parts for
+# threads of their own, a program is compiled in a seventh less. The plain form of an algorithm is
+# traced in two thirds of the time. Users have none of these: what is marked as_users_run has to
+# hold without them, and is run without them alone; tests/fast chooses its forms itself.
 FAST_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
+if os.environ["XLA_FLAGS"] == FAST_COMPILE:
+    os.environ.setdefault("JAXPG_FORM", "plain")
 # Compiled programs are kept between runs and shared by subprocesses.
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+MEMORY = 2**30  # bytes that a worker may keep from one module to the next
 
 import hypothesis
 import jax
@@ -58,11 +64,23 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """What a module compiled leaves with it: a worker that kept everything grew to 5 GB."""
+    """What modules compiled leaves with the one that made it too much: a worker that kept
+    everything grew to 5 GB."""
     yield
+    if _resident() < MEMORY:
+        return
     jax.clear_caches()
     if platform.libc_ver()[0] == "glibc":  # gives back to the system what it has freed
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident():
+    """Bytes of memory that this process has; more than it may, where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return MEMORY
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +91,14 @@ def programs_kept():
     after a first training is not seen.
     """
     from jaxpg import fast
-    from jaxpg.population import chunks
+    from jaxpg.population import chunks, devices
 
     kept, compile_programs = {}, chunks.compile_programs
 
     def once(chunk, length, workers=None, build=fast.build):
         leaves, static = jax.tree.flatten((chunk.config, chunk.keys))
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        key = (static, shapes, length, workers, build)
+        key = (static, shapes, length, len(devices.workers()[:workers]), build)
         if key not in kept:
             kept[key] = compile_programs(chunk, length, workers, build)
         return kept[key]
@@ -88,6 +106,14 @@ def programs_kept():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "compile_programs", once)
         yield compile_programs
+
+
+@pytest.fixture
+def compiled_anew(programs_kept, monkeypatch):
+    """No program that this module has kept is taken."""
+    from jaxpg.population import chunks
+
+    monkeypatch.setattr(chunks, "compile_programs", programs_kept)
 
 
 @pytest.fixture(autouse=True)

@@ -243,7 +243,7 @@ def _enumerate(
     valid = np.asarray(trajectory.valid)
     different = np.all(valid | (choices == 0), axis=0)  # else it differs only after its end
     trajectory = jax.tree.map(lambda x: x[:, different], trajectory)
-    trajectory, log_dynamics = dynamics(trajectory)
+    trajectory, log_dynamics = quick_jit(dynamics)(trajectory)
     valid = valid[:, different]
     key = np.concatenate([trajectory.time[..., None], trajectory.obs], axis=-1)
     state = np.full(valid.shape, -1)

@@ -212,18 +212,6 @@ def test_a_signal_is_heeded_though_nobody_can_be_told(tmp_path):
 # The environment.
 
 
-def test_a_report_heeds_neither_a_notebooks_backend_nor_a_matplotlibrc(tmp_path):
-    directory = handmade.run(tmp_path / "run", np.linspace([20, 30, 25], [400, 500, 450], 3).T)
-    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 30\ntext.usetex: True\n")
-    main(["report", str(directory)])
-    before = {path.name: path.read_bytes() for path in (directory / "figures").glob("*.svg")}
-    backend = {"MPLBACKEND": "module://nowhere", "MATPLOTLIBRC": str(tmp_path)}
-    done = run_jaxpg("report", str(directory), **backend)
-    assert done.returncode == 0, done.stderr
-    after = {path.name: path.read_bytes() for path in (directory / "figures").glob("*.svg")}
-    assert before == after != {}
-
-
 def test_without_a_home_the_cache_is_a_folder_of_ones_own(tmp_path, monkeypatch, capsys):
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")

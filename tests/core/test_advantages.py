@@ -10,9 +10,12 @@ from jax.test_util import check_grads
 
 import torch_ref.advantages as twin
 from jaxpg.core import advantages
-from jaxpg.core.advantages import discount_from_start, leave_one_out, normalize, td_error
 
-# A scan outside jit compiles at every call.
+# A scan outside jit compiles at every call, and other functions operation by operation.
+discount_from_start = jax.jit(advantages.discount_from_start)
+leave_one_out = jax.jit(advantages.leave_one_out)
+normalize = jax.jit(advantages.normalize)
+td_error = jax.jit(advantages.td_error)
 discounted_return = jax.jit(advantages.discounted_return)
 total_return = jax.jit(advantages.total_return)
 gae = jax.jit(advantages.gae)

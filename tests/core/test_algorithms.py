@@ -174,7 +174,7 @@ def policy_step(package, **parts):
     if package == "jaxpg":
         config, batch = training.as_arrays(config), synthetic.for_jax(fields, "float32")
         algorithm = algorithms.build(config)._replace(collect=lambda *args: (args[3], batch))
-        state = learner.init(config, noise.key(0), algorithm)
+        state = jax.jit(partial(learner.init, config, algorithm=algorithm))(noise.key(0))
         update = partial(learner.update, config, algorithm=algorithm._replace(**parts))
         after, _ = jax.jit(update)(state)
         kernels = [s.params["policy"]["output"]["kernel"] for s in (state, after)]

@@ -4,6 +4,7 @@ import itertools
 import math
 import subprocess
 import sys
+from functools import cache
 
 import gymnasium
 import gymnax
@@ -27,11 +28,19 @@ FIELDS = {"CartPole-v1": CARTPOLE_FIELDS, "Pendulum-v1": ("theta", "theta_dot")}
 NUM_STATES = 200
 
 
+@cache
+def made(name, **options):
+    """An environment whose functions are programs."""
+    plain = env.make(name, **options)
+    functions = {part: jax.jit(getattr(plain, part)) for part in ("reset", "step", "restart")}
+    return plain._replace(**functions)
+
+
 def jax_state(environment, fields, values, time=0):
     """The jax environments, N of them, placed at `values` [N, len(fields)]."""
-    state = environment.reset(jnp.full((len(values), len(fields)), 0.5, jnp.float32))
+    state = environment.reset(np.full((len(values), len(fields)), 0.5, np.float32))
     columns = {name: jnp.asarray(values[:, i], state.obs.dtype) for i, name in enumerate(fields)}
-    clock = jnp.full(len(values), time, jnp.int32)
+    clock = jnp.asarray(np.full(len(values), time, np.int32))
     return state._replace(inner=state.inner.replace(time=clock, **columns), time=clock)
 
 
@@ -71,7 +80,7 @@ def gymnasium_step(name, values, actions):
 
 def step_both(name, float_type, values, actions, limit=None):
     """One step of both packages from the same states; each (state [N, fields], obs, …)."""
-    ours = env.make(name, float_type=float_type, max_episode_steps=limit)
+    ours = made(name, float_type=float_type, max_episode_steps=limit)
     twin = torch_env.make(name, float_type=float_type, max_episode_steps=limit)
     dtype = jnp.int32 if name == "CartPole-v1" else float_type
     start = jax_state(ours, FIELDS[name], values)
@@ -169,9 +178,9 @@ def test_the_time_limit_truncates_unless_the_task_ended_in_that_step(package):
     values[2] = [0.0, 0.0, 0.2, 3.0]  # 0.2 + 0.02 · 3 = 0.26 rad > 0.209
     clock = np.array([3, 4, 4])
     if package == "jaxpg":
-        environment = env.make("CartPole-v1", float_type="float64", max_episode_steps=5)
+        environment = made("CartPole-v1", float_type="float64", max_episode_steps=5)
         state = jax_state(environment, CARTPOLE_FIELDS, values, time=clock)
-        action = jnp.zeros(3, jnp.int32)
+        action = np.zeros(3, np.int32)
     else:
         environment = torch_env.make("CartPole-v1", float_type="float64", max_episode_steps=5)
         state = torch_state(environment, values)._replace(time=torch.tensor(clock))
@@ -188,7 +197,7 @@ def test_the_time_limit_truncates_unless_the_task_ended_in_that_step(package):
 def test_restart_touches_only_the_environments_that_are_done(package):
     module, draws = (env, noise) if package == "jaxpg" else (torch_env, torch_noise)
     array = jnp.asarray if package == "jaxpg" else torch.tensor
-    environment = module.make("CartPole-v1")
+    environment = made("CartPole-v1") if package == "jaxpg" else module.make("CartPole-v1")
     uniforms = np.random.default_rng(3).random((2, 4, 4), np.float32)
     old = environment.reset(array(uniforms[0]))
     keys = draws.split(draws.key(0), 4)
@@ -222,7 +231,7 @@ def test_resets_fill_their_range(name, reach):
     low, middle, high = 0.0, 0.5, 1.0 - 2.0**-23
     uniforms = np.array([[low] * len(reach), [middle] * len(reach), [high] * len(reach)])
     uniforms = uniforms.astype(np.float32)
-    state = env.make(name).reset(jnp.asarray(uniforms))
+    state = made(name).reset(uniforms)
     twin_state = torch_env.make(name).reset(torch.tensor(uniforms))
     for i, (field, bound) in enumerate(zip(FIELDS[name], reach, strict=True)):
         expected = [-bound, 0.0, bound]
@@ -235,7 +244,7 @@ def test_resets_fill_their_range(name, reach):
 @pytest.mark.usefixtures("x64")
 def test_no_cartpole_episode_is_shorter_than_its_stated_minimum():
     """Every sequence of actions from every corner of the starts: 7 steps never end, 8 can."""
-    environment = env.make("CartPole-v1", float_type="float64")
+    environment = made("CartPole-v1", float_type="float64")
     limit = environment.spec.min_episode_steps
     assert limit == torch_env.CARTPOLE_MIN_STEPS == 8
     corners = np.array(list(itertools.product([-0.05, 0.05], repeat=4)))
@@ -249,7 +258,7 @@ def test_no_cartpole_episode_is_shorter_than_its_stated_minimum():
         return state, terminated
 
     state = jax_state(environment, CARTPOLE_FIELDS, values)
-    _, ended = jax.lax.scan(step, state, actions)
+    _, ended = jax.jit(lambda state: jax.lax.scan(step, state, actions))(state)
     assert not np.any(ended[:-1])
     assert np.any(ended[-1])
 

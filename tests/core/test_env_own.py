@@ -268,6 +268,6 @@ def test_an_environment_of_ones_own_is_trained_by_update(register):
     register("Walk-v0", Walk)
     config = training.as_arrays(Config(env="Walk-v0", num_envs=2, num_steps=4, total_steps=16))
     algorithm = jaxpg.core.algorithms.build(config)
-    state = learner.init(config, noise.key(0), algorithm)
+    state = jax.jit(lambda key: learner.init(config, key, algorithm))(noise.key(0))
     _, metrics = jax.jit(lambda state: learner.update(config, state, algorithm))(state)
     assert metrics.env_steps == 8

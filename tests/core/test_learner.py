@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_close
+from compiled import algorithm as built
+from compiled import init, run
 
+from jaxpg import fast
 from jaxpg.core import algorithms, learner, losses, noise, ring, training
 from jaxpg.core.config import Config
 from jaxpg.proof import synthetic
@@ -51,28 +54,40 @@ def inject(algorithm, trajectory):
 
 def begin(config, trajectory=None):
     """Config with arrays, algorithm with an injected batch, and the state of seed 0."""
-    config = training.as_arrays(config)
-    algorithm = inject(algorithms.build(config), batch() if trajectory is None else trajectory)
-    return config, algorithm, learner.init(config, noise.key(0), algorithm)
+    algorithm = inject(built(fast.static(config)), batch() if trajectory is None else trajectory)
+    return training.as_arrays(config), algorithm, begun(config)
+
+
+@cache
+def begun(config):
+    """The state of seed 0."""
+    return init(config, 0)
 
 
 def flat(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+def update(config, state, trajectory):
+    """The state after an update on a trajectory, and its metrics."""
+    return run(_update, config, state, trajectory)
+
+
+def _update(config, algorithm, state, trajectory):
+    return learner.update(config, state, inject(algorithm, trajectory))
+
+
 @cache
-def stepping(config):
-    """The state of seed 0, and a jitted update of it."""
-    config, algorithm, state = begin(config)
-    return state, jax.jit(partial(learner.update, config, algorithm=algorithm))
+def stepped(config, at):
+    """The parameters of seed 0 before and after update number `at`."""
+    state = begun(config)
+    after, _ = update(config, state._replace(update=np.int32(at)), batch())
+    return state.params, after.params
 
 
 def moved(config, network=None, *, at=0):
     """By how much update number `at` moves the parameters (of one network)."""
-    state, update = stepping(config)
-    state = state._replace(update=jnp.int32(at))
-    after, _ = update(state)
-    before, after = state.params, after.params
+    before, after = stepped(config, at)
     if network is not None:
         before, after = before[network], after[network]
     return flat(after) - flat(before)
@@ -100,16 +115,16 @@ def test_the_constant_schedule_is_constant():
 
 def descend(gradient, max_grad_norm):
     """Where SGD at a rate of 1 goes from 0, clipped."""
-    config = training.as_arrays(dataclasses.replace(CONFIG, max_grad_norm=max_grad_norm))
-    algorithm = algorithms.build(config)
+    return run(_descend, dataclasses.replace(CONFIG, max_grad_norm=max_grad_norm), gradient)
 
+
+def _descend(config, algorithm, gradient):
     def objective(params):
         return sum(jax.tree.leaves(jax.tree.map(lambda x, g: jnp.sum(x * g), params, gradient))), {}
 
     params = jax.tree.map(jnp.zeros_like, gradient)
     start = (params, algorithm.optimizer(config).init(params))
-    (params, _), _ = learner.descend(config, algorithm, jnp.float64(1.0), objective, start)
-    return params
+    return learner.descend(config, algorithm, jnp.float64(1.0), objective, start)[0][0]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +137,7 @@ def descend(gradient, max_grad_norm):
     ],
 )
 def test_clipping_takes_the_norm_of_all_leaves_together(max_grad_norm, expected):
-    gradient = {"a": jnp.array([3.0]), "b": {"c": jnp.array([[4.0]])}}
+    gradient = {"a": np.array([3.0]), "b": {"c": np.array([[4.0]])}}
     np.testing.assert_allclose(flat(descend(gradient, max_grad_norm)), expected, rtol=1e-15)
 
 
@@ -136,7 +151,7 @@ def test_clipping_is_torchs_but_for_its_1e_6(max_grad_norm):
         param.grad = torch.tensor(leaf)
     norm = float(torch.nn.utils.clip_grad_norm_(params, max_grad_norm))
     assert 0.5 < norm < 50.0  # once active, once not
-    ours = descend(dict(enumerate(map(jnp.asarray, leaves))), max_grad_norm)
+    ours = descend(dict(enumerate(leaves)), max_grad_norm)
     assert_close(-flat(ours), flat([param.grad.numpy() for param in params]), 1.1e-6 / norm)
 
 
@@ -151,66 +166,65 @@ def test_each_network_is_clipped_on_its_own():
 # The critic.
 
 
-def value_gradient(algorithm, params, obs, target, valid):
+def value_descent(config, algorithm, params, obs, target, valid):
+    """One plain gradient step on the value loss."""
+
     def loss(value_params):
         value = algorithm.networks.value({"value": value_params}, obs)
         return losses.value_loss(value, target, valid)
 
-    return jax.grad(loss)(params)
-
-
-def value_descent(algorithm, params, obs, target, valid):
-    """One plain gradient step on the value loss."""
-    gradient = value_gradient(algorithm, params, obs, target, valid)
-    return jax.tree.map(lambda param, g: param - VALUE_RATE * g, params, gradient)
+    return jax.tree.map(lambda param, g: param - VALUE_RATE * g, params, jax.grad(loss)(params))
 
 
 def test_k_value_steps_are_k_gradient_steps_towards_one_target():
-    config, algorithm, state = begin(dataclasses.replace(CONFIG, value_steps=3))
-    trajectory = batch()
-    target = learner.estimate(config, algorithm, state.params, trajectory).target
+    config, trajectory = dataclasses.replace(CONFIG, value_steps=3), batch()
+    state = begun(config)
+    estimated = run(learner.estimate, config, state.params, trajectory)
+    inputs = (trajectory.obs, estimated.target, trajectory.valid)
     params = state.params["value"]
     for _ in range(3):
-        params = value_descent(algorithm, params, trajectory.obs, target, trajectory.valid)
-    after, metrics = learner.update(config, state, algorithm)
+        params = run(value_descent, config, params, *inputs)
+    after, metrics = update(config, state, trajectory)
     assert_close(flat(after.params["value"]), flat(params), 1e-12)
-
-    value = algorithm.networks.value(state.params, trajectory.obs)  # before any step
-    assert_close(metrics.value_loss, np.mean((value - target) ** 2), 1e-12)
+    error = np.subtract(estimated.value, estimated.target)  # before any step
+    assert_close(metrics.value_loss, np.mean(error**2), 1e-12)
 
 
 def test_replay_bootstraps_each_step_with_the_critic_of_that_step():
     """Targets r + γ V(s') move with V from step to step; with the first V the result differs."""
-    config, algorithm, state = begin(
-        dataclasses.replace(
-            CONFIG,
-            value_data="replay",
-            value_steps=3,
-            buffer_size=30,
-            batch_size=20,
-        )
+    config = dataclasses.replace(
+        CONFIG, value_data="replay", value_steps=3, buffer_size=30, batch_size=20
     )
-    t = batch()
+    state, t = begun(config), batch()
     rows = jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[2:])[-30:], (t.obs, t.reward, t.next_obs, t.terminated)
+        lambda x: np.reshape(x, (-1, *x.shape[2:]))[-30:],
+        (t.obs, t.reward, t.next_obs, t.terminated),
     )  # of 60 rows the ring keeps the last 30; row 30 + i lies in slot i, since 30 divides 60
-    held = ring.Ring(rows, next_slot=jnp.int32(0), filled=jnp.int32(30))
-    bits = noise.draw(state.key, 0, config, algorithm.env.spec, synthetic.T).replay
+    held = ring.Ring(rows, next_slot=np.int32(0), filled=np.int32(30))
+    sample = jax.jit(partial(ring.sample, batch_size=20))
+    samples = [sample(held, step_bits) for step_bits in run(_replay_bits, config, state.key)]
 
     def fit(bootstrap_with):
         params = state.params["value"]
-        for step_bits in bits:
-            (obs, reward, next_obs, terminated), valid = ring.sample(held, step_bits, 20)
+        for (obs, reward, next_obs, terminated), valid in samples:
             frozen = {"value": params if bootstrap_with == "current" else state.params["value"]}
-            next_value = algorithm.networks.value(frozen, next_obs)
+            next_value = run(_value, config, frozen, next_obs)
             target = reward + 0.9 * np.where(terminated, 0.0, next_value)
-            params = value_descent(algorithm, params, obs, target, valid)
+            params = run(value_descent, config, params, obs, target, valid)
         return flat(params)
 
-    after, _ = learner.update(config, state, algorithm)
+    after, _ = update(config, state, t)
     assert_close(flat(after.params["value"]), fit("current"), 1e-12)
     with pytest.raises(AssertionError, match="exceeds"):
         assert_close(flat(after.params["value"]), fit("first"), 1e-6)
+
+
+def _replay_bits(config, algorithm, key):
+    return list(noise.draw(key, 0, config, algorithm.env.spec, synthetic.T).replay)
+
+
+def _value(config, algorithm, params, obs):
+    return algorithm.networks.value(params, obs)
 
 
 # Gradients.
@@ -218,15 +232,21 @@ def test_replay_bootstraps_each_step_with_the_critic_of_that_step():
 
 def test_the_entropy_bonus_adds_its_own_gradient():
     """The policy moves by rate · coefficient · ∇H more; ∇H by central differences in numpy."""
-    _, algorithm, state = begin(CONFIG)
-    obs, eps = batch().obs, 1e-5
+    eps = 1e-5
 
     def entropy(policy):
-        logits = np.asarray(algorithm.networks.policy({"policy": policy}, obs))
+        logits = np.asarray(run(_logits, CONFIG, policy, batch().obs))
         p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
         return -(p * np.log(p)).sum(axis=-1).mean()
 
-    vector, unravel = jax.flatten_util.ravel_pytree(state.params["policy"])
+    policy = jax.tree.map(np.asarray, begun(CONFIG).params["policy"])
+    leaves, tree = jax.tree.flatten(policy)
+    vector, ends = flat(policy), np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def unravel(vector):
+        parts = zip(np.split(vector, ends), leaves, strict=True)
+        return jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in parts])
+
     gradient = [
         (entropy(unravel(vector + e)) - entropy(unravel(vector - e))) / (2 * eps)
         for e in eps * np.eye(len(vector))
@@ -235,10 +255,14 @@ def test_the_entropy_bonus_adds_its_own_gradient():
     assert_close(more, POLICY_RATE * 0.5 * np.array(gradient), 1e-7)
 
 
+def _logits(config, algorithm, policy, obs):
+    return algorithm.networks.policy({"policy": policy}, obs)
+
+
 def test_the_joint_gradient_is_the_sum_of_its_parts():
-    config, algorithm, state = begin(SHARED)
+    _, algorithm, state = begin(SHARED)
     params = state.params
-    estimated = learner.estimate(config, algorithm, params, batch())
+    estimated = run(learner.estimate, SHARED, params, batch())
     plain = training.as_arrays(dataclasses.replace(SHARED, ent_coef=0.0))
 
     def policy(params):
@@ -252,13 +276,15 @@ def test_the_joint_gradient_is_the_sum_of_its_parts():
         outputs = algorithm.networks.policy(params, estimated.obs)
         return jnp.mean(algorithm.distribution.entropy(outputs))
 
-    parts = [flat(jax.grad(part)(params)) for part in (policy, value, entropy)]
+    @jax.jit
+    def gradients(params):
+        return [jax.grad(part)(params) for part in (policy, value, entropy)]
+
+    found = gradients(params)
+    parts = list(map(flat, found))
     total = parts[0] + 0.3 * parts[1] - 0.2 * parts[2]
     assert_close(moved(SHARED), -POLICY_RATE * total, 1e-12)
-    torso = [
-        np.linalg.norm(jax.grad(part)(params)["torso"]["hidden_0"]["kernel"])
-        for part in (policy, value, entropy)
-    ]
+    torso = [np.linalg.norm(part["torso"]["hidden_0"]["kernel"]) for part in found]
     assert min(torso) > 0  # all three reach the torso
 
 
@@ -266,17 +292,15 @@ def test_no_gradient_flows_into_the_baseline_or_the_target():
     """Ψ and the target computed inside the differentiated function change nothing."""
     config, algorithm, state = begin(SHARED)
     trajectory = batch()
-    constants = learner.estimate(config, algorithm, state.params, trajectory)
+    constants = run(learner.estimate, config, state.params, trajectory)
 
-    def objective(params, estimated=None):
+    @jax.jit
+    @jax.grad
+    def slope(params, estimated=None):
         estimated = estimated or learner.estimate(config, algorithm, params, trajectory)
         return learner.joint_objective(config, algorithm, params, estimated)[0]
 
-    inside, outside = (
-        jax.grad(objective)(state.params),
-        jax.grad(objective)(state.params, constants),
-    )
-    assert_close(flat(inside), flat(outside), 1e-13)
+    assert_close(flat(slope(state.params)), flat(slope(state.params, constants)), 1e-13)
 
 
 # Metrics.
@@ -289,7 +313,7 @@ def test_metrics_count_valid_steps_and_finished_episodes(layout, env_steps, epis
     """60 = 12 · 5 rows; episodes of 5, 12, 12, 8 and 1 steps make 38."""
     fields = synthetic.arrays(layout, "categorical")
     trajectory = synthetic.for_jax(fields, "float64")
-    _, metrics = learner.update(*_swap(begin(CONFIG, trajectory)))
+    _, metrics = update(CONFIG, begun(CONFIG), trajectory)
     assert metrics.env_steps == env_steps
     assert metrics.episodes == episodes
     ended = fields["terminated"] | fields["truncated"]
@@ -297,21 +321,15 @@ def test_metrics_count_valid_steps_and_finished_episodes(layout, env_steps, epis
     assert metrics.env_steps.dtype == metrics.episodes.dtype == jnp.int32
 
 
-def _swap(begun):
-    config, algorithm, state = begun
-    return config, state, algorithm
-
-
 @pytest.mark.slow
 def test_recent_returns_are_the_last_100_episodes_in_order():
     """14 batches of 8 episodes: the first 12 are forgotten, and 112 mod 100 = 12 leads the ring."""
-    config, algorithm, state = begin(SHARED)
-    every = []
+    state, every = begun(SHARED), []
     for seed in range(14):
         fields = synthetic.arrays("steps", "categorical", seed)
         every.extend(fields["episode_return"][fields["terminated"] | fields["truncated"]])
         trajectory = synthetic.for_jax(fields, "float64")
-        state, _ = learner.update(config, state, inject(algorithm, trajectory))
+        state, _ = update(SHARED, state, trajectory)
         expected = np.mean(every[-100:])
         assert_close(ring.mean(state.recent_returns), expected, 1e-12)
     assert len(every) == 112
@@ -326,7 +344,7 @@ def test_without_a_critic_its_metrics_are_zero():
         estimator="reward_to_go",
         baseline="none",
     )
-    _, metrics = learner.update(*_swap(begin(config, batch(layout="episodes"))))
+    _, metrics = update(config, begun(config), batch(layout="episodes"))
     assert metrics.value_loss == metrics.value_grad_norm == 0.0
     assert metrics.policy_grad_norm > 0.0
 

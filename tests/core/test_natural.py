@@ -1,19 +1,23 @@
 """Natural gradients: against the exact Fisher matrix, by hand, and by relations."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from compare import assert_close
+from compiled import algorithm as built
+from compiled import fitted, run
 from jax.flatten_util import ravel_pytree
 
 import torch_ref.learner
 import torch_ref.natural as twin
-from jaxpg.core import algorithms, learner, natural, noise, training
+from jaxpg import fast
+from jaxpg.core import learner, natural
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
 from jaxpg.proof import batch as shared
@@ -39,17 +43,32 @@ def _in_float64(x64):
     """All of this module's numbers are float64."""
 
 
+@cache
 def estimated(config, seed=0):
-    """What a fit of the shared batch is given: config, algorithm, parameters, batch."""
+    """What a fit of the shared batch is given: config, parameters, batch."""
     side = shared.jax_side(shared.small(config), seed)
-    batch = learner.estimate(side.config, side.algorithm, side.state.params, side.trajectory)
-    return side.config, side.algorithm, side.state.params, batch
+    params = side.state.params
+    return side.config, params, run(learner.estimate, side.config, params, side.trajectory)
 
 
-def fisher(algorithm, params, batch):
+def solved(config, params, batch):
+    """The natural gradient."""
+    return run(natural.natural_gradient, config, params, batch)
+
+
+def fisher(config, params, batch):
     """The whole matrix [P, P], a column for each parameter."""
+    return np.array(run(_fisher, config, params, batch))
+
+
+def _fisher(config, algorithm, params, batch):
     size = natural.as_vector(params).size
-    return np.array(jax.vmap(natural.fisher_product(algorithm, params, batch))(jnp.eye(size)).T)
+    return jax.vmap(natural.fisher_product(algorithm, params, batch))(jnp.eye(size)).T
+
+
+def mean_kl(config, algorithm, start, params, batch):
+    """KL(π of `start` ‖ π), the mean over the batch."""
+    return natural.mean_kl(algorithm, algorithm.networks.policy(start, batch.obs), params, batch)
 
 
 def in_vectors(params):
@@ -110,20 +129,23 @@ def test_what_is_not_finite_is_not_hidden():
     assert np.isnan(found).any()
 
 
+@jax.jit
+def to_the_end(matrix, b):
+    """Of conjugate gradients, with a bound that nothing meets."""
+    return natural.conjugate_gradients(
+        partial(jnp.matmul, matrix), b, steps=b.size, tolerance=1e-30
+    )
+
+
 @pytest.mark.parametrize("config", [CONFIG, PENDULUM, EPISODES])
 @pytest.mark.parametrize("damping", [0.1, 1e-3])
 def test_the_direction_is_that_of_the_exact_fisher_matrix(config, damping):
-    config, algorithm, params, batch = estimated(dataclasses.replace(config, damping=damping))
-    found = natural.natural_gradient(config, algorithm, params, batch)
-    g, _ = ravel_pytree(found.gradient)
-    damped = fisher(algorithm, params, batch) + damping * np.eye(g.size)
+    config, params, batch = estimated(dataclasses.replace(config, damping=damping))
+    found = solved(config, params, batch)
+    g = ravel_pytree(jax.tree.map(np.array, found.gradient))[0]
+    damped = fisher(config, params, batch) + damping * np.eye(g.size)
     exact = np.linalg.solve(damped, g)
-
-    def solve(tolerance):
-        product = partial(jnp.matmul, jnp.asarray(damped))
-        return natural.conjugate_gradients(product, g, steps=g.size, tolerance=tolerance)
-
-    assert_close(solve(1e-30), exact, 1e-10)
+    assert_close(to_the_end(damped, g), exact, 1e-10)
     assert_close(found.direction, exact, 2e-5 / damping / np.linalg.norm(exact))  # |r| ≤ 1e-5
     assert_close(found.curvature, exact @ damped @ exact, 1e-3)
     assert_close(found.norm, np.linalg.norm(g), 1e-14)
@@ -135,17 +157,20 @@ def test_rounding_does_not_grow_from_step_to_step(seed):
     config = dataclasses.replace(
         PENDULUM, sigma="state", hidden_sizes=(64,), activation="relu", cg_steps=10
     )
-    config, algorithm, params, batch = estimated(config, seed)
+    config, params, batch = estimated(config, seed)
+    g = natural.as_vector({"policy": solved(config, params, batch).gradient})
+    disturbed, plain = (run(_disturbed, config, params, batch, g, by) for by in (1e-15, 0.0))
+    assert_close(disturbed, plain, 1e-12)
+
+
+def _disturbed(config, algorithm, params, batch, g, by):
+    """The solution with products that are rounded otherwise."""
     product = natural.fisher_product(algorithm, params, batch)
-    g, _ = ravel_pytree(natural.natural_gradient(config, algorithm, params, batch).gradient)
 
-    def solve(scale):
-        def disturbed(v):
-            return (product(v) + 0.1 * v) * (1.0 + scale * 1e-15 * jnp.cos(jnp.arange(v.size)))
+    def disturbed(v):
+        return (product(v) + 0.1 * v) * (1.0 + by * jnp.cos(jnp.arange(v.size)))
 
-        return natural.conjugate_gradients(disturbed, g, steps=10)
-
-    assert_close(solve(1.0), solve(0.0), 1e-12)
+    return natural.conjugate_gradients(disturbed, g, steps=10)
 
 
 # The Fisher matrix
@@ -154,80 +179,108 @@ def test_rounding_does_not_grow_from_step_to_step(seed):
 @pytest.mark.parametrize("config", [CONFIG, EPISODES])
 def test_fisher_products_are_expectations_over_the_actions(config):
     """Σ_s Σ_a π(a|s) ∇ log π(a|s) ∇ log π(a|s)ᵀ / (number of valid steps), action by action."""
-    _, algorithm, params, batch = estimated(config)
-    vector, place = natural.as_vector(params), in_vectors(params)
-    expected = np.zeros((vector.size, vector.size))
-    valid = np.array(batch.valid)
+    config, params, batch = estimated(config)
+    expected, valid = 0.0, np.array(batch.valid)
     for action in (0, 1):
-        actions = jnp.full(batch.action.shape, action, jnp.int32)
-
-        def log_prob(vector, actions=actions):
-            outputs = algorithm.networks.policy(place(vector), batch.obs)
-            return algorithm.distribution.log_prob(outputs, actions)
-
-        score, weight = np.array(jax.jacrev(log_prob)(vector)), np.exp(log_prob(vector))
-        expected += np.einsum("tni,tnj,tn->ij", score, score, weight * valid) / valid.sum()
-    found = fisher(algorithm, params, batch)
+        actions = np.full(batch.action.shape, action, np.int32)
+        score, log_prob = map(np.array, run(_scores, config, params, batch.obs, actions))
+        weight = np.exp(log_prob) * valid
+        expected += np.einsum("tni,tnj,tn->ij", score, score, weight) / valid.sum()
+    found = fisher(config, params, batch)
     assert_close(found, expected, 1e-13)
     assert np.linalg.eigvalsh(found).min() > -1e-14
+
+
+def _scores(config, algorithm, params, obs, actions):
+    """∇ log π of actions, and log π."""
+
+    def log_prob(vector):
+        outputs = algorithm.networks.policy(in_vectors(params)(vector), obs)
+        return algorithm.distribution.log_prob(outputs, actions)
+
+    vector = natural.as_vector(params)
+    return jax.jacrev(log_prob)(vector), log_prob(vector)
 
 
 @pytest.mark.parametrize("config", [CONFIG, PENDULUM])
 def test_the_fisher_matrix_is_the_curvature_of_the_kl(config):
     """KL(θ, θ + h v) = ½ h² vᵀ F v + O(h³)."""
-    _, algorithm, params, batch = estimated(config)
-    vector, place = natural.as_vector(params), in_vectors(params)
-    v = jnp.asarray(np.random.default_rng(0).normal(size=vector.size))
-    old = algorithm.networks.policy(params, batch.obs)
-    curvature = v @ natural.fisher_product(algorithm, params, batch)(v)
-    around = [
-        natural.mean_kl(algorithm, old, place(vector + h * v), batch) for h in (-1e-4, 1e-4)
-    ]  # the odd terms cancel
-    assert_close(sum(around) / 1e-8, curvature, 1e-6)
+    config, params, batch = estimated(config)
+    v = np.random.default_rng(0).normal(size=natural.as_vector(params).size)
+    curvature = v @ fisher(config, params, batch) @ v
+    around = [run(_kl_beside, config, params, batch, h * v) for h in (-1e-4, 1e-4)]
+    assert_close(sum(around) / 1e-8, curvature, 1e-6)  # the odd terms cancel
+
+
+def _kl_beside(config, algorithm, params, batch, step):
+    there = in_vectors(params)(natural.as_vector(params) + step)
+    return mean_kl(config, algorithm, params, there, batch)
 
 
 def test_padding_has_no_part_in_it():
-    _, algorithm, params, batch = estimated(EPISODES)
-    assert not batch.valid.all()
-    other = jnp.where(batch.valid[..., None], batch.obs, 7.0)
-    found = fisher(algorithm, params, batch._replace(obs=other))
-    assert_close(found, fisher(algorithm, params, batch), 1e-14)
+    config, params, batch = estimated(EPISODES)
+    valid = np.array(batch.valid)
+    assert not valid.all()
+    other = np.where(valid[..., None], batch.obs, 7.0)
+    found = fisher(config, params, batch._replace(obs=other))
+    assert_close(found, fisher(config, params, batch), 1e-14)
+
+
+def test_the_kl_is_that_of_the_old_policy_to_the_new():
+    """Σ_a π_old (log π_old - log π), the mean over the steps."""
+    config, params, batch = estimated(CONFIG)
+    there = {**params, "policy": jax.tree.map(lambda x: np.array(x) + 0.3, params["policy"])}
+    old, new = (
+        scipy.special.log_softmax(run(_logits, config, p, batch.obs), axis=-1)
+        for p in (params, there)
+    )
+    expected, reverse = (np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
+                         for p, q in ((old, new), (new, old)))  # fmt: skip
+    assert abs(expected - reverse) > 0.01 * expected
+    assert_close(run(mean_kl, config, params, there, batch), expected, 1e-12)
+
+
+def _logits(config, algorithm, params, obs):
+    return algorithm.networks.policy(params, obs)
+
+
+def test_the_entropy_bonus_is_taken_off_the_surrogates_loss():
+    """Of the mean of -ρ Ψ."""
+    config, params, batch = estimated(dataclasses.replace(CONFIG, ent_coef=0.3))
+    loss, parts = run(natural.surrogate_objective, config, params, batch)
+    log_p = scipy.special.log_softmax(run(_logits, config, params, batch.obs), axis=-1)
+    entropy = -np.mean(np.sum(np.exp(log_p) * log_p, axis=-1))
+    chosen = np.take_along_axis(log_p, np.array(batch.action)[..., None], axis=-1)[..., 0]
+    surrogate = -np.mean(np.exp(chosen - batch.log_prob) * np.array(batch.advantage))
+    assert_close(parts["policy_loss"], surrogate, 1e-12)
+    assert_close(loss, surrogate - 0.3 * entropy, 1e-12)
 
 
 # The steps
 
 
-def fitted(config, **parts):
-    """Config, parameters before and after one update of a seed, and what it saw."""
-    config = training.as_arrays(config)
-    algorithm = algorithms.build(config)._replace(**parts)
-    state = learner.init(config, noise.key(1), algorithm)
-    after, seen = jax.jit(partial(learner.watch, config, algorithm=algorithm))(state)
-    return config, state.params, after, seen
-
-
 @pytest.mark.parametrize("fit", ["npg", "trpo"])
 def test_the_optimizer_is_the_critics(fit):
-    _, before, state, seen = fitted(dataclasses.replace(CONFIG, fit=fit))
+    before, state, seen = fitted(dataclasses.replace(CONFIG, fit=fit))
     assert set(state.opt_state) == {"value"}
     plain = dataclasses.replace(CONFIG, fit="gradient", cg_steps=10)
-    _, _, expected, met = fitted(plain)
+    _, expected, met = fitted(plain)
     for name in ("value_loss", "value_grad_norm", "policy_grad_norm"):
         assert_close(getattr(seen.metrics, name), getattr(met.metrics, name), 1e-12)
     value, other = (ravel_pytree(x.params["value"])[0] for x in (state, expected))
     assert_close(value, other, 1e-13)
     assert_close(ravel_pytree(seen.gradients["value"])[0], ravel_pytree(met.gradients["value"])[0],
                  1e-12)  # fmt: skip
-    assert not np.array_equal(natural.as_vector(before), natural.as_vector(state.params))
+    assert not np.array_equal(natural.as_vector(before.params), natural.as_vector(state.params))
 
 
 def test_npg_takes_its_rate_times_the_direction():
     """The second of four updates has ¾ of the learning rate."""
-    config, algorithm, params, batch = estimated(dataclasses.replace(CONFIG, fit="npg"))
-    found = natural.natural_gradient(config, algorithm, params, batch)
+    config, params, batch = estimated(dataclasses.replace(CONFIG, fit="npg"))
+    found = solved(config, params, batch)
     state = shared.jax_side(shared.small(dataclasses.replace(CONFIG, fit="npg"))).state
     learned = learner.Learned(params, state.opt_state, jnp.int32(1))
-    after, fit = natural.fit_npg(config, algorithm, learned, batch)
+    after, fit = run(natural.fit_npg, config, learned, batch)
     moved = natural.as_vector(params) - natural.as_vector(after.params)
     assert_close(moved, 0.75 * config.learning_rate * found.direction, 1e-10)
     assert fit.losses["kl"] > 0
@@ -236,18 +289,17 @@ def test_npg_takes_its_rate_times_the_direction():
 def test_one_step_of_conjugate_gradients_goes_along_the_gradient():
     """x = g · |g|² / gᵀ (F + c I) g: TRPO's is then steepest descent to KL δ."""
     config = dataclasses.replace(CONFIG, cg_steps=1)
-    config, algorithm, params, batch = estimated(config)
-    found = natural.natural_gradient(config, algorithm, params, batch)
+    config, params, batch = estimated(config)
+    found = solved(config, params, batch)
     g, _ = ravel_pytree(found.gradient)
-    damped = fisher(algorithm, params, batch) + config.damping * np.eye(g.size)
+    damped = fisher(config, params, batch) + config.damping * np.eye(g.size)
     assert_close(found.direction, g * (g @ g) / (g @ damped @ g), 1e-12)
 
 
 def test_a_lot_of_damping_leaves_the_gradient():
     """c x → g as c → ∞."""
-    config, algorithm, params, batch = estimated(dataclasses.replace(CONFIG, damping=1e9))
-    found = natural.natural_gradient(config, algorithm, params, batch._replace(
-        advantage=1e6 * batch.advantage))  # fmt: skip
+    config, params, batch = estimated(dataclasses.replace(CONFIG, damping=1e9))
+    found = solved(config, params, batch._replace(advantage=1e6 * batch.advantage))
     assert_close(1e9 * found.direction, ravel_pytree(found.gradient)[0], 1e-8)
 
 
@@ -255,8 +307,10 @@ def test_the_direction_does_not_depend_on_how_the_policy_is_parametrised():
     """Without damping: with θ = M φ the step in φ is M⁻¹ times that in θ. A tabular softmax."""
     rng = np.random.default_rng(0)
     transform = jnp.asarray(np.eye(4) + 0.3 * rng.normal(size=(4, 4)))
-    config, algorithm, params, batch = estimated(dataclasses.replace(CONFIG, damping=0.0))
+    config, params, batch = estimated(dataclasses.replace(CONFIG, damping=0.0))
+    algorithm = built(fast.static(config))
 
+    @jax.jit
     def direction(transform):
         """Of a policy with the logits (obs · θ, 0), whose Fisher matrix is not singular."""
 
@@ -278,15 +332,14 @@ def test_the_direction_does_not_depend_on_how_the_policy_is_parametrised():
 @pytest.mark.parametrize("max_kl", [1e-3, 0.1, 3.0])
 def test_trpo_accepts_what_is_near_and_better(config, max_kl):
     config = dataclasses.replace(config, max_kl=max_kl, damping=1e-4)
-    config, algorithm, params, batch = estimated(config)
-    found = natural.natural_gradient(config, algorithm, params, batch)
+    config, params, batch = estimated(config)
+    found = solved(config, params, batch)
     step = natural.step_length(found.curvature, max_kl=max_kl) * found.direction
-    after, told = natural.line_search(config, algorithm, params, batch, step)
-    old = algorithm.networks.policy(params, batch.obs)
-    assert_close(natural.mean_kl(algorithm, old, after, batch), told["kl"], 1e-10)
+    after, told = run(natural.line_search, config, params, batch, step)
+    assert_close(run(mean_kl, config, params, after, batch), told["kl"], 1e-10)
     assert told["kl"] <= max_kl
     moved = natural.as_vector(params) - natural.as_vector(after)
-    losses = [natural.surrogate_objective(config, algorithm, p, batch)[0] for p in (params, after)]
+    losses = [run(natural.surrogate_objective, config, p, batch)[0] for p in (params, after)]
     if told["accepted"]:
         share = np.linalg.norm(moved) / np.linalg.norm(step)
         tried = np.log(share) / np.log(natural.SHRINK)
@@ -296,40 +349,41 @@ def test_trpo_accepts_what_is_near_and_better(config, max_kl):
     else:
         assert not moved.any()
         assert told["kl"] == 0.0
-    assert_close(0.5 * step @ (fisher(algorithm, params, batch) @ step)
+    assert_close(0.5 * step @ (fisher(config, params, batch) @ step)
                  + 0.5 * 1e-4 * step @ step, max_kl, 1e-9)  # fmt: skip
 
 
 def test_no_step_where_nothing_can_improve():
     """Ψ = 0: there is no gradient. Ψ > 0 for actions that are certain: nor one that helps."""
-    config, algorithm, params, batch = estimated(CONFIG)
-    nothing = batch._replace(advantage=jnp.zeros_like(batch.advantage))
-    found = natural.natural_gradient(config, algorithm, params, nothing)
+    config, params, batch = estimated(CONFIG)
+    nothing = batch._replace(advantage=np.zeros_like(batch.advantage))
+    found = solved(config, params, nothing)
     assert natural.step_length(found.curvature, max_kl=0.01) == 0.0
-    uphill = -natural.natural_gradient(config, algorithm, params, batch).direction
+    uphill = -solved(config, params, batch).direction
     for step, given in ((found.direction, nothing), (1e-3 * uphill, batch)):
-        after, told = natural.line_search(config, algorithm, params, given, step)
+        after, told = run(natural.line_search, config, params, given, step)
         assert told["accepted"] == 0.0
         np.testing.assert_array_equal(natural.as_vector(after), natural.as_vector(params))
 
 
 def test_the_line_search_takes_the_first_length_that_is_near_enough():
     """A step ten times too long is shortened; with one attempt it is refused."""
-    config, algorithm, params, batch = estimated(CONFIG)
-    found = natural.natural_gradient(config, algorithm, params, batch)
+    config, params, batch = estimated(CONFIG)
+    found = solved(config, params, batch)
     step = 3.0 * natural.step_length(found.curvature, max_kl=config.max_kl) * found.direction
-    _, told = natural.line_search(config, algorithm, params, batch, step)
+    _, told = run(natural.line_search, config, params, batch, step)
     assert told["accepted"] == 1.0
     assert told["kl"] <= config.max_kl < told["full_kl"]
     once = dataclasses.replace(config, backtrack_steps=1)
-    after, told = natural.line_search(once, algorithm, params, batch, step)
+    after, told = run(natural.line_search, once, params, batch, step)
     assert (told["accepted"], told["kl"]) == (0.0, 0.0)
     np.testing.assert_array_equal(natural.as_vector(after), natural.as_vector(params))
 
 
 def test_metrics_are_those_that_the_config_announces():
     for fit in ("npg", "trpo"):
-        config, _, _, seen = fitted(dataclasses.replace(CONFIG, fit=fit))
+        config = dataclasses.replace(CONFIG, fit=fit)
+        _, _, seen = fitted(config)
         assert all(np.isfinite(getattr(seen.metrics, name)) for name in config.reports)
         named = set(seen.metrics.named())
         assert named - set(config.reports) == set(seen.metrics._fields) - set(
@@ -343,8 +397,8 @@ def test_metrics_are_those_that_the_config_announces():
 @pytest.mark.parametrize("config", [CONFIG, PENDULUM, EPISODES])
 def test_the_twins_direction_is_the_same(config):
     config = dataclasses.replace(config, cg_steps=10, damping=1e-3)
-    traced, algorithm, params, batch = estimated(config)
-    found = natural.natural_gradient(traced, algorithm, params, batch)
+    traced, params, batch = estimated(config)
+    found = solved(traced, params, batch)
     side = shared.torch_side(shared.small(config))
     met = torch_ref.learner.estimate(
         side.config, side.algorithm, side.state.params, side.trajectory

@@ -10,17 +10,18 @@ import optax
 import pytest
 import torch
 from compare import assert_close
+from compiled import fitted, run
 from jax.test_util import check_grads
 
 import torch_ref.ppo as twin
-from jaxpg.core import algorithms, learner, noise, ppo, training
+from jaxpg.core import algorithms, learner, noise, ppo
 from jaxpg.core.config import Config
 from jaxpg.core.types import Batch
 from jaxpg.proof import batch as shared
 
 CONFIG = Config(
     fit="ppo",
-    epochs=2,
+    epochs=4,
     minibatches=4,
     num_envs=2,
     num_steps=16,
@@ -48,18 +49,19 @@ def test_the_clipped_ratio_worked_by_hand():
 
 def test_the_clipped_ratio_times_psi_is_the_papers_minimum():
     rng = np.random.default_rng(0)
-    log_ratio, advantage = map(jnp.asarray, rng.normal(size=(2, 500)) * [[0.3], [1.0]])
-    ratio = jnp.exp(log_ratio)
-    expected = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+    log_ratio, advantage = rng.normal(size=(2, 500)) * [[0.3], [1.0]]
+    ratio = np.exp(log_ratio)
+    expected = np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
     found = ppo.clipped_ratio(log_ratio, advantage, clip_coef=0.2) * advantage
     assert_close(found, expected, 1e-14)
 
 
 def test_a_ratio_that_went_far_enough_has_no_slope():
     """ρ Ψ where the minimum is not clipped, 0 where it is; at ρ = 1 the policy gradient's Ψ."""
-    log_ratio = jnp.log(jnp.array([1.3, 0.7, 1.3, 0.7, 1.0]))
-    advantage = jnp.array([2.0, 2.0, -2.0, -2.0, 5.0])
+    log_ratio = np.log([1.3, 0.7, 1.3, 0.7, 1.0])
+    advantage = np.array([2.0, 2.0, -2.0, -2.0, 5.0])
 
+    @jax.jit
     def total(log_ratio):
         return jnp.sum(ppo.clipped_ratio(log_ratio, advantage, clip_coef=0.2) * advantage)
 
@@ -73,11 +75,12 @@ def test_the_clipped_value_loss_worked_by_hand():
     V = 0.5: (2.5², the same) -> 6.25. V = 2: (1, (1 - 3)²) -> 4, clipped and flat. V = -2: (25, 16)
     -> 25. Padding has no part. (6.25 + 4 + 25) / 3
     """
-    value = jnp.array([0.5, 2.0, -2.0, 100.0])
-    valid = jnp.array([True, True, True, False])
+    value = np.array([0.5, 2.0, -2.0, 100.0])
+    valid = np.array([True, True, True, False])
 
+    @jax.jit
     def loss(value):
-        old, target = jnp.zeros(4), jnp.full(4, 3.0)
+        old, target = np.zeros(4), np.full(4, 3.0)
         return ppo.clipped_value_loss(value, old, target, valid, clip_value=1.0)
 
     assert_close(loss(value), 35.25 / 3, 1e-14)
@@ -86,40 +89,47 @@ def test_the_clipped_value_loss_worked_by_hand():
 
 def test_the_estimate_of_the_divergence_is_that_of_many_samples():
     """Of N(0, 1) against N(0.3, 1) it is 0.3² / 2; and it is never negative."""
-    action = jax.random.normal(jax.random.key(0), (400_000,))
+    action = np.random.default_rng(0).normal(size=400_000)
     log_ratio = -0.5 * (action - 0.3) ** 2 + 0.5 * action**2
-    valid = jnp.ones(action.shape, bool)
-    assert abs(ppo.approximate_kl(log_ratio, valid) - 0.045) < 5 * 0.07 / np.sqrt(400_000)
-    each = ppo.approximate_kl(log_ratio[:, None], valid[:, None])
-    assert each > 0
-    assert ppo.approximate_kl(jnp.zeros(3), jnp.ones(3, bool)) == 0.0
+    valid = np.ones(action.shape, bool)
+    estimate = jax.jit(ppo.approximate_kl)
+    assert abs(estimate(log_ratio, valid) - 0.045) < 5 * 0.07 / np.sqrt(400_000)
+    each = jax.jit(jax.vmap(ppo.approximate_kl))(log_ratio[:, None], valid[:, None])
+    assert each.min() > -1e-15
+    assert estimate(np.zeros(3), np.ones(3, bool)) == 0.0
 
 
 def test_explained_variance_worked_by_hand():
     """Targets 1, 2, 3 vary by 2/3; V = 1, 2, 4 misses by 0, 0, -1, which vary by 2/9."""
-    value, target = jnp.array([1.0, 2.0, 4.0, 50.0]), jnp.array([1.0, 2.0, 3.0, -50.0])
-    valid = jnp.array([True, True, True, False])
-    assert_close(ppo.explained_variance(value, target, valid), 1 - (2 / 9) / (2 / 3), 1e-14)
-    assert ppo.explained_variance(target, target, valid) == 1.0
-    assert ppo.explained_variance(value, jnp.ones(4), valid) == 0.0
+    value, target = np.array([1.0, 2.0, 4.0, 50.0]), np.array([1.0, 2.0, 3.0, -50.0])
+    valid = np.array([True, True, True, False])
+    explained = jax.jit(ppo.explained_variance)
+    assert_close(explained(value, target, valid), 1 - (2 / 9) / (2 / 3), 1e-14)
+    assert explained(target, target, valid) == 1.0
+    assert explained(value, np.ones(4), valid) == 0.0
 
 
 def numbered(config):
     """A batch in which every valid step says which it is."""
     steps, envs = 6, config.num_envs
-    index = jnp.arange(steps * envs, dtype=jnp.float64).reshape(steps, envs)
-    zeros = jnp.zeros_like(index)
+    index = np.arange(float(steps * envs)).reshape(steps, envs)
+    zeros = np.zeros_like(index)
     return Batch(
         obs=index[..., None],
-        action=index.astype(jnp.int32),
+        action=index.astype(np.int32),
         log_prob=zeros,
-        valid=jnp.ones_like(zeros, bool),
+        valid=np.ones_like(zeros, bool),
         advantage=index,
         value=zeros,
         target=zeros,
         samples=None,
         order=noise.bits(noise.key(0), (2, noise.ROUNDS)),
     )
+
+
+@partial(jax.jit, static_argnums=0)
+def ppo_minibatches(config, batch, round_keys):
+    return ppo.minibatches(config, batch, round_keys)
 
 
 @pytest.mark.parametrize("package", [ppo, twin], ids=["jaxpg", "torch_ref"])
@@ -130,8 +140,9 @@ def test_minibatches_hold_every_step_once_in_another_order_each_epoch(package):
         tensor = {k: torch.from_numpy(np.array(v)) for k, v in batch._asdict().items()
                   if k not in ("samples", "order")}  # fmt: skip
         batch = batch._replace(**tensor, order=np.array(batch.order))
+    cut = ppo_minibatches if package is ppo else twin.minibatches
     for round_keys in batch.order:
-        parts = package.minibatches(config, batch, round_keys)
+        parts = cut(config, batch, round_keys)
         if package is twin:
             psi, obs = (np.stack([getattr(part, name).numpy() for part in parts])
                         for name in ("advantage", "obs"))  # fmt: skip
@@ -146,7 +157,7 @@ def test_minibatches_hold_every_step_once_in_another_order_each_epoch(package):
 
 def test_minibatches_of_episodes_keep_them_whole():
     config = dataclasses.replace(CONFIG, collect="episodes", num_envs=4, minibatches=2)
-    parts = ppo.minibatches(config, numbered(config), numbered(config).order[0])
+    parts = ppo_minibatches(config, numbered(config), numbered(config).order[0])
     assert parts.advantage.shape == (2, 6, 2)
     columns = np.array(parts.advantage).swapaxes(0, 1).reshape(6, 4)
     assert sorted(columns[0]) == [0, 1, 2, 3]
@@ -158,21 +169,13 @@ def assert_alike(tree, other, tolerance):
         assert_close(one, two, tolerance)
 
 
-def fitted(config, **parts):
-    """State after one update of a seed, and what it saw."""
-    config = training.as_arrays(config)
-    algorithm = algorithms.build(config)._replace(**parts)
-    state = learner.init(config, noise.key(1), algorithm)
-    return jax.jit(partial(learner.watch, config, algorithm=algorithm))(state)
-
-
 @pytest.mark.parametrize("joint", [False, True])
 def test_one_step_on_the_whole_batch_is_the_policy_gradients(joint):
     """Where ρ = 1 the surrogate's slope is Ψ ∇ log π."""
     one = dataclasses.replace(CONFIG, epochs=1, minibatches=1, joint_loss=joint)
-    state, seen = fitted(one)
+    _, state, seen = fitted(one)
     plain = dataclasses.replace(one, fit="gradient", clip_coef=0.2)
-    expected, met = fitted(plain)
+    _, expected, met = fitted(plain)
     assert_alike(state.params, expected.params, 1e-12)
     assert_alike(seen.gradients, met.gradients, 1e-12)
     assert seen.metrics.clip_fraction == 0.0
@@ -181,39 +184,40 @@ def test_one_step_on_the_whole_batch_is_the_policy_gradients(joint):
 
 
 def test_every_step_is_taken_and_reported():
-    _, seen = fitted(CONFIG)
+    *_, seen = fitted(CONFIG)
     for steps in seen.gradients.values():
         for leaf in jax.tree.leaves(steps):
-            assert leaf.shape[0] == 8
+            assert leaf.shape[0] == 16
     norms = [optax.tree.norm(jax.tree.map(lambda x, i=i: x[i], seen.gradients["policy"]))
-             for i in range(8)]  # fmt: skip
+             for i in range(16)]  # fmt: skip
     assert min(norms) > 0.0
     assert 0.0 < seen.metrics.approx_kl < 1.0
     assert 0.0 <= seen.metrics.clip_fraction <= 1.0
+    target, value = np.array(seen.batch.target), np.array(seen.batch.value)
+    explained = 1.0 - np.var(target - value) / np.var(target)
+    assert_close(seen.metrics.explained_variance, explained, 1e-12)
 
 
 def test_a_target_divergence_leaves_out_the_rest_of_an_update():
     """Of 16 steps: all under a bound that is never reached, the first alone under the smallest."""
-    config = dataclasses.replace(CONFIG, epochs=4)
 
     def taken(target_kl):
-        state, seen = fitted(dataclasses.replace(config, target_kl=target_kl))
+        _, state, seen = fitted(dataclasses.replace(CONFIG, target_kl=target_kl))
         size = jax.tree.map(lambda x: np.abs(x).reshape(16, -1).sum(axis=1), seen.gradients)
         each = np.sum(jax.tree.leaves(size), axis=0) > 0
         return state, seen, each
 
     everything, _, all_taken = taken(1e9)
     assert all_taken.all()
-    assert_alike(everything.params, fitted(config)[0].params, 1e-13)
+    assert_alike(everything.params, fitted(CONFIG)[1].params, 1e-13)
     _, seen, first = taken(1e-12)
     assert first.tolist() == [True] + [False] * 15
     assert abs(seen.metrics.approx_kl) < 1e-12
     state, _, some = taken(0.02)
     assert 1 < some.sum() < 16
     assert some.tolist() == sorted(some, reverse=True)  # none is taken after one that is left out
-    shorter = dataclasses.replace(config, target_kl=0.02)
     assert state.opt_state["policy"].count == some.sum()
-    assert fitted(shorter)[0].opt_state["value"].count == some.sum()
+    assert state.opt_state["value"].count == some.sum()
 
 
 def test_a_part_of_ones_own_is_used_on_every_minibatch():
@@ -223,10 +227,9 @@ def test_a_part_of_ones_own_is_used_on_every_minibatch():
         shapes.append(log_prob.shape)
         return jnp.sum(log_prob) * 0.0
 
-    state, _ = fitted(dataclasses.replace(CONFIG, joint_loss=False), policy_loss=loss)
+    before, state, _ = fitted(dataclasses.replace(CONFIG, joint_loss=False), policy_loss=loss)
     assert set(shapes) == {(1, 8)}
-    before = algorithms.build(CONFIG).networks.init(*noise.streams(noise.key(1))[:2])
-    assert_alike(state.params["policy"], before["policy"], 0.0)
+    assert_alike(state.params["policy"], before.params["policy"], 0.0)
 
 
 def test_normalising_by_minibatch_and_by_batch_differ():
@@ -235,14 +238,14 @@ def test_normalising_by_minibatch_and_by_batch_differ():
         name: dataclasses.replace(CONFIG, normalize_advantage=True, normalize_over=name)
         for name in ("batch", "minibatch")
     }
-    states = {name: fitted(config)[0] for name, config in over.items()}
+    states = {name: fitted(config)[1] for name, config in over.items()}
     with pytest.raises(AssertionError):
         assert_alike(states["batch"].params, states["minibatch"].params, 1e-6)
 
     def shifted(*inputs, **rest):
         return algorithms.make_advantage(over["minibatch"])(*inputs, **rest) + 7.0
 
-    same, _ = fitted(over["minibatch"], advantage=shifted)
+    _, same, _ = fitted(over["minibatch"], advantage=shifted)
     assert_alike(same.params["policy"], states["minibatch"].params["policy"], 1e-9)
 
 
@@ -250,9 +253,24 @@ def test_the_shared_batch_has_ratios_on_both_sides_of_the_clip():
     """So that parity on it means something."""
     config = dataclasses.replace(shared.small(CONFIG), arithmetic="float64")
     side = shared.jax_side(config)
-    outputs = side.algorithm.networks.policy(side.state.params, side.trajectory.obs)
-    log_prob = side.algorithm.distribution.log_prob(outputs, side.trajectory.action)
-    ratio = np.exp(log_prob - side.trajectory.log_prob)
+    ratio = np.exp(run(_log_ratio, config, side.state.params, side.trajectory))
     assert (ratio > 1.2).any()
     assert (ratio < 0.8).any()
     assert ((ratio > 0.8) & (ratio < 1.2)).any()
+
+
+def test_what_is_beyond_the_clip_is_counted_by_ratio():
+    """|ρ - 1| > ε, which |log ρ| > ε is not."""
+    config = dataclasses.replace(shared.small(CONFIG), clip_coef=0.5)
+    side = shared.jax_side(config)
+    batch = run(learner.estimate, config, side.state.params, side.trajectory)
+    _, met = run(ppo.surrogate_objective, config, side.state.params, batch)
+    log_ratio = np.array(run(_log_ratio, config, side.state.params, side.trajectory))
+    beyond = np.abs(np.exp(log_ratio) - 1.0) > 0.5
+    assert_close(met["clip_fraction"], beyond.mean(), 1e-14)
+    assert beyond.mean() != np.mean(np.abs(log_ratio) > 0.5)
+
+
+def _log_ratio(config, algorithm, params, trajectory):
+    outputs = algorithm.networks.policy(params, trajectory.obs)
+    return algorithm.distribution.log_prob(outputs, trajectory.action) - trajectory.log_prob

@@ -117,12 +117,14 @@ def assert_all(actual, expected, tolerance):
     np.testing.assert_allclose(actual, np.broadcast_to(expected, actual.shape), atol=tolerance)
 
 
+@pytest.mark.slow
 def test_one_reward_is_the_value():
     """Value loss and its optimizer: V(0) = 1."""
     value, _ = trained("one-reward", [0.0])
     assert_all(value, [1.0], 0.01)
 
 
+@pytest.mark.slow
 def test_the_value_follows_the_observation():
     """Backpropagation through the value network: V(±1) = ±1."""
     value, _ = trained("sign", [-1.0, 1.0])

@@ -23,7 +23,7 @@ def test_an_mlp_and_all_its_slopes_are_flaxs(inputs, hidden, outputs, activation
     with jax.enable_x64(True):
         mlp = networks.MLP(hidden, outputs, activation)
         x = jnp.asarray(np.random.default_rng(inputs).normal(size=(2, 7, inputs)))
-        params = networks.init_mlp(noise.key(0), mlp, inputs)
+        params = jax.jit(networks.init_mlp, static_argnums=(1, 2))(noise.key(0), mlp, inputs)
         params = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
 
         def everything(apply):

@@ -64,8 +64,14 @@ def walkers(rows, steps=10):
     return start, inputs, keys, resets
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("rows", [1, 3, 8, 12])
+@pytest.mark.parametrize(
+    ("rows", "reverse"),
+    [
+        *((rows, False) for rows in (1, 3, 8, 12)),
+        (3, True),
+        *(pytest.param(rows, True, marks=pytest.mark.slow) for rows in (1, 8, 12)),
+    ],
+)
 def test_a_scan_is_the_scan_of_xla(two_turns, rows, reverse):
     def run(scan, start, inputs, keys, resets):
         def step(state, entries):
@@ -109,7 +115,7 @@ def test_outputs_and_gradient_in_kernels_are_the_networks(two_turns, shape):
 
     fast = jax.jit(jax.value_and_grad(partial(loss, kernels.network(network))))
     assert kernels_of(fast, PARAMS) == ["map_rows", "sum_rows"]
-    result, expected = fast(PARAMS), jax.value_and_grad(partial(loss, network))(PARAMS)
+    result, expected = fast(PARAMS), jax.jit(jax.value_and_grad(partial(loss, network)))(PARAMS)
     for mine, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
         assert_close(mine, other, 1e-13)
 
@@ -167,7 +173,8 @@ def test_a_network_that_cannot_be_a_kernel_is_left_to_xla(two_turns):
         return jnp.tanh(jnp.tanh(rows @ first) @ second) @ last
 
     def loss(network):
-        return jax.value_and_grad(lambda params: jnp.sum(network(params, rows) ** 2))(params)
+        total = jax.value_and_grad(lambda params: jnp.sum(network(params, rows) ** 2))
+        return jax.jit(total)(params)
 
     result, expected = loss(kernels.network(deep)), loss(deep)
     jax.tree.map(partial(assert_close, tolerance=1e-13), result, expected)
@@ -199,7 +206,7 @@ def test_a_slope_that_is_infinite_at_zero_spoils_nothing(two_turns):
         return jnp.sqrt(jnp.sum((rows @ kernel) ** 2, axis=-1))
 
     def slope(network):
-        return jax.grad(lambda kernel: jnp.sum(network(kernel, rows)))(jnp.asarray(KERNEL))
+        return jax.jit(jax.grad(lambda kernel: jnp.sum(network(kernel, rows))))(KERNEL)
 
     expected = slope(distance)
     assert_close(slope(kernels.network(distance)), expected, 1e-13)
@@ -218,9 +225,9 @@ def test_threads_share_any_number_of_hidden_units(two_turns, hidden):
     def loss(network, params):
         return jnp.sum(network(params, rows) ** 2)
 
-    fast = jax.value_and_grad(partial(loss, kernels.network(one_number)))
+    fast = jax.jit(jax.value_and_grad(partial(loss, kernels.network(one_number))))
     assert kernels_of(fast, (kernel, back)) == ["map_rows", "sum_rows"]
-    expected = jax.value_and_grad(partial(loss, one_number))((kernel, back))
+    expected = jax.jit(jax.value_and_grad(partial(loss, one_number)))((kernel, back))
     jax.tree.map(partial(assert_close, tolerance=1e-13), fast((kernel, back)), expected)
 
 
@@ -237,14 +244,22 @@ def test_what_the_lanes_share_is_not_theirs(two_turns):
 
     for axes in ((0, None), (None, 0), (0, 0)):
         given = [x if axis == 0 else x[0] for x, axis in zip((kernel, rows), axes, strict=True)]
-        result = jax.vmap(partial(total, kernels.network(plain)), in_axes=axes)(*given)
-        expected = jax.vmap(partial(total, plain), in_axes=axes)(*given)
+        result, expected = (
+            jax.jit(jax.vmap(partial(total, network), in_axes=axes))(*given)
+            for network in (kernels.network(plain), plain)
+        )
         assert_close(result, expected, 1e-13)
 
 
-@pytest.mark.thin(3)
-@pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    ("env", "arithmetic"),
+    [
+        ("Pendulum-v1", "float32_grid"),
+        pytest.param("CartPole-v1", "float32_grid", marks=pytest.mark.slow),
+        pytest.param("CartPole-v1", "float64", marks=pytest.mark.slow),
+        pytest.param("Pendulum-v1", "float64", marks=pytest.mark.slow),
+    ],
+)
 def test_an_update_in_kernels_is_the_plain_one(two_turns, monkeypatch, env, arithmetic):
     """To the bit on the float32 grid."""
     config = dataclasses.replace(
@@ -299,6 +314,7 @@ def test_triton_takes_the_kernels_of_an_update(monkeypatch):
      ("gpu", "PJRT C API\nrocm 60100", "plain"), ("tpu", "PJRT C API\nTFRT TPU v5", "plain")],
 )  # fmt: skip
 def test_an_nvidia_gpu_gets_the_kernels_by_itself(monkeypatch, platform, version, form):
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
     device = SimpleNamespace(client=SimpleNamespace(platform_version=version))
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(jax, "devices", lambda: [device])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -155,7 +156,8 @@ def test_an_environment_that_is_registered_anew_is_the_one_that_is_played(monkey
     returns = []
     for factory in (Mine, Doubled):
         monkeypatch.setitem(gymnax.registration._registry, "Mine-v7", factory)
-        state = jaxpg.init(config, jaxpg.key(0), jaxpg.build(config))
+        init = jax.jit(partial(jaxpg.init, config, algorithm=jaxpg.build(config)))
+        state = init(jaxpg.key(0))
         params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], state.params)
         population = SimpleNamespace(
             params=params, seeds=np.zeros(1, int), setting=np.zeros(1, int)

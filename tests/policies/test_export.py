@@ -31,7 +31,7 @@ CONFIGS = {
 
 def untrained(config: Config) -> Run:
     """A run of one seed, 7, which has learned nothing; its biases and log σ are not 0."""
-    params = algorithms.build(config).networks.init(noise.key(3), noise.key(4))
+    params = jax.jit(algorithms.build(config).networks.init)(noise.key(3), noise.key(4))
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, params)
     one = np.zeros(1, np.int32)
     population = SimpleNamespace(params=params, seeds=np.array([7], np.uint32), setting=one)

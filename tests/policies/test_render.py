@@ -4,6 +4,7 @@ import dataclasses
 import io
 import shutil
 import subprocess
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -30,9 +31,9 @@ def run(trained):
 def test_the_untrained_parameters_are_those_that_training_began_with(run):
     """Seed by seed as `jaxpg.init` makes them, and not the trained ones."""
     ours = render.initial_params(run.config, [9, 4])
-    algorithm = jaxpg.build(run.config)
+    init = jax.jit(partial(jaxpg.init, run.config, algorithm=jaxpg.build(run.config)))
     for i, seed in enumerate([9, 4]):
-        state = jaxpg.init(run.config, jaxpg.key(seed), algorithm)
+        state = init(jaxpg.key(seed))
         jax.tree.map(
             lambda one, many: np.testing.assert_allclose(one, many[i], rtol=1e-6),
             state.params,

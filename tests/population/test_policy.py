@@ -21,7 +21,7 @@ from jaxpg.population.policy import Policy
 def fresh(**options) -> Policy:
     """An untrained policy."""
     config = Config(**{"hidden_sizes": (7,), **options})
-    params = algorithms.build(config).networks.init(noise.key(0), noise.key(1))
+    params = jax.jit(algorithms.build(config).networks.init)(noise.key(0), noise.key(1))
     return Policy.of(config, params)
 
 

@@ -20,6 +20,8 @@ from jaxpg.population import chunks, population
 from jaxpg.population.progress import Progress
 from jaxpg.runs.python import train_grid, train_population
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 TINY = Config(  # mostly with 2 lanes, in segments of 3 updates or its own: two programs
     num_envs=3,
     num_steps=24,
@@ -67,14 +69,14 @@ def test_a_seed_does_not_depend_on_its_neighbours(neighbours):
 
 
 @pytest.mark.as_users_run(1)
-def test_a_seed_does_not_depend_on_jaxs_64_bit_mode(neighbours, x64):
+def test_a_seed_does_not_depend_on_jaxs_64_bit_mode(neighbours, x64, compiled_anew):
     """Which belongs to the process; a config says itself what it computes in."""
     again = train_population(TINY, [2, 9, 4, 0, 5], lanes=2)
     assert_equal(rows(neighbours, slice(None)), rows(again, slice(None)))
 
 
 @pytest.mark.as_users_run(1)
-def test_other_settings_of_jax_change_nothing_either(neighbours):
+def test_other_settings_of_jax_change_nothing_either(neighbours, compiled_anew):
     """Those with which people look for faults in programs of their own, all at once."""
     with (
         jax.disable_jit(),
@@ -171,7 +173,9 @@ def test_no_program_has_a_collective():
 
 
 @pytest.mark.as_users_run(1)
-def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(monkeypatch):
+def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(
+    monkeypatch, programs_kept
+):
     """A NaN in the reward of update 3 of seed 37 of 64, the second of two lanes."""
     seed, shorter = 37, dataclasses.replace(TINY, total_steps=72 * 3)
     clean = train_population(TINY, range(64), lanes=2)
@@ -189,6 +193,7 @@ def test_a_frozen_seed_keeps_its_last_finite_state_and_the_others_do_not_notice(
 
     target = noise.streams(noise.key(seed))[2]
     monkeypatch.setattr(learner, "update", planted)
+    monkeypatch.setattr(chunks, "compile_programs", programs_kept)  # not as they were
     hurt = train_population(TINY, range(64), lanes=2)
     assert hurt.frozen_at.tolist() == [3 if i == seed else -1 for i in range(64)]
     assert chunks.CAUSES[hurt.cause[seed]] == "policy_loss"
@@ -321,10 +326,9 @@ def test_a_diverged_seed_is_marked():
 
 def test_progress_is_reported_to_the_end():
     reports: list[Progress] = []
-    short = dataclasses.replace(TINY, total_steps=72 * 5)
-    train_population(short, [1, 2, 3], lanes=2, segments=2, report=reports.append)
+    train_population(TINY, [1, 2, 3], lanes=2, segments=3, report=reports.append)
     assert reports[-1].fraction == 1.0
-    assert reports[-1].env_steps == 3 * 5 * 72
+    assert reports[-1].env_steps == 3 * 7 * 72
     assert all(a.fraction < b.fraction for a, b in pairwise(reports))
     assert len(reports[-1].recent_return) == 3
 
@@ -389,7 +393,7 @@ def short():
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_of_the_process_change_nothing(short, name):
+def test_settings_of_the_process_change_nothing(short, name, compiled_anew):
     """Of the whole process: a thread that trains has no other."""
     config, expected = short
     before = getattr(jax.config, name)

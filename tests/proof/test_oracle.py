@@ -132,7 +132,7 @@ def test_one_step_bandit_by_hand():
     # the output layer's bias is added to the logits z. The variance of R(τ) ∇_z log π in z is
     # Σ_a,s' π_a p r² |e_a - π|² - |∂U/∂z|².
     problem = problems.tabular(1)
-    params = problem.networks.init(*noise.split(noise.key(0), 2))
+    params = jax.jit(problem.networks.init)(*noise.split(noise.key(0), 2))
     rng = np.random.default_rng(0)
     p, r = rng.dirichlet(np.ones(3), size=(3, 2))[0], rng.normal(size=(3, 2, 3))[0]
     obs = jnp.asarray([1.0, 0.0, 0.0, 1.0])

@@ -435,7 +435,7 @@ def test_our_networks_and_their_twins(sigma):
     spec = EnvSpec(4, 3, False, time_limit=10, min_episode_steps=1, reset_uniforms=4)
     config = Config(hidden_sizes=(5, 5), sigma=sigma)
     key_policy, key_value, _ = jaxpg.core.noise.streams(jaxpg.core.noise.key(7))
-    ours = jaxpg.core.networks.make(config, spec).init(key_policy, key_value)
+    ours = jax.jit(jaxpg.core.networks.make(config, spec).init)(key_policy, key_value)
     key_policy, key_value, _ = torch_ref.noise.streams(torch_ref.noise.key(7))
     twin = torch_ref.networks.make(config, spec).init(key_policy, key_value)
     layout = {

@@ -140,7 +140,8 @@ def test_an_unknown_seed_gets_a_sentence(loaded, seed, words):
 @pytest.mark.parametrize("options", [{}, {"networks": "shared", "value_steps": 1}])
 def test_names_there_and_back(options):
     config = Config(env="Pendulum-v1", hidden_sizes=(5, 3), **options)
-    params = networks.make(config, EnvSpec(3, 1, False, 200, 1, 2)).init(noise.key(0), noise.key(1))
+    init = networks.make(config, EnvSpec(3, 1, False, 200, 1, 2)).init
+    params = jax.jit(init)(noise.key(0), noise.key(1))
     many = jax.tree.map(lambda leaf: np.stack([leaf, leaf + 1]), params)
     named = to_torch(many)
     assert_equal_trees(from_torch(named), many)

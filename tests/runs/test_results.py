@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -180,7 +181,7 @@ def test_names_are_those_of_the_twin():
     from jaxpg.core.networks import make as make_jax
     from jaxpg.core.noise import key
 
-    params = make_jax(Config(env="Pendulum-v1"), spec).init(key(0), key(1))
+    params = jax.jit(make_jax(Config(env="Pendulum-v1"), spec).init)(key(0), key(1))
     named = {name: torch.from_numpy(x.copy()) for name, x in to_torch(params).items()}
     assert named.keys() == module.state_dict().keys()
     for name, tensor in module.state_dict().items():

@@ -334,10 +334,9 @@ def test_a_checkpoint_of_another_run_is_neither_taken_nor_removed(stopped, tmp_p
     assert all(path.exists() for path in (*paths, mixed_in))
 
 
-def test_nor_is_one_of_another_version(stopped, monkeypatch, programs_kept):
+def test_nor_is_one_of_another_version(stopped, monkeypatch, compiled_anew):
     """Whose optimizer holds other arrays."""
     directory, paths = stopped
-    monkeypatch.setattr(chunks, "compile_programs", programs_kept)
     monkeypatch.setitem(learner.OPTIMIZERS, "adam", lambda config: optax.trace(0.9))
     with pytest.raises(RunError, match="is whole, but of another run or version"):
         train(directory)
