@@ -64,8 +64,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """What modules compiled leaves with the one that made it too much: a worker that kept
-    everything grew to 5 GB."""
+    """What modules compiled is dropped when it has become too much: a worker that kept everything
+    grew to 5 GB."""
     yield
     if _resident() < MEMORY:
         return
@@ -75,7 +75,7 @@ def forgotten():
 
 
 def _resident():
-    """Bytes of memory that this process has; more than it may, where the system does not say."""
+    """Bytes of memory that this process has; where the system does not say, what it may have."""
     try:
         pages = Path("/proc/self/statm").read_text().split()[1]
     except OSError:

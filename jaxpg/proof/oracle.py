@@ -160,7 +160,7 @@ def rows(
 def _rows_of(seed: int, report: Callable[[str], None], problem: Problem) -> list[Row]:
     with jax.enable_x64(True):  # it holds for one thread
         chosen = [(as_arrays(c), kind) for c, kind in cases(problem.trajectory.valid.shape[1])]
-        start = jax.jit(problem.networks.init)(*noise.split(noise.key(seed), 2))
+        start = problem.networks.init(*noise.split(noise.key(seed), 2))
         found = []
         for parameters, params in (("random", start), ("trained", train(problem, start))):
             truth = {gamma: Truth.of(problem, params, gamma) for gamma in GAMMAS}
