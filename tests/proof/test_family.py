@@ -228,7 +228,7 @@ def twice(original, algorithm, params, batch):
 
 def short(original, product, b, *, steps, **tolerance):
     """Conjugate gradients that stop after two steps."""
-    return original(product, b, steps=min(steps, 2), **tolerance)
+    return original(product, b, steps=jnp.minimum(steps, 2), **tolerance)
 
 
 def included(original, returns):
