@@ -51,7 +51,8 @@ def train_population(
       config: what to train.
       seeds: different integers in [0, 2^32): a range, a list or an array [S].
       settings: values of traced fields that replace the config's, as in {"gamma": 0.9}, or of the
-        environment's parameters, {"env.gravity": 5}; all of them are trained by one program. Rows are ordered by setting, then as the seeds are.
+        environment's parameters, {"env.gravity": 5}; all of them are trained by one program. Rows
+        are ordered by setting, then as the seeds are.
       lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
         fewer if memory has no room for them. For a given L a row's result does not depend on the
         others.
