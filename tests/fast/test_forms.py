@@ -39,12 +39,12 @@ SMALL = {
 CONFIG = Config(**SMALL)
 OTHERS = {
     "shared": dataclasses.replace(CONFIG, networks="shared", value_steps=1),
-    "deep, of other gravity": dataclasses.replace(
+    "deep": dataclasses.replace(
         CONFIG,
         hidden_sizes=(12, 9),
         activation="tanh",
         value_steps=1,
-        env_params={"gravity": 12.0, "masspole": 0.3},
+        env_params={"gravity": 12.0, "masspole": 0.3},  # which every form must hand on
     ),
     "natural": dataclasses.replace(CONFIG, fit="trpo"),
     "natural episodes": dataclasses.replace(
