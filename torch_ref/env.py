@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torch_ref.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, typed
+from torch_ref.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, with_types
 from torch_ref.types import Env, EnvSpec, EnvState
 
 CARTPOLE_MIN_STEPS = 8  # with its own parameters no actions end an episode sooner; all were tried
@@ -282,7 +282,7 @@ def _typed(name: str, env_params: EnvParams) -> EnvParams:
             f"gymnasium's {name} takes no env_params here; {' and '.join(made_of)} do"
         )
     kinds = {key: type(value) for key, value in made_of[name]._asdict().items()}
-    return typed(name, env_params, kinds, _FOLLOW.get(name))
+    return with_types(name, env_params, kinds, _FOLLOW.get(name))
 
 
 _FOLLOW = {

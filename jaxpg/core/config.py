@@ -529,7 +529,7 @@ def parse_env_param(name: str, word: str) -> bool | int | float:
     raise ConfigError(f"{name} must be a number, true or false; got {word!r}")
 
 
-def typed(
+def with_types(
     env: str, params: EnvParams, kinds: dict[str, type], follow: dict[str, str] | None = None
 ) -> EnvParams:
     """An environment's parameters with its own types: where it has a float, 12 is 12.0.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, typed
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, with_types
 from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
 from jaxpg.later import import_matplotlib, imported_later
@@ -52,12 +52,12 @@ def make(
     try:
         examples = _examples(spec, decode, env_params, float_type)
         types = _state_types(name, begin, advance, *examples, float_type)
-    except jax.errors.ConcretizationTypeError as error:
-        raise ConfigError(
-            f"{name} decides in Python by a parameter, so env_params cannot have "
-            f"{' and '.join(env_params.traced)}: {str(error).partition(chr(10))[0]}"
-        ) from error
     except TypeError as error:  # some of gymnax's mix numbers of 32 and of 64 bits
+        if env_params.traced and isinstance(error, jax.errors.ConcretizationTypeError):
+            raise ConfigError(
+                f"{name} decides in Python by a parameter, so env_params cannot have all of "
+                f"{', '.join(env_params.traced)}"
+            ) from error
         if float_type == "float32":
             raise
         reason = str(error).partition("\n")[0]
@@ -185,14 +185,13 @@ def _typed(name: str, gym: Any, params: Any, env_params: EnvParams) -> EnvParams
     """Those of the environment's own types; the time limit is a field of the config."""
     if not env_params:
         return env_params
-    found = vars(params) if dataclasses.is_dataclass(params) else {}
-    scalars = {key: x for key, x in found.items() if not getattr(x, "shape", ())}
-    kinds = {"b": bool, "i": int, "u": int, "f": float}
-    of_each = {key: kinds.get(jnp.result_type(x).kind, object) for key, x in scalars.items()}
-    of_each.pop("max_steps_in_episode", None)
     follow = {key: words for key, words, _ in _known(gym).follow}
-    left = {key: kind for key, kind in of_each.items() if key not in follow}
-    return typed(name, env_params, left, follow)
+    found = vars(params) if hasattr(params, "replace") else {}
+    kinds = {key: type(x) for key, x in found.items() if type(x) in (float, int, bool)}
+    left = {
+        key: kind for key, kind in kinds.items() if key not in (*follow, "max_steps_in_episode")
+    }
+    return with_types(name, env_params, left, follow)
 
 
 def _with(gym: Any, params: Any, given: dict[str, Any]) -> Any:

@@ -38,7 +38,7 @@ SMALL = {
 }
 CONFIG = Config(**SMALL)
 OTHERS = {
-    "shared": dataclasses.replace(
+    "shared": dataclasses.replace(  # with parameters, which every form must hand on
         CONFIG, networks="shared", value_steps=1, env_params={"gravity": 12.0, "masspole": 0.3}
     ),
     "natural": dataclasses.replace(CONFIG, fit="trpo", init="orthogonal"),
