@@ -79,7 +79,7 @@ def measure(config: Config, seeds: int, lanes: int) -> dict[str, Any]:
       seeds: how many, from 0.
       lanes: seeds that are trained at once.
     """
-    from jaxpg.fast.lanes import STEPS
+    from jaxpg.fast.blocks import STEPS
     from jaxpg.runs.python import train_population
 
     began = time.perf_counter()
@@ -160,7 +160,7 @@ def draw_curves(cells: list[dict[str, Any]], path: Path) -> None:
 
 def fill_page(page: Path, record: dict[str, Any]) -> None:
     """Put the table and its origin between the page's markers."""
-    from jaxpg.fast.lanes import STEPS
+    from jaxpg.fast.blocks import STEPS
 
     versions, device = record["versions"], record["device"]
     cells = record["cells"]

@@ -235,13 +235,13 @@ def speeds(
             rows.append({**row, "program_bytes": memory_bytes, "steps_per_second": []})
             calls.append(call)
     for i in range(rounds):
-        for row, call in zip(rows, calls, strict=True):
+        for one, call in zip(rows, calls, strict=True):
             done, began = 0, time.perf_counter()
             while not done or time.perf_counter() - began < seconds:
                 call()
-                done += row["lanes"] * STEPS_PER_UPDATE * UPDATES
-            row["steps_per_second"].append(done / (time.perf_counter() - began))
-            last = f"{row['form']}, {row['lanes']} lanes: {short(row['steps_per_second'][-1])}"
+                done += one["lanes"] * STEPS_PER_UPDATE * UPDATES
+            one["steps_per_second"].append(done / (time.perf_counter() - began))
+            last = f"{one['form']}, {one['lanes']} lanes: {short(one['steps_per_second'][-1])}"
             print(f"round {i + 1} of {rounds}: {last} steps/s", file=sys.stderr, flush=True)
     return {"rows": rows}
 

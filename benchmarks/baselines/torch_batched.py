@@ -54,7 +54,10 @@ class Trainer:
             type(states[0].inner)(
                 *map(torch.cat, zip(*(state.inner for state in states), strict=True))
             ),
-            *map(torch.cat, zip(*(state[1:] for state in states), strict=True)),
+            *(
+                torch.cat([getattr(state, name) for state in states])
+                for name in ("obs", "time", "episode_return")
+            ),
         )
         compile_ = torch.compile if compiled else lambda function: function
         self._step = compile_(self._env_step)
