@@ -91,33 +91,39 @@ def _certificate(record: dict[str, Any]) -> str:
     rows = record["rows"]
     assert all(row["verdict"] in ("equal", "straddle") for row in rows), "a certificate that fails"
     long = [name for name, case in record["cases"].items() if case["updates"] is None]
-    seeds = []
-    for name in long:
-        mine = [row for row in rows if row["case"] == name]
-        steps = record["cases"][name]["config"]["total_steps"]
-        equal = sum(row["verdict"] == "equal" for row in mine)
-        if mine:
-            seeds.append(f"{equal} of {len(mine)} seeds of `{name}`, {steps:,} steps each")
-    rest = [row for row in rows if row["case"] not in long]
+    groups = [(f"`{name}`", [row for row in rows if row["case"] == name]) for name in long]
+    groups += [("the other presets and variants", [r for r in rows if r["case"] not in long])]
+    lines = [_verdicts(what, mine) for what, mine in groups if mine]
+    origin = f"(`make certificate`, commit {record['commit']}, torch {record['torch']})"
     text = (
-        f"{', and '.join(seeds)}, are equal to their end: every observation, action and return "
-        "and, after each update, every parameter, bit by bit; one SHA-256 on both sides"
+        f"{'; '.join(lines)}. Equal is every observation, action and return and, after each "
+        f"update, every parameter, bit by bit; one SHA-256 on both sides {origin}."
     )
-    if rest:
-        steps = sum(row["env_steps"] for row in rest)
-        equal = sum(row["verdict"] == "equal" for row in rest)
-        text += (
-            f". So are {equal} of {len(rest)} shorter runs of the other presets and variants, "
-            f"{steps:,} steps"
-        )
-    text += f" (`make certificate`, commit {record['commit']}, torch {record['torch']})."
-    parted = [
+    parted = [row for row in rows if row["verdict"] == "straddle"]
+    shown = [next(row for row in parted if row["case"] == name) for name in _cases_of(parted)]
+    examples = [
         f"Seed {row['seed']} of `{row['case']}` parts after {row['env_steps']:,} steps:\n\n"
         + textwrap.indent(_filled(row["split"]), "> ")
-        for row in rows
-        if row["verdict"] == "straddle"
+        for row in shown
     ]
-    return "\n\n".join([_filled(text), *parted])
+    return "\n\n".join([_filled(text), *examples])
+
+
+def _verdicts(what: str, rows: list[dict[str, Any]]) -> str:
+    """How many runs are equal to their end, and when the others part."""
+    equal = sum(row["verdict"] == "equal" for row in rows)
+    steps = sum(row["env_steps"] for row in rows)
+    said = f"{equal} of {len(rows)} runs of {what} are equal to their end"
+    parted = sorted(row["env_steps"] for row in rows if row["verdict"] == "straddle")
+    if parted:
+        first, last = f"{parted[0]:,}", f"{parted[-1]:,}"
+        after = first if first == last else f"{first} to {last}"
+        said += f", {len(parted)} until a straddle, after {after} steps"
+    return f"{said} ({steps:,} steps in all)"
+
+
+def _cases_of(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["case"] for row in rows))
 
 
 def _divergence(record: dict[str, Any]) -> str:

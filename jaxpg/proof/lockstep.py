@@ -101,9 +101,11 @@ def locksteps(
                 explain = partial(_roundings, job.config, seed)
                 normalized = job.config.normalize_advantage
                 result = compare_runs(*runs, seed=seed, normalized=normalized, explain=explain)
-                for run in runs:  # what follows a split, and the proof of what is imported
-                    for _ in run:
-                        pass
+                is_last = job is jobs[-1] and seed == job.seeds[-1]
+                if result.split is None or not is_last:
+                    for run in runs:  # what follows a split, and the proof of what is imported
+                        for _ in run:
+                            pass
                 results[-1].append(result)
                 if report is not None:
                     report(result)

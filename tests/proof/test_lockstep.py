@@ -126,7 +126,7 @@ def test_processes_that_are_stopped_and_continued_lose_nothing(monkeypatch):
 
 def test_the_clipping_above_is_active():
     config = torch_ref.Config(
-        **dataclasses.asdict(PARTS["RMSprop, shared torso, entropy bonus, clipping"])
+        **dataclasses.asdict(PARTS["RMSprop, shared torso, entropy bonus, clipping, orthogonal"])
     )
     for record in torch_ref.trace.records(config, 0, 3):
         assert record["metrics:policy_grad_norm"] > 0.02
