@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
-MEASURED := throughput ppo scaling roofline time_to_solve compile memory gpu
+MEASURED := throughput ppo scaling roofline time_to_solve compile memory gpu race
 
 .PHONY: help train test test-slow torture lint docs smoke minima check figures certificate clean
 .DEFAULT_GOAL := help

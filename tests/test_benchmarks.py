@@ -8,7 +8,7 @@ import pytest
 
 SCRIPTS = (  # the first in CI
     *("memory", "article", "certificate", "compile", "divergence", "gpu", "roofline", "scaling"),
-    *("family", "ppo", "presets", "throughput", "time_to_solve", "train"),
+    *("family", "ppo", "presets", "race", "throughput", "time_to_solve", "train"),
 )
 
 

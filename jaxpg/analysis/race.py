@@ -83,8 +83,7 @@ class Round(NamedTuple):
 def rounds(first: int, most: int) -> tuple[int, ...]:
     """Seeds after each round: `most`, ¾ of it, ½, and so on, while they are at least `first`.
 
-    Whatever the difference is, some round then comes soon after it can be seen. Doubling alone
-    would take a seventh more seeds.
+    Whatever the difference is, some round then comes soon after it can be seen.
     """
     halves = [most / 2**k for k in range(most.bit_length())]
     totals = {math.ceil(share * half) for half in halves for share in (1.0, 0.75)}

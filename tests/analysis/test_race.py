@@ -10,7 +10,7 @@ from jaxpg.analysis import race as module
 from jaxpg.analysis.race import Pair, Plan, fewest_seeds, race, rounds
 from jaxpg.analysis.stats import Estimate, improvement, seeds_needed
 
-SMALL = Plan(2, (8, 12, 16, 24, 32), swaps=500)  # 5 of 500 are struck out in each of 5 rounds
+SMALL = Plan(2, (8, 16, 32), swaps=240)  # 4 of 240 are struck out in each of 3 rounds: 5 %
 
 EQUAL = {  # scores as policy gradients have them, and not
     "normal": lambda rng, n: rng.normal(size=n),
@@ -114,15 +114,15 @@ def test_rounds_end_with_all_seeds_and_begin_with_enough():
     assert rounds(16, 100) == (19, 25, 38, 50, 75, 100)
     assert rounds(16, 64) == (16, 24, 32, 48, 64)
     assert rounds(64, 64) == (64,)
-    # 2^(1-n) ≤ 0.05 / 5 needs n = 8.
-    assert fewest_seeds(SMALL) == 8
+    # 2^(1-n) ≤ 0.05 / 3 needs n = 7.
+    assert fewest_seeds(SMALL) == 7
 
 
 def test_a_race_ends_when_it_is_decided_and_goes_on_as_it_began():
     rng = np.random.default_rng(2)
     x, y = rng.normal(1.5, 1, 32), rng.normal(0, 1, 32)
     whole = race(SMALL, [x, y])
-    assert 1 < len(whole) < 5
+    assert len(whole) == 2
     assert whole[-1].running == ()
     assert whole[-1].pairs[0].better == 0
     assert whole[-1].unbeaten == [0]
@@ -137,17 +137,17 @@ def test_a_race_ends_when_it_is_decided_and_goes_on_as_it_began():
 
 def test_who_has_lost_gets_no_more_seeds():
     rng = np.random.default_rng(3)
-    plan = SMALL._replace(contenders=3, swaps=1500)
+    plan = SMALL._replace(contenders=3, swaps=720)
     good, alike = rng.normal(size=(2, 32))
-    poor = rng.normal(-3, 1, 12)
+    poor = rng.normal(-3, 1, 8)
     found = race(plan, [good, poor, alike])
     lost = next(at for at in found if at.running == (0, 2))
-    assert lost.seeds <= 12
-    assert len(found) == 5
+    assert lost.seeds == 8
+    assert len(found) == 3
     by = {pair[:2]: pair for pair in found[-1].pairs}
     assert (by[0, 1].seeds, by[0, 2].seeds) == (lost.seeds, 32)
     assert found[-1].unbeaten == [0, 2]
-    longer = race(plan, [good, np.concatenate([poor, np.full(20, 99.0)]), alike])
+    longer = race(plan, [good, np.concatenate([poor, np.full(24, 99.0)]), alike])
     assert longer == found
 
 
@@ -173,8 +173,8 @@ def test_the_same_scores_are_never_told_apart():
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_equal_contenders_are_told_apart_no_oftener_than_was_said(name):
-    # Three standard errors of 600 races at 5 %: √(0.05 · 0.95 / 600) · 3 = 0.027.
-    assert wrong(EQUAL[name], 600) <= 0.05 + 0.027
+    # Three standard errors: √(0.05 · 0.95 / 1,000) · 3 = 0.021.
+    assert wrong(EQUAL[name], 1_000) <= 0.05 + 0.021
 
 
 @pytest.mark.slow
@@ -188,16 +188,19 @@ def test_equal_contenders_in_ten_thousand_races(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITHOUT_A_BETTER)
-def test_contenders_of_which_neither_is_better_in_ten_thousand_races(name):
-    """Here the error rate is kept for many seeds; with 16 to 32 it is within a third."""
+@pytest.mark.parametrize(("name", "most"), [("constant", 0.09), ("spread", 0.06)])
+def test_contenders_of_which_neither_is_better_in_ten_thousand_races(name, most):
+    """Here the error rate is kept for many seeds, and nearly for few.
+
+    Without the division by the standard error, that of the first pair is beyond 0.12.
+    """
     of_one, of_other = WITHOUT_A_BETTER[name]
     rng, plan = np.random.default_rng(1), Plan(2, (16, 24, 32), swaps=300)
     told = sum(
         race(plan, [of_one(rng, 32), of_other(rng, 32)])[-1].pairs[0].better is not None
         for _ in range(10_000)
     )
-    assert told / 10_000 <= 0.05 * 4 / 3
+    assert told / 10_000 <= most
 
 
 @pytest.mark.slow

@@ -153,9 +153,7 @@ def test_bad_races_are_refused_in_a_sentence(arguments, words, tmp_path, monkeyp
 def test_an_option_that_is_given_holds_for_all_and_one_that_is_not_for_none():
     # vpg's own λ of GAE, said: it is ppo's too, although parsing finds no difference to vpg's.
     said = f"--gae-lambda={PRESETS['vpg'].gae_lambda}"
-    options = parsed(
-        "vpg", "ppo,gamma=0.5", "--total_steps", "4096", said, "--no-group-std"
-    )
+    options = parsed("vpg", "ppo,gamma=0.5", "--total_steps", "4096", said, "--no-group-std")
     assert options.given == ("total_steps", "gae_lambda", "group_std")
     one, other = command.settle(options).contenders
     assert one.config.total_steps == other.config.total_steps == 4096
