@@ -42,12 +42,18 @@ class Plan(NamedTuple):
     contenders: int  # C
     rounds: tuple[int, ...]  # seeds that each has after each of K rounds, ascending
     alpha: float = ALPHA  # the chance of any wrong answer, in (0, 1)
-    swaps: int | None = None  # B; None for as many as the strictest level needs
+    swaps: int | None = None  # None for as many as the strictest level needs
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """All pairs of contenders, as indices."""
         return list(itertools.combinations(range(self.contenders), 2))
+
+    @property
+    def num_swaps(self) -> int:
+        """B."""
+        strictest = self.alpha / len(self.pairs) / len(self.rounds)
+        return self.swaps or max(SWAPS, math.ceil(STRUCK / strictest))
 
 
 class Pair(NamedTuple):
@@ -175,9 +181,8 @@ def _decided(
 
 def _swaps(plan: Plan) -> np.ndarray:
     """Which seeds change sides in each of B swaps, of which the first changes none; [S, B]."""
-    strictest = plan.alpha / len(plan.pairs) / len(plan.rounds)
-    count = plan.swaps or max(SWAPS, math.ceil(STRUCK / strictest))
-    swapped = np.random.default_rng(0).integers(0, 2, (plan.rounds[-1], count), dtype=bool)
+    size = plan.rounds[-1], plan.num_swaps
+    swapped = np.random.default_rng(0).integers(0, 2, size, dtype=bool)
     swapped[:, 0] = False
     return swapped
 

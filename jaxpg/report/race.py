@@ -40,14 +40,13 @@ def show(race: Race, found: Sequence[Round]) -> None:
     console.print(escape(f"{first.env}; the chance of any wrong answer is at most {risk}"))
     for letter, one, seeds in zip(LETTERS, race.contenders, trained(race, found), strict=False):
         console.print(escape(f"  {letter}  {one.name}  ({words.seeds(seeds)})"), overflow="fold")
-    table = Table("", "seeds of each", "P(better)", "", "p", "", box=SIMPLE_HEAD)
+    table = Table("", "seeds", "P(first is better)", "p", "", box=SIMPLE_HEAD)
     for pair in last.pairs:
         low, high = pair.improvement.low, pair.improvement.high
         table.add_row(
             f"{LETTERS[pair.one]} against {LETTERS[pair.other]}",
             f"{pair.seeds:,}",
-            f"{pair.improvement.value:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            f"{pair.improvement.value:.3f} ({low:.3f} to {high:.3f})",
             f"{pair.p_value:.2g}",
             _verdict(pair),
         )

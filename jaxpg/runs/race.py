@@ -22,7 +22,6 @@ from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import Plan
 from jaxpg.core.config import PRESETS, Config, ConfigError, nearest, validate
 from jaxpg.errors import RunError
-from jaxpg.population.settings import MOST_SEEDS
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest, parse_config
 from jaxpg.runs.sweep import folder, parse_fields
@@ -30,6 +29,7 @@ from jaxpg.runs.sweep import folder, parse_fields
 NAME = "race.json"
 SCHEMA = 1
 MOST = 8  # contenders: the 28 pairs of 8 share the error rate
+MOST_BYTES = 2**30  # that swaps may take
 
 
 class Contender(NamedTuple):
@@ -90,10 +90,10 @@ def plan(
             f"--max-seeds must be at least --first-round, and that at least 2; got {max_seeds} and "
             f"{first_round}"
         )
-    if start < 0 or start + max_seeds > 2**32 or max_seeds > MOST_SEEDS:
+    if start < 0 or start + max_seeds > 2**32:
         raise ConfigError(
-            f"--start-seed and the --max-seeds from there must be in [0, 2^32), and at most "
-            f"{MOST_SEEDS:,}; got {start} and {max_seeds}"
+            f"--start-seed and the --max-seeds from there must be in [0, 2^32); got {start} and "
+            f"{max_seeds}"
         )
     settled = Plan(len(contenders), statistics.rounds(first_round, max_seeds), alpha)
     fewest = statistics.fewest_seeds(settled)
@@ -101,6 +101,12 @@ def plan(
         raise ConfigError(
             f"--max-seeds must be at least {fewest}, with fewer nothing can be decided at this "
             f"--alpha in {len(settled.rounds)} rounds; got {max_seeds}"
+        )
+    if settled.num_swaps * max_seeds > MOST_BYTES:
+        raise ConfigError(
+            f"--max-seeds, --alpha and the number of contenders are too much together: "
+            f"{settled.num_swaps:,} swaps of {max_seeds:,} seeds do not fit; give fewer seeds or "
+            "contenders, or a larger --alpha"
         )
     return Race(contenders, settled, start, lanes)
 

@@ -15,9 +15,9 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS, preset
 from jaxpg.errors import RunError
 from jaxpg.report import race as report
+from jaxpg.runs import edit, run
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import race as races
-from jaxpg.runs import run
 from jaxpg.runs.load import load
 from jaxpg.runs.python import train_population
 
@@ -42,12 +42,12 @@ def parsed(*words) -> command.Race:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Killed before the second contender's first round, and gone on with."""
+    """Killed where the first contender has its second round's seeds before the other has any."""
     out = tmp_path_factory.mktemp("race") / "out"
     asked = races.begin(out, command.settle(parsed(*LINE[1:])))
     training.to_the_end(races.enter(out, asked, 0, 6), training.Launch(report=False))
     before = sorted((out / asked.names[0] / "checkpoints").iterdir())
-    races.enter(out, asked, 1, 6)
+    races.enter(out, asked, 0, 8)
     main([*LINE, "--out", str(out)])
     after = sorted((out / asked.names[0] / "checkpoints").iterdir())
     assert set(before) <= set(after)  # what was trained is not trained again
@@ -65,6 +65,11 @@ def test_each_contender_is_a_run_of_all_its_seeds(trained):
         np.testing.assert_array_equal(saved.population.final_return, alone.final_return)
         for ours, theirs in zip(saved.population.metrics, alone.metrics, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_has_no_seed_twice(trained):
+    with pytest.raises(RunError, match="already has the seed 10"):
+        edit.add_seeds(trained / races.read(trained).names[0], [12, 10])
 
 
 def test_what_is_found_is_what_the_statistics_say(trained):
@@ -140,6 +145,8 @@ def test_a_contender_of_other_seeds_is_refused(trained, tmp_path, capsys):
         ),
         (["vpg", "vpg,gamma=0.5", "--alpha", "0"], "--alpha must be in (0, 1); got 0"),
         (["vpg", "vpg,gamma=0.5", "--start-seed", "-1"], "must be in [0, 2^32)"),
+        (["vpg", "vpg,gamma=0.5", "--max-seeds", "10000000"], "10,000 swaps of 10,000,000 seeds"),
+        (["vpg", "vpg,gamma=0.5", "--alpha", "1e-9"], "too much together"),
         (["vpg", "vpg,gamma=0.5", "--lanes", "1"], "lanes must be in [2,"),
         (["vpg", "vpg,gamma=0.5", "--given", "x"], "unknown option --given"),
     ],
