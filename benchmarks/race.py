@@ -154,7 +154,7 @@ def page_part(record: dict[str, Any]) -> str:
     )
     columns = [
         *("one is better", "P(improvement)", "the better one is found"),
-        *("seeds of each, mean", "in 90 % at most", "fixed test, same power"),
+        *("seeds of each, mean", "in 90 % at most", "fixed test, same power", "fixed test, 80 %"),
     ]
     saved = markdown(
         columns,
@@ -166,6 +166,7 @@ def page_part(record: dict[str, Any]) -> str:
                 f"{case['seeds_mean']:.0f}",
                 f"{case['seeds_of_90_percent']:.0f}",
                 f"{case['fixed_of_same_power']}",
+                f"{case['fixed_of_80_percent']}",
             ]
             for case in apart
         ],
