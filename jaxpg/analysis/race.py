@@ -13,7 +13,7 @@ the chance that any answer of the whole race is wrong stays below alpha (α). Th
 
 The first two are exact for any scores and any number of seeds: that what was seen is struck out has
 the chance of any other of the B. Where contenders differ, but neither is better (P = ½), they hold
-for many seeds, since the statistic is divided by its own standard error.
+in the limit of many seeds, since the statistic is divided by its own standard error.
 
 Source: group-sequential permutation tests of many contenders as in AdaStop, Mathieu et al. 2023
 (arXiv:2306.10882), here with the statistic of Konietschke and Pauly 2012, EJS 6:1358-1372, for

@@ -273,16 +273,21 @@ def _text(race: Race) -> str:
 
 def _differences(old: Race, new: Race) -> list[str]:
     """What is not the same, one 'name: old -> new' each."""
-    pairs: dict[str, tuple[Any, Any]] = {
-        "contenders": tuple([one.name for one in race.contenders] for race in (old, new)),  # type: ignore[dict-item]
-        "rounds": (old.plan.rounds, new.plan.rounds),
-        "alpha": (old.plan.alpha, new.plan.alpha),
-        "start": (old.start, new.start),
-        "lanes": (old.lanes, new.lanes),
+    ours, theirs = (_settled(race) for race in (old, new))
+    return [
+        f"{name}: {ours[name]!r} -> {theirs[name]!r}"
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    ]
+
+
+def _settled(race: Race) -> dict[str, Any]:
+    """All that is settled, by name."""
+    names = [one.name for one in race.contenders]
+    fields = {
+        f"{one.name}: {name}": value
+        for one in race.contenders
+        for name, value in dataclasses.asdict(one.config).items()
     }
-    for ours, theirs in zip(old.contenders, new.contenders, strict=False):
-        for field in dataclasses.fields(Config):
-            of = getattr(ours.config, field.name), getattr(theirs.config, field.name)
-            if ours.name == theirs.name:
-                pairs[f"{ours.name}: {field.name}"] = of
-    return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]
+    general = {"rounds": race.plan.rounds, "alpha": race.plan.alpha, "start": race.start}
+    return {"contenders": names, "lanes": race.lanes, **general} | fields

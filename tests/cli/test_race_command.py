@@ -113,6 +113,12 @@ def test_a_race_is_what_was_settled_before_it(change, words, trained, capsys):
     assert words in refused([*LINE, *change, "--out", str(trained)], capsys)
 
 
+def test_other_contenders_are_another_race(trained, capsys):
+    said = refused(["race", NAMES[0], "vpg,gamma=0.5", *TINY, *SEEDS, "--out", trained], capsys)
+    assert "(contenders: ['vpg,learning_rate=3e-2', 'vpg,learning_rate=1e-9'] -> ['vpg," in said
+    assert "None" not in said
+
+
 def test_a_contender_of_other_seeds_is_refused(trained, tmp_path, capsys):
     out = tmp_path / "out"
     asked = races.begin(out, command.settle(parsed(*LINE[1:])))
