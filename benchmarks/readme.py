@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks import race
 from benchmarks.measure import short
 from benchmarks.record import RESULTS, fill, markdown
 from jaxpg import words
@@ -237,6 +238,7 @@ PAGES = {
     "README.md": {"train": _train_line, "throughput": _speed_line, "gpu": _gpu_line},
     "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
     "docs/mathematics.md": {"trust_region": _trust_region_line},
+    "docs/statistics.md": {"race": race.page_part},
     "docs/parity.md": {"parity": _parity},
     "docs/invariance.md": {"invariance": _table},
     "docs/lockstep.md": {"certificate": _certificate, "divergence": _divergence},

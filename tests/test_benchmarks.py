@@ -8,7 +8,7 @@ import pytest
 
 SCRIPTS = (  # the first in CI
     *("memory", "article", "certificate", "compile", "divergence", "gpu", "roofline", "scaling"),
-    *("family", "invariance", "ppo", "presets", "throughput", "time_to_solve", "train"),
+    *("family", "invariance", "ppo", "presets", "race", "throughput", "time_to_solve", "train"),
     "trust_region",
 )
 

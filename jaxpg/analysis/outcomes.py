@@ -78,7 +78,7 @@ class Outcomes(NamedTuple):
     @property
     def scores(self) -> np.ndarray:
         """What each seed counts with, [S]; empty if no episode of any seed ended."""
-        return self.final[:0] if np.isnan(self.floor) else _counted(*self[:3])
+        return self.final[:0] if np.isnan(self.floor) else counted(*self[:3])
 
 
 def outcomes(
@@ -136,7 +136,7 @@ def scores(population: "Population") -> np.ndarray:
         part = select(population, rows)
         own = floor(part)
         final, diverged = np.asarray(part.final_return, float), part.frozen_at >= 0
-        found[rows] = _counted(final, diverged, least if np.isnan(own) else own)
+        found[rows] = counted(final, diverged, least if np.isnan(own) else own)
     return found
 
 
@@ -151,6 +151,16 @@ def floor(population: "Population") -> float:
     return min([untrained_return(population), *final[np.isfinite(final)].tolist()])
 
 
+def counted(final: np.ndarray, diverged: np.ndarray, floor: float) -> np.ndarray:
+    """The final return of each seed, or the floor of one that failed.
+
+    Args:
+      final: NaN if no episode ended, [S].
+      diverged: bool [S].
+    """
+    return np.where(diverged | ~np.isfinite(final), floor, final)
+
+
 def ranking(final: np.ndarray, diverged: np.ndarray) -> np.ndarray:
     """Seeds by final return, the best first; those that failed last, and equal ones in their order.
 
@@ -161,7 +171,7 @@ def ranking(final: np.ndarray, diverged: np.ndarray) -> np.ndarray:
     Returns:
       Indices [S].
     """
-    return np.argsort(-_counted(final, diverged, -np.inf), kind="stable")
+    return np.argsort(-counted(final, diverged, -np.inf), kind="stable")
 
 
 def typical(final: np.ndarray, diverged: np.ndarray) -> dict[str, int]:
@@ -309,7 +319,3 @@ def _returns(population: "Population") -> tuple[np.ndarray, np.ndarray]:
     """How many episodes ended in each update, and the sum of their returns; [S, U] each."""
     metrics = population.metrics
     return np.asarray(metrics.episodes), np.asarray(metrics.return_sum)
-
-
-def _counted(final: np.ndarray, diverged: np.ndarray, floor: float) -> np.ndarray:
-    return np.where(diverged | ~np.isfinite(final), floor, final)

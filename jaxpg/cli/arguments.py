@@ -23,6 +23,8 @@ from jaxpg.words import parameters
 Directory = Annotated[Path, Positional, arg(metavar="DIR")]
 Directories = Annotated[tuple[Path, ...], Positional, arg(metavar="DIR")]
 Preset = Annotated[str, Positional, arg(metavar="[PRESET]")]
+Contenders = Annotated[tuple[str, ...], Positional, arg(metavar="PRESET[,FIELD=VALUE,…]")]
+Given = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]  # names of options
 File = Annotated[Path | None, arg(metavar="FILE")]
 
 
@@ -59,12 +61,17 @@ def _env_params(info: Any) -> Any:
 def parse(name: str, command: Command, words: Sequence[str]) -> Any:
     """The options of `jaxpg NAME`; asked for help, it is shown and the process ends.
 
+    A field `given` of them gets the names of those that were not left out.
+
     Raises:
       ConfigError: if the words are not such.
     """
     _check_options(name, command.options, words)
     first = words[0] if words and words[0] in PRESETS else "vpg"
     options = _parsed(name, command, words, first)
+    if hasattr(options, "given"):
+        given = [_option(word).removeprefix("no-") for word in words if word.startswith("--")]
+        return dataclasses.replace(options, given=tuple(x.replace("-", "_") for x in given))
     named = getattr(options, "preset", first)
     return options if named == first else _parsed(name, command, words, named)
 
@@ -104,7 +111,7 @@ def _check_options(name: str, options: type, words: Sequence[str]) -> None:
     """Unknown options come first, before those that are missing; with the nearest that exist."""
     known = ["help", *_options(options)]
     for word in words:
-        option = word.partition("=")[0].removeprefix("--").replace("_", "-")
+        option = _option(word)
         if word.startswith("--") and option and option not in known:
             parts = [x for x in known if option in x.split("-")]
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.6) or parts
@@ -114,6 +121,11 @@ def _check_options(name: str, options: type, words: Sequence[str]) -> None:
             raise ConfigError(f"{name}: unknown option --{option}{hint} jaxpg {name} --help")
 
 
+def _option(word: str) -> str:
+    """The option that a word such as --total_steps=100 is, without dashes before it."""
+    return word.partition("=")[0].removeprefix("--").replace("_", "-")
+
+
 def _options(options: type) -> Iterator[str]:
     """The names of a dataclass's options, and of those in it."""
     for name, hint in get_type_hints(options, include_extras=True).items():
@@ -121,5 +133,5 @@ def _options(options: type) -> Iterator[str]:
         option = name.replace("_", "-")
         if dataclasses.is_dataclass(kind):
             yield from _options(kind)  # type: ignore[arg-type]
-        elif Positional not in getattr(hint, "__metadata__", ()):
+        elif not {Positional, tyro.conf.Fixed} & set(getattr(hint, "__metadata__", ())):
             yield from (option, f"no-{option}") if kind is bool else (option,)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from jaxpg.cli import bench, oracle, parity, policies, show, train
+from jaxpg.cli import bench, oracle, parity, policies, race, show, train
 from jaxpg.cli.arguments import Command, parse
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import REFUSED
@@ -38,6 +38,14 @@ COMMANDS = {
             "jaxpg sweep --grid learning_rate=1e-3,1e-2 gamma=0.95,0.99 --seeds 64",
             "jaxpg sweep reinforce --grid hidden_sizes=32,64x64 --out runs/sizes",
             "jaxpg sweep --grid env.gravity=5,9.8,20 --seeds 64",
+        ),
+    ),
+    "race": Command(
+        race.Race,
+        race.race,
+        (
+            "jaxpg race vpg ppo --total-steps 100000 --max-seeds 1024",
+            "jaxpg race vpg vpg,learning_rate=3e-3 vpg,hidden_sizes=64x64 --out runs/race",
         ),
     ),
     "retrace": Command(

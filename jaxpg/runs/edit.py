@@ -1,4 +1,4 @@
-"""Runs made from runs: a larger budget, or the seeds of several together."""
+"""Runs made from runs: a larger budget, more seeds, or the seeds of several together."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -45,6 +45,26 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
             raise RunError(f"{directory} already has {unit}={getattr(config, unit)}; got {budget}")
         with files.writing(directory):
             manifests.write(directory, manifest._replace(config=longer))
+
+
+def add_seeds(directory: Path, seeds: Sequence[int]) -> None:
+    """Give a run more seeds; `train` then trains those, and the results are of all.
+
+    They fill lanes of their own, so that nothing of what is trained is trained again.
+
+    Raises:
+      RunError: if the run has one of them, is in use, or was begun by a version that trains to
+        other bits.
+    """
+    with lock.locked(directory):
+        manifest = manifests.read(directory)
+        manifests.check_same_algorithm(directory, manifest)
+        twice = sorted(set(manifest.seeds) & set(seeds))
+        if twice:
+            raise RunError(f"{directory} already has the seed {twice[0]}")
+        longer = manifest._replace(parts=(*manifest.parts, manifests.format_seeds(seeds)))
+        with files.writing(directory):
+            manifests.write(directory, longer)
 
 
 def merge(directories: Sequence[Path], out: Path) -> Manifest:

@@ -166,23 +166,35 @@ def parse_grid(entries: Sequence[str]) -> dict[str, list[Any]]:
     if not entries:
         raise ConfigError("--grid must be FIELD=VALUE,VALUE… at least once; got nothing")
     for entry in entries:
-        name, equals, text = entry.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not text:
-            raise ConfigError(f"--grid must be FIELD=VALUE,VALUE…; got {entry!r}")
-        if name not in FIELDS and not name.startswith(ENV):
-            raise ConfigError(f"--grid has an unknown field {name!r}{nearest(name, FIELDS)}")
-        if name == "env_params":
-            raise ConfigError(f"--grid has each parameter by its name, as {ENV}gravity; got {name}")
+        name, text = _field(entry, "--grid", "FIELD=VALUE,VALUE…")
         if name == "arithmetic":
             raise ConfigError("--grid cannot have arithmetic, which is one process's: sweep twice")
         if name in grid:
             raise ConfigError(f"--grid has {name} twice; give all its values at once")
-        values = [_read(name, word.strip()) for word in text.split(",")]
+        values = [_read(name, word.strip(), "--grid") for word in text.split(",")]
         if len(set(values)) < len(values):
             raise ConfigError(f"--grid has a value of {name} twice; got {text!r}")
         grid[name] = values
     return grid
+
+
+def parse_fields(entries: Sequence[str], whose: str) -> dict[str, Any]:
+    """The fields of 'learning_rate=1e-3', 'hidden_sizes=64x64', one value each.
+
+    Args:
+      whose: they are, for the message.
+
+    Raises:
+      ConfigError: if an entry is none, or a field is unknown or given twice, or its value is not of
+        its type.
+    """
+    fields: dict[str, Any] = {}
+    for entry in entries:
+        name, text = _field(entry, whose, "FIELD=VALUE")
+        if name in fields:
+            raise ConfigError(f"{whose} has {name} twice")
+        fields[name] = _read(name, text.strip(), whose)
+    return fields
 
 
 def show(value: Any) -> str:
@@ -190,10 +202,28 @@ def show(value: Any) -> str:
     return NONE if value is None else KINDS[type(value)].write(value)
 
 
-def _read(name: str, word: str) -> Any:
+def folder(i: int, said: str) -> str:
+    """The name of the i-th directory of several, which says what is in it."""
+    return f"{i}-" + re.sub(r"[^\w.=,+-]", "_", said)[:100]
+
+
+def _field(entry: str, whose: str, form: str) -> tuple[str, str]:
+    """A field's name, and what it is to be."""
+    name, equals, text = entry.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not text:
+        raise ConfigError(f"{whose} must be {form}; got {entry!r}")
+    if name not in FIELDS and not name.startswith(ENV):
+        raise ConfigError(f"{whose} has an unknown field {name!r}{nearest(name, FIELDS)}")
+    if name == "env_params":
+        raise ConfigError(f"{whose} has each parameter by its name, as {ENV}gravity; got {name}")
+    return name, text
+
+
+def _read(name: str, word: str, whose: str) -> Any:
     """A value of a field; what it must be beyond its type is `validate`'s to say."""
     if name.startswith(ENV):
-        return parse_env_param(f"--grid {name}", word)
+        return parse_env_param(f"{whose} {name}", word)
     hint = _HINTS[name]
     choices = get_args(hint)
     if type(None) in choices and word.lower() == NONE:
@@ -202,7 +232,7 @@ def _read(name: str, word: str) -> Any:
     try:
         return kind.read(word)
     except (ValueError, KeyError):
-        raise ConfigError(f"--grid {name} must be {kind.says}; got {word!r}") from None
+        raise ConfigError(f"{whose} {name} must be {kind.says}; got {word!r}") from None
 
 
 def _manifests(plan: Plan) -> list[Manifest]:
@@ -218,8 +248,7 @@ def _manifests(plan: Plan) -> list[Manifest]:
 
 
 def _name(i: int, program: Mapping[str, Any]) -> str:
-    said = ",".join(f"{name}={show(value)}" for name, value in program.items())
-    return f"{i}-" + (re.sub(r"[^\w.=,+-]", "_", said)[:100] or "all")
+    return folder(i, ",".join(f"{name}={show(value)}" for name, value in program.items()) or "all")
 
 
 def is_sweep(directory: Path) -> bool:

@@ -1,0 +1,99 @@
+"""jaxpg race."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from jaxpg import words
+from jaxpg.analysis import race as statistics
+from jaxpg.cli import machine
+from jaxpg.cli.arguments import Contenders, Given
+from jaxpg.cli.show import attempt
+from jaxpg.cli.train import Launch, check, to_the_end
+from jaxpg.core.config import FIELDS, PRESETS, Config
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs import race as races
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """Train contenders in rounds of seeds until it is decided which is better, or continue it.
+
+    The chance of any wrong answer stays below --alpha, however many rounds and contenders. An
+    option that is given is for all contenders, before what they say themselves; one that is not is
+    as each one's preset has it. Stopped or killed, the same line goes on.
+    """
+
+    contenders: Contenders
+    """Presets, with fields that are to be otherwise: vpg ppo vpg,learning_rate=3e-3,gamma=0.95."""
+    max_seeds: Annotated[int, arg(metavar="N")] = 256
+    """Of each contender, if it is not decided before."""
+    first_round: Annotated[int, arg(metavar="N")] = 16
+    """Seeds of each contender in the first round, at least; later rounds are larger."""
+    alpha: float = statistics.ALPHA
+    """Chance of any wrong answer, in (0, 1)."""
+    start_seed: Annotated[int, arg(metavar="SEED")] = 0
+    """The first seed: beyond those by which the contenders were chosen."""
+    out: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/race-PRESET-PRESET…)")
+    ] = None
+    """Directory: new, or empty, or of this very race, which is then continued."""
+    lanes: Annotated[int | None, arg(metavar="INT")] = None
+    """Seeds that a worker trains at once, >= 2."""
+    stall_seconds: float = 600.0
+    """End with code 76 if a segment takes longer."""
+    given: Given = ()
+    shared: OmitArgPrefixes[Config] = PRESETS["vpg"]
+
+
+def race(options: Race) -> None:
+    """jaxpg race."""
+    launch = Launch(options.stall_seconds, report=False)
+    check(launch)
+    asked = settle(options)
+    presets = "-".join(one.preset for one in asked.contenders)
+    out = options.out or Path("runs") / f"race-{presets}"
+    machine.prepare(asked.contenders[0].config)
+    from jaxpg.report import race as report
+    from jaxpg.runs import run
+
+    asked = races.begin(out, asked)
+    told = 0
+    while True:
+        found = statistics.race(asked.plan, races.scores(out, asked))
+        for number, at in enumerate(found[told:], told + 1):
+            print(report.line(asked, number, at), flush=True)
+        if found and not found[-1].running:
+            break
+        told = len(found)
+        seeds = asked.plan.rounds[told]
+        for i in found[-1].running if found else range(len(asked.contenders)):
+            directory = races.enter(out, asked, i, seeds)
+            if not run.is_finished(directory):
+                has = words.seeds(len(manifests.read(directory).seeds))
+                print(f"race: {directory}, to {has}", flush=True)
+                to_the_end(directory, launch, again="the same line")
+    report.show(asked, found)
+    print(f"numbers: {report.save(out, asked, found)}")
+    with attempt("the picture could not be drawn"):
+        print(f"picture: {report.draw(out, asked, found)}")
+
+
+def settle(options: Race) -> races.Race:
+    """What the options settle.
+
+    Raises:
+      ConfigError: if they have no meaning.
+    """
+    shared = {name: getattr(options.shared, name) for name in options.given if name in FIELDS}
+    return races.plan(
+        options.contenders,
+        shared,
+        first_round=options.first_round,
+        max_seeds=options.max_seeds,
+        alpha=options.alpha,
+        start=options.start_seed,
+        lanes=options.lanes,
+    )
