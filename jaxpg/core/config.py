@@ -559,7 +559,7 @@ def with_types(
 
 
 def _check_env_params(params: Any) -> None:
-    if not isinstance(params, EnvParams):
+    if not isinstance(params, dict):
         raise ConfigError(
             f"env_params must be a dictionary, as {{'gravity': 12.0}}; got {params!r}"
         )

@@ -42,7 +42,7 @@ def counting_env(package):
         obs = as_float(xp.stack([inner.count, inner.length], -1))
         return types.EnvState(inner, obs, time, episode_return)
 
-    def reset(noise):
+    def reset(noise, env_params=None):
         length = xp.asarray(noise[..., 0], dtype=integer)
         zero = xp.zeros_like(length)
         return state_of(Counter(zero, length), zero, as_float(zero))
@@ -62,7 +62,11 @@ def counting_env(package):
             return xp.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), new, old)
 
         inner = Counter(*map(choose, fresh.inner, state.inner))
-        return types.EnvState(inner, *map(choose, fresh[1:], state[1:]))
+        names = ("obs", "time", "episode_return")
+        return state._replace(
+            inner=inner,
+            **{name: choose(getattr(fresh, name), getattr(state, name)) for name in names},
+        )
 
     spec = types.EnvSpec(
         obs_size=2,
