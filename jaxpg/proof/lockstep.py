@@ -156,7 +156,7 @@ def compare_runs(
         split, error = _first_difference(a, b, norms, normalized)
         if split is not None:
             split = split._replace(update=count)
-            if split.verdict == "different" and explain is not None:
+            if explain is not None and (split.verdict == "different" or _is_of_a_gradient(split)):
                 split = _judge(split, *explain(count))
             break
         gradient = max(gradient, error)
@@ -274,6 +274,11 @@ def _is_gradient(name: str) -> bool:
     return name.startswith("gradient:")
 
 
+def _is_of_a_gradient(split: parity.Split) -> bool:
+    """Whether two gradients are further apart than they may be."""
+    return split.verdict == "fault" and _is_gradient(split.leaf.name)
+
+
 def _is_rounded(name: str) -> bool:
     """Whether a tensor is on the grid, or counts."""
     counters = ("metrics:env_steps", "metrics:episodes")
@@ -368,9 +373,14 @@ def _roundings(config: Config, seed: int, update: int) -> Pair:
 
 
 def _judge(split: parity.Split, ours: Iterable[Record], theirs: Iterable[Record]) -> parity.Split:
-    """The split with the values before the first rounding that differs, and their verdict."""
-    first = _first_rounding(ours, theirs)
-    if first is None:
+    """The split with the values before the first rounding that differs, and their verdict.
+
+    A gradient is explained by what was rounded before it, at an earlier step of its optimizer.
+    """
+    ours, theirs = list(ours), list(theirs)
+    first, last = _first_rounding(ours, theirs), min(len(ours), len(theirs)) - 1
+    too_late = first is not None and _is_of_a_gradient(split) and first.update == last
+    if first is None or too_late:
         reason = f"{split.leaf.reason}, and no rounding explains it"
         return split._replace(leaf=split.leaf._replace(reason=reason), verdict="fault")
     in_rollout = not first.leaf.name.startswith("params:")

@@ -312,6 +312,39 @@ def test_runs_that_show_nothing_are_no_proof(name, reason):
     assert reason in str(result.split)
 
 
+def midpoint_events(at, count=3):
+    """Roundings of so many optimizer steps, of which one straddles a midpoint."""
+    low, high = np.float32(0.5), np.nextafter(np.float32(0.5), np.float32(1))
+    middle = (float(low) + float(high)) / 2
+    sides = ([], [])
+    for step in range(count):
+        for side, (value, size) in zip(sides, ((low, -1e-15), (high, 1e-15)), strict=True):
+            parted = step == at
+            after = float(value if parted or step > at else low)
+            before = middle + size if parted else after
+            side.append(
+                {"params:w": np.array([after]), "params:w:before_rounding": np.array([before])}
+            )
+    return sides
+
+
+@pytest.mark.parametrize(("at", "verdict"), [(0, "straddle"), (1, "straddle"), (2, "fault")])
+def test_a_gradient_is_explained_by_a_rounding_before_it_alone(at, verdict):
+    """Of three steps the last one's gradient differs, which its own rounding cannot explain."""
+    theirs = changed("gradient:w", lambda x: x * (1 + 1e-8))
+    theirs[1]["params:w"] = theirs[1]["params:w"] * (1 + 1e-6)
+    result = compare_runs(run_of(), theirs, seed=0, explain=lambda update: midpoint_events(at))
+    assert (result.verdict, result.split.update) == (verdict, 1)
+    expected = "params:w" if verdict == "straddle" else "gradient:w"
+    assert result.split.leaf.name == expected
+
+
+def test_an_advantage_is_explained_by_no_rounding():
+    theirs = changed("advantage", lambda x: x * (1 + 1e-8))
+    result = compare_runs(run_of(), theirs, seed=0, explain=lambda update: midpoint_events(0))
+    assert (result.verdict, result.split.leaf.name) == ("fault", "advantage")
+
+
 # Straddles and faults, in real runs: one environment's position is planted at one step.
 
 TINY = Config(num_envs=2, num_steps=12, hidden_sizes=(4,), value_steps=2, arithmetic="float32_grid")
