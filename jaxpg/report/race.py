@@ -37,7 +37,7 @@ def show(race: Race, found: Sequence[Round]) -> None:
     console = Console(soft_wrap=False, highlight=False)
     first = race.contenders[0].config
     risk = f"{race.plan.alpha:.3g}"
-    console.print(escape(f"{first.env}; the chance of any wrong answer is at most {risk}"))
+    console.print(escape(f"{first.env}; the chance of any wrong answer is held at {risk}"))
     for letter, one, seeds in zip(LETTERS, race.contenders, trained(race, found), strict=False):
         console.print(escape(f"  {letter}  {one.name}  ({words.seeds(seeds)})"), overflow="fold")
     table = Table("", "seeds", "P(first is better)", "p", "", box=SIMPLE_HEAD)

@@ -95,7 +95,7 @@ def test_the_same_line_again_trains_nothing_and_says_the_same(trained, capsys):
     shown = capsys.readouterr().out
     assert "race: round 1 of 2, 6 seeds each: A beats B with probability" in shown
     assert "race: round 2 of 2, 8 seeds each" in shown
-    assert "the chance of any wrong answer is at most 0.05" in shown
+    assert "the chance of any wrong answer is held at 0.05" in shown
     assert f"numbers: {trained / 'decision.json'}" in shown
     assert before == [path.stat().st_mtime_ns for path in sorted(trained.glob("*/results.npz"))]
 
