@@ -24,11 +24,15 @@ from jaxpg.core.config import PRESETS, Config
 SIZES = {"num_envs": 4, "num_steps": 128, "epochs": 4, "minibatches": 4}
 MAIN = (
     *(("jaxpg", 64, 4, 195), ("textbook", 64, 4, 20)),
-    *(("jaxpg", 1024, 4, 40), ("textbook", 1024, 4, 2)),
+    ("jaxpg", 1024, 4, 10),
     *(("jaxpg", 64, 16, 60), ("textbook", 64, 16, 6)),
     *(("torch_ref", 1, 4, 8), ("sb3", 1, 4, 8)),
 )
 SMOKE = (("jaxpg", 4, 4, 3), ("textbook", 4, 4, 3), ("torch_ref", 1, 4, 1))
+HANGS = (
+    "the textbook's loop with 256 seeds or more, which has not ended once here: XLA's pool of "
+    "threads waits for itself, and computes nothing"
+)
 NAMES = {
     "jaxpg": "`jaxpg train ppo`",
     "textbook": "textbook `jit(vmap(train))`",
@@ -107,7 +111,7 @@ def compare(smoke: bool, rounds: int) -> dict[str, Any]:
         "flop_per_step": flop_per_step(ppo(4, 195)),
         "limit_flop_per_second": measure.in_process("roofline", Case("multiply_add", {}))["rate"],
         "learned": learned,
-        "left_out": {name: why for name, why in missing.items() if name == "sb3"},
+        "left_out": {"textbook": HANGS} | {n: why for n, why in missing.items() if n == "sb3"},
         "rows": [{**row, "steps_per_second": speeds(row)} for row in rows],
     }
     return {**content, "table": table(content)}
