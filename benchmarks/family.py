@@ -136,7 +136,8 @@ def page_part(before: list[dict[str, Any]], record: dict[str, Any]) -> str:
         f"({record['processor']}): {record['seeds']} seeds in each cell, "
         f"{len(cells) * record['seeds']:,} in all and "
         f"{sum(cell['env_steps'] for cell in cells) / 1e6:,.0f} million environment steps; the "
-        "first line is of the table above."
+        "first line is of the table above.\n\n"
+        "![What became of the seeds at each step size](family.png)"
     )
 
 
