@@ -93,6 +93,19 @@ def check(path: Path | None, argument: str) -> None:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong with a JSON file of ours while it is read and understood, as a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+    except KeyError as error:
+        raise RunError(f"{path} is damaged: it lacks {error}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
 def writing(path: Path, advice: str = "") -> Iterator[None]:
     """What the file system refuses inside becomes a sentence.
 

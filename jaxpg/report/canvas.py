@@ -4,8 +4,10 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxpg import files
 from jaxpg.later import import_matplotlib
 
 INK, ACCENT, MUTED = "#1f2933", "#0b6e99", "#616e7c"
@@ -147,6 +149,20 @@ def inline(text: str, prefix: str, alt: str) -> str:
     head, rest = body.split(">", 1)
     head = re.sub(r'\s(width|height|version)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{escape(alt)}">{rest}'
+
+
+def save(figure: Any, path: Path, kind: str = "png", **options: Any) -> None:
+    """Write a figure whole, or not at all.
+
+    Args:
+      options: of matplotlib's savefig.
+
+    Raises:
+      RunError: if the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, **options)
+    files.save(path, buffer.getvalue())
 
 
 def _saved(figure: Any, kind: str) -> bytes:

@@ -1,6 +1,5 @@
 """jaxpg compare: finished runs of one environment side by side, with intervals."""
 
-import io
 import itertools
 import string
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg import files, words
+from jaxpg import words
 from jaxpg.analysis.budget import STEPS, Budget, budget, smallest, spent
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
@@ -199,9 +198,7 @@ def draw(some: Sequence[Entry], path: Path) -> None:
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
         figure.legend(loc="outside upper left", ncols=1 if len(some) < 4 else 2)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=path.suffix[1:])
-    files.save(path, buffer.getvalue())
+        canvas.save(figure, path, path.suffix[1:])
 
 
 def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:

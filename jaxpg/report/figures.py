@@ -1,19 +1,29 @@
 """What figures show of runs: curves, distributions and shares, drawn onto matplotlib axes."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpg import files, words
+from jaxpg import words
 from jaxpg.analysis.budget import Budget
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.outcomes import Solving, select, time_to_solve
 from jaxpg.analysis.stats import SOLVED, iqm, iqm_band, performance_profile
 from jaxpg.core.config import Config
-from jaxpg.report.canvas import ACCENT, DASHES, INK, MUTED, PAPER, SERIES, WARN, Picture, figure_of
+from jaxpg.report.canvas import (
+    ACCENT,
+    DASHES,
+    INK,
+    MUTED,
+    PAPER,
+    SERIES,
+    WARN,
+    Picture,
+    figure_of,
+    save,
+)
 
 if TYPE_CHECKING:
     from jaxpg.population.population import Population
@@ -52,9 +62,7 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
 
     picture = Picture("curve", "", "", "", draw, (8, 4.5), 0.35)
     with figure_of(picture, picture.size) as figure:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-    files.save(path, buffer.getvalue())
+        save(figure, path, dpi=150)
 
 
 def draw_curve(

@@ -1,15 +1,13 @@
 """The pictures of `jaxpg oracle`."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxpg import files
 from jaxpg.proof import oracle
 from jaxpg.proof.family import Finding
 from jaxpg.proof.oracle import Row
-from jaxpg.report.canvas import ACCENT, DASHES, GRID, INK, MUTED, SERIES, own_rc
+from jaxpg.report.canvas import ACCENT, DASHES, GRID, INK, MUTED, SERIES, own_rc, save
 
 
 @own_rc({})
@@ -64,7 +62,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         for variant, (marker, color) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 class Panel(NamedTuple):
@@ -150,7 +148,7 @@ def draw_family(found: Sequence[Finding], path: Path) -> None:
         axes.tick_params(colors=INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _short(case: str) -> str:
@@ -158,9 +156,3 @@ def _short(case: str) -> str:
     for said in ("conjugate gradients, ", ": the weight of the longest", ", wrong V"):
         case = case.replace(said, "")
     return case
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    files.save(path, buffer.getvalue())

@@ -1,6 +1,5 @@
 """What a race has found: a table on the terminal, decision.json, and race.png."""
 
-import io
 import json
 import string
 from collections.abc import Sequence
@@ -35,9 +34,9 @@ def show(race: Race, found: Sequence[Round]) -> None:
 
     last = found[-1]
     console = Console(soft_wrap=False, highlight=False)
-    first = race.contenders[0].config
+    where = words.environment(race.contenders[0].config)
     risk = f"{race.plan.alpha:.3g}"
-    console.print(escape(f"{first.env}; the chance of any wrong answer is held at {risk}"))
+    console.print(escape(f"{where}; the chance of any wrong answer is held at {risk}"))
     for letter, one, seeds in zip(LETTERS, race.contenders, trained(race, found), strict=False):
         console.print(escape(f"  {letter}  {one.name}  ({words.seeds(seeds)})"), overflow="fold")
     table = Table("", "seeds", "P(first is better)", "p", "", box=SIMPLE_HEAD)
@@ -110,7 +109,7 @@ def draw(out: Path, race: Race, found: Sequence[Round]) -> Path:
     pairs = len(race.plan.pairs)
     across = min(ACROSS, pairs)
     down = -(-pairs // across)
-    size = (1.2 + 3.4 * across, 0.9 + 2.6 * down)
+    size, path = (1.2 + 3.4 * across, 0.9 + 2.6 * down), out / PICTURE
     with canvas.blank(size, dpi=150, layout="constrained") as figure:
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
         for axes in grid[pairs:]:
@@ -125,10 +124,7 @@ def draw(out: Path, race: Race, found: Sequence[Round]) -> Path:
             ha="left",
             fontsize=10,
         )
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    path = out / PICTURE
-    files.save(path, buffer.getvalue())
+        canvas.save(figure, path)
     return path
 
 

@@ -197,7 +197,7 @@ def read(directory: Path) -> Race:
       RunError: if it is no race, or its race.json is damaged.
     """
     path = directory / NAME
-    try:
+    with files.reading(path):
         fields = json.loads(path.read_bytes())
         if fields["schema"] != SCHEMA:
             raise ValueError(f"its schema is {fields['schema']!r}, and this version reads {SCHEMA}")
@@ -207,12 +207,6 @@ def read(directory: Path) -> Race:
         )
         settled = Plan(len(contenders), tuple(map(int, fields["rounds"])), float(fields["alpha"]))
         return Race(contenders, settled, int(fields["start"]), int(fields["lanes"]))
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror})") from None
-    except KeyError as error:
-        raise RunError(f"{path} is damaged: it lacks {error}") from None
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
 
 def _contender(name: str, shared: dict[str, Any]) -> Contender:

@@ -129,7 +129,7 @@ def read(directory: Path) -> Plan:
       RunError: if it is no sweep, or its sweep.json is damaged.
     """
     path = directory / NAME
-    try:
+    with files.reading(path):
         fields = json.loads(path.read_bytes())
         if fields["schema"] != SCHEMA:
             raise ValueError(f"its schema is {fields['schema']!r}, and this version reads {SCHEMA}")
@@ -146,12 +146,6 @@ def read(directory: Path) -> Plan:
         )
         parse_seeds(plan.seeds)
         expand(plan.config, plan.grid)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror})") from None
-    except KeyError as error:
-        raise RunError(f"{path} is damaged: it lacks {error}") from None
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     return plan
 
 

@@ -113,6 +113,13 @@ def test_a_race_is_what_was_settled_before_it(change, words, trained, capsys):
     assert words in refused([*LINE, *change, "--out", str(trained)], capsys)
 
 
+def test_it_says_which_environment_it_was(capsys):
+    asked = command.settle(parsed(*NAMES, *TINY, *SEEDS, "--env-params", "gravity=12"))
+    scores = [np.arange(8.0), np.arange(8.0) - 100]
+    report.show(asked, judge(asked.plan, scores))
+    assert capsys.readouterr().out.startswith("CartPole-v1 with gravity=12; ")
+
+
 def test_other_contenders_are_another_race(trained, capsys):
     said = refused(["race", NAMES[0], "vpg,gamma=0.5", *TINY, *SEEDS, "--out", trained], capsys)
     assert "(contenders: ['vpg,learning_rate=3e-2', 'vpg,learning_rate=1e-9'] -> ['vpg," in said
