@@ -10,7 +10,6 @@ docs/article-curves.png, and fills in the figures of docs/article.md.
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import RESULTS, fill, markdown, write
+from benchmarks.record import fill, markdown, read, write
 from jaxpg import words
 from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import PRESETS, Config
@@ -68,7 +67,9 @@ def main() -> None:
     print(_table(cells))
     draw_rates(cells, DOCS / "article-rates.png")
     draw_curves(cells, DOCS / "article-curves.png")
-    fill_page(PAGE, json.loads((RESULTS / "article-cpu.json").read_text()))
+    record = read("article")
+    assert record is not None, "the page is of a CPU's cells"
+    fill_page(PAGE, record)
 
 
 def measure(config: Config, seeds: int, lanes: int) -> dict[str, Any]:
@@ -182,10 +183,9 @@ def fill_page(page: Path, record: dict[str, Any]) -> None:
 
 def _done(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The cells that an interrupted call has left behind, if it asked for the same."""
-    path = RESULTS / "article-cpu.json"
-    if not path.exists():
+    record = read("article")
+    if record is None:
         return []
-    record = json.loads(path.read_text())
     same = (record["seeds"], record["lanes"]) == (options.seeds, options.lanes)
     return record["cells"] if same else []
 

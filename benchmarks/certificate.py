@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from benchmarks.record import RESULTS, markdown, write
+from benchmarks.record import markdown, read, write
 from jaxpg.core.config import PRESETS, Config
 from jaxpg.population.provenance import commit
 from jaxpg.proof.levels import CASES
@@ -98,10 +98,9 @@ def _row(name: str, case: Case, seed: int) -> dict[str, Any]:
 
 def _written(chosen: dict[str, Case]) -> list[dict[str, Any]]:
     """The rows of an earlier start whose case is still the same."""
-    path = RESULTS / "certificate-cpu.json"
-    if not path.exists():
+    record = read("certificate")
+    if record is None:
         return []
-    record = json.loads(path.read_text())
     same = {name for name, case in chosen.items() if _is(case, record["cases"].get(name))}
     return [row for row in record["rows"] if row["case"] in same]
 

@@ -12,7 +12,6 @@ beside them, of which benchmarks.article has trained as many.
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import DOCS, figure, start_as_jaxpg
-from benchmarks.record import RESULTS, fill, markdown, write
+from benchmarks.record import fill, markdown, read, write
 from jaxpg import words
 from jaxpg.analysis.outcomes import trailing_return
 from jaxpg.analysis.stats import SOLVED
@@ -73,7 +72,8 @@ def main() -> None:
     before = of_the_article()
     print(table(before + cells))
     draw(before + cells, DOCS / "family.png")
-    record = json.loads((RESULTS / "family-cpu.json").read_text())
+    record = read("family")
+    assert record is not None, "the page is of a CPU's cells"
     PAGE.write_text(fill(PAGE.read_text(), {"family": page_part(before, record)}))
 
 
@@ -113,7 +113,8 @@ def shares(best: np.ndarray, last: np.ndarray) -> dict[str, float]:
 def of_the_article() -> list[dict[str, Any]]:
     """The cells of `article-corrected`, from the record of benchmarks.article."""
     name = "article-corrected"
-    cells = json.loads((RESULTS / "article-cpu.json").read_text())["cells"]
+    record = read("article")
+    assert record is not None, "benchmarks.article comes before this"
     own = PRESETS[name].learning_rate
     return [
         {
@@ -122,7 +123,7 @@ def of_the_article() -> list[dict[str, Any]]:
             "learning_rate": cell["learning_rate"],
             **shares(np.array(cell["best"]), np.array(cell["last"])),
         }
-        for cell in cells
+        for cell in record["cells"]
         if cell["preset"] == name
     ]
 
@@ -203,11 +204,8 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
 
 def _done(seeds: int) -> list[dict[str, Any]]:
     """The cells that an interrupted call has left behind, if it asked for the same."""
-    path = RESULTS / "family-cpu.json"
-    if not path.exists():
-        return []
-    record = json.loads(path.read_text())
-    return record["cells"] if record["seeds"] == seeds else []
+    record = read("family")
+    return record["cells"] if record and record["seeds"] == seeds else []
 
 
 if __name__ == "__main__":

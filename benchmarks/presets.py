@@ -9,13 +9,12 @@ benchmarks/results/presets-cpu.json as soon as it is done, and a second call goe
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from typing import Any
 
 from benchmarks.measure import start_as_jaxpg
-from benchmarks.record import RESULTS, markdown, write
+from benchmarks.record import markdown, read, write
 from jaxpg import words
 from jaxpg.analysis.measures import as_json, measure
 from jaxpg.analysis.outcomes import outcomes
@@ -109,12 +108,10 @@ def _line(one: dict[str, Any]) -> list[str]:
 
 def _done() -> list[dict[str, Any]]:
     """The rows that an interrupted call has left behind, of cases that there still are."""
-    path = RESULTS / "presets-cpu.json"
-    if not path.exists():
+    record = read("presets")
+    if record is None or record["seeds"] != SEEDS:
         return []
-    record = json.loads(path.read_text())
-    known = [row for row in record["rows"] if (row["preset"], row["changed"]) in CASES]
-    return known if record["seeds"] == SEEDS else []
+    return [one for one in record["rows"] if (one["preset"], one["changed"]) in CASES]
 
 
 if __name__ == "__main__":

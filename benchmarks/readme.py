@@ -3,7 +3,6 @@
 python -m benchmarks.readme
 """
 
-import json
 import statistics
 import textwrap
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any
 
 from benchmarks import race
 from benchmarks.measure import short
-from benchmarks.record import RESULTS, fill, markdown
+from benchmarks.record import fill, markdown, read
 from jaxpg import words
 
 ROOT = Path(__file__).parents[1]
@@ -29,11 +28,9 @@ def render(page: str, text: str) -> str:
     """A page with each generated part made anew."""
     parts = {}
     for name, make in PAGES[page].items():
-        path = RESULTS / f"{name}-{'gpu' if name == 'gpu' else 'cpu'}.json"
-        if path.exists():
-            parts[name] = make(json.loads(path.read_text(encoding="utf-8")))
-        else:
-            parts[name] = f"Not measured yet: `python -m benchmarks.{name}`."
+        record = read(name, "gpu" if name == "gpu" else "cpu")
+        missing = f"Not measured yet: `python -m benchmarks.{name}`."
+        parts[name] = missing if record is None else make(record)
     return fill(text, parts)
 
 
@@ -158,7 +155,8 @@ def plain(record: dict[str, Any]) -> str:
 
 def _gpu(record: dict[str, Any]) -> str:
     """What was measured on a GPU, and beside it what had been predicted without one."""
-    before = json.loads((RESULTS / "gpu-cpu.json").read_text())
+    before = read("gpu")
+    assert before is not None, "what was predicted is beside what was measured"
     predicted = {
         (one["form"], one["lanes"]): one["steps_per_second"] for one in before["predicted"]
     }

@@ -29,6 +29,12 @@ def write(name: str, content: dict[str, Any]) -> Path:
     return path
 
 
+def read(name: str, platform: str = "cpu") -> dict[str, Any] | None:
+    """What was written; None where nothing was."""
+    path = RESULTS / f"{name}-{platform}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def processor() -> str:
     """The processor's name, and whether it has the widest vectors; where Linux tells."""
     path = Path("/proc/cpuinfo")
