@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import contenders, measure, readme
+from benchmarks import contenders, measure, readme, record
 from benchmarks.baselines import textbook
 from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS
@@ -182,7 +182,7 @@ def test_cases_take_turns(monkeypatch):
 
 
 def test_a_page_says_what_was_not_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
     text = "<!-- scaling: begin --><!-- scaling: end -->"
     monkeypatch.setitem(readme.PAGES, "page", {"scaling": readme.plain})
     assert "Not measured yet: `python -m benchmarks.scaling`." in readme.render("page", text)
