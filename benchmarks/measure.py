@@ -8,16 +8,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.record import write
 
 DOCS = Path(__file__).parents[1] / "docs"
-PATIENCE = 1800  # seconds; a textbook's loop has hung for ever in XLA's pool of threads, twice
+PATIENCE = 600  # seconds; a textbook's loop can hang for ever in XLA's pool of threads
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 BLUE, GREY, INK = "#1f6fb4", "#9aa5b1", "#1f2933"
+
+
+class HungError(SystemExit):
+    """A measurement has not ended for `PATIENCE` seconds."""
 
 
 class Case(NamedTuple):
@@ -65,7 +69,11 @@ def run(script: Script) -> None:
 
 
 def by_turns(
-    name: str, cases: Sequence[Case], rounds: int, cold: bool = True
+    name: str,
+    cases: Sequence[Case],
+    rounds: int,
+    cold: bool = True,
+    may_hang: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Measure every case in turn, so that a busy minute does not hit one of them alone.
 
@@ -73,26 +81,40 @@ def by_turns(
       name: of the script.
       rounds: measurements of each.
       cold: whether a round that fills the compilation cache comes first; it is kept apart.
+      may_hang: what is put aside, rather than ending all, when it does not end.
 
     Returns:
-      A row for each case: what and options; "repetitions", and "cold".
+      A row for each case: what and options; "cold"; "repetitions"; "hung", whether it was put
+      aside.
     """
-    taken: list[list[dict[str, Any]]] = []
+    rows = [{**one._asdict(), "cold": None, "repetitions": [], "hung": False} for one in cases]
     for i in range(rounds + cold):
         print(f"round {i + 1 - cold} of {rounds}", file=sys.stderr, flush=True)
-        taken.append([in_process(name, case) for case in cases])
-    return [
-        {
-            **case._asdict(),
-            "cold": taken[0][i] if cold else None,
-            "repetitions": [one[i] for one in taken[cold:]],
-        }
-        for i, case in enumerate(cases)
-    ]
+        for case, row in zip(cases, rows, strict=True):
+            if row["hung"]:
+                continue
+            try:
+                taken = in_process(name, case)
+            except HungError as error:
+                if case.what not in may_hang:
+                    raise
+                print(error, file=sys.stderr, flush=True)
+                row["hung"] = True
+            else:
+                if cold and i == 0:
+                    row["cold"] = taken
+                else:
+                    row["repetitions"].append(taken)
+    return rows
 
 
 def in_process(name: str, case: Case, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Measure one case in a process of its own; what that took in all is "process_seconds"."""
+    """Measure one case in a process of its own; what that took in all is "process_seconds".
+
+    Raises:
+      HungError: it has not ended for `PATIENCE` seconds.
+      SystemExit: it failed.
+    """
     asked = ["--measure", case.what, json.dumps(case.options)]
     command = [sys.executable, "-m", f"benchmarks.{name}", *asked]
     env = {**os.environ, **(environment or {})}
@@ -100,7 +122,7 @@ def in_process(name: str, case: Case, environment: dict[str, str] | None = None)
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        raise SystemExit(
+        raise HungError(
             f"{name}: {case.what} {case.options} has not ended for {PATIENCE} s"
         ) from None
     process_seconds = time.perf_counter() - began

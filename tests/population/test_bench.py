@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import contenders, measure, readme, record
+from benchmarks import contenders, measure, ppo, readme, record
 from benchmarks.baselines import textbook
 from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS
@@ -179,6 +179,36 @@ def test_cases_take_turns(monkeypatch):
     assert order == ["a", "b"] * 3
     assert rows[1]["cold"] == {"value": 2}
     assert rows[1]["repetitions"] == [{"value": 4}, {"value": 6}]
+
+
+def test_what_hangs_is_put_aside_where_that_was_expected(monkeypatch):
+    """Case a hangs the second time: it is not begun again, and b is measured to the end."""
+    begun = []
+
+    def in_process(name, case):
+        begun.append(case.what)
+        if begun.count("a") == 2 and case.what == "a":
+            raise measure.HungError("a has not ended")
+        return {"value": len(begun)}
+
+    monkeypatch.setattr(measure, "in_process", in_process)
+    cases = [measure.Case("a", {}), measure.Case("b", {})]
+    a, b = measure.by_turns("none", cases, 2, may_hang=["a"])
+    assert (begun, a["hung"], b["hung"]) == (["a", "b", "a", "b", "b"], True, False)
+    assert (len(a["repetitions"]), len(b["repetitions"])) == (0, 2)
+    begun.clear()
+    with pytest.raises(SystemExit, match="a has not ended"):
+        measure.by_turns("none", cases, 2)
+
+
+def test_a_ppo_row_that_hung_says_so():
+    options = {"seeds": 1, "num_envs": 4}
+    row = {"what": "textbook", "options": options, "hung": True, "steps_per_second": [10.0, 30.0]}
+    content = {"limit_flop_per_second": 400.0, "flop_per_step": 10, "left_out": {}}
+    shown = ppo.table({**content, "rows": [row]})
+    assert "| 20; once not done after 600 s | 10 to 30 | 1.0 x | 50.0% |" in shown
+    shown = ppo.table({**content, "rows": [{**row, "steps_per_second": []}]})
+    assert "| 4 | not done after 600 s |  |  |  |" in shown
 
 
 def test_a_page_says_what_was_not_measured(monkeypatch, tmp_path):
