@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -170,6 +170,31 @@ def compare_runs(
     return Lockstep(seed, count, env_steps, verdict, split, gradient, sha256)
 
 
+def lockstep_commands(a: Sequence[str], b: Sequence[str], **options: Any) -> parity.Split | None:
+    """Run two trainers of one's own side by side, and compare what they stream.
+
+    Each writes a record an update to standard output, and nothing else: a line of JSON with the
+    length of what follows, {"bytes": n}, and n bytes of `np.savez`, arrays by name in the order of
+    computation. It ends with status 0. Nothing is said of the language that it is written in. Both
+    are stopped where the runs part.
+
+    Args:
+      a, b: the commands, as lists of words.
+      options: tolerance, names, transpose and steps of `jaxpg.parity.bisect`; without a tolerance
+        the runs must be equal to the bit. Arrays named NAME:before_rounding tell a straddle from a
+        fault, as there.
+
+    Returns:
+      Where the runs part; None if they are equal.
+
+    Raises:
+      TraceError: if a command fails or sends what is no record.
+      ValueError: if there is nothing to compare, and as `bisect` does.
+    """
+    with _process(list(a), "first", {}) as ours, _process(list(b), "second", {}) as theirs:
+        return parity.bisect(_until_it_ends(ours), _until_it_ends(theirs), **options)
+
+
 @contextlib.contextmanager
 def traced(
     jobs: Sequence[Job],
@@ -210,10 +235,13 @@ class _Side(NamedTuple):
 def _process(command: list[str], package: str, variables: dict[str, str]) -> Iterator[_Side]:
     environment = {"JAX_PLATFORMS": "cpu", **os.environ, **variables}
     with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL,
-            env=environment,
-        )  # fmt: skip
+        try:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL,
+                env=environment,
+            )  # fmt: skip
+        except OSError as error:
+            raise TraceError(f"the {package} process cannot be started: {error}") from None
         with process:
             try:
                 yield _Side(package, process, stderr)
@@ -223,31 +251,55 @@ def _process(command: list[str], package: str, variables: dict[str, str]) -> Ite
 
 def _run(side: _Side, seed: int) -> Iterator[Record]:
     """The records of one seed, and then the proof that they come from one framework alone."""
-    stream = side.process.stdout
-    assert stream is not None
     while True:
-        line = stream.readline()
-        try:
-            header = json.loads(line)
-            sent, packages = header["seed"], header.get("packages")
-            size = 0 if packages is not None else int(header["bytes"])
-        except (ValueError, TypeError, KeyError):
-            raise _failure(side, f"sent {line[:40]!r} where a record begins") from None
+        header = _header(side, _stream(side).readline())
+        sent, packages = header.get("seed"), header.get("packages")
         if sent != seed:
             raise _failure(side, f"sent seed {sent} where seed {seed} was due")
         if packages is not None:
             if foreign := FOREIGN[side.package] & set(packages):
                 raise _failure(side, f"has imported {', '.join(sorted(foreign))}")
             return
-        payload = stream.read(size)
-        if len(payload) < size:
-            raise _failure(side, f"sent {len(payload)} of a record's {size} bytes")
-        try:
-            with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-                record = {name: arrays[name] for name in arrays.files}
-        except (ValueError, zipfile.BadZipFile) as problem:
-            raise _failure(side, f"sent a record that cannot be read ({problem})") from None
-        yield record
+        yield _record(side, header)
+
+
+def _until_it_ends(side: _Side) -> Iterator[Record]:
+    """The records of a command of one's own."""
+    while line := _stream(side).readline():
+        header = _header(side, line)
+        if "packages" not in header:  # as jaxpg.proof.trace ends a seed
+            yield _record(side, header)
+    if side.process.wait():
+        raise _failure(side, "failed")
+
+
+def _stream(side: _Side) -> IO[bytes]:
+    assert side.process.stdout is not None
+    return side.process.stdout
+
+
+def _header(side: _Side, line: bytes) -> dict[str, Any]:
+    """Of a record, or what follows the last one of a seed."""
+    try:
+        header = json.loads(line)
+        if "packages" not in header:
+            header["bytes"] = int(header["bytes"])
+            if header["bytes"] < 0:
+                raise ValueError
+    except (ValueError, TypeError, KeyError):
+        raise _failure(side, f"sent {line[:40]!r} where a record begins") from None
+    return header
+
+
+def _record(side: _Side, header: dict[str, Any]) -> Record:
+    payload = _stream(side).read(header["bytes"])
+    if len(payload) < header["bytes"]:
+        raise _failure(side, f"sent {len(payload)} of a record's {header['bytes']} bytes")
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, zipfile.BadZipFile) as problem:
+        raise _failure(side, f"sent a record that cannot be read ({problem})") from None
 
 
 def _failure(side: _Side, what: str) -> TraceError:

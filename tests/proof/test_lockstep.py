@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,15 @@ import torch_ref.arithmetic
 import torch_ref.trace
 from jaxpg.core.config import PRESETS, Config
 from jaxpg.proof import lockstep
-from jaxpg.proof.lockstep import Job, TraceError, compare_runs, locksteps, traced
+from jaxpg.proof.lockstep import (
+    Job,
+    TraceError,
+    compare_runs,
+    lockstep_commands,
+    locksteps,
+    traced,
+)
+from tests import pages
 
 SMALL = {"num_steps": 16, "max_episode_steps": 20, "arithmetic": "float32_grid"}
 SEEDS, UPDATES = [0, 1, 2**32 - 1], 25
@@ -543,3 +553,85 @@ def test_it_imports_no_framework():
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Commands of one's own.
+
+WRITER = """
+import io, json, sys
+import numpy as np
+
+def send(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    header = json.dumps({"bytes": len(file.getvalue())})
+    sys.stdout.buffer.write(header.encode() + b"\\n" + file.getvalue())
+
+"""
+COUNTS = "for update in range(3): send(b=np.full(2, update + 1.0), a=np.ones(1));"
+
+
+def own(program):
+    return [sys.executable, "-c", WRITER + program]
+
+
+def test_two_commands_that_stream_the_same_are_equal():
+    assert lockstep_commands(own(COUNTS), own(COUNTS)) is None
+
+
+def test_the_first_array_that_differs_is_named_in_the_order_it_was_sent():
+    other = "for update in range(3): send(b=np.full(2, max(update, 1.0)), a=np.full(1, update));"
+    split = lockstep_commands(own(COUNTS), own(other))
+    assert (split.update, split.leaf.name, split.verdict) == (0, "a", "different")
+    split = lockstep_commands(own(COUNTS), own(COUNTS.replace("+ 1.0", "* 2 + 1.0")))
+    assert (split.update, split.leaf.name, split.leaf.at) == (1, "b", (0,))
+    assert lockstep_commands(own(COUNTS), own(COUNTS.replace("1.0", "1.01")), tolerance=0.1) is None
+
+
+def test_a_command_that_ends_first_is_no_proof():
+    split = lockstep_commands(own(COUNTS), own(COUNTS.replace("3", "2")))
+    assert (split.update, split.verdict) == (2, "incomparable")
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (
+            COUNTS + "\nraise OSError('no more memory')",
+            "second .* status 1:\n(.|\n)*no more memory",
+        ),
+        (COUNTS + "\nprint('done')", r"the second process sent b'done\\n' where a record begins"),
+        ("""print('{"bytes": 100}')""", "sent 0 of a record's 100 bytes"),
+        ("""print('{"bytes": -1}')""", "where a record begins"),
+        ("print('[]')", "where a record begins"),
+    ],
+)
+def test_a_command_that_sends_no_record_is_refused(program, message):
+    with pytest.raises(TraceError, match=message):
+        lockstep_commands(own(COUNTS), own(program))
+
+
+def test_commands_that_send_nothing_show_nothing():
+    with pytest.raises(ValueError, match="no update was compared"):
+        lockstep_commands(own(""), own(""))
+
+
+def test_a_command_that_is_not_there():
+    with pytest.raises(TraceError, match="the second process cannot be started"):
+        lockstep_commands(own(COUNTS), ["./no-such-trainer"])
+
+
+@pytest.mark.slow
+def test_the_toy_of_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "lockstep.md"
+    blocks = [code for language, code, _ in pages.blocks(page) if language == "python"]
+    files = [code for code in blocks if code.startswith("# ")]
+    assert [code.split()[1] for code in files] == ["common.py", "in_torch.py", "in_jax.py"]
+    for code in files:
+        Path(code.split()[1]).write_text(code)
+    (run,) = [code for code in blocks if "lockstep_commands" in code]
+    exec(compile(run, str(page), "exec"), {})
+    (shown,) = [code for language, code, _ in pages.blocks(page) if language == "text"]
+    printed, shown = (re.sub(r"(\d\.\d{5})\d+", r"\1", x) for x in (capsys.readouterr().out, shown))
+    assert printed == shown
