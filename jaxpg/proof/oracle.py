@@ -116,25 +116,86 @@ def expectation(
     config, count = as_arrays(config), config.num_envs
     shape = problem.trajectory.reward.shape
     given = value is not None and next_value is not None
-    (log_prob, *values), (score, *sensitivities) = _inputs(problem, params)
+    (log_prob, *values), (score, *sensitivities) = inputs(problem, params)
     if given or not config.critic:
         values = [jnp.asarray(v) if given else jnp.zeros(shape) for v in (value, next_value)]
-    batches = jnp.asarray(np.indices((shape[1],) * count).reshape(count, -1))  # [N, K]
+    batches = every_batch(problem, count)
     estimator = dataclasses.replace(config, reduction="steps")  # not its part: one program for both
     psi = _psi(estimator, problem.trajectory, batches, *values)
     policy_loss = algorithms.POLICY_LOSSES[config.reduction]
     slope, psi_slope = _loss_slopes(policy_loss, log_prob, psi, problem.trajectory.valid, batches)
-    gradient = -_chain(slope, score)
+    gradient = -chain(slope, score)
     if np.any(psi_slope) and config.critic and not given:  # never, if the loss holds Ψ constant
         slopes = _value_slopes(config, problem.trajectory, batches, *values, psi_slope)
         for slope, jacobian in zip(slopes, sensitivities, strict=True):
-            gradient = gradient - _chain(slope, jacobian)
+            gradient = gradient - chain(slope, jacobian)
 
-    weight = np.prod(np.asarray(probability(problem, params))[batches], axis=0)
+    return moments(gradient, batches, probability(problem, params))
+
+
+def every_batch(problem: Problem, count: int) -> jax.Array:
+    """The columns of every batch of N trajectories, int [N, K], in order."""
+    trajectories = problem.trajectory.valid.shape[1]
+    return jnp.asarray(np.indices((trajectories,) * count).reshape(count, -1))
+
+
+def moments(gradient: np.ndarray, batches: jax.Array, probability: jax.Array) -> Moments:
+    """Of ĝ over all batches.
+
+    Args:
+      gradient: ĝ of each batch, [K, P].
+      batches: from `every_batch`, [N, K].
+      probability: P(τ;θ), [M].
+    """
+    weight = np.prod(np.asarray(probability)[batches], axis=0)
     mean = weight @ gradient
-    gradient -= mean
-    spread = np.einsum("kp,kp->k", gradient, gradient)
-    return Moments(mean, count * float(weight @ spread))
+    off = gradient - mean
+    spread = np.einsum("kp,kp->k", off, off)
+    return Moments(mean, len(batches) * float(weight @ spread))
+
+
+@quick_jit
+def inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
+    """What a loss is a function of, log π(a_t|s_t), V(s_t), V(s_{t+1}), and their Jacobians.
+
+    Returns:
+      Three arrays [T, M] and three [T, M, P]. On padding they are what the networks say there.
+    """
+    flat, unravel = ravel_pytree(params)
+    nets, trajectory = problem.networks, problem.trajectory
+
+    def log_prob(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return categorical.log_prob(nets.policy(unravel(theta), row.obs), row.action)
+
+    def value(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return nets.value(unravel(theta), row.obs)
+
+    def next_value(theta: jax.Array, row: Trajectory) -> jax.Array:
+        return nets.value(unravel(theta), row.next_obs)
+
+    found = []
+    for function in (log_prob, value, next_value):
+        by_row = jax.value_and_grad(function)
+        found.append(jax.vmap(jax.vmap(by_row, (None, 0)), (None, 0))(flat, trajectory))
+    values, jacobians = zip(*found, strict=True)
+    return values, jacobians
+
+
+def chain(slope: jax.Array, jacobian: jax.Array) -> np.ndarray:
+    """Σ_n Σ_t slope[t, n, k] · jacobian[t, n-th trajectory of batch k], [K, P].
+
+    The batches are all tuples of trajectories in order, so that nothing need be gathered.
+    """
+    horizon, trajectories, params = jacobian.shape
+    grid = (trajectories,) * slope.shape[1]
+    by_trajectory = np.moveaxis(np.asarray(jacobian), 0, 1)  # [M, T, P]
+    total = np.zeros((*grid, params))
+    for n in range(len(grid)):
+        weight = np.asarray(slope)[:, n].reshape(horizon, *grid)
+        weight = np.moveaxis(np.moveaxis(weight, 0, -1), n, 0)  # [M of the n-th, others, T]
+        term = weight.reshape(trajectories, -1, horizon) @ by_trajectory
+        total += np.moveaxis(term.reshape(*grid, params), 0, n)
+    return total.reshape(-1, params)
 
 
 def rows(
@@ -341,33 +402,6 @@ def _bias(relative: float) -> str:
 
 
 @quick_jit
-def _inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
-    """What a loss is a function of, log π(a_t|s_t), V(s_t), V(s_{t+1}), and their Jacobians.
-
-    Returns:
-      Three arrays [T, M] and three [T, M, P]. On padding they are what the networks say there.
-    """
-    flat, unravel = ravel_pytree(params)
-    nets, trajectory = problem.networks, problem.trajectory
-
-    def log_prob(theta: jax.Array, row: Trajectory) -> jax.Array:
-        return categorical.log_prob(nets.policy(unravel(theta), row.obs), row.action)
-
-    def value(theta: jax.Array, row: Trajectory) -> jax.Array:
-        return nets.value(unravel(theta), row.obs)
-
-    def next_value(theta: jax.Array, row: Trajectory) -> jax.Array:
-        return nets.value(unravel(theta), row.next_obs)
-
-    found = []
-    for function in (log_prob, value, next_value):
-        by_row = jax.value_and_grad(function)
-        found.append(jax.vmap(jax.vmap(by_row, (None, 0)), (None, 0))(flat, trajectory))
-    values, jacobians = zip(*found, strict=True)
-    return values, jacobians
-
-
-@quick_jit
 def _psi(
     config: Config,
     trajectory: Trajectory,
@@ -411,20 +445,3 @@ def _loss_slopes(
     """The loss's derivatives in log π and in Ψ, [T, N, K] each."""
     slopes = jax.vmap(jax.grad(policy_loss, (0, 1)), in_axes=2, out_axes=2)
     return slopes(log_prob[:, batches], psi, valid[:, batches])
-
-
-def _chain(slope: jax.Array, jacobian: jax.Array) -> np.ndarray:
-    """Σ_n Σ_t slope[t, n, k] · jacobian[t, n-th trajectory of batch k], [K, P].
-
-    The batches are all tuples of trajectories in order, so that nothing need be gathered.
-    """
-    horizon, trajectories, params = jacobian.shape
-    grid = (trajectories,) * slope.shape[1]
-    by_trajectory = np.moveaxis(np.asarray(jacobian), 0, 1)  # [M, T, P]
-    total = np.zeros((*grid, params))
-    for n in range(len(grid)):
-        weight = np.asarray(slope)[:, n].reshape(horizon, *grid)
-        weight = np.moveaxis(np.moveaxis(weight, 0, -1), n, 0)  # [M of the n-th, others, T]
-        term = weight.reshape(trajectories, -1, horizon) @ by_trajectory
-        total += np.moveaxis(term.reshape(*grid, params), 0, n)
-    return total.reshape(-1, params)

@@ -1,10 +1,12 @@
 """The pictures of `jaxpg oracle`."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxpg.proof import oracle
+from jaxpg.proof.bias import Bias
 from jaxpg.proof.family import Finding
 from jaxpg.proof.oracle import Row
 from jaxpg.report.canvas import ACCENT, DASHES, GRID, INK, MUTED, SERIES, own_rc, save
@@ -62,6 +64,38 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         for variant, (marker, color) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    save(figure, path)
+
+
+@own_rc({})
+def draw_bias(found: Mapping[str, Bias], path: Path) -> None:
+    """Bias and variance of estimators of one's own beside each other, as PNG.
+
+    Args:
+      found: from `estimator_bias`, by the estimators' names; of one problem.
+
+    Raises:
+      RunError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    looks = dict(zip(found, itertools.product("os^D", (ACCENT, INK, MUTED)), strict=False))
+    places = [f"{row.parameters}, {row.value} V" for row in next(iter(found.values())).rows]
+    figure = Figure(figsize=(10, 3), dpi=130, layout="constrained")
+    bias, variance = figure.subplots(1, 2, sharey=True)
+    for name, (marker, color) in looks.items():
+        for y, row in enumerate(found[name].rows):
+            style = {"marker": marker, "color": color, "linestyle": "", "alpha": 0.8}
+            bias.plot(max(row.bias, 1e-3), y, label=None if y else name, **style)
+            variance.plot(row.variance, y, **style)
+    for axes, what in ((bias, "‖E ĝ − ∇U‖ / ‖∇U‖"), (variance, "N · trace Cov ĝ")):
+        axes.set(xscale="log", xlabel=what)
+        axes.set_yticks(range(len(places)), places)
+        axes.grid(axis="x", color=GRID)
+    bias.invert_yaxis()
+    bias.set_title("bias; what is less than 0.1 % stands at 0.1 %", loc="left")
+    variance.set_title("variance of one trajectory", loc="left")
+    figure.legend(loc="outside right upper", frameon=False)
     save(figure, path)
 
 
