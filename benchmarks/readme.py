@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import race
+from benchmarks.audit import page as audit
 from benchmarks.measure import short
 from benchmarks.record import fill, markdown, read
 from jaxpg import words
@@ -237,7 +238,8 @@ PAGES = {
     "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
     "docs/mathematics.md": {"trust_region": _trust_region_line},
     "docs/statistics.md": {"race": race.page_part},
-    "docs/parity.md": {"parity": _parity},
+    "docs/audit.md": {"audit": audit.audit},
+    "docs/parity.md": {"audit": audit.twins, "parity": _parity},
     "docs/invariance.md": {"invariance": _table},
     "docs/lockstep.md": {"certificate": _certificate, "divergence": _divergence},
     "benchmarks/README.md": {

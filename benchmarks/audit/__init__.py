@@ -1,0 +1,1 @@
+"""Estimators of public libraries, each held against jaxpg's on trajectories with every event."""
