@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import contenders, measure, ppo, readme, record
+from benchmarks import contenders, measure, ppo, readme, record, trained
 from benchmarks.baselines import textbook
 from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS
@@ -209,6 +209,30 @@ def test_a_ppo_row_that_hung_says_so():
     assert "| 20; once not done after 600 s | 10 to 30 | 1.0 x | 50.0% |" in shown
     shown = ppo.table({**content, "rows": [{**row, "steps_per_second": []}]})
     assert "| 4 | not done after 600 s |  |  |  |" in shown
+
+
+def test_a_row_is_trained_once_for_each_config(monkeypatch, tmp_path):
+    """A second call trains nothing, a changed preset its own row, other seeds everything."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    taken = []
+
+    def measure(config):
+        taken.append(config.gamma)
+        return {"seen": config.gamma}
+
+    def rows(*gammas, seeds=4):
+        configs = [dataclasses.replace(PRESETS["vpg"], gamma=gamma) for gamma in gammas]
+        wanted = [({"name": i}, config) for i, config in enumerate(configs)]
+        taken.clear()
+        found = trained.rows("x", wanted, measure, {"seeds": seeds}, lambda rows: str(len(rows)))
+        return taken[:], [(row["name"], row["seen"]) for row in found]
+
+    assert rows(0.5, 0.9) == ([0.5, 0.9], [(0, 0.5), (1, 0.9)])
+    assert rows(0.5, 0.9) == ([], [(0, 0.5), (1, 0.9)])
+    assert rows(0.9, 0.6) == ([0.6], [(0, 0.9), (1, 0.6)])
+    assert rows(0.9, 0.6, seeds=8) == ([0.9, 0.6], [(0, 0.9), (1, 0.6)])
+    kept = json.loads((tmp_path / "x-cpu.json").read_text())
+    assert (kept["seeds"], kept["table"], len(kept["rows"])) == (8, "2", 2)
 
 
 def test_a_page_says_what_was_not_measured(monkeypatch, tmp_path):
