@@ -155,8 +155,8 @@ def _rounding_into(
     scope = [""]
     names = {id(param): f"params:{name}" for name, param in params.named_parameters()}
 
-    def round_floats(tree: Any) -> Any:
-        rounded = arithmetic.round_floats(tree)
+    def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
+        rounded = arithmetic.round_floats(tree, mantissa_bits)
         site = scope[0] or names[id(tree)]
         if site == "next_state" and isinstance(tree, torch.Tensor):
             site = "reward"

@@ -165,8 +165,8 @@ def _rounding_into(sites: Sites, config: Config, build: Callable) -> Algorithm:
     """The algorithm, which when it runs fills `sites` with what is rounded where."""
     scope = [""]
 
-    def round_floats(tree: Any) -> Any:
-        rounded = arithmetic.round_floats(tree)
+    def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
+        rounded = arithmetic.round_floats(tree, mantissa_bits)
         site = scope[0] or ("value" if "policy" in sites else "policy")  # the policy is first
         if site == "next_state" and isinstance(tree, jax.Array):
             site = "reward"

@@ -366,7 +366,7 @@ _VERDICTS = {"different": "fault"}  # nothing has shown it to be a straddle
 
 def _roundings(config: Config, seed: int, update: int) -> Pair:
     """Both sides' roundings in one update."""
-    if config.arithmetic != "float32_grid":
+    if config.grid_bits is None:
         return [], []
     with traced([Job(config, [seed], explain=update)]) as (ours, theirs):
         return list(ours(seed)), list(theirs(seed))
