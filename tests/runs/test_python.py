@@ -148,6 +148,8 @@ def test_the_page_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pages.run(readme.ROOT / "docs" / "runs.md") == 1
     assert run.is_finished(tmp_path / "runs" / "mine")
+    lines = (tmp_path / "runs" / "seen" / "quartiles.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["env_steps"] == 16 * 20_480
 
 
 # Parts of one's own
@@ -186,7 +188,7 @@ def unsaveable(config):
 
 
 def test_parts_of_ones_own(tmp_path, capsys):
-    """They are saved, shown and compared; what would need them says so."""
+    """They are saved, shown, compared and continued; where they are in no module, that is said."""
     out = tmp_path / "run"
     memory = jaxpg.train_population(TINY, SEEDS, lanes=2, build=mine)
     assert_same(memory, jaxpg.train_population(TINY, SEEDS, lanes=2, build=mine, out=out))
@@ -199,13 +201,25 @@ def test_parts_of_ones_own(tmp_path, capsys):
     main(["report", str(out)])
     main(["compare", str(out), str(tmp_path / "saved")])
     obs = np.ones((3, 4), np.float32)
-    acted = loaded.policy(9, algorithm=mine(TINY)).act(obs)
-    np.testing.assert_array_equal(acted, memory.policy(9, algorithm=mine(TINY)).act(obs))
+    acted = memory.policy(9, algorithm=mine(TINY)).act(obs)
+    for policy in (
+        loaded.policy(9, algorithm=mine(TINY)),
+        jaxpg.load(out, build=mine).policy(9),
+    ):
+        np.testing.assert_array_equal(acted, policy.act(obs))
     for whole in (loaded, memory):
         with pytest.raises(RunError, match=f"parts of your own \\({name}\\)"):
             whole.policy(9)
-    assert reproduce.commands(loaded.manifest)[0].startswith("# ")
+    assert f"--algorithm {name}" in reproduce.commands(loaded.manifest)[0]
+    nowhere = loaded.manifest._replace(build="__main__:mine")
+    assert reproduce.commands(nowhere)[0].startswith("# ")
     (out / "summary.json").unlink()
+    with pytest.raises(RunError, match="build: "):
+        jaxpg.train_population(TINY, SEEDS, out=out)
+    assert_same(memory, jaxpg.train_population(TINY, SEEDS, build=mine, out=out))
+    (out / "summary.json").unlink()
+    for directory in (out, tmp_path / "saved"):
+        manifest.write(directory, nowhere)
     for command in (
         ["resume", out],
         ["extend", out, "--total-steps", 10**6],
@@ -213,18 +227,13 @@ def test_parts_of_ones_own(tmp_path, capsys):
         ["retrace", out, "--seed", 9, "--out", tmp_path / "again"],
         ["evaluate", tmp_path / "saved"],
         ["render", tmp_path / "saved"],
-        ["export", tmp_path / "saved", "--to", "torch"],
+        ["export", tmp_path / "saved", "--to", "torch", "--changed-algorithm"],
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main([str(word) for word in command])
         assert exit_.value.code == 2
-        assert f"was begun with the algorithm of {name}, and this is that of jaxpg" in (
-            capsys.readouterr().err
-        )
-    with pytest.raises(RunError, match="build: "):
-        jaxpg.train_population(TINY, SEEDS, out=out)
-    assert_same(memory, jaxpg.train_population(TINY, SEEDS, build=mine, out=out))
+        assert "the algorithm of __main__:mine, which is in no module" in capsys.readouterr().err
 
 
 def test_parameters_that_no_file_can_hold_are_refused_before_training(tmp_path):
