@@ -12,10 +12,11 @@ import pytest
 
 import jaxpg
 from jaxpg.cli.main import main
-from jaxpg.core.config import ConfigError
+from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.errors import RunError, Stopped
+from jaxpg.population import population
+from jaxpg.runs import checkpoints, reproduce, run, sweep
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs import reproduce, run, sweep
 from jaxpg.runs.load import load
 
 MODULE = """
@@ -126,6 +127,7 @@ def test_a_run_knows_its_algorithm_and_who_only_looks_does_not_import_it(theirs,
     main(["retrace", str(out), "--seed", "1", "--update", "3", "--out", str(tmp_path / "one")])
     assert "all are equal to the bit" in capsys.readouterr().out
     main(["export", str(out), "--to", "onnx", "--out", str(tmp_path / "policy.onnx")])
+    main(["render", str(out), "--seed", "0", "--before", "--out", str(tmp_path / "0.gif")])
     main(line)  # finished
 
 
@@ -156,12 +158,13 @@ def test_another_source_is_refused_with_both_hashes_unless_it_is_meant(
 
 def test_until_something_is_saved_the_source_may_change(theirs, tmp_path):
     """As of who mends what failed while it compiled."""
-    theirs(MODULE.replace("scale * algorithm", "nothing * algorithm"))
     out = tmp_path / "run"
     line = ["train", "vpg", *SMALL, "--seeds", "2", *OWN, "--no-report", "--out", str(out)]
-    with pytest.raises(NameError):
-        main(line)
-    assert not run.is_finished(out)
+    for wrong in ("nothing", "nothing_else"):
+        begun = theirs(MODULE.replace("scale * algorithm", f"{wrong} * algorithm"))
+        with pytest.raises(NameError):
+            main(line)
+        assert manifests.read(out).build_sha256 == begun
     mended = theirs()
     main(["resume", str(out), "--no-report"])
     assert manifests.read(out).build_sha256 == mended
@@ -288,6 +291,15 @@ def scaled(config):
     acting = given.policy(int(given.population.seeds[seed]))
     expected = acting.actor.outputs(acting.params, obs)
     np.testing.assert_allclose(policy.call(obs)["logits"], expected, rtol=1e-5)
+
+
+def test_a_checkpoint_knows_the_options_that_it_was_trained_with():
+    def identity(options):
+        chunk, *_ = population.make_chunks(jaxpg.Config(), [1, 2], [{}], 2, EnvParams(options))
+        return checkpoints.identity(chunk)
+
+    found = [identity(x) for x in ({}, {"scale": 1.0}, {"scale": 2.0}, {"scale": 2.0, "n": 1})]
+    assert len(set(found)) == 4
 
 
 def test_an_option_that_a_function_has_lost(theirs, stopped, capsys):

@@ -96,6 +96,16 @@ def test_both_offer_the_same(memory, tmp_path):
         memory._replace(manifest=None).save(tmp_path / "none")
 
 
+def test_a_table_has_what_settings_set_of_an_environment(memory):
+    what = memory.manifest
+    config = dataclasses.replace(TINY, env_params={"gravity": 9.8})
+    settings = ({"env.gravity": 5, "gamma": 0.5},)
+    told = memory._replace(manifest=what._replace(config=config, settings=settings))
+    frame = told.to_frame()
+    assert set(frame["env.gravity"]) == {5.0}
+    assert set(frame["gamma"]) == {0.5}
+
+
 def test_stopped_it_goes_on_by_the_same_call(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
     seen = []
