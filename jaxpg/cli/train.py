@@ -375,7 +375,7 @@ def to_the_end(
             draw(directory, launch.report, anew=False)
         return
     build = manifests.algorithm(directory, manifest)
-    call = _callback(directory, launch) if not whose.process else None
+    call = _callback(directory, launch)
     again = again or manifests.resume_line(directory, launch.callback)
     try:
         with (
@@ -385,7 +385,7 @@ def to_the_end(
 
             def report(at: "Progress") -> None:
                 tell(at)
-                if call is not None:
+                if not whose.process:
                     call(at)
                 show(at)
 
@@ -424,9 +424,9 @@ def take_algorithm(directory: Path, changed: bool) -> None:
 
 def say_if_empty(directory: Path) -> None:
     """A word on a run that was begun before and has saved nothing."""
-    from jaxpg.runs import checkpoints, run
+    from jaxpg.runs import run
 
-    if not checkpoints.listed(directory) and not run.is_finished(directory):
+    if run.is_empty(directory):
         say(f"{directory} was stopped before it saved anything, as while compiling: it starts anew")
 
 
@@ -461,12 +461,11 @@ def _tracked(directory: Path, active: bool) -> Iterator[Callable[["Progress"], N
             stack.close()
 
 
-def _callback(directory: Path, launch: Launch) -> Callable[["Progress"], None] | None:
+def _callback(directory: Path, launch: Launch) -> Callable[["Progress"], None]:
     """A reporter to a function of one's own; where that fails, training goes on without it."""
     function = import_callback(launch)
-    if function is None:
-        return None
-    return _until_it_fails(partial(function, directory), f"the callback {launch.callback}")
+    tell = None if function is None else partial(function, directory)
+    return _until_it_fails(tell, f"the callback {launch.callback}")
 
 
 def _until_it_fails(

@@ -98,13 +98,13 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         called = plan.build or plan.preset
         return Found(directory, called, plan.config, plan.grid, plan.seeds, points)
     run = load(directory)
-    names = run.manifest.varied
+    values = {name: run.manifest.values(name) for name in run.manifest.varied}
     points = _with_a_floor(_points(run, {}, target))
     points = [
-        point._replace(values={name: run.manifest.values(name)[point.setting] for name in names})
+        point._replace(values={name: values[name][point.setting] for name in values})
         for point in points
     ]
-    grid = {name: list(dict.fromkeys(p.values[name] for p in points)) for name in names}
+    grid = {name: list(dict.fromkeys(values[name])) for name in values}
     seeds = ",".join(run.manifest.parts)
     return Found(directory, run.manifest.called, run.config, grid, seeds, points)
 
