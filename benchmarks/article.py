@@ -10,14 +10,14 @@ docs/article-curves.png, and fills in the figures of docs/article.md.
 
 import argparse
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import fill, markdown, read, write
+from benchmarks import trained
+from benchmarks.record import fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import PRESETS, Config
@@ -55,15 +55,17 @@ def main() -> None:
         config = dataclasses.replace(PRESETS["article"], total_episodes=120)
         print(_table([{"preset": "article", **measure(config, 4, lanes=2)}]))
         return
-    cells = _done(options)
-    for name, rates in RATES.items():
-        for rate in rates:
-            if any((cell["preset"], cell["learning_rate"]) == (name, rate) for cell in cells):
-                continue
-            print(f"{name} at {rate:g}: {options.seeds} seeds", file=sys.stderr, flush=True)
-            config = dataclasses.replace(PRESETS[name], learning_rate=rate)
-            cells.append({"preset": name, **measure(config, options.seeds, options.lanes)})
-            write("article", {"seeds": options.seeds, "lanes": options.lanes, "cells": cells})
+    wanted = [
+        ({"preset": name}, dataclasses.replace(PRESETS[name], learning_rate=rate))
+        for name, rates in RATES.items()
+        for rate in rates
+    ]
+
+    def train(config: Config) -> dict[str, Any]:
+        return measure(config, options.seeds, options.lanes)
+
+    common = {"seeds": options.seeds, "lanes": options.lanes}
+    cells = trained.rows("article", wanted, train, common, _table)
     print(_table(cells))
     draw_rates(cells, DOCS / "article-rates.png")
     draw_curves(cells, DOCS / "article-curves.png")
@@ -164,7 +166,7 @@ def fill_page(page: Path, record: dict[str, Any]) -> None:
     from jaxpg.fast.blocks import STEPS
 
     versions, device = record["versions"], record["device"]
-    cells = record["cells"]
+    cells = record["rows"]
     padded = [cell["useful_if_padded"] for cell in cells]
     rollout = [cell["useful_rollout"] for cell in cells]
     gradient = [cell["useful_gradient"] for cell in cells]
@@ -179,15 +181,6 @@ def fill_page(page: Path, record: dict[str, Any]) -> None:
         f"on (each seed's own episode, in blocks of {STEPS}).",
     }
     page.write_text(fill(page.read_text(), parts))
-
-
-def _done(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The cells that an interrupted call has left behind, if it asked for the same."""
-    record = read("article")
-    if record is None:
-        return []
-    same = (record["seeds"], record["lanes"]) == (options.seeds, options.lanes)
-    return record["cells"] if same else []
 
 
 def _table(cells: list[dict[str, Any]]) -> str:

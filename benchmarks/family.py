@@ -12,15 +12,15 @@ beside them, of which benchmarks.article has trained as many.
 
 import argparse
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import trained
 from benchmarks.measure import DOCS, figure, start_as_jaxpg
-from benchmarks.record import fill, markdown, read, write
+from benchmarks.record import fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.outcomes import trailing_return
 from jaxpg.analysis.stats import SOLVED
@@ -58,20 +58,19 @@ def main() -> None:
         print(table([{"preset": "vpg", "factor": 1.0, **measure(config, 4)}]))
         return
     start_as_jaxpg()
-    cells = _done(options.seeds)
-    for preset, field in MEMBERS.items():
-        for factor in FACTORS:
-            if any((cell["preset"], cell["factor"]) == (preset, factor) for cell in cells):
-                continue
-            value = factor * getattr(PRESETS[preset], field)
-            print(f"{preset}, {field} {value:g}", file=sys.stderr, flush=True)
-            config = dataclasses.replace(PRESETS[preset], **{field: value})
-            found = measure(config, options.seeds)
-            cells.append({"preset": preset, "factor": factor, field: value, **found})
-            write("family", {"seeds": options.seeds, "cells": cells})
+    wanted = [
+        ({"preset": preset, "factor": factor}, _stepping(preset, field, factor))
+        for preset, field in MEMBERS.items()
+        for factor in FACTORS
+    ]
+
+    def train(config: Config) -> dict[str, Any]:
+        return measure(config, options.seeds)
+
+    rows = trained.rows("family", wanted, train, {"seeds": options.seeds}, table)
     before = of_the_article()
-    print(table(before + cells))
-    draw(before + cells, DOCS / "family.png")
+    print(table(before + rows))
+    draw(before + rows, DOCS / "family.png")
     record = read("family")
     assert record is not None, "the page is of a CPU's cells"
     PAGE.write_text(fill(PAGE.read_text(), {"family": page_part(before, record)}))
@@ -119,24 +118,24 @@ def of_the_article() -> list[dict[str, Any]]:
     return [
         {
             "preset": name,
-            "factor": float(f"{cell['learning_rate'] / own:.1g}"),
-            "learning_rate": cell["learning_rate"],
-            **shares(np.array(cell["best"]), np.array(cell["last"])),
+            "factor": float(f"{row['learning_rate'] / own:.1g}"),
+            "config": row["config"],
+            **shares(np.array(row["best"]), np.array(row["last"])),
         }
-        for cell in record["cells"]
-        if cell["preset"] == name
+        for row in record["rows"]
+        if row["preset"] == name
     ]
 
 
 def page_part(before: list[dict[str, Any]], record: dict[str, Any]) -> str:
     """The table, and where it comes from."""
-    cells = record["cells"]
+    rows = record["rows"]
     return (
-        f"{table(before + cells)}\n\n`{record['command']}`, commit {record['commit']}, jax "
+        f"{table(before + rows)}\n\n`{record['command']}`, commit {record['commit']}, jax "
         f"{record['versions']['jax']}, {record['device']['count']} CPU cores "
         f"({record['processor']}): {record['seeds']} seeds in each cell, "
-        f"{len(cells) * record['seeds']:,} in all and "
-        f"{sum(cell['env_steps'] for cell in cells) / 1e6:,.0f} million environment steps; the "
+        f"{len(rows) * record['seeds']:,} in all and "
+        f"{sum(row['env_steps'] for row in rows) / 1e6:,.0f} million environment steps; the "
         "first line is of the table above.\n\n"
         "![What became of the seeds at each step size](family.png)"
     )
@@ -188,7 +187,9 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
             percent = np.array([100 * cell[key] for cell in mine])
             axes.bar(range(len(mine)), percent, 0.8, below, color=color, label=label)
             below += percent
-        axes.set_xticks(range(len(mine)), [f"{cell[field]:.2g}" for cell in mine], rotation=60)
+        axes.set_xticks(
+            range(len(mine)), [f"{cell['config'][field]:.2g}" for cell in mine], rotation=60
+        )
         own = [i for i, cell in enumerate(mine) if cell["factor"] == 1.0]
         for i in own:
             axes.get_xticklabels()[i].set_fontweight("bold")
@@ -202,10 +203,10 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     made.savefig(path)
 
 
-def _done(seeds: int) -> list[dict[str, Any]]:
-    """The cells that an interrupted call has left behind, if it asked for the same."""
-    record = read("family")
-    return record["cells"] if record and record["seeds"] == seeds else []
+def _stepping(preset: str, field: str, factor: float) -> Config:
+    """The preset with so many times its step size."""
+    config = PRESETS[preset]
+    return dataclasses.replace(config, **{field: factor * getattr(config, field)})
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ benchmarks/results/presets-cpu.json as soon as it is done, and a second call goe
 
 import argparse
 import dataclasses
-import sys
 import time
 from typing import Any
 
+from benchmarks import trained
 from benchmarks.measure import start_as_jaxpg
-from benchmarks.record import markdown, read, write
+from benchmarks.record import markdown
 from jaxpg import words
 from jaxpg.analysis.measures import as_json, measure
 from jaxpg.analysis.outcomes import outcomes
@@ -45,35 +45,26 @@ def main() -> None:
     )
     parser.add_argument("--smoke", action="store_true", help="a few seconds; writes nothing")
     if parser.parse_args().smoke:
-        print(table([row("vpg", {"total_steps": 16 * 1024}, 4)]))
+        changed = {"total_steps": 16 * 1024}
+        config = dataclasses.replace(PRESETS["vpg"], **changed)
+        print(table([{"preset": "vpg", "changed": changed, **measured(config, 4)}]))
         return
     start_as_jaxpg()
-    rows = _done()
-    for name, changed in CASES:
-        if any((one["preset"], one["changed"]) == (name, changed) for one in rows):
-            continue
-        print(name, changed, file=sys.stderr, flush=True)
-        rows.append(row(name, changed, SEEDS))
-        rows.sort(key=lambda one: CASES.index((one["preset"], one["changed"])))
-        write("presets", {"seeds": SEEDS, "rows": rows, "table": table(rows)})
-    print(table(rows))
+    wanted = [
+        ({"preset": name, "changed": changed}, dataclasses.replace(PRESETS[name], **changed))
+        for name, changed in CASES
+    ]
+    print(table(trained.rows("presets", wanted, measured, {"seeds": SEEDS}, table)))
 
 
-def row(name: str, changed: dict[str, Any], seeds: int) -> dict[str, Any]:
-    """Train the seeds, and say in numbers what they reached.
-
-    Args:
-      changed: fields that are not as in the preset.
-    """
+def measured(config: Config, seeds: int = SEEDS) -> dict[str, Any]:
+    """Train the seeds, and say in numbers what they reached."""
     from jaxpg.runs.python import train_population
 
-    config: Config = dataclasses.replace(PRESETS[name], **changed)
     began = time.perf_counter()
     population = train_population(config, range(seeds))
     reached = outcomes(config, population)
     return {
-        "preset": name,
-        "changed": changed,
         "measures": {what: as_json(found) for what, found in measure(reached).items()},
         "worst": float(reached.scores.min()),
         "env_steps": int(population.metrics.env_steps.sum(dtype="int64")),
@@ -104,14 +95,6 @@ def _line(one: dict[str, Any]) -> list[str]:
         words.amount(when) if when is not None else "not reached",
         words.share(lost["value"]) if lost else "",
     ]
-
-
-def _done() -> list[dict[str, Any]]:
-    """The rows that an interrupted call has left behind, of cases that there still are."""
-    record = read("presets")
-    if record is None or record["seeds"] != SEEDS:
-        return []
-    return [one for one in record["rows"] if (one["preset"], one["changed"]) in CASES]
 
 
 if __name__ == "__main__":

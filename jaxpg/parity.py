@@ -98,7 +98,7 @@ class Split(NamedTuple):
             return text
         before = "before rounding a = {!r}, b = {!r}".format(*self.before)
         if self.verdict == "straddle":
-            return f"{text} A straddle: {before}, on either side of a float32 midpoint."
+            return f"{text} A straddle: {before}, on either side of the middle between a and b."
         return f"{text} A fault, not a straddle: {before}."
 
 
@@ -203,11 +203,12 @@ def bisect(
     (zeros are allowed); the index is the first entry whose |a - b| exceeds tolerance times the
     root mean square of b, which some entry then does.
 
-    A tensor on a float32 grid may have a companion, named the same but for `:before_rounding` at
-    the end (or in the middle: "params:before_rounding.w" for "params.w"). Companions are not
-    compared; they judge. A split is a *straddle* if every entry that differs is two neighbouring
-    float32 values, each the rounding of its companion, and the companions agree within 1e-12 of
-    their norm. Otherwise it is a *fault*.
+    A tensor that is rounded to a grid may have a companion, named the same but for
+    `:before_rounding` at the end (or in the middle: "params:before_rounding.w" for "params.w").
+    Companions are not compared; they judge. A split is a *straddle* if every entry that differs is
+    two neighbours on the grid (all numbers of as many bits as the tensor's longest has), each the
+    rounding of its companion, and the companions agree within 1e-12 of their norm. Otherwise it is
+    a *fault*.
 
     Args:
       run_a, run_b: one tree of tensors per update, best a list of (name, tree) in the order of
@@ -469,12 +470,29 @@ def _allowed(pair: _Pair, tolerance: float) -> float:
 
 
 def _straddles(rounded: _Pair, before: _Pair) -> bool:
-    """Whether rounding to float32 alone explains every difference."""
-    with np.errstate(over="ignore"):
-        x, y = before.a.astype(np.float32), before.b.astype(np.float32)
-    explained = np.array_equal(x, rounded.a) and np.array_equal(y, rounded.b)
-    neighbours = np.all((x == y) | (np.nextafter(x, y) == y))
+    """Whether rounding to the nearest number of the grid alone explains every difference."""
+    a, b = (x.astype(np.float64) for x in (rounded.a, rounded.b))
+    bits = max(_mantissa_bits(a), _mantissa_bits(b))
+    explained = np.array_equal(_nearest(before.a, bits), a) and np.array_equal(
+        _nearest(before.b, bits), b
+    )
+    between = _nearest(a + (b - a) / 2, bits)
+    neighbours = np.all((between == a) | (between == b))
     return bool(explained and neighbours and not _compare_leaf(before, 1e-12).reason)
+
+
+def _mantissa_bits(x: np.ndarray) -> int:
+    """The fewest bits of mantissa that hold all these numbers."""
+    mantissa, _ = np.frexp(np.abs(x))
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    lowest = (whole & -whole)[whole != 0].min(initial=2**52)
+    return 53 - int(lowest).bit_length()
+
+
+def _nearest(x: np.ndarray, bits: int) -> np.ndarray:
+    """Each number's nearest of so many bits of mantissa; ties go to the even one."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.rint(np.ldexp(mantissa, bits + 1)), exponent - bits - 1)
 
 
 def _read(tree: Any) -> dict[str, _Array]:

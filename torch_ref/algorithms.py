@@ -1,6 +1,7 @@
 """An algorithm: what to collect, an estimator, a policy loss, a fit; chosen by name."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
 
     Args:
       config: validated.
-      round_floats: to the float32 grid.
+      round_floats: to the grid; takes how many bits of mantissa are left.
 
     Raises:
       ConfigError: if the environment is unknown or not supported.
@@ -45,11 +46,12 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
     distribution = _distribution(config, env_.spec)
-    on_grid = config.arithmetic == "float32_grid"
+    on_grid = config.grid_bits is not None
+    rounded = partial(round_floats, mantissa_bits=config.grid_bits)
     return Algorithm(
-        env=grid_env(env_, round_floats) if on_grid else env_,
+        env=grid_env(env_, rounded) if on_grid else env_,
         networks=networks.make(config, env_.spec),
-        distribution=grid_distribution(distribution, round_floats) if on_grid else distribution,
+        distribution=grid_distribution(distribution, rounded) if on_grid else distribution,
         collect=COLLECT[config.collect],
         advantage=make_advantage(config),
         value_target=VALUE_TARGETS[config.value_target],
@@ -57,7 +59,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
         remember=REMEMBER[config.value_data],
         fit=FITS[config.fit],
         optimizer=learner.OPTIMIZERS[config.optimizer],
-        rounded=round_floats if on_grid else as_it_is,
+        rounded=rounded if on_grid else as_it_is,
         learn=learner.learn,
     )
 

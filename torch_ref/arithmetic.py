@@ -1,10 +1,13 @@
-"""The float32 grid: what keeps two frameworks bit-equal, outside the algorithm.
+"""The grid: what keeps two frameworks bit-equal, outside the algorithm.
 
 Two libraries' float64 results differ by about 1e-16, and a control task amplifies that until the
 runs part. Computing in float64 and rounding what is carried forward (environment state, actions,
-parameters) to float32 erases the difference before it can grow.
+parameters) to fewer bits erases the difference before it can grow: to float32, which has 23 bits
+of mantissa, or to 15 bits, 256 times as coarse, where a number is 256 times as rarely so near to
+the middle between its neighbours that the packages round it apart.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,17 +16,26 @@ import torch
 from torch_ref.types import Distribution, Env, EnvState
 
 
-def round_floats(tree: Any) -> Any:
-    """Every float leaf rounded to the nearest float32, its dtype kept; subnormals become 0."""
+def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
+    """Every float leaf rounded to the nearest number of so many bits, its dtype kept.
+
+    Ties go to the even neighbour. The exponent has the range of float32's: what is subnormal there
+    becomes 0, and what is too large infinite.
+    """
     if isinstance(tree, tuple):  # torch has no tree map
-        rounded_leaves = map(round_floats, tree)
+        rounded_leaves = [round_floats(part, mantissa_bits) for part in tree]
         return type(tree)(*rounded_leaves) if hasattr(tree, "_fields") else tuple(rounded_leaves)
     if isinstance(tree, dict):
-        return {name: round_floats(part) for name, part in tree.items()}
+        return {name: round_floats(part, mantissa_bits) for name, part in tree.items()}
     if isinstance(tree, torch.Tensor) and tree.is_floating_point():
-        rounded = tree.to(torch.float32)
-        tiny = rounded.abs() < torch.finfo(torch.float32).tiny  # as XLA does
-        return torch.where(tiny, 0.0 * rounded, rounded).to(tree.dtype)
+        bits = tree.double().view(torch.int64)  # torch has no reduce_precision
+        dropped = 52 - mantissa_bits
+        even = (bits >> dropped) & 1
+        bits = (bits + (1 << (dropped - 1)) - 1 + even) >> dropped << dropped
+        rounded = torch.where(tree.isfinite(), bits.view(torch.float64), tree)
+        rounded = torch.where(rounded.abs() < torch.finfo(torch.float32).tiny, 0.0 * tree, rounded)
+        huge = rounded.abs() >= 2.0**128
+        return torch.where(huge, math.inf * rounded, rounded).to(tree.dtype)
     return tree
 
 

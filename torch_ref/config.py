@@ -180,9 +180,10 @@ class Config:
     """Clip each optimizer's gradient to this global norm, > 0; None: no clipping. A natural
     gradient has no optimizer and is not clipped."""
 
-    arithmetic: Literal["float32", "float64", "float32_grid"] = "float32"
+    arithmetic: Literal["float32", "float64", "float32_grid", "float24_grid"] = "float32"
     """Working precision. float32_grid computes in float64 and rounds environment state and
-    parameters to float32 after each step: slow, and bit-equal between the two packages."""
+    parameters to float32 after each step: slow, and bit-equal between the two packages.
+    float24_grid rounds to 8 bits less: bit-equal for 256 times as long."""
 
     def __post_init__(self) -> None:
         """A plain dictionary will do for env_params."""
@@ -222,6 +223,11 @@ class Config:
     def float_type(self) -> str:
         """Name of the dtype that all arithmetic is done in."""
         return "float32" if self.arithmetic == "float32" else "float64"
+
+    @property
+    def grid_bits(self) -> int | None:
+        """Bits of mantissa that are left of what is carried forward; None off the grid."""
+        return {"float32_grid": 23, "float24_grid": 15}.get(self.arithmetic)
 
     @property
     def budget(self) -> str:

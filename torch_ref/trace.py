@@ -60,13 +60,13 @@ def records(
 def roundings(
     config: Config, seed: int, update: int, build: Callable[..., Algorithm] = algorithms.build
 ) -> Iterator[Record]:
-    """Every rounding to the float32 grid in one update: {name, name:before_rounding}.
+    """Every rounding to the grid in one update: {name, name:before_rounding}.
 
     One record per environment step, then one per optimizer step (of the policy together with
     the critic's first). The updates before it run as in `records`.
 
     Args:
-      config: on the float32 grid.
+      config: on a grid.
       seed: as in `records`.
       update: its index, from 0.
       build: makes the algorithm, from the config and what rounds to the grid.
@@ -155,8 +155,8 @@ def _rounding_into(
     scope = [""]
     names = {id(param): f"params:{name}" for name, param in params.named_parameters()}
 
-    def round_floats(tree: Any) -> Any:
-        rounded = arithmetic.round_floats(tree)
+    def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
+        rounded = arithmetic.round_floats(tree, mantissa_bits)
         site = scope[0] or names[id(tree)]
         if site == "next_state" and isinstance(tree, torch.Tensor):
             site = "reward"

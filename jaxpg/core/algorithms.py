@@ -44,7 +44,7 @@ class Primitives(NamedTuple):
     sample: Callable = as_it_is  # (outputs [..., K], uniform) -> action, entry by entry
     optimizer: Callable = as_it_is  # (config) -> an optax.GradientTransformation, entry by entry
     learn: Callable = as_it_is  # learner.learn, of one seed
-    round_floats: Callable = round_floats  # to the float32 grid
+    round_floats: Callable = round_floats  # to the grid
 
 
 PLAIN = Primitives()
@@ -60,7 +60,7 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
     Raises:
       ConfigError: if the environment is unknown or not supported.
     """
-    rows, rounded = primitives.rows, primitives.round_floats
+    rows = primitives.rows
     env_ = env.make(
         config.env,
         float_type=config.float_type,
@@ -74,7 +74,8 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
     distribution = _distribution(config, env_.spec)
     distribution = distribution._replace(sample=primitives.sample(distribution.sample))
     loops = {"steps": primitives.over_time, "episodes": primitives.while_loop}
-    on_grid = config.arithmetic == "float32_grid"
+    on_grid = config.grid_bits is not None
+    rounded = partial(primitives.round_floats, mantissa_bits=config.grid_bits)
     return Algorithm(
         env=grid_env(env_, rounded) if on_grid else env_,
         networks=networks_._replace(

@@ -1,8 +1,10 @@
-"""The float32 grid: what keeps two frameworks bit-equal, outside the algorithm.
+"""The grid: what keeps two frameworks bit-equal, outside the algorithm.
 
 Two libraries' float64 results differ by about 1e-16, and a control task amplifies that until the
 runs part. Computing in float64 and rounding what is carried forward (environment state, actions,
-parameters) to float32 erases the difference before it can grow.
+parameters) to fewer bits erases the difference before it can grow: to float32, which has 23 bits
+of mantissa, or to 15 bits, 256 times as coarse, where a number is 256 times as rarely so near to
+the middle between its neighbours that the packages round it apart.
 """
 
 from collections.abc import Callable
@@ -14,13 +16,17 @@ import jax.numpy as jnp
 from jaxpg.core.types import Distribution, Env, EnvState
 
 
-def round_floats(tree: Any) -> Any:
-    """Every float leaf rounded to the nearest float32, its dtype kept; subnormals become 0."""
+def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
+    """Every float leaf rounded to the nearest number of so many bits, its dtype kept.
+
+    Ties go to the even neighbour. The exponent has the range of float32's: what is subnormal there
+    becomes 0, and what is too large infinite.
+    """
 
     def leaf(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
-        return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
+        return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=mantissa_bits)
 
     return jax.tree.map(leaf, tree)
 

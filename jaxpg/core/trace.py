@@ -64,13 +64,13 @@ def records(
 def roundings(
     config: Config, seed: int, update: int, build: Callable[..., Algorithm] = algorithms.build
 ) -> Iterator[Record]:
-    """Every rounding to the float32 grid in one update: {name, name:before_rounding}.
+    """Every rounding to the grid in one update: {name, name:before_rounding}.
 
     One record per environment step, then one per optimizer step (of the policy together with
     the critic's first). The updates before it run as in `records`.
 
     Args:
-      config: on the float32 grid. JAX's 64-bit mode must be on in all threads, by
+      config: on a grid. JAX's 64-bit mode must be on in all threads, by
         `jax.config.update`: values come back in another one.
       seed: as in `records`.
       update: its index, from 0.
@@ -165,8 +165,8 @@ def _rounding_into(sites: Sites, config: Config, build: Callable) -> Algorithm:
     """The algorithm, which when it runs fills `sites` with what is rounded where."""
     scope = [""]
 
-    def round_floats(tree: Any) -> Any:
-        rounded = arithmetic.round_floats(tree)
+    def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
+        rounded = arithmetic.round_floats(tree, mantissa_bits)
         site = scope[0] or ("value" if "policy" in sites else "policy")  # the policy is first
         if site == "next_state" and isinstance(tree, jax.Array):
             site = "reward"

@@ -30,6 +30,7 @@ RUN_UPDATES = {  # before chaos parts two runs; on the grid, enough for a fault 
     "float32": 3,
     "float64": 5,
     "float32_grid": 3,
+    "float24_grid": 3,
 }
 
 
@@ -321,9 +322,10 @@ def their_run(config: Config, seed: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _length(config: Config) -> int:
-    if config.arithmetic == "float32_grid" and config.collect == "steps":  # an episode must end
-        return max(RUN_UPDATES["float32_grid"], -(-64 // config.num_steps))
-    return RUN_UPDATES[config.arithmetic]
+    length = RUN_UPDATES[config.arithmetic]
+    if config.grid_bits is not None and config.collect == "steps":  # an episode must end
+        length = max(length, -(-64 // config.num_steps))
+    return length
 
 
 def _numpy(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Arithmetic: what the float32 grid rounds, how, and that both packages round alike."""
+"""Arithmetic: what the grid rounds, how, and that both packages round alike."""
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,27 @@ def test_rounding_worked_by_hand(x, rounded, x64):
         assert actual.dtype == np.float64
         np.testing.assert_array_equal(actual, rounded)
         assert np.signbit(actual) == np.signbit(rounded)
+
+
+@pytest.mark.parametrize("bits", [15, 23])
+def test_both_packages_round_to_any_bits_as_written_out(bits, x64):
+    """With the sizes of neighbours, ties to even; the ends are float32's."""
+    rng = np.random.default_rng(1)
+    magnitude = 2.0 ** rng.integers(-126, 127, 2000)
+    whole = 2**bits + rng.integers(0, 2**bits, 2000)  # of the mantissa
+    part = rng.choice([0.0, 0.25, 0.5, 0.75, 0.5 + 2.0 ** (bits - 51)], 2000)
+    x = (whole + part) * 2.0**-bits * magnitude
+    up = (part > 0.5) | ((part == 0.5) & (whole % 2 == 1))
+    expected = (whole + up) * 2.0**-bits * magnitude
+    ends = np.array([2.0**-126 * (1 - 2.0 ** -(bits + 2)), 2.0**-126 * (1 - 2.0**-bits), 2.0**128])
+    x = np.concatenate([x, -x, ends, [2.0**128 * (1 - 2.0 ** -(bits + 2)), np.nan, -np.inf]])
+    expected = np.concatenate(
+        [expected, -expected, [2.0**-126, 0.0, np.inf], [np.inf, np.nan, -np.inf]]
+    )
+    ours, theirs = round_floats(jnp.array(x), bits), twin.round_floats(torch.tensor(x), bits)
+    np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(theirs, expected)
+    np.testing.assert_array_equal(np.signbit(np.asarray(theirs)), np.signbit(ours))
 
 
 def wide(shape=(10_000,)):

@@ -430,7 +430,7 @@ def test_both_sides_of_a_midpoint_are_a_straddle(x64_everywhere):
     assert (result.split.update, result.split.step) == (0, AT - 1)
     assert result.split.leaf.name == "next_state.inner.x"
     assert result.split.before == (MIDPOINT - 1e-17, MIDPOINT + 1e-17)
-    assert "on either side of a float32 midpoint" in str(result.split)
+    assert "on either side of the middle between a and b" in str(result.split)
 
 
 def test_what_is_further_apart_is_a_fault(x64_everywhere):

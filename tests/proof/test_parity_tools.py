@@ -601,10 +601,26 @@ def test_a_straddle_is_no_fault(form):
     assert (split.leaf.at, split.before) == ((1,), (below, above))
     assert (split.leaf.a, split.leaf.b) == (1.0, 1 + 2.0**-23)
     assert "A straddle: before rounding a = 1.00000005960464" in str(split)
-    assert str(split).endswith(", on either side of a float32 midpoint.")
+    assert str(split).endswith(", on either side of the middle between a and b.")
     companion_last = [dict(reversed(update.items())) for update in on_grid(above, form=form)]
     assert bisect(on_grid(below, form=form), companion_last).verdict == "straddle"
     assert bisect(on_grid(below, form=form), on_grid(below - 1e-15, form=form)) is None
+
+
+@pytest.mark.parametrize("bits", [7, 15, 23, 40])
+def test_a_straddle_on_a_grid_of_any_width(bits):
+    """Between 1 and its neighbour 1 + 2^-bits; two steps away it is none."""
+
+    def run(value):
+        before = np.array([0.5 + 2.0**-bits, value])
+        return [{"w:before_rounding": before, "w": np.rint(before * 2.0**bits) / 2.0**bits}]
+
+    middle = 1 + 2.0 ** -(bits + 1)
+    assert bisect(run(middle - 3e-16), run(middle + 3e-16)).verdict == "straddle"
+    (off,) = run(middle + 3e-16)
+    off["w"] = off["w"] + [0.0, 2.0**-bits]
+    assert fault(run(middle - 3e-16), [off])
+    assert fault(run(middle - 3e-16), run(middle + 1e-11))
 
 
 def fault(a, b):

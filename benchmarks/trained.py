@@ -1,0 +1,46 @@
+"""Benchmarks that train for long: a row is written when it is there; a second call goes on."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.record import read, write
+from jaxpg.core.config import Config
+from jaxpg.runs.manifest import parse_config
+
+
+def rows(
+    name: str,
+    wanted: Sequence[tuple[dict[str, Any], Config]],
+    measure: Callable[[Config], dict[str, Any]],
+    common: dict[str, Any],
+    table: Callable[[list[dict[str, Any]]], str],
+) -> list[dict[str, Any]]:
+    """Train what benchmarks/results/NAME-PLATFORM.json does not have, and return all rows in order.
+
+    A row belongs to a config: one of a preset that has changed since is trained again.
+
+    Args:
+      name: of the benchmark.
+      wanted: what a row begins with (labels), and what is trained for it.
+      measure: gives the rest of the row; takes minutes.
+      common: what else decides the numbers (how many seeds …); if that changes, all begin anew.
+      table: of rows, as Markdown; kept in the record.
+    """
+    import jax
+
+    record = read(name, jax.default_backend()) or {}
+    same = record and {key: record.get(key) for key in common} == common
+    old = [(parse_config(row["config"]), row) for row in record["rows"]] if same else []
+    found: list[dict[str, Any] | None] = [
+        next(({**row, **labels} for before, row in old if before == config), None)
+        for labels, config in wanted
+    ]
+    for i, (labels, config) in enumerate(wanted):
+        if found[i] is None:
+            print(*labels.values(), file=sys.stderr, flush=True)
+            found[i] = {**labels, "config": dataclasses.asdict(config), **measure(config)}
+            there = [row for row in found if row is not None]
+            write(name, {**common, "rows": there, "table": table(there)})
+    return [row for row in found if row is not None]
