@@ -580,7 +580,9 @@ def test_two_commands_that_stream_the_same_are_equal():
 
 
 def test_the_first_array_that_differs_is_named_in_the_order_it_was_sent():
-    other = "for update in range(3): send(b=np.full(2, max(update, 1.0)), a=np.full(1, update));"
+    other = (
+        "for update in range(3): send(b=np.full(2, max(update, 1.0)), a=np.full(1, float(update)));"
+    )
     split = lockstep_commands(own(COUNTS), own(other))
     assert (split.update, split.leaf.name, split.verdict) == (0, "a", "different")
     split = lockstep_commands(own(COUNTS), own(COUNTS.replace("+ 1.0", "* 2 + 1.0")))
