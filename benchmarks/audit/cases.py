@@ -50,18 +50,6 @@ def questions() -> list[Question]:
     return [(name, gamma, x) for name in EVENTS for gamma in GAMMAS for x in LAMBDAS]
 
 
-def _drawn(terminated: tuple[int, ...], truncated: tuple[int, ...], seed: int) -> Case:
-    rng = np.random.default_rng(seed)
-    reward, value = rng.normal(size=(2, T, N))
-    next_value = np.concatenate([value[1:], rng.normal(size=(1, N))])
-    flags = np.zeros((2, T, N), bool)
-    for flag, rows in zip(flags, (terminated, truncated), strict=True):
-        flag[list(rows)] = True
-    ended = flags.any(axis=0)
-    next_value[ended] = rng.normal(size=(T, N))[ended]  # of the true successor, not the next start
-    return Case(reward, value, next_value, *flags)
-
-
 def gae(case: Case, gamma: float, gae_lambda: float) -> np.ndarray:
     return np.asarray(_gae(*case, gamma=gamma, gae_lambda=gae_lambda))
 
@@ -86,11 +74,6 @@ def n_step_return(case: Case, gamma: float, gae_lambda: float) -> np.ndarray:
         for t in range(len(case.reward))
     ]
     return np.stack(rows)
-
-
-_gae, _td_error, _discounted_return = map(
-    jax.jit, (advantages.gae, advantages.td_error, advantages.discounted_return)
-)
 
 
 def policy_loss(batch: Batch) -> jax.Array:
@@ -131,3 +114,20 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "discounted return": discounted_return,
     f"{N_STEPS}-step return": n_step_return,
 }
+
+
+def _drawn(terminated: tuple[int, ...], truncated: tuple[int, ...], seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    reward, value = rng.normal(size=(2, T, N))
+    next_value = np.concatenate([value[1:], rng.normal(size=(1, N))])
+    flags = np.zeros((2, T, N), bool)
+    for flag, rows in zip(flags, (terminated, truncated), strict=True):
+        flag[list(rows)] = True
+    ended = flags.any(axis=0)
+    next_value[ended] = rng.normal(size=(T, N))[ended]  # of the true successor, not the next start
+    return Case(reward, value, next_value, *flags)
+
+
+_gae, _td_error, _discounted_return = map(
+    jax.jit, (advantages.gae, advantages.td_error, advantages.discounted_return)
+)

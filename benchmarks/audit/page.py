@@ -22,7 +22,7 @@ def twins(record: Row) -> str:
     pairs = record["twins"]
     said = [f"# {one['library']}, {one['policy']}\n{one['with'].strip()}" for one in pairs]
     assert all(one["equal_without"] for one in pairs), "they differ by more than the bonus"
-    without = "With a coefficient of 0 all four pairs are equal."
+    without = f"With a coefficient of 0 all {len(pairs)} pairs are equal."
     return "```none\n" + "\n\n".join(said) + f"\n```\n\n{without} {_origin(record)}"
 
 
