@@ -1304,8 +1304,7 @@ def moments_of_the_last_batch_alone() -> Plant:
 
 
 def learned_with_the_moments_that_follow() -> Plant:
-    """Observations are normalised with the batch's moments where it is learned from, and not where
-    the policy acted."""
+    """The batch's own moments normalise it where it is learned from, and not where it was met."""
 
     def learn(config: Any, algorithm: Any, learned: Any, trajectory: Any, *rest: Any) -> Any:
         moments = learned.params["obs"]
