@@ -75,7 +75,7 @@ def parameters(config: Config, seed: int) -> Params:
     params = jax.tree.map(draw, params)
     if moments:
         mean = draw(moments["obs"]["mean"])
-        params["obs"] = {**KNOWN, "mean": mean, "var": np.geomspace(0.01, 2.0, len(mean))}
+        params["obs"] = {**KNOWN, "mean": mean, "var": np.geomspace(0.04, 2.0, len(mean))}
     return params
 
 

@@ -91,7 +91,7 @@ CASES = {
         PPO, networks="shared", normalize_over="batch", init="orthogonal"
     ),
     "PPO, observations and rewards normalised": dataclasses.replace(
-        PPO, env="Pendulum-v1", joint_loss=True, normalize_obs=True, normalize_reward=True
+        PPO, epochs=2, joint_loss=True, normalize_obs=True, normalize_reward=True
     ),
     "episodes and replay, normalised": dataclasses.replace(
         CRITIC,
