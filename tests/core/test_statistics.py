@@ -197,6 +197,11 @@ def test_an_update_has_the_moments_that_it_began_with(name):
     assert not any("'obs'" in path for path in paths)
     plain = algorithm.networks.value(state.params, seen.trajectory.obs)
     assert_close(seen.batch.value[valid], plain[valid], 1e-12)
+    if config.replays:  # what it holds are the rewards that the critic learns from
+        _, scaled = scale_reward(state.reward_scale, seen.trajectory, gamma=config.gamma)
+        held = np.asarray(after.replay.rows[1])[: int(after.replay.filled)]
+        assert_close(held, np.asarray(scaled.reward)[valid][-40:], 1e-12)
+        assert 0 < held.max() < 1
 
 
 def test_what_is_reported_are_the_environments_own_rewards():
