@@ -123,8 +123,8 @@ def as_chain(config: Config, policy: Policy) -> Chain:
     ]
     scale = {}
     if config.normalize_obs:
-        scale = {"mean": named["obs.mean"], "std": np.sqrt(named["obs.var"] + EPSILON)}
-        scale["std"] = scale["std"].astype(config.float_type)
+        std = np.sqrt(named["obs.var"] + EPSILON)
+        scale = {"mean": named["obs.mean"], "std": std.astype(config.float_type)}
     spec, decode = policy.actor.spec, policy.actor.interface.decode
     if spec.discrete:
         return Chain(layers, config.activation, True, None, None, None, **scale)
