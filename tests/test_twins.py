@@ -20,6 +20,7 @@ CORE = [
     "noise",
     "arithmetic",
     "distributions",
+    "statistics",
     "networks",
     "advantages",
     "losses",
@@ -44,6 +45,7 @@ ONLY_IN_JAXPG = {
     "types": {"Params"},  # torch: an nn.ModuleDict
     "noise": {"typed"},  # torch's keys are their words
     "networks": {"apply", "_dense"},  # a torch module is called; flax's layers know no TF32
+    "learner": {"with_moments"},  # a torch optimizer sees what it was given, and no more
     # what a gymnax environment is, and what a trained policy sees of it
     "env": {"Interface", "interface", "_gymnax", "_spec", "_check_spaces", "_dynamics", "_examples",
             "_state_types", "_with", "_encoder", "_decoder", "_place_cartpole", "_place_pendulum",
@@ -72,6 +74,7 @@ HANDED_IN = {
     "networks": {"apply"},
     "ppo": {"scan"},
     "rollout": {"loop"},
+    "statistics": {"scan"},
 }
 OTHER_ARGUMENTS = {
     # A torch module must be told the width of its input, which flax infers when it first sees one.

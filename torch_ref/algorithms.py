@@ -16,6 +16,7 @@ from torch_ref import (
     networks,
     ppo,
     rollout,
+    statistics,
 )
 from torch_ref.arithmetic import grid_distribution, grid_env, round_floats
 from torch_ref.config import Config, ConfigError
@@ -56,6 +57,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
         advantage=make_advantage(config),
         value_target=VALUE_TARGETS[config.value_target],
         policy_loss=POLICY_LOSSES[config.reduction],
+        scale_reward=statistics.scale_reward,
         remember=REMEMBER[config.value_data],
         fit=FITS[config.fit],
         optimizer=learner.OPTIMIZERS[config.optimizer],

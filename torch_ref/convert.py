@@ -1,13 +1,16 @@
 """Weights between flax parameters and torch state_dicts, through numpy. Imports no jax.
 
 A flax tree is {network: {layer: {"kernel" [in, out], "bias" [out]}}}, with the leaf `log_std`
-where σ is a free parameter; torch's name for the kernel is `network.layer.weight`, [out, in].
+where σ is a free parameter, and "obs" is the moments of observations; torch's name for the kernel
+is `network.layer.weight`, [out, in].
 """
 
 from typing import Any
 
 import numpy as np
 import torch
+
+LEAVES = ("log_std", "count", "mean", "var")  # that are in no layer
 
 
 def to_torch(params: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -19,8 +22,8 @@ def to_torch(params: dict[str, Any]) -> dict[str, torch.Tensor]:
     state_dict = {}
     for network, layers in params.items():
         for layer, leaves in layers.items():
-            if layer == "log_std":
-                state_dict[f"{network}.log_std"] = torch.tensor(np.asarray(leaves))
+            if layer in LEAVES:
+                state_dict[f"{network}.{layer}"] = torch.tensor(np.asarray(leaves))
                 continue
             weight = np.asarray(leaves["kernel"]).T
             state_dict[f"{network}.{layer}.weight"] = torch.tensor(weight)
@@ -38,14 +41,15 @@ def to_flax(state_dict: dict[str, torch.Tensor]) -> dict[str, Any]:
     for name, tensor in state_dict.items():
         array = tensor.detach().cpu().numpy().copy()
         match name.split("."):
-            case [network, "log_std"]:
-                params.setdefault(network, {})["log_std"] = array
+            case [network, leaf] if leaf in LEAVES:
+                params.setdefault(network, {})[leaf] = array
             case [network, layer, "weight"]:
                 params.setdefault(network, {}).setdefault(layer, {})["kernel"] = array.T.copy()
             case [network, layer, "bias"]:
                 params.setdefault(network, {}).setdefault(layer, {})["bias"] = array
             case _:
                 raise ValueError(
-                    f"{name!r} is not network.layer.weight, network.layer.bias or network.log_std"
+                    f"{name!r} is not network.layer.weight, network.layer.bias or one of "
+                    f"{', '.join(f'network.{leaf}' for leaf in LEAVES)}"
                 )
     return params

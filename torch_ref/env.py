@@ -144,8 +144,11 @@ def cartpole(
             theta=s.theta + p.tau * s.theta_dot,
             theta_dot=s.theta_dot + p.tau * theta_acc,
         )
-        fallen = (inner.x.abs() > p.x_threshold) | (inner.theta.abs() > p.theta_threshold_radians)
-        reward = torch.ones_like(inner.x)
+        before, fallen = (
+            (at.x.abs() > p.x_threshold) | (at.theta.abs() > p.theta_threshold_radians)
+            for at in (s, inner)
+        )
+        reward = torch.where(before, 0.0, torch.ones_like(inner.x))  # after the end, as gymnax
         return _advance(state, inner, torch.stack(inner, dim=-1), reward, fallen, time_limit)
 
     return _tensor_env(spec, place, step, env_params)

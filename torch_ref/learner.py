@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_ref import noise, ring
-from torch_ref.config import Config
+from torch_ref import noise, ring, statistics
+from torch_ref.config import Config, ConfigError
 from torch_ref.losses import masked_mean, value_loss
 from torch_ref.types import (
     Algorithm,
@@ -24,6 +24,7 @@ from torch_ref.types import (
     LearnerState,
     Metrics,
     Noise,
+    RewardScale,
     Ring,
     Seen,
     Trajectory,
@@ -49,9 +50,17 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
       config: traced fields as tensors of the working dtype.
       key: of the seed, consumed.
       algorithm: from `algorithms.build`.
+
+    Raises:
+      ConfigError: if observations are to be normalised, and networks of one's own do not.
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
+    if config.normalize_obs and "obs" not in params:
+        raise ConfigError(
+            "normalize_obs needs networks that normalise: hand yours to networks.normalized; got "
+            f"parameters of {', '.join(params)}"
+        )
     draws = noise.first_reset(key_run, config, algorithm.env.spec)
     env_state = algorithm.env.reset(draws, config.env_params)
     obs, scalar = env_state.obs[0], env_state.episode_return[0]
@@ -67,13 +76,15 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
         update=0,
         replay=ring.empty(transition, config.buffer_size) if config.replays else None,
         recent_returns=ring.empty((scalar,), RECENT_EPISODES),
+        reward_scale=_first_scale(config),
     )
 
 
 def update(
     config: Config, state: LearnerState, algorithm: Algorithm
 ) -> tuple[LearnerState, Metrics]:
-    """One update: draw the noise, collect, estimate, fit.
+    """One update: draw the noise, collect, estimate, fit; all with the moments of observations
+    that it began with.
 
     Args:
       config: traced fields as tensors of the working dtype.
@@ -88,22 +99,32 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
     """`update`, and what it met, estimated and descended on the way."""
     steps = max_steps(config, algorithm.env.spec)
     draws = noise.draw(state.key, state.update, config, algorithm.env.spec, steps)
-    env_state, trajectory = collect(algorithm, state.params, state.env_state, draws)
+    env_state, met = collect(algorithm, state.params, state.env_state, draws)
+    reward_scale, trajectory = state.reward_scale, met
+    if config.normalize_reward:
+        reward_scale, trajectory = algorithm.scale_reward(reward_scale, met, gamma=config.gamma)
+        reward_scale = algorithm.rounded(reward_scale)
     replay = _remember(algorithm, state.replay, trajectory)
     samples = _samples(config, replay, draws)
     learned = Learned(state.params, state.opt_state, state.update)
     inputs = (learned, trajectory, samples, draws.order)
     learned, batch, fitted = algorithm.learn(config, algorithm, *inputs)
+    params = learned.params
+    if config.normalize_obs:
+        moments = statistics.merge(params["obs"], met.obs, met.valid)
+        for name, x in algorithm.rounded(moments).items():
+            params["obs"][name].copy_(x)
     done = torch.logical_or(trajectory.terminated, trajectory.truncated)
     finished = ((trajectory.episode_return.reshape(-1),), done.reshape(-1))
     state = LearnerState(
-        params=learned.params,
+        params=params,
         opt_state=learned.opt_state,
         env_state=env_state,
         key=state.key,
         update=state.update + 1,
         replay=replay,
         recent_returns=ring.insert(state.recent_returns, *finished),
+        reward_scale=reward_scale,
     )
     metrics = Metrics(
         env_steps=torch.sum(trajectory.valid),
@@ -111,7 +132,7 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
         return_sum=torch.sum(torch.where(done, trajectory.episode_return, 0.0)),
         **fitted.losses,
     )
-    return state, Seen(trajectory, batch, fitted.gradients, metrics)
+    return state, Seen(met, batch, fitted.gradients, metrics)
 
 
 def max_steps(config: Config, spec: EnvSpec) -> int:
@@ -217,9 +238,18 @@ def joint_objective(
 
 def groups(config: Config, params: nn.ModuleDict) -> dict[str, Any]:
     """The parameters by optimizer; a natural gradient needs none."""
+    params, _ = apart(config, params)
     if config.joint:
         return {"joint": params}
     return {name: group for name, group in params.items() if name != "policy" or not config.natural}
+
+
+def apart(config: Config, params: nn.ModuleDict) -> tuple[nn.ModuleDict, nn.ModuleDict]:
+    """The parameters that are learned, and the others: the moments of observations."""
+    if not config.normalize_obs:
+        return params, nn.ModuleDict()
+    learned = {name: group for name, group in params.items() if name != "obs"}
+    return nn.ModuleDict(learned), nn.ModuleDict({"obs": params["obs"]})
 
 
 def rates(config: Config, update: int) -> dict[str, torch.Tensor]:
@@ -348,6 +378,14 @@ def descend(
 def global_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
     """√ Σ g² over all leaves."""
     return torch.stack([(gradient * gradient).sum() for gradient in gradients]).sum().sqrt()
+
+
+def _first_scale(config: Config) -> RewardScale | None:
+    """What rewards are scaled by before any was met."""
+    if not config.normalize_reward:
+        return None
+    moments = statistics.of_nothing((), config.float_type)
+    return RewardScale(moments["mean"].new_zeros(config.num_envs), moments)
 
 
 def _remember(algorithm: Algorithm, replay: Ring | None, trajectory: Trajectory) -> Ring | None:

@@ -7,12 +7,14 @@ for the transposed weight. They start as torch's Linear does, or orthogonal; fro
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
+from torch_ref import statistics
 from torch_ref.config import Config
 from torch_ref.noise import split, uniform
 from torch_ref.types import EnvSpec, Networks
@@ -48,7 +50,25 @@ class MLP(nn.Sequential):
 
 def make(config: Config, spec: EnvSpec) -> Networks:
     """The networks that `config` names, for an environment's observations and actions."""
-    return (_shared if config.networks == "shared" else _separate)(config, spec)
+    made = (_shared if config.networks == "shared" else _separate)(config, spec)
+    return normalized(made, config, spec) if config.normalize_obs else made
+
+
+def normalized(networks: Networks, config: Config, spec: EnvSpec) -> Networks:
+    """The networks on normalised observations, whose moments are "obs" among the parameters."""
+
+    def init(key_policy: np.ndarray, key_value: np.ndarray) -> nn.ModuleDict:
+        moments = statistics.of_nothing((spec.obs_size,), config.float_type)
+        params = networks.init(key_policy, key_value)
+        params["obs"] = nn.ParameterDict(
+            {name: nn.Parameter(x, requires_grad=False) for name, x in moments.items()}
+        )
+        return params
+
+    def on_normalized(network: Callable) -> Callable:
+        return lambda params, obs: network(params, statistics.normalize_obs(params["obs"], obs))
+
+    return Networks(init, on_normalized(networks.policy), on_normalized(networks.value))
 
 
 def _separate(config: Config, spec: EnvSpec) -> Networks:

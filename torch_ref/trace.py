@@ -24,10 +24,11 @@ from torch import nn
 from torch_ref import algorithms, arithmetic, learner, noise
 from torch_ref.config import Config, validate
 from torch_ref.training import as_tensors
-from torch_ref.types import Algorithm, Seen
+from torch_ref.types import Algorithm, RewardScale, Seen
 
 Record = dict[str, np.ndarray]
 Sites = dict[str, list[tuple[Any, Any]]]  # where floats were rounded -> (before, after) each time
+LAST = ("reward_scale", "obs")  # sites that an update rounds once, after a rollout or a fit
 
 
 def records(
@@ -63,7 +64,8 @@ def roundings(
     """Every rounding to the grid in one update: {name, name:before_rounding}.
 
     One record per environment step, then one per optimizer step (of the policy together with
-    the critic's first). The updates before it run as in `records`.
+    the critic's first). What is rounded once, of the rewards or of the observations, is in the last
+    of either. The updates before it run as in `records`.
 
     Args:
       config: on a grid.
@@ -157,7 +159,7 @@ def _rounding_into(
 
     def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
         rounded = arithmetic.round_floats(tree, mantissa_bits)
-        site = scope[0] or names[id(tree)]
+        site = scope[0] or _once(tree) or names[id(tree)]
         if site == "next_state" and isinstance(tree, torch.Tensor):
             site = "reward"
         sites.setdefault(site, []).append((_leaves(site, tree), _leaves(site, rounded)))
@@ -179,22 +181,34 @@ def _rounding_into(
     return algorithm._replace(env=env, distribution=distribution)
 
 
+def _once(tree: Any) -> str | None:
+    """Which of LAST it is, or None."""
+    if isinstance(tree, RewardScale):
+        return "reward_scale"
+    return "obs" if isinstance(tree, dict) and tree.keys() == {"count", "mean", "var"} else None
+
+
 def _events(sites: Sites) -> Iterator[Record]:
     """The n-th roundings of all sites of the rollout, n = 0, 1, …; then those of the networks."""
     networks = [name for name in sites if name.startswith("params:")]
-    for group in ([name for name in sites if name not in networks], networks):
-        for n in range(max((len(sites[name]) for name in group), default=0)):
+    rollout = [name for name in sites if name not in (*networks, *LAST)]
+    for group, last in zip((rollout, networks), LAST, strict=True):
+        count = max((len(sites[name]) for name in group), default=0)
+        for n in range(count):
+            found = [sites[name][n] for name in group if n < len(sites[name])]
+            if n == count - 1 and last in sites:
+                found.append(sites[last][0])
             event: Record = {}
-            for name in group:
-                if n < len(sites[name]):
-                    before, after = sites[name][n]
-                    event |= after
-                    event |= {f"{leaf}:before_rounding": x for leaf, x in before.items()}
+            for before, after in found:
+                event |= after
+                event |= {f"{leaf}:before_rounding": x for leaf, x in before.items()}
             yield event
 
 
 def _leaves(site: str, tree: Any) -> Record:
     """Copies of the float leaves by name."""
+    if site == "obs":
+        return _leaves("params:obs", tree)
     if isinstance(tree, tuple | dict):
         named = tree if isinstance(tree, dict) else tree._asdict()  # type: ignore[attr-defined]
         return {k: v for name in named for k, v in _leaves(f"{site}.{name}", named[name]).items()}

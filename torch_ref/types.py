@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+Moments = dict[str, torch.Tensor]  # "count", "mean" and "var" of what has been met
+
 
 class EnvSpec(NamedTuple):
     """What the rest needs to know of an environment."""
@@ -92,6 +94,13 @@ class Ring(NamedTuple):
     filled: int  # slots that hold a row
 
 
+class RewardScale(NamedTuple):
+    """What rewards are divided by, and what that is computed from."""
+
+    returns: torch.Tensor  # [N], so far, of the episodes that go on; 0 where one has ended
+    moments: Moments  # of the returns so far at all steps of all environments, scalars
+
+
 class Networks(NamedTuple):
     """The two function approximators."""
 
@@ -121,10 +130,11 @@ class Algorithm(NamedTuple):
     policy_loss: Callable[
         ..., torch.Tensor
     ]  # (log_prob or PPO's ratio, advantage, valid) -> scalar
+    scale_reward: Callable[..., tuple]  # (scale, trajectory, *, gamma) -> scale, trajectory
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
     optimizer: Callable[..., torch.optim.Optimizer]  # (config, parameters) -> their optimizer
-    rounded: Callable[..., torch.Tensor]  # (param) -> param, after a step: as it is, or on the grid
+    rounded: Callable[..., Any]  # what is carried forward, a tree: as it is, or on the grid
     learn: Callable[..., tuple]  # learner.learn
 
 
@@ -146,7 +156,7 @@ class Fitted(NamedTuple):
 class Seen(NamedTuple):
     """What one update met, estimated, descended and reports."""
 
-    trajectory: "Trajectory"
+    trajectory: "Trajectory"  # with the environment's own rewards
     batch: Batch
     gradients: dict[str, Any]  # as in Fitted
     metrics: "Metrics"
@@ -165,6 +175,7 @@ class LearnerState(NamedTuple):
     update: int  # updates done
     replay: Ring | None  # (obs, reward, next_obs, terminated)
     recent_returns: Ring  # the last 100 episodes' returns
+    reward_scale: RewardScale | None = None  # with normalize_reward
 
 
 class Metrics(NamedTuple):

@@ -63,7 +63,8 @@ class Learning(NamedTuple):
             )
         return (
             f"{found}, and neither all seeds together nor one alone is above chance: try other "
-            "learning rates (a factor of 10 either way), a larger budget, normalize_advantage"
+            "learning rates (a factor of 10 either way), a larger budget, normalize_advantage, "
+            "normalize_obs and normalize_reward"
         )
 
 

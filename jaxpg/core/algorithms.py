@@ -17,6 +17,7 @@ from jaxpg.core import (
     networks,
     ppo,
     rollout,
+    statistics,
 )
 from jaxpg.core.arithmetic import grid_distribution, grid_env, round_floats
 from jaxpg.core.config import Config, ConfigError
@@ -86,6 +87,7 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
         advantage=make_advantage(config, primitives.scan),
         value_target=partial(VALUE_TARGETS[config.value_target], scan=primitives.scan),
         policy_loss=POLICY_LOSSES[config.reduction],
+        scale_reward=partial(statistics.scale_reward, scan=primitives.scan),
         remember=REMEMBER[config.value_data],
         fit=partial(FITS[config.fit], scan=primitives.steps),
         optimizer=primitives.optimizer(learner.OPTIMIZERS[config.optimizer]),

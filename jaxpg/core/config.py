@@ -156,6 +156,12 @@ class Config:
     init: Literal["uniform", "orthogonal"] = "uniform"
     """How a layer starts: uniform in ±1/√inputs, as torch's; or an orthogonal kernel times √2 (0.01
     for the policy's output, 1 for the value's) and no bias."""
+    normalize_obs: bool = False
+    """Shift and scale each entry of an observation by the mean and standard deviation of what has
+    been met before this update, and clip it to [-10, 10]; kept with the parameters."""
+    normalize_reward: bool = False
+    """Divide rewards by the standard deviation of the returns so far, and clip them to [-10, 10];
+    reported are the environment's own."""
     sigma: Literal["free", "state"] = "free"
     """Standard deviation of a continuous policy: a free parameter, or an output of the network."""
     log_prob: Literal["exact", "clamped"] = "exact"

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpg.core import noise, ring
-from jaxpg.core.config import Config
+from jaxpg.core import noise, ring, statistics
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.losses import masked_mean, value_loss
 from jaxpg.core.types import (
     Algorithm,
@@ -26,6 +26,7 @@ from jaxpg.core.types import (
     Metrics,
     Noise,
     Params,
+    RewardScale,
     Ring,
     Seen,
     Trajectory,
@@ -47,9 +48,17 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
       config: traced fields as arrays of the working dtype.
       key: of the seed, consumed.
       algorithm: from `algorithms.build`.
+
+    Raises:
+      ConfigError: if observations are to be normalised, and networks of one's own do not.
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
+    if config.normalize_obs and "obs" not in params:
+        raise ConfigError(
+            "normalize_obs needs networks that normalise: hand yours to networks.normalized; got "
+            f"parameters of {', '.join(params)}"
+        )
     draws = noise.first_reset(key_run, config, algorithm.env.spec)
     env_state = algorithm.env.reset(draws, config.env_params)
     obs, scalar = env_state.obs[0], jnp.zeros((), config.float_type)
@@ -65,13 +74,15 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
         update=jnp.int32(0),
         replay=ring.empty(transition, config.buffer_size) if config.replays else None,
         recent_returns=ring.empty(scalar, RECENT_EPISODES),
+        reward_scale=_first_scale(config),
     )
 
 
 def update(
     config: Config, state: LearnerState, algorithm: Algorithm
 ) -> tuple[LearnerState, Metrics]:
-    """One update: draw the noise, collect, estimate, fit.
+    """One update: draw the noise, collect, estimate, fit; all with the moments of observations
+    that it began with.
 
     Args:
       config: traced fields as arrays of the working dtype.
@@ -86,22 +97,31 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
     """`update`, and what it met, estimated and descended on the way."""
     steps = max_steps(config, algorithm.env.spec)
     draws = noise.draw(state.key, state.update, config, algorithm.env.spec, steps)
-    env_state, trajectory = collect(algorithm, state.params, state.env_state, draws)
+    env_state, met = collect(algorithm, state.params, state.env_state, draws)
+    reward_scale, trajectory = state.reward_scale, met
+    if config.normalize_reward:
+        reward_scale, trajectory = algorithm.scale_reward(reward_scale, met, gamma=config.gamma)
+        reward_scale = algorithm.rounded(reward_scale)
     replay = _remember(algorithm, state.replay, trajectory)
     samples = _samples(config, replay, draws)
     learned = Learned(state.params, state.opt_state, state.update)
     inputs = (learned, trajectory, samples, draws.order)
     learned, batch, fitted = algorithm.learn(config, algorithm, *inputs)
+    params = learned.params
+    if config.normalize_obs:
+        moments = statistics.merge(params["obs"], met.obs, met.valid)
+        params = {**params, "obs": algorithm.rounded(moments)}
     done = jnp.logical_or(trajectory.terminated, trajectory.truncated)
     finished = (trajectory.episode_return.reshape(-1), done.reshape(-1))
     state = LearnerState(
-        params=learned.params,
+        params=params,
         opt_state=learned.opt_state,
         env_state=env_state,
         key=state.key,
         update=state.update + 1,
         replay=replay,
         recent_returns=ring.insert(state.recent_returns, *finished),
+        reward_scale=reward_scale,
     )
     metrics = Metrics(
         env_steps=jnp.sum(trajectory.valid, dtype=jnp.int32),
@@ -109,7 +129,7 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
         return_sum=jnp.sum(jnp.where(done, trajectory.episode_return, 0.0)),
         **fitted.losses,
     )
-    return state, Seen(trajectory, batch, fitted.gradients, metrics)
+    return state, Seen(met, batch, fitted.gradients, metrics)
 
 
 def max_steps(config: Config, spec: EnvSpec) -> int:
@@ -212,9 +232,22 @@ def joint_objective(
 
 def groups(config: Config, params: Params) -> dict[str, Params]:
     """The parameters by optimizer; a natural gradient needs none."""
+    params, _ = apart(config, params)
     if config.joint:
         return {"joint": params}
     return {name: group for name, group in params.items() if name != "policy" or not config.natural}
+
+
+def apart(config: Config, params: Params) -> tuple[Params, Params]:
+    """The parameters that are learned, and the others: the moments of observations."""
+    if not config.normalize_obs:
+        return params, {}
+    return {name: group for name, group in params.items() if name != "obs"}, {"obs": params["obs"]}
+
+
+def with_moments(params: Params, moments: Params) -> Params:
+    """What `apart` has taken apart."""
+    return {**params, **moments} if moments else params
 
 
 def rates(config: Config, update: jax.Array) -> dict[str, jax.Array]:
@@ -292,10 +325,12 @@ def fit_value(
         return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})
     params, opt_state = learned.params, learned.opt_state
     rate = rates(config, learned.update)["value"]
+    _, moments = apart(config, params)
 
     def step_value(carry: tuple, sample: Any) -> tuple[tuple, Descent]:
         def of_value(value: Params) -> tuple:
-            return value_objective(config, algorithm, {"value": value}, batch, sample)
+            params = with_moments({"value": value}, moments)
+            return value_objective(config, algorithm, params, batch, sample)
 
         return descend(config, algorithm, rate, of_value, carry)
 
@@ -312,15 +347,17 @@ def fit_joint(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """One step of everything, on the joint loss."""
+    params, moments = apart(config, learned.params)
 
     def of_all(params: Params) -> tuple:
-        return joint_objective(config, algorithm, params, batch)
+        return joint_objective(config, algorithm, with_moments(params, moments), batch)
 
     rate = rates(config, learned.update)["joint"]
-    start = (learned.params, learned.opt_state["joint"])
+    start = (params, learned.opt_state["joint"])
     (params, opt_state), step = descend(config, algorithm, rate, of_all, start)
     losses = {**step.parts, "policy_grad_norm": step.norm}
     losses["value_grad_norm"] = jnp.zeros((), config.float_type)
+    params = with_moments(params, moments)
     learned = learned._replace(params=params, opt_state={"joint": opt_state})
     gradients = {"joint": jax.tree.map(lambda x: x[None], step.gradient)}
     return learned, Fitted(losses, gradients)
@@ -356,6 +393,14 @@ def descend(
     direction, opt_state = algorithm.optimizer(config).update(gradient, opt_state, params)
     params = jax.tree.map(lambda param, step: param - rate * step, params, direction)
     return (algorithm.rounded(params), opt_state), Descent(parts, gradient, norm)
+
+
+def _first_scale(config: Config) -> RewardScale | None:
+    """What rewards are scaled by before any was met."""
+    if not config.normalize_reward:
+        return None
+    returns = jnp.zeros((config.num_envs,), config.float_type)
+    return RewardScale(returns, statistics.of_nothing((), config.float_type))
 
 
 def _remember(algorithm: Algorithm, replay: Ring | None, trajectory: Trajectory) -> Ring | None:

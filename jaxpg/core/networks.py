@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpg.core import statistics
 from jaxpg.core.config import Config
 from jaxpg.core.noise import split, uniform
 from jaxpg.core.types import EnvSpec, Networks, Params
@@ -61,7 +62,21 @@ def make(config: Config, spec: EnvSpec, apply: Callable = apply) -> Networks:
     Args:
       apply: how an MLP is computed, with the arguments of `apply`.
     """
-    return (_shared if config.networks == "shared" else _separate)(config, spec, apply)
+    made = (_shared if config.networks == "shared" else _separate)(config, spec, apply)
+    return normalized(made, config, spec) if config.normalize_obs else made
+
+
+def normalized(networks: Networks, config: Config, spec: EnvSpec) -> Networks:
+    """The networks on normalised observations, whose moments are "obs" among the parameters."""
+
+    def init(key_policy: jax.Array, key_value: jax.Array) -> Params:
+        moments = statistics.of_nothing((spec.obs_size,), config.float_type)
+        return {"obs": moments, **networks.init(key_policy, key_value)}
+
+    def on_normalized(network: Callable) -> Callable:
+        return lambda params, obs: network(params, statistics.normalize_obs(params["obs"], obs))
+
+    return Networks(init, on_normalized(networks.policy), on_normalized(networks.value))
 
 
 def _separate(config: Config, spec: EnvSpec, apply: Callable) -> Networks:

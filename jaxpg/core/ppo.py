@@ -41,6 +41,7 @@ def fit(
       scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
     """
     rates = learner.rates(config, learned.update)
+    _, moments = learner.apart(config, learned.params)
 
     def epoch(carry: tuple, round_keys: jax.Array) -> tuple[tuple, tuple]:
         return scan(step, carry, minibatches(config, batch, round_keys), length=config.minibatches)
@@ -56,7 +57,8 @@ def fit(
         for name, group in learner.groups(config, params).items():
 
             def objective(group: Params) -> tuple:
-                whole = group if config.joint else {**params, name: group}
+                own = group if config.joint else {**params, name: group}
+                whole = learner.with_moments(own, moments)
                 return OBJECTIVES[name](config, algorithm, whole, part)
 
             start = (group, opt_state[name])
@@ -65,7 +67,7 @@ def fit(
             gradients[name] = jax.tree.map(lambda g: jnp.where(taken, g, 0.0), descent.gradient)
             seen |= {**descent.parts, NORMS[name]: descent.norm}
         groups, opt_state = ({name: end[i] for name, end in ends.items()} for i in range(2))
-        params = groups["joint"] if config.joint else groups
+        params = learner.with_moments(groups["joint"] if config.joint else groups, moments)
         return (params, opt_state, limit), (gradients, seen, taken)
 
     start = (learned.params, learned.opt_state, jnp.full((), jnp.inf, config.float_type))

@@ -25,11 +25,12 @@ from jaxpg.core import algorithms, arithmetic, learner, noise
 from jaxpg.core.algorithms import PLAIN
 from jaxpg.core.config import Config, validate
 from jaxpg.core.training import as_arrays
-from jaxpg.core.types import Algorithm, Params, Seen
+from jaxpg.core.types import Algorithm, Params, RewardScale, Seen
 from jaxpg.names import to_torch
 
 Record = dict[str, np.ndarray]
 Sites = dict[str, list[tuple[Any, Any]]]  # where floats were rounded -> (before, after) each time
+LAST = ("reward_scale", "obs")  # sites that an update rounds once, after a rollout or a fit
 
 
 def records(
@@ -67,7 +68,8 @@ def roundings(
     """Every rounding to the grid in one update: {name, name:before_rounding}.
 
     One record per environment step, then one per optimizer step (of the policy together with
-    the critic's first). The updates before it run as in `records`.
+    the critic's first). What is rounded once, of the rewards or of the observations, is in the last
+    of either. The updates before it run as in `records`.
 
     Args:
       config: on a grid. JAX's 64-bit mode must be on in all threads, by
@@ -167,7 +169,8 @@ def _rounding_into(sites: Sites, config: Config, build: Callable) -> Algorithm:
 
     def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
         rounded = arithmetic.round_floats(tree, mantissa_bits)
-        site = scope[0] or ("value" if "policy" in sites else "policy")  # the policy is first
+        site = scope[0] or _once(tree)
+        site = site or ("value" if "policy" in sites else "policy")  # the policy is first
         if site == "next_state" and isinstance(tree, jax.Array):
             site = "reward"
         times = sites.setdefault(site, [])  # as it is traced, hence in order
@@ -190,27 +193,39 @@ def _rounding_into(sites: Sites, config: Config, build: Callable) -> Algorithm:
     return algorithm._replace(env=env, distribution=distribution)
 
 
+def _once(tree: Any) -> str | None:
+    """Which of LAST it is, or None."""
+    if isinstance(tree, RewardScale):
+        return "reward_scale"
+    return "obs" if isinstance(tree, dict) and tree.keys() == {"count", "mean", "var"} else None
+
+
 def _events(sites: Sites, config: Config) -> Iterator[Record]:
     """The n-th roundings of all sites of the rollout, n = 0, 1, …; then those of the networks."""
     networks = [name for name in sites if name in ("policy", "value")]
-    for group in ([name for name in sites if name not in networks], networks):
-        for n in range(max((len(sites[name]) for name in group), default=0)):
+    rollout = [name for name in sites if name not in (*networks, *LAST)]
+    for group, last in zip((rollout, networks), LAST, strict=True):
+        count = max((len(sites[name]) for name in group), default=0)
+        for n in range(count):
+            found = [(name, sites[name][n]) for name in group if n < len(sites[name])]
+            if n == count - 1 and last in sites:
+                found.append((last, sites[last][0]))
             event: Record = {}
-            for name in group:
-                if n < len(sites[name]):
-                    before, after = (_leaves(name, tree, config) for tree in sites[name][n])
-                    event |= after
-                    event |= {f"{leaf}:before_rounding": x for leaf, x in before.items()}
+            for name, pair in found:
+                before, after = (_leaves(name, tree, config) for tree in pair)
+                event |= after
+                event |= {f"{leaf}:before_rounding": x for leaf, x in before.items()}
             yield event
 
 
 def _leaves(site: str, tree: Any, config: Config) -> Record:
     """The float leaves by name."""
-    if site in ("policy", "value"):
-        networks = tree if config.joint else {site: tree}
+    if site in ("policy", "value", "obs"):
+        networks = tree if config.joint and site != "obs" else {site: tree}
         return {f"params:{name}": leaf for name, leaf in to_torch(networks).items()}
     paths = jax.tree_util.tree_leaves_with_path(tree)
-    named = {f"{site}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in paths}
+    keys = [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in paths]
+    named = {f"{site}.{key}" if key else site: np.asarray(leaf) for key, leaf in keys}
     return {name: leaf for name, leaf in named.items() if leaf.dtype.kind == "f"}
 
 

@@ -23,7 +23,10 @@ jax.tree_util.register_pytree_node(
     lambda static, traced: EnvParams({**traced[0], **dict(static)}, frozenset(dict(static))),
 )
 
-Params = dict[str, Any]  # network -> layer -> {"kernel", "bias"} (or a leaf such as "log_std")
+# network -> layer -> {"kernel", "bias"} (or a leaf such as "log_std"), and Moments as "obs" where
+# observations are normalised
+Params = dict[str, Any]
+Moments = dict[str, jax.Array]  # "count", "mean" and "var" of what has been met
 
 
 class EnvSpec(NamedTuple):
@@ -105,6 +108,13 @@ class Ring(NamedTuple):
     filled: jax.Array  # int32, slots that hold a row
 
 
+class RewardScale(NamedTuple):
+    """What rewards are divided by, and what that is computed from."""
+
+    returns: jax.Array  # [N], so far, of the episodes that go on; 0 where one has ended
+    moments: Moments  # of the returns so far at all steps of all environments, scalars
+
+
 class Networks(NamedTuple):
     """The two function approximators."""
 
@@ -132,10 +142,11 @@ class Algorithm(NamedTuple):
     advantage: Callable[..., jax.Array]  # (trajectory, value, next_value, *, gamma, gae_lambda)
     value_target: Callable[..., jax.Array]  # the same arguments
     policy_loss: Callable[..., jax.Array]  # (log_prob or PPO's ratio, advantage, valid) -> scalar
+    scale_reward: Callable[..., tuple]  # (scale, trajectory, *, gamma) -> scale, trajectory
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
     optimizer: Callable  # (config) -> an optax.GradientTransformation, from gradients to directions
-    rounded: Callable[..., Params]  # params -> params, after a step: as they are, or on the grid
+    rounded: Callable[..., Any]  # what is carried forward, a tree: as it is, or on the grid
     learn: Callable[..., tuple]  # learner.learn, as a vmap over seeds is to carry it out
 
 
@@ -157,7 +168,7 @@ class Fitted(NamedTuple):
 class Seen(NamedTuple):
     """What one update met, estimated, descended and reports."""
 
-    trajectory: "Trajectory"
+    trajectory: "Trajectory"  # with the environment's own rewards
     batch: Batch
     gradients: dict[str, Any]  # as in Fitted
     metrics: "Metrics"
@@ -173,6 +184,7 @@ class LearnerState(NamedTuple):
     update: jax.Array  # int32, updates done
     replay: Ring | None  # (obs, reward, next_obs, terminated)
     recent_returns: Ring  # the last 100 episodes' returns
+    reward_scale: RewardScale | None = None  # with normalize_reward
 
 
 class Metrics(NamedTuple):

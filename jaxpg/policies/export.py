@@ -1,7 +1,8 @@
 """Export: one seed's trained policy as a file for another runtime, which needs no jaxpg.
 
 Whatever the networks were, a policy is one chain of layers from a flat observation [batch, D]
-(one-hot where the environment's is a number) to logits, or to the mean and log σ of an action.
+(one-hot where the environment's is a number; normalised by the chain itself, where the networks saw
+it so) to logits, or to the mean and log σ of an action.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg.core.config import Config, ConfigError, nearest
+from jaxpg.core.statistics import EPSILON, MOST
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population.policy import Policy
@@ -65,6 +67,8 @@ class Chain(NamedTuple):
     log_std: np.ndarray | None  # [A], where σ does not depend on the observation
     low: np.ndarray | None  # [A], bounds of a continuous action
     high: np.ndarray | None
+    mean: np.ndarray | None = None  # [D], what is subtracted from an observation
+    std: np.ndarray | None = None  # [D], what that is divided by, before it is clipped to ±MOST
 
 
 def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
@@ -117,14 +121,18 @@ def as_chain(config: Config, policy: Policy) -> Chain:
         for layer in (*(f"hidden_{i}" for i in range(len(config.hidden_sizes))), "output")
         if f"{network}.{layer}.bias" in named
     ]
+    scale = {}
+    if config.normalize_obs:
+        std = np.sqrt(named["obs.var"] + EPSILON)
+        scale = {"mean": named["obs.mean"], "std": std.astype(config.float_type)}
     spec, decode = policy.actor.spec, policy.actor.interface.decode
     if spec.discrete:
-        return Chain(layers, config.activation, True, None, None, None)
+        return Chain(layers, config.activation, True, None, None, None, **scale)
     low, high = (
         np.asarray(decode(jnp.full(spec.num_actions, end))).reshape(-1).astype(config.float_type)
         for end in (-jnp.inf, jnp.inf)
     )
-    return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high)
+    return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high, **scale)
 
 
 def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
@@ -186,6 +194,8 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
 
     "layers" says how to build the nn.Sequential that "state_dict" fits. (TorchScript is
     deprecated, and `torch.export.load` falls back to unpickling whatever is in the file.)
+    Observations are normalised by two Linear layers, which subtract and divide, and a Hardtanh:
+    torch's BatchNorm1d would take a batch's own moments until somebody calls eval().
     """
     try:
         import torch
@@ -193,12 +203,20 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
         raise _missing("torch", "torch") from None
     layers: list[list[Any]] = []
     state = {}
-    for i, (weight, bias) in enumerate(chain.layers):
-        if i:
-            layers.append([{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]])
+
+    def linear(weight: np.ndarray, bias: np.ndarray) -> None:
         state[f"{len(layers)}.weight"] = torch.from_numpy(weight.copy())
         state[f"{len(layers)}.bias"] = torch.from_numpy(bias.copy())
         layers.append(["Linear", weight.shape[1], weight.shape[0]])
+
+    if chain.mean is not None and chain.std is not None:
+        linear(np.eye(len(chain.mean), dtype=chain.mean.dtype), -chain.mean)
+        linear(np.diag(1 / chain.std), np.zeros_like(chain.std))
+        layers.append(["Hardtanh", -MOST, MOST])
+    for i, (weight, bias) in enumerate(chain.layers):
+        if i:
+            layers.append([{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]])
+        linear(weight, bias)
     content: dict[str, Any] = {"layers": layers, "state_dict": state, "about": about}
     for name in ("log_std", "low", "high"):
         value = getattr(chain, name)
@@ -218,6 +236,14 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
         raise _missing("onnx", "onnx") from None
     constants: dict[str, Any] = {}
     nodes, at = [], "observation"
+    if chain.mean is not None and chain.std is not None:
+        bounds = {"least": -MOST, "most": MOST}
+        constants |= {name: np.array(x, chain.std.dtype) for name, x in bounds.items()}
+        constants |= {"obs_mean": chain.mean, "obs_std": chain.std}
+        nodes.append(helper.make_node("Sub", [at, "obs_mean"], ["centred"]))
+        nodes.append(helper.make_node("Div", ["centred", "obs_std"], ["scaled"]))
+        nodes.append(helper.make_node("Clip", ["scaled", *bounds], ["normalised"]))
+        at = "normalised"
     for i, (weight, bias) in enumerate(chain.layers):
         if i:
             operator = {"relu": "Relu", "tanh": "Tanh"}[chain.activation]

@@ -218,7 +218,7 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
         key, algorithm = noise.typed(lane.state.key), build(config, **options)
         state, metrics = learner.update(config, lane.state._replace(key=key), algorithm)
         after = state._replace(key=lane.state.key)
-        cause = jnp.where(lane.cause > 0, lane.cause, _cause(after.params, metrics))
+        cause = jnp.where(lane.cause > 0, lane.cause, _cause(after, metrics))
         frozen = cause > 0
         kept = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), lane.state, after)
         return Lane(kept, cause), _blank(metrics, frozen)
@@ -247,10 +247,11 @@ def metric_names(config: Config) -> tuple[str, ...]:
     return (*everybody, *config.reports)
 
 
-def _cause(params: Any, metrics: Metrics) -> jax.Array:
-    """The first of CAUSES that is not finite, or 0."""
+def _cause(state: LearnerState, metrics: Metrics) -> jax.Array:
+    """The first of CAUSES that is not finite, or 0; what scales rewards counts as a parameter."""
     finite = [jnp.isfinite(getattr(metrics, name)) for name in CAUSES[1:-1]]
-    finite.append(jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)])))
+    leaves = jax.tree.leaves((state.params, state.reward_scale))
+    finite.append(jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])))
     broken = jnp.logical_not(jnp.stack(finite))
     return jnp.where(jnp.any(broken), jnp.argmax(broken).astype(jnp.int32) + 1, 0)
 

@@ -19,15 +19,18 @@ import torch_ref.learner
 import torch_ref.natural
 import torch_ref.ppo
 import torch_ref.training
+import torch_ref.types
 from jaxpg import fast
 from jaxpg.core import learner, losses, natural, noise, ppo, training
 from jaxpg.core.config import Config, validate
-from jaxpg.core.types import Algorithm, Batch, Params, Trajectory
+from jaxpg.core.types import Algorithm, Batch, Params, RewardScale, Trajectory
 from jaxpg.proof import synthetic
 from torch_ref import convert
 from torch_ref import noise as torch_noise
 
 CLIP = 0.02  # below the norm of every gradient on a synthetic batch, so that clipping is active
+KNOWN: dict[str, Any] = {"count": np.array(1e4), "mean": np.array(0.2), "var": np.array(0.01)}
+"""Moments before the batch: of so many rows, and so alike, that some of the batch is clipped."""
 
 
 class Side(NamedTuple):
@@ -68,7 +71,20 @@ def parameters(config: Config, seed: int) -> Params:
         scale = leaf.shape[0] ** -0.5 if leaf.ndim == 2 else 0.2
         return rng.normal(size=leaf.shape, scale=scale)
 
-    return jax.tree.map(draw, _shapes(config).params)
+    params, moments = learner.apart(config, _shapes(config).params)
+    params = jax.tree.map(draw, params)
+    if moments:
+        mean = draw(moments["obs"]["mean"])
+        params["obs"] = {**KNOWN, "mean": mean, "var": np.geomspace(0.04, 2.0, len(mean))}
+    return params
+
+
+def reward_scale(config: Config, seed: int) -> RewardScale | None:
+    """The shared scale of rewards, with episodes that go on; numpy float64."""
+    if not config.normalize_reward:
+        return None
+    returns: Any = np.random.default_rng([seed, 4]).normal(size=config.num_envs)
+    return RewardScale(returns, KNOWN)
 
 
 def fields(config: Config, seed: int) -> dict[str, np.ndarray]:
@@ -83,11 +99,13 @@ def twin(config: Config) -> torch_ref.config.Config:
 
 
 def jax_side(config: Config, seed: int = 0) -> Side:
-    """jaxpg with the shared parameters, the shared batch, and all else in its state zero."""
+    """jaxpg with the shared parameters, moments and batch, and all else in its state zero."""
     traced = training.as_arrays(validate(config))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), _shapes(config))
-    params = jax.tree.map(lambda x: jnp.asarray(x, config.float_type), parameters(config, seed))
-    state = zeros._replace(params=params, key=noise.streams(noise.key(seed))[2])
+    given = (parameters(config, seed), reward_scale(config, seed))
+    params, scale = jax.tree.map(lambda x: jnp.asarray(x, config.float_type), given)
+    key = noise.streams(noise.key(seed))[2]
+    state = zeros._replace(params=params, reward_scale=scale, key=key)
     trajectory = synthetic.for_jax(fields(config, seed), config.float_type)
     return Side(traced, inject(fast.build(traced), trajectory), state, trajectory)
 
@@ -99,6 +117,10 @@ def torch_side(config: Config, seed: int = 0) -> Side:
     algorithm = inject(torch_ref.algorithms.build(traced), trajectory)
     state = torch_ref.learner.init(traced, torch_noise.key(seed), algorithm)
     state.params.load_state_dict(convert.to_torch(parameters(config, seed)))
+    scale = reward_scale(config, seed)
+    if scale is not None:
+        tensors = jax.tree.map(lambda x: torch.tensor(x, dtype=trajectory.reward.dtype), scale)
+        state = state._replace(reward_scale=torch_ref.types.RewardScale(*tensors))
     return Side(traced, algorithm, state, trajectory)
 
 
@@ -112,9 +134,10 @@ def gradients(
 ) -> tuple[dict[str, jax.Array], Params]:
     """Ψ, the value target and each objective by name; and the gradient of the objectives' sum."""
     batch = learner.estimate(config, algorithm, params, trajectory)
+    params, moments = learner.apart(config, params)
 
     def total(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        found = _objectives(config, algorithm, params, batch)
+        found = _objectives(config, algorithm, learner.with_moments(params, moments), batch)
         return jnp.sum(jnp.stack(list(found.values()))), found
 
     gradient, found = jax.grad(total, has_aux=True)(params)
@@ -130,15 +153,18 @@ def absolute_terms(
     """
     networks, obs = algorithm.networks, trajectory.obs
     batch = learner.estimate(config, algorithm, params, trajectory)
+    whole = params
+    params, moments = learner.apart(config, params)
 
     def outputs(params: Params, obs: jax.Array) -> dict[str, jax.Array]:
+        params = learner.with_moments(params, moments)
         value = {"value": networks.value(params, obs)} if config.critic else {}
         return {"policy": networks.policy(params, obs), **value}
 
     def total(given: dict[str, jax.Array]) -> jax.Array:
         heads: Any = {name: lambda params, obs, name=name: given[name] for name in given}
         fixed = algorithm._replace(networks=networks._replace(**heads))
-        return jnp.sum(jnp.stack(list(_objectives(config, fixed, params, batch).values())))
+        return jnp.sum(jnp.stack(list(_objectives(config, fixed, whole, batch).values())))
 
     def term(obs: jax.Array, slope: dict[str, jax.Array]) -> Params:
         return jax.vjp(lambda params: outputs(params, obs), params)[1](slope)[0]

@@ -33,6 +33,7 @@ from torch_ref import (
     noise,
     ppo,
     ring,
+    statistics,
 )
 
 Plant = AbstractContextManager[Any]
@@ -111,6 +112,12 @@ CONTROLS = {
     "ppo": _PPO,
     "ppo stops": dataclasses.replace(_PPO, target_kl=0.1),
     "ppo joint": dataclasses.replace(_PPO, joint_loss=True, vf_coef=0.3),
+    "moments": dataclasses.replace(
+        _PPO, joint_loss=True, normalize_obs=True, normalize_reward=True, max_grad_norm=None
+    ),
+    "moments of episodes": dataclasses.replace(
+        _SMALL, collect="episodes", normalize_obs=True, normalize_reward=True
+    ),
 }
 """Small configs that between them do everything a fault can spoil."""
 EXACT = tuple(level for level in LEVELS if "float32" not in level.name)
@@ -1251,6 +1258,165 @@ def natural_gradient_without_the_schedule() -> Plant:
     return _wrap(learner, "rates", rates)
 
 
+# What observations and rewards are scaled by.
+
+
+def _moments(change: Callable[..., Any]) -> Plant:
+    """The moments with a batch among them become change(the original, moments, x, valid)."""
+    return _wrap(statistics, "merge", change)
+
+
+def variance_with_ddof_1() -> Plant:
+    """A batch's variance is the one that torch.var gives."""
+
+    def merge(original: Callable, moments: Any, x: torch.Tensor, valid: torch.Tensor) -> Any:
+        found, count = original(moments, x, valid), valid.sum()
+        more = x[valid].var(0) - x[valid].var(0, correction=0)
+        return {**found, "var": found["var"] + count / found["count"] * more}
+
+    return _moments(merge)
+
+
+def distance_of_the_means_forgotten() -> Plant:
+    """The variance is the mean of the two variances, however far the means are apart."""
+
+    def merge(original: Callable, moments: Any, x: torch.Tensor, valid: torch.Tensor) -> Any:
+        found = original(moments, x, valid)
+        weight, shift = valid.sum() / found["count"], x[valid].mean(0) - moments["mean"]
+        return {**found, "var": found["var"] - weight * (1.0 - weight) * shift * shift}
+
+    return _moments(merge)
+
+
+def padding_among_the_observations() -> Plant:
+    """The zeros after an episode's end are counted as observations, and as returns."""
+    return _moments(lambda original, moments, x, valid: original(moments, x, valid | ~valid))
+
+
+def moments_of_the_last_batch_alone() -> Plant:
+    """What was met before the batch is forgotten."""
+
+    def merge(original: Callable, moments: Any, x: torch.Tensor, valid: torch.Tensor) -> Any:
+        found = original({**moments, "count": torch.zeros_like(moments["count"])}, x, valid)
+        return {**found, "count": moments["count"] + found["count"]}
+
+    return _moments(merge)
+
+
+def learned_with_the_moments_that_follow() -> Plant:
+    """The batch's own moments normalise it where it is learned from, and not where it was met."""
+
+    def learn(config: Any, algorithm: Any, learned: Any, trajectory: Any, *rest: Any) -> Any:
+        moments = learned.params["obs"]
+        before = {name: x.clone() for name, x in moments.items()}
+        _place(moments, statistics.merge(moments, trajectory.obs, trajectory.valid))
+        found = learner.learn(config, algorithm, learned, trajectory, *rest)
+        _place(moments, before)
+        return found
+
+    return _parts(lambda algorithm: {"learn": learn})
+
+
+def _place(moments: Any, values: Any) -> None:
+    for name, x in values.items():
+        moments[name].copy_(x)
+
+
+def successors_not_normalised() -> Plant:
+    """V(s_{t+1}) is that of the observation as it is."""
+
+    def estimate(original: Callable, config: Any, algorithm: Any, params: Any, t: Any, *rest: Any):
+        moments = params["obs"]
+        raw = t.next_obs * (moments["var"] + statistics.EPSILON).sqrt() + moments["mean"]
+        return original(config, algorithm, params, t._replace(next_obs=raw), *rest)
+
+    return _wrap(learner, "estimate", estimate)
+
+
+def observations_not_clipped() -> Plant:
+    """However far from their mean, observations are what they are."""
+    return _unclipped("normalize_obs")
+
+
+def rewards_not_clipped() -> Plant:
+    """However large for the returns' deviation, rewards are what they are."""
+    return _unclipped("scale_reward")
+
+
+def _unclipped(name: str) -> Plant:
+    def unclipped(original: Callable, *inputs: Any, **coefficients: Any) -> Any:
+        with mock.patch.object(statistics, "MOST", float("inf")):
+            return original(*inputs, **coefficients)
+
+    return _wrap(statistics, name, unclipped)
+
+
+def epsilon_outside_the_root() -> Plant:
+    """Observations are divided by σ + ε instead of √(σ² + ε)."""
+
+    def normalize(original: Callable, moments: Any, obs: torch.Tensor) -> torch.Tensor:
+        var = (moments["var"].sqrt() + statistics.EPSILON) ** 2 - statistics.EPSILON
+        return original({**moments, "var": var}, obs)
+
+    return _wrap(statistics, "normalize_obs", normalize)
+
+
+def returns_without_a_discount() -> Plant:
+    """The returns that rewards are scaled by are plain sums."""
+    return _wrap(
+        statistics, "return_so_far", lambda original, *inputs, gamma: original(*inputs, gamma=1.0)
+    )
+
+
+def returns_that_begin_with_the_update() -> Plant:
+    """What an episode has brought before this update is not in its return."""
+    return _wrap(
+        statistics,
+        "return_so_far",
+        lambda original, reward, done, start, **rest: original(reward, done, 0.0 * start, **rest),
+    )
+
+
+def returns_that_go_on_after_the_end() -> Plant:
+    """An episode's return begins with that of the one before it."""
+    return _wrap(
+        statistics,
+        "return_so_far",
+        lambda original, reward, done, start, **rest: original(reward, done & ~done, start, **rest),
+    )
+
+
+def rewards_less_their_mean() -> Plant:
+    """The mean of the returns is subtracted from each reward."""
+
+    def scale(original: Callable, scale: Any, t: Any, **rest: Any) -> Any:
+        following, scaled = original(scale, t, **rest)
+        mean, var = following.moments["mean"], following.moments["var"]
+        return following, scaled._replace(reward=scaled.reward - mean / var.sqrt())
+
+    return _wrap(statistics, "scale_reward", scale)
+
+
+def rewards_scaled_by_what_was_before() -> Plant:
+    """The returns of an update do not scale its own rewards."""
+
+    def scale(original: Callable, scale: Any, t: Any, **rest: Any) -> Any:
+        following, _ = original(scale, t, **rest)
+        with mock.patch.object(statistics, "merge", lambda moments, *rows: moments):
+            return following, original(scale, t, **rest)[1]
+
+    return _wrap(statistics, "scale_reward", scale)
+
+
+def moments_off_the_grid() -> Plant:
+    """The moments of observations are not rounded to float32."""
+
+    def build(algorithm: Any) -> dict[str, Any]:
+        return {"rounded": lambda tree: tree if isinstance(tree, dict) else algorithm.rounded(tree)}
+
+    return _parts(build)
+
+
 # The environment, and the grid.
 
 
@@ -1439,6 +1605,21 @@ FAULTS = (
     Fault(target_kl_times_1_5, "ppo stops"),
     Fault(weight_of_the_value_loss_forgotten, "ppo joint"),
     Fault(clip_by_the_norm_of_the_policy, "ppo joint"),
+    Fault(variance_with_ddof_1, "moments"),
+    Fault(distance_of_the_means_forgotten, "moments"),
+    Fault(padding_among_the_observations, "moments of episodes"),
+    Fault(moments_of_the_last_batch_alone, "moments"),
+    Fault(learned_with_the_moments_that_follow, "moments"),
+    Fault(successors_not_normalised, "moments"),
+    Fault(observations_not_clipped, "moments"),
+    Fault(rewards_not_clipped, "moments"),
+    Fault(epsilon_outside_the_root, "moments"),
+    Fault(returns_without_a_discount, "moments of episodes"),
+    Fault(returns_that_begin_with_the_update, "moments"),
+    Fault(returns_that_go_on_after_the_end, "moments"),
+    Fault(rewards_less_their_mean, "moments"),
+    Fault(rewards_scaled_by_what_was_before, "moments"),
+    Fault(moments_off_the_grid, "moments"),
     Fault(euler_step_with_the_new_speed, "steps"),
     Fault(time_limit_one_step_early, "steps"),
     Fault(environment_parameter_ignored, "parameters"),

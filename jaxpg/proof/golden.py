@@ -68,9 +68,17 @@ def arrays(config: Config) -> dict[str, Any]:
             "batch_config": _json(small),
             **_prefixed("batch", batch.fields(small, SEED)),
             **_prefixed("params", to_torch(batch.parameters(small, SEED))),
+            **_scale(small),
             **results,
             **pairs.our_updates(small, SEED),
         }
+
+
+def _scale(config: Config) -> dict[str, Any]:
+    """What rewards are scaled by before the batch, where they are."""
+    scale = batch.reward_scale(config, SEED)
+    named = {} if scale is None else {"returns": scale.returns, **scale.moments}
+    return _prefixed("scale", named)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,18 @@ CASES = {
     "PPO, shared torso, orthogonal": dataclasses.replace(
         PPO, networks="shared", normalize_over="batch", init="orthogonal"
     ),
+    "PPO, observations and rewards normalised": dataclasses.replace(
+        PPO, epochs=2, joint_loss=True, normalize_obs=True, normalize_reward=True
+    ),
+    "episodes and replay, normalised": dataclasses.replace(
+        CRITIC,
+        collect="episodes",
+        num_envs=4,
+        value_data="replay",
+        value_steps=2,
+        normalize_obs=True,
+        normalize_reward=True,
+    ),
 }
 """Every preset, and what else covers each optimizer, collect, network and distribution."""
 OPTIMIZER_CASES = {
@@ -112,17 +124,18 @@ NOISE_CASES = _cases(
 NETWORK_CASES = _cases(
     *("vpg", "reinforce", "shared torso, RMSprop"),
     *("Gaussian, normalised", "Gaussian, σ of the state"),
-    "PPO, shared torso, orthogonal",
+    *("PPO, shared torso, orthogonal", "PPO, observations and rewards normalised"),
 )
 DISTRIBUTION_CASES = _cases("vpg", "article", "Gaussian, normalised")
 FREE_CASES = _cases(
     *("vpg", "reinforce", "article-corrected", "shared torso, RMSprop"),
-    *("replay, SGD", "Gaussian, σ of the state"),
+    *("replay, SGD", "Gaussian, σ of the state", "PPO, observations and rewards normalised"),
 )
 SGD_CASES = _cases("article-corrected", "total return, SGD", "replay, SGD")
 MAY_BE_ZERO = (  # on both sides
     "update_*.gradient_*",  # of a step that is left out, or whose ratios are all clipped
     "*.log_std",  # at the start
+    "obs.*",  # moments, at the start
     "*.bias",  # at the start, beside an orthogonal kernel
     "*kl",  # of a step that was not taken
     "*accepted",

@@ -112,7 +112,15 @@ def expectation(
       config: names the estimator; N = num_envs; arithmetic float64.
       value, next_value: V(s_t) and V(s_{t+1}), constants, [T, M]; None takes the value network, or
         0 without a critic.
+
+    Raises:
+      ConfigError: if what is estimated depends on batches before this one.
     """
+    if config.normalize_obs or config.normalize_reward:
+        raise ConfigError(
+            "an exact expectation is that of one batch alone, so it needs normalize_obs and "
+            f"normalize_reward False; got {config.normalize_obs} and {config.normalize_reward}"
+        )
     config, count = as_arrays(config), config.num_envs
     shape = problem.trajectory.reward.shape
     given = value is not None and next_value is not None

@@ -319,4 +319,6 @@ def _param_shapes(config: Config, named: dict[str, np.ndarray], rows: int) -> di
             shapes[f"{network}.{layer}.bias"] = (rows, after)
     if "policy.log_std" in named:
         shapes["policy.log_std"] = (rows, outputs)
+    if config.normalize_obs:
+        shapes |= {"obs.count": (rows,), "obs.mean": (rows, inputs), "obs.var": (rows, inputs)}
     return {name: (shape, config.float_type) for name, shape in shapes.items()}

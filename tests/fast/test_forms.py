@@ -58,6 +58,8 @@ OTHERS = {
         activation="tanh",
         value_steps=1,
         optimizer="rmsprop",
+        normalize_obs=True,
+        normalize_reward=True,
     ),
     "episodes": dataclasses.replace(
         CONFIG,
@@ -67,6 +69,8 @@ OTHERS = {
         max_episode_steps=40,
         optimizer="sgd",
         total_episodes=60,
+        normalize_obs=True,
+        normalize_reward=True,
     ),
     "replay": dataclasses.replace(
         CONFIG, value_data="replay", value_target="td0", buffer_size=40, batch_size=20

@@ -26,6 +26,7 @@ CONFIGS = {
     ),
     "σ free": Config(env="Pendulum-v1", hidden_sizes=(8,), activation="tanh"),
     "σ of the state": Config(env="Pendulum-v1", hidden_sizes=(8, 5), sigma="state"),
+    "normalised": Config(hidden_sizes=(8,), normalize_obs=True),
 }
 
 
@@ -33,6 +34,8 @@ def untrained(config: Config) -> Run:
     """A run of one seed, 7, which has learned nothing; its biases and log σ are not 0."""
     params = jax.jit(algorithms.build(config).networks.init)(noise.key(3), noise.key(4))
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, params)
+    if config.normalize_obs:
+        params["obs"]["var"][:, 0] = 0.01  # so that much of it is clipped
     one = np.zeros(1, np.int32)
     population = SimpleNamespace(params=params, seeds=np.array([7], np.uint32), setting=one)
     return Run(None, Manifest("vpg", config, ("7,",), 2, 1, ({},), {}), {}, population)

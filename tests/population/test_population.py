@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpg import fast
 from jaxpg.core import learner, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import train
@@ -316,6 +318,26 @@ def test_shapes_and_bookkeeping(neighbours):
 
 
 @pytest.mark.slow
+def test_a_seed_whose_rewards_have_no_finite_scale_is_frozen():
+    """Of 1e30 float32 has no square: rewards would be 0, and nothing would tell."""
+    config = dataclasses.replace(TINY, normalize_reward=True)
+    costly = train_population(config, [1, 2], lanes=2, build=partial(paid, 1e30))
+    assert costly.frozen_at.tolist() == [0, 0]
+    assert {chunks.CAUSES[cause] for cause in costly.cause} == {"params"}
+
+
+def paid(factor, config):
+    """The algorithm, whose environment pays so many times as much."""
+    algorithm = fast.build(config)
+    env = algorithm.env
+
+    def step(key, state, action):
+        state, reward, *ends = env.step(key, state, action)
+        return state, factor * reward, *ends
+
+    return algorithm._replace(env=env._replace(step=step))
+
+
 def test_a_diverged_seed_is_marked():
     """An absurd learning rate drives ReLU networks to infinity within a few updates."""
     reckless = dataclasses.replace(

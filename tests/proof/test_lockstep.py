@@ -83,6 +83,17 @@ PARTS = {
         max_grad_norm=0.5,
         activation="tanh",
     ),
+    "PPO, Pendulum, observations and rewards normalised": cut(
+        PRESETS["ppo"],
+        env="Pendulum-v1",
+        normalize_obs=True,
+        normalize_reward=True,
+    ),
+    "episodes, replay, observations and rewards normalised": cut(
+        PRESETS["article-corrected"],
+        normalize_obs=True,
+        normalize_reward=True,
+    ),
 }
 
 
@@ -456,11 +467,19 @@ def test_a_fault_in_a_real_run_is_named_by_its_cause(x64):
 
 @pytest.mark.thin(4)
 @pytest.mark.parametrize(
-    ("env", "collect"), [("CartPole-v1", "episodes"), ("Pendulum-v1", "steps")]
+    ("env", "collect", "scaled"),
+    [("CartPole-v1", "episodes", True), ("Pendulum-v1", "steps", False)],
 )
-def test_all_roundings_of_an_update_are_seen_and_agree(env, collect, x64_everywhere):
+def test_all_roundings_of_an_update_are_seen_and_agree(env, collect, scaled, x64_everywhere):
     """Recorded, the update still ends where it ended; and both sides round the same things."""
-    config = dataclasses.replace(TINY, collect=collect, env=env, max_episode_steps=12)
+    config = dataclasses.replace(
+        TINY,
+        collect=collect,
+        env=env,
+        max_episode_steps=12,
+        normalize_obs=scaled,
+        normalize_reward=scaled,
+    )
     twin = torch_ref.Config(**dataclasses.asdict(config))
     ours = list(jaxpg.core.trace.roundings(config, 3, 1))
     theirs = list(torch_ref.trace.roundings(twin, 3, 1))
@@ -475,11 +494,16 @@ def test_all_roundings_of_an_update_are_seen_and_agree(env, collect, x64_everywh
             live = record["valid"][n]
             np.testing.assert_array_equal(after[live], record["next_obs"][n][live])
             assert ("action" in event) == (env == "Pendulum-v1")
-    for network, event in (("policy", steps), ("value", -1)):
-        name = f"params:{network}.hidden_0.weight"
+    named = [("policy.hidden_0.weight", steps), ("value.hidden_0.weight", -1)]
+    if scaled:
+        named += [(f"obs.{name}", -1) for name in ("mean", "var")]
+    for name, event in ((f"params:{name}", event) for name, event in named):
         for side in (ours, theirs):
             np.testing.assert_array_equal(side[event][name], record[name])
             assert np.any(side[event][name] != side[event][f"{name}:before_rounding"])
+    for side in (ours, theirs):
+        events = [n for n, event in enumerate(side) if "reward_scale.moments.var" in event]
+        assert events == ([steps - 1] if scaled else [])
 
 
 # The processes and their streams.

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxpg.cli.main import main
 from jaxpg.core import advantages, algorithms, noise
+from jaxpg.core.config import ConfigError
 from jaxpg.core.distributions import categorical
 from jaxpg.core.rollout import collect_episodes
 from jaxpg.core.training import as_arrays
@@ -409,6 +410,12 @@ def test_bad_input_is_a_sentence(arguments, message, capsys):
         main(["oracle", *arguments])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["normalize_obs", "normalize_reward"])
+def test_what_depends_on_earlier_batches_has_no_exact_expectation(chain, name):
+    with pytest.raises(ConfigError, match="needs normalize_obs and normalize_reward False; got"):
+        oracle.expectation(*chain, dataclasses.replace(oracle.BASE, **{name: True}))
 
 
 def test_the_command(monkeypatch, capsys, tmp_path, chain, rows):

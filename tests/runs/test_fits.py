@@ -1,4 +1,5 @@
-"""PPO and TRPO are runs like any other: everything that is done with one is done with theirs."""
+"""PPO, TRPO and what is normalised are runs like any other: all that is done with one is done with
+theirs."""
 
 import dataclasses
 import json
@@ -23,10 +24,14 @@ CONFIGS = {
         TINY, fit="ppo", value_steps=1, epochs=2, minibatches=3, joint_loss=True, target_kl=0.05
     ),
     "trpo": dataclasses.replace(TINY, fit="trpo", init="orthogonal"),
+    "scaled": dataclasses.replace(
+        TINY, fit="ppo", value_steps=1, minibatches=3, normalize_obs=True, normalize_reward=True
+    ),
 }
 SETTINGS = {
     "ppo": [{}, {"clip_coef": 0.05}, {"target_kl": 1e-4}, RECKLESS],
     "trpo": [{}, {"max_kl": 1e-3}, {"damping": 1.0, "cg_steps": 2}, RECKLESS],
+    "scaled": [{}, {"gamma": 0.5}, {"clip_coef": 0.05}, RECKLESS],
 }
 
 
