@@ -31,7 +31,7 @@ PPO = dataclasses.replace(
     optimizer_eps=1e-5,
 )
 CASES = {
-    **PRESETS,
+    **{name: config for name, config in PRESETS.items() if config.env == "CartPole-v1"},
     "constant baseline": dataclasses.replace(REINFORCE, baseline="constant"),
     "total return, SGD": dataclasses.replace(
         REINFORCE,
