@@ -42,7 +42,8 @@ def made(name: str) -> tuple[Any, Any]:
     prefix, _, own = name.partition(":")
     suite = adapter(prefix)
     if own not in suite.names():
-        raise ConfigError(f"unknown environment {name!r}{nearest(own, suite.names())}")
+        names = [f"{prefix}:{x}" for x in suite.names()]
+        raise ConfigError(f"unknown environment {name!r}{nearest(name, names)}")
     try:
         return suite.make(own)
     except Exception as error:  # whatever a suite's code raises, as for a file that it downloads

@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from jaxpg import suites
 from jaxpg.cli import machine
-from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
+from jaxpg.core.config import OWN_PARAMS, Config, EnvParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,10 @@ def envs(options: Envs) -> None:
     machine.prepare(Config())
     from jaxpg.envs import listing
 
-    print(f"{'environment':28}  {_row(('observes', 'acts', 'steps at most'))}")
+    print(f"{'environment':31}  {_row(('observes', 'acts', 'steps at most'))}")
     for name in [options.suite] if options.suite else listing.installed():
         for found in listing.listed(name):
-            print(f"{found.name:28}  {found.refused or _row(found[1:4])}", flush=True)
+            print(f"{found.name:31}  {found.refused or _row(found[1:4])}", flush=True)
     if not options.suite:
         for name, suite in suites.SUITES.items():
             if not suites.is_installed(name):
@@ -61,8 +61,6 @@ class CheckEnv:
 
 def check_env(options: CheckEnv) -> None:
     """jaxpg check-env."""
-    if options.steps < 1:
-        raise ConfigError(f"--steps must be at least 1; got {options.steps}")
     machine.prepare(Config())
     from jaxpg.envs import check
 

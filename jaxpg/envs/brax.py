@@ -31,7 +31,7 @@ class Brax(environment.Environment):
         self.obs_shape = jax.eval_shape(env.reset, jax.random.key(0)).obs.shape
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple:
-        state = self.env.reset(key)
+        state = self.env.reset(jax.random.key_data(key))  # its state may keep a key
         return state.obs, state
 
     def step_env(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:

@@ -13,13 +13,13 @@ import numpy as np
 
 from jaxpg.core import env as environments
 from jaxpg.core import noise
-from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, validate
 from jaxpg.core.types import Env, EnvSpec, EnvState
 
 NUM_ENVS = 8
 STEPS = 1_000
 SHORT = (5, 6)  # time limits, to see how one ends an episode
-COUNTED = 10  # steps that a number in the state must have counted, to be taken for a counter
+FEW = 10  # steps within episodes, of which too little is known to judge their last ones
 REACH = 4.0  # the numbers of continuous actions are from [-REACH, REACH), beyond most bounds
 
 
@@ -43,9 +43,8 @@ def check_env(
 
     Termination and truncation are told apart; a step leaves the true last observation and resets
     nothing; shapes and types stay; the key decides everything; every number is finite. A reset
-    within a step is told by what nothing else explains: a last observation that depends on the
-    step's key where no other one does, or that is the episode's first again, or a counter in the
-    environment's state that is set back.
+    within a step is told by what hardly anything else explains: a last observation that depends
+    on the step's key where no other one does, or that is always the episode's first again.
 
     Args:
       env: an `Env`, as `Algorithm.env` is; or the name of one, whose time limit is tried, too.
@@ -57,11 +56,14 @@ def check_env(
     Raises:
       ConfigError: if something is wrong; the sentence says what.
     """
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1; got {steps}")
     if isinstance(env, Env):
         seen = _examined(env, env_params, steps, seed)
         _check_limit(env.spec.time_limit, seen)
         return _counted(seen)
-    own = environments.settle(Config(env=env, env_params=env_params)).env_params
+    given = Config(env=env, env_params=env_params, max_episode_steps=max_episode_steps)
+    own = environments.settle(validate(given)).env_params
 
     def limited(limit: int | None) -> Env:
         return environments.make(env, max_episode_steps=limit, env_params=own)
@@ -90,7 +92,6 @@ class _Seen(NamedTuple):
     truncated: Any
     time: tuple[Any, Any]
     episode_return: tuple[Any, Any]
-    integers: tuple[Any, Any]  # lists, of the single ones in the environment's own state
     kept: Any  # whether `restart` left it as it was, where its episode had not ended
     fresh: Any  # whether it began anew, where it had
 
@@ -158,7 +159,6 @@ def _rollout(env: Env, env_params: EnvParams, steps: int, key: jax.Array) -> _Se
             truncated=truncated,
             time=(state.time, after.time),
             episode_return=(state.episode_return, after.episode_return),
-            integers=(_integers(state.inner), _integers(after.inner)),
             kept=done | _rows_near(after, following),
             fresh=~done | ((following.time == 0) & (following.episode_return == 0)),
         )
@@ -194,10 +194,16 @@ def _check_state(spec: EnvSpec, state: EnvState) -> None:
             f"{_type(total)}"
         )
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.inner):
+        name = f"inner{jax.tree_util.keystr(path)}"
         if jnp.shape(leaf)[:1] != (NUM_ENVS,):
             raise ConfigError(
-                f"every part of the state must be [N, ...], of N = {NUM_ENVS}; "
-                f"inner{jax.tree_util.keystr(path)} is {_type(leaf)}"
+                f"every part of the state must be [N, ...], of N = {NUM_ENVS}; {name} is "
+                f"{_type(leaf)}"
+            )
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise ConfigError(
+                f"every part of the state must be numbers, which a checkpoint holds; {name} is a "
+                "key: keep jax.random.key_data of it"
             )
 
 
@@ -288,12 +294,10 @@ def _check_ends(spec: EnvSpec, seen: _Seen) -> None:
 def _check_last(seen: _Seen) -> None:
     """No step resets. See `check_env`."""
     on = ~seen.done
-    if on.sum() < COUNTED:
-        return  # of the steps within an episode too little is known
+    if on.sum() < FEW:
+        return
     moved = ~_near(seen.obs, seen.otherwise).all(-1)
     back = _near(seen.obs, seen.began).all(-1)
-    deltas = [y - x for x, y in zip(*seen.integers, strict=True)]
-    counters = [delta for delta in deltas if (delta[on] == 1).all()]
     for name, ends in (("terminated", seen.terminated), ("truncated", seen.truncated)):
         if not ends.any():
             continue
@@ -302,8 +306,6 @@ def _check_last(seen: _Seen) -> None:
             reason = "it depends on the step's key, which no other observation does"
         elif back[ends].all() and not back[on].all():
             reason = "it is always the episode's first one"
-        elif any((delta[ends] != 1).all() for delta in counters):
-            reason = "a counter in the environment's state is set back with it"
         if reason:
             raise ConfigError(
                 f"step must not reset: the observation of a step that is {name} must be the "
@@ -329,12 +331,6 @@ def _counted(seen: _Seen) -> Checked:
     return Checked(seen.done.size, int(seen.terminated.sum()), int(seen.truncated.sum()))
 
 
-def _integers(tree: Any) -> list[Any]:
-    """The leaves [N] that are integers."""
-    leaves = jax.tree.leaves(tree)
-    return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.integer) and x.ndim == 1]
-
-
 def _near(x: Any, y: Any) -> Any:
     """Entry by entry, whether two arrays are equal up to rounding, which fusion changes."""
     same = (x == y) | ((x != x) & (y != y))
@@ -347,8 +343,6 @@ def _rows_near(one: Any, other: Any) -> jax.Array:
     """bool [N], whether all leaves are."""
 
     def rows(x: jax.Array, y: jax.Array) -> jax.Array:
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
         return _near(x, y).reshape(len(x), -1).all(axis=1)
 
     return jnp.stack(jax.tree.leaves(jax.tree.map(rows, one, other))).all(axis=0)

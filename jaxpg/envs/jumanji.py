@@ -12,19 +12,19 @@ import jumanji
 from gymnax.environments import environment, spaces
 from jumanji import specs
 
-NEVER = 2**30  # steps
+NEVER = 1_000_000  # steps; some environments have an array of so many
 
 
 def names() -> list[str]:
     """Those that are registered."""
-    return jumanji.registered_environments()
+    return sorted(jumanji.registered_environments())
 
 
 def make(name: str) -> tuple["Jumanji", Any]:
     """The environment, and its time limit if it has one."""
     env = jumanji.make(name)
     limit = getattr(env, "time_limit", None)
-    if limit is None:
+    if limit is None or not isinstance(env.action_spec, specs.DiscreteArray):
         return Jumanji(env), None
     return Jumanji(jumanji.make(name, time_limit=NEVER)), environment.EnvParams(int(limit))
 
@@ -45,7 +45,7 @@ class Jumanji(environment.Environment):
         self.obs_shape = first.shape
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple:
-        inner, step = self.env.reset(key)
+        inner, step = self.env.reset(jax.random.key_data(key))  # its state keeps a key
         return _flat(step.observation), State(inner, jnp.bool_(False))
 
     def step_env(self, key: jax.Array, state: State, action: jax.Array, params: Any) -> tuple:
@@ -62,8 +62,9 @@ class Jumanji(environment.Environment):
 
     def action_space(self, params: Any) -> Any:
         spec = self.env.action_spec
-        one_of = isinstance(spec, specs.DiscreteArray)
-        return spaces.Discrete(int(spec.num_values)) if one_of else spec
+        if isinstance(spec, specs.MultiDiscreteArray):
+            return spaces.Tuple([spaces.Discrete(int(n)) for n in spec.num_values.reshape(-1)])
+        return spaces.Discrete(int(spec.num_values)) if hasattr(spec, "num_values") else spec
 
 
 def _flat(observation: Any) -> jax.Array:

@@ -38,7 +38,7 @@ def listed(suite: str) -> Iterator[Listed]:
         try:
             observations, actions, limit = env.described(name)
         except ConfigError as error:
-            yield Listed(name, "", "", "", str(error))
+            yield Listed(name, "", "", "", str(error).removeprefix(f"{name} "))
         else:
             steps = "none of its own" if limit is None else f"{limit:,}"
             yield Listed(name, _words(observations), _words(actions), steps, None)
