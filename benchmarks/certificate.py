@@ -34,14 +34,19 @@ class Case(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
-    """The configs of `jaxpg parity`, of which `vpg` and `ppo` to the end of training."""
+    """The configs of `jaxpg parity`, of which `vpg` and `ppo` to the end of training.
+
+    What takes many steps in an update, or backtracks, is on the coarser grid.
+    """
     every = {name: Case(config, 1, 200) for name, config in CASES.items()}
     for name in ("vpg", "ppo"):
         every[name] = Case(dataclasses.replace(PRESETS[name], total_steps=512_000), 20, None)
-    return {
-        name: case._replace(config=dataclasses.replace(case.config, arithmetic="float32_grid"))
-        for name, case in every.items()
-    }
+
+    def on_grid(config: Config) -> Config:
+        grid = "float32_grid" if config.fit == "gradient" else "float24_grid"
+        return dataclasses.replace(config, arithmetic=grid)
+
+    return {name: case._replace(config=on_grid(case.config)) for name, case in every.items()}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How fast will `vpg` train on a GPU? Measured where there is one, predicted where there is none.
+"""How fast do `vpg` and `ppo` train on a GPU? Measured where there is one, else predicted.
 
     python -m benchmarks.gpu [--smoke] [--rounds 5]
 
@@ -6,7 +6,7 @@ In both forms that a GPU can be given (jaxpg/fast/backend.py): `plain`, one vmap
 which XLA makes the kernels; and `fused`, in which the rollout, the networks and their gradients are
 kernels of our own. First the two are compared: if parameters after two updates differ by more than
 rounding, nothing is timed. Then, by turns in one process, the textbook's `jit(vmap(train))`
-(baselines/textbook.py) and both forms of what `jaxpg train` runs; and last whole trainings.
+(benchmarks/baselines) and both forms of what `jaxpg train` runs; and last whole trainings of `vpg`.
 
 A prediction takes the program as XLA compiles it for an H100 (benchmarks/h100.py, which needs jax's
 CUDA plugin and no GPU). An update takes
@@ -19,6 +19,8 @@ for memory, so this is a prediction of the order, not of the digit.
 """
 
 import dataclasses
+import functools
+import itertools
 import os
 import sys
 import time
@@ -28,12 +30,14 @@ from statistics import median
 from typing import Any
 
 from benchmarks import contenders, h100, measure, parts
-from benchmarks.contenders import STEPS_PER_UPDATE, VPG
+from benchmarks.contenders import VPG
 from benchmarks.measure import Case, short
 from benchmarks.record import markdown
 from jaxpg import words
+from jaxpg.core.config import PRESETS, Config
 
-LANES = (256, 1024, 4096, 16_384)
+LANES = {"vpg": (256, 1024, 4096, 16_384), "ppo": (1024, 4096)}
+SMOKE = {"vpg": (256,)}
 FORMS = ("plain", "fused")
 TEXTBOOK = "textbook"
 UPDATES = 16  # of a call that is timed
@@ -55,12 +59,16 @@ def compare(smoke: bool, rounds: int) -> dict[str, Any]:
     reason = "measured instead" if is_measured and not smoke else h100.missing()
     programs, speeds, trainings = [], [], []
     if not reason:
-        sizes = LANES[:1] if smoke else LANES
-        cases = [Case("program", {"form": form, "lanes": n}) for form in FORMS for n in sizes]
+        cases = [
+            Case("program", {"preset": preset, "form": form, "lanes": n})
+            for preset, sizes in (SMOKE if smoke else LANES).items()
+            for form in FORMS
+            for n in sizes
+        ]
         rows = measure.by_turns("gpu", cases, 1, cold=False)
         programs = [{**row["options"], **row["repetitions"][0]} for row in rows]
     if is_measured:
-        forms, lanes = (FORMS[:1], [4]) if smoke else (FORMS, list(LANES))
+        forms, lanes = (FORMS[:1], {"vpg": [4]}) if smoke else (FORMS, LANES)
         options = {"forms": forms, "lanes": lanes, "rounds": rounds, "seconds": 0.3}
         speeds = measure.in_process("gpu", Case("speeds", options))["rows"]
     if is_measured and not smoke:
@@ -89,30 +97,30 @@ def predict(program: dict[str, Any]) -> dict[str, float]:
     memory = program["bytes"] / h100.BYTES_PER_SECOND
     arithmetic = program["flop"] / h100.FLOP_PER_SECOND
     arithmetic += program["instructions"] / h100.INSTRUCTIONS_PER_SECOND
+    steps = program["lanes"] * PRESETS[program["preset"]].update_cost
     return {
         "launch_seconds": launches,
         "memory_seconds": memory,
         "arithmetic_seconds": arithmetic,
-        "steps_per_second": program["lanes"] * STEPS_PER_UPDATE / (launches + memory + arithmetic),
+        "steps_per_second": steps / (launches + memory + arithmetic),
     }
 
 
 def table(content: dict[str, Any]) -> str:
-    """A line for each form and number of lanes; what whole trainings took."""
-    measured = {
-        (row["form"], row["lanes"]): median(row["steps_per_second"]) for row in content["rows"]
-    }
-    predicted = {(one["form"], one["lanes"]): one for one in content["predicted"]}
+    """A line for each preset, form and number of lanes; what whole trainings took."""
+    measured = {_case(row): median(row["steps_per_second"]) for row in content["rows"]}
+    predicted = {_case(one): one for one in content["predicted"]}
     lines = []
-    for form, lanes in sorted({*measured, *predicted}, key=_order):
-        one, rate = predicted.get((form, lanes)), measured.get((form, lanes))
-        plain = measured.get((TEXTBOOK, lanes))
+    for case in sorted({*measured, *predicted}, key=_order):
+        preset, form, lanes = case
+        one, rate = predicted.get(case), measured.get(case)
+        plain = measured.get((preset, TEXTBOOK, lanes))
         lines.append(
-            [form, f"{lanes:,}"]
+            [preset, form, f"{lanes:,}"]
             + ([short(rate), f"{rate / plain:.1f} x" if plain else ""] if rate else [])
             + (_parts(one) if one else [])
         )
-    columns = ["form", "lanes"]
+    columns = ["preset", "form", "lanes"]
     columns += ["steps/s", "to the textbook"] if measured else []
     columns += ["kernels", "bytes a step", "launches", "memory", "arithmetic",
                 "steps/s predicted"] if predicted else []  # fmt: skip
@@ -132,30 +140,35 @@ def table(content: dict[str, Any]) -> str:
     return text + (f" Not predicted: {content['not_compiled']}." if content["not_compiled"] else "")
 
 
-def _order(key: tuple[str, int]) -> tuple[int, int]:
-    return ([TEXTBOOK, *FORMS].index(key[0]), key[1])
+def _case(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["preset"], row["form"], row["lanes"]
+
+
+def _order(case: tuple[str, str, int]) -> tuple[int, int, int]:
+    preset, form, lanes = case
+    return (list(LANES).index(preset), [TEXTBOOK, *FORMS].index(form), lanes)
 
 
 def _parts(one: dict[str, Any]) -> list[str]:
     return [
         f"{one['kernels']:,.0f}",
-        f"{one['bytes'] / one['lanes'] / STEPS_PER_UPDATE:,.0f}",
+        f"{one['bytes'] / one['lanes'] / PRESETS[one['preset']].update_cost:,.0f}",
         *(f"{one[f'{name}_seconds'] * 1e3:.2f} ms" for name in ("launch", "memory", "arithmetic")),
         short(one["steps_per_second"]),
     ]
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
-    """Predicted, and where there is a GPU measured, speed over lanes."""
+    """Predicted, and where there is a GPU measured, speed of `vpg` over lanes."""
     figure, (axes,) = measure.figure(6, 3)
     colors = (measure.INK, measure.GREY, measure.BLUE)
     for form, color in zip((TEXTBOOK, *FORMS), colors, strict=True):
-        expected = [one for one in content["predicted"] if one["form"] == form]
+        expected = [one for one in content["predicted"] if _case(one)[:2] == ("vpg", form)]
         if expected:
             axes.plot([one["lanes"] for one in expected],
                       [one["steps_per_second"] for one in expected],
                       "--", color=color, label=f"{form}, predicted for an H100")  # fmt: skip
-        rows = [row for row in content["rows"] if row["form"] == form]
+        rows = [row for row in content["rows"] if _case(row)[:2] == ("vpg", form)]
         if rows:
             speeds = [median(row["steps_per_second"]) for row in rows]
             axes.plot([row["lanes"] for row in rows], speeds, "o-", color=color, label=form)
@@ -196,13 +209,14 @@ def difference() -> dict[str, Any]:
     return found
 
 
-def program(form: str, lanes: int) -> dict[str, float]:
+def program(preset: str, form: str, lanes: int) -> dict[str, float]:
     """What one update does on an H100: kernels, bytes, operations, instructions of our kernels."""
+    config = PRESETS[preset]
     os.environ["JAXPG_FORM"] = form
     from benchmarks import hlo
 
     def make() -> tuple[Any, tuple]:
-        part = parts.make("update", VPG, lanes, compute=False)
+        part = parts.make("update", config, lanes, compute=False)
         return part.function, part.arguments
 
     text, ptx = h100.compile_text(make)
@@ -210,7 +224,7 @@ def program(form: str, lanes: int) -> dict[str, float]:
     instructions = 0.0
     for name, times in hlo.custom_calls(text).items():  # each goes through all steps, row by row
         rows = int(name.rpartition("_")[2].partition("x")[0])
-        instructions += times * turns[name] * lanes * STEPS_PER_UPDATE / rows
+        instructions += times * turns[name] * lanes * config.update_cost / rows
     return {
         "kernels": counts.kernels,
         "bytes": counts.bytes,
@@ -220,18 +234,20 @@ def program(form: str, lanes: int) -> dict[str, float]:
 
 
 def speeds(
-    forms: list[str], lanes: list[int], rounds: int, seconds: float
+    forms: list[str], lanes: dict[str, list[int]], rounds: int, seconds: float
 ) -> dict[str, list[dict[str, Any]]]:
     """Environment steps a second of the textbook and of the forms, by turns in this process."""
     measure.start_as_jaxpg()
     rows: list[dict[str, Any]] = []
     calls = []
-    for number in lanes:
-        for form in (TEXTBOOK, *forms):
+    for preset, sizes in lanes.items():
+        for number, form in itertools.product(sizes, (TEXTBOOK, *forms)):
             began = time.perf_counter()
-            call, memory_bytes = _textbook(number) if form == TEXTBOOK else _jaxpg(form, number)
+            make = _textbook if form == TEXTBOOK else functools.partial(_jaxpg, form)
+            call, memory_bytes = make(PRESETS[preset], number)
             call()  # the first one allocates
-            row = {"form": form, "lanes": number, "compile_seconds": time.perf_counter() - began}
+            row = {"preset": preset, "form": form, "lanes": number}
+            row["compile_seconds"] = time.perf_counter() - began
             rows.append({**row, "program_bytes": memory_bytes, "steps_per_second": []})
             calls.append(call)
     for i in range(rounds):
@@ -239,32 +255,34 @@ def speeds(
             done, began = 0, time.perf_counter()
             while not done or time.perf_counter() - began < seconds:
                 call()
-                done += one["lanes"] * STEPS_PER_UPDATE * UPDATES
+                done += one["lanes"] * PRESETS[one["preset"]].update_cost * UPDATES
             one["steps_per_second"].append(done / (time.perf_counter() - began))
-            last = f"{one['form']}, {one['lanes']} lanes: {short(one['steps_per_second'][-1])}"
-            print(f"round {i + 1} of {rounds}: {last} steps/s", file=sys.stderr, flush=True)
+            last = f"{_case(one)}: {short(one['steps_per_second'][-1])} steps/s"
+            print(f"round {i + 1} of {rounds}, {last}", file=sys.stderr, flush=True)
     return {"rows": rows}
 
 
-def _textbook(seeds: int) -> tuple[Callable[[], Any], int]:
+def _textbook(config: Config, seeds: int) -> tuple[Callable[[], Any], int]:
     """A call that trains so many seeds for UPDATES, and the bytes that it takes."""
     import jax
 
-    from benchmarks.baselines.textbook import make_train
+    from benchmarks.baselines import textbook, textbook_ppo
     from jaxpg.population import memory
 
     keys = jax.random.split(jax.random.key(0), seeds)
-    train = jax.vmap(make_train(contenders.vpg(UPDATES)))
+    page = textbook_ppo if config.fit == "ppo" else textbook
+    config = dataclasses.replace(config, total_steps=UPDATES * config.update_cost)
+    train = jax.vmap(page.make_train(config))
     compiled = jax.jit(train).lower(keys).compile()
     return lambda: jax.block_until_ready(compiled(keys)), memory.of_program(compiled)
 
 
-def _jaxpg(form: str, lanes: int) -> tuple[Callable[[], Any], int]:
+def _jaxpg(form: str, config: Config, lanes: int) -> tuple[Callable[[], Any], int]:
     """The same of what `jaxpg train` runs, which goes on where the last call has ended."""
     from jaxpg.population import chunks, memory, population
 
     os.environ["JAXPG_FORM"] = form
-    (chunk,) = population.make_chunks(VPG, range(lanes), [{}], lanes)
+    (chunk,) = population.make_chunks(config, range(lanes), [{}], lanes)
     (program,) = chunks.compile_programs(chunk, UPDATES, 1)
     endless = chunks.advance(program, chunk, sys.maxsize, None)
     return lambda: next(endless), memory.of_program(program.advance)

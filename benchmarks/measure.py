@@ -8,20 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.record import write
 
 DOCS = Path(__file__).parents[1] / "docs"
-PATIENCE = 600  # seconds; a textbook's loop can hang for ever in XLA's pool of threads
+PATIENCE = 1800  # seconds
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 BLUE, GREY, INK = "#1f6fb4", "#9aa5b1", "#1f2933"
 
 
 class HungError(SystemExit):
-    """A measurement has not ended for `PATIENCE` seconds."""
+    """A measurement has not ended in the time that it was given."""
 
 
 class Case(NamedTuple):
@@ -73,7 +74,7 @@ def by_turns(
     cases: Sequence[Case],
     rounds: int,
     cold: bool = True,
-    may_hang: Collection[str] = (),
+    may_hang: Mapping[str, int] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Measure every case in turn, so that a busy minute does not hit one of them alone.
 
@@ -81,25 +82,25 @@ def by_turns(
       name: of the script.
       rounds: measurements of each.
       cold: whether a round that fills the compilation cache comes first; it is kept apart.
-      may_hang: what is put aside, rather than ending all, when it does not end.
+      may_hang: what is put aside, rather than ending all, if it is not done after these seconds.
 
     Returns:
-      A row for each case: what and options; "cold"; "repetitions"; "hung", whether it was put
-      aside.
+      A row for each case: what and options; "cold"; "repetitions"; "hung", after how many
+      seconds it was put aside, or None.
     """
-    rows = [{**one._asdict(), "cold": None, "repetitions": [], "hung": False} for one in cases]
+    rows = [{**one._asdict(), "cold": None, "repetitions": [], "hung": None} for one in cases]
     for i in range(rounds + cold):
         print(f"round {i + 1 - cold} of {rounds}", file=sys.stderr, flush=True)
         for case, row in zip(cases, rows, strict=True):
             if row["hung"]:
                 continue
             try:
-                taken = in_process(name, case)
+                taken = in_process(name, case, patience=may_hang.get(case.what, PATIENCE))
             except HungError as error:
                 if case.what not in may_hang:
                     raise
                 print(error, file=sys.stderr, flush=True)
-                row["hung"] = True
+                row["hung"] = may_hang[case.what]
             else:
                 if cold and i == 0:
                     row["cold"] = taken
@@ -108,11 +109,13 @@ def by_turns(
     return rows
 
 
-def in_process(name: str, case: Case, environment: dict[str, str] | None = None) -> dict[str, Any]:
+def in_process(
+    name: str, case: Case, environment: dict[str, str] | None = None, patience: int = PATIENCE
+) -> dict[str, Any]:
     """Measure one case in a process of its own; what that took in all is "process_seconds".
 
     Raises:
-      HungError: it has not ended for `PATIENCE` seconds.
+      HungError: it has not ended for so many seconds.
       SystemExit: it failed.
     """
     asked = ["--measure", case.what, json.dumps(case.options)]
@@ -120,10 +123,10 @@ def in_process(name: str, case: Case, environment: dict[str, str] | None = None)
     env = {**os.environ, **(environment or {})}
     began = time.perf_counter()
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, timeout=PATIENCE)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, timeout=patience)
     except subprocess.TimeoutExpired:
         raise HungError(
-            f"{name}: {case.what} {case.options} has not ended for {PATIENCE} s"
+            f"{name}: {case.what} {case.options} has not ended for {patience} s"
         ) from None
     process_seconds = time.perf_counter() - began
     if done.returncode:

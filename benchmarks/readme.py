@@ -89,7 +89,7 @@ def _certificate(record: dict[str, Any]) -> str:
     rows = record["rows"]
     assert all(row["verdict"] in ("equal", "straddle") for row in rows), "a certificate that fails"
     long = [name for name, case in record["cases"].items() if case["updates"] is None]
-    groups = [(f"`{name}`", [row for row in rows if row["case"] == name]) for name in long]
+    groups = [(_on_grid(name, record), [r for r in rows if r["case"] == name]) for name in long]
     groups += [("the other presets and variants", [r for r in rows if r["case"] not in long])]
     lines = [_verdicts(what, mine) for what, mine in groups if mine]
     origin = f"(`make certificate`, commit {record['commit']}, torch {record['torch']})"
@@ -105,6 +105,11 @@ def _certificate(record: dict[str, Any]) -> str:
         for row in shown
     ]
     return "\n\n".join([_filled(text), *examples])
+
+
+def _on_grid(name: str, record: dict[str, Any]) -> str:
+    grid = record["cases"][name]["config"]["arithmetic"]
+    return f"`{name}` (`{grid}`)"
 
 
 def _verdicts(what: str, rows: list[dict[str, Any]]) -> str:
@@ -157,20 +162,26 @@ def _gpu(record: dict[str, Any]) -> str:
     """What was measured on a GPU, and beside it what had been predicted without one."""
     before = read("gpu")
     assert before is not None, "what was predicted is beside what was measured"
-    predicted = {
-        (one["form"], one["lanes"]): one["steps_per_second"] for one in before["predicted"]
-    }
+    measured = {_gpu_case(row): row["steps_per_second"] for row in record["rows"]}
+    predicted = {_gpu_case(one): one["steps_per_second"] for one in before["predicted"]}
     rows = []
-    for one in record["rows"]:
-        key, rate = (one["form"], one["lanes"]), statistics.median(one["steps_per_second"])
-        (plain,) = (
-            statistics.median(other["steps_per_second"])
-            for other in record["rows"]
-            if (other["form"], other["lanes"]) == ("textbook", one["lanes"])
-        )
+    for key in (*measured, *(key for key in predicted if key not in measured)):
+        preset, _, lanes = key
+        rate, ratio = "", ""
+        if key in measured:
+            plain = statistics.median(measured[preset, "textbook", lanes])
+            rate = short(statistics.median(measured[key]))
+            ratio = f"{statistics.median(measured[key]) / plain:.1f} x"
         expected = short(predicted[key]) if key in predicted else ""
-        rows.append([*map(str, key), short(rate), f"{rate / plain:.1f} x", expected])
-    columns = ["form", "lanes", "trained steps/s", "to the textbook", "predicted without a GPU"]
+        rows.append([*map(str, key), rate, ratio, expected])
+    columns = [
+        "preset",
+        "form",
+        "lanes",
+        "trained steps/s",
+        "to the textbook",
+        "predicted without a GPU",
+    ]
     _, *notes = record["table"].split("\n\n")
     seeds = "\n\n".join(notes).removesuffix(" Not predicted: measured instead.")
     return (
@@ -180,14 +191,15 @@ def _gpu(record: dict[str, Any]) -> str:
     )
 
 
+def _gpu_case(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["preset"], row["form"], row["lanes"]
+
+
 def _gpu_line(record: dict[str, Any]) -> str:
-    rates = {
-        (row["form"], row["lanes"]): statistics.median(row["steps_per_second"])
-        for row in record["rows"]
-    }
+    rates = {_gpu_case(row): statistics.median(row["steps_per_second"]) for row in record["rows"]}
     (whole,) = (one for one in record["trainings"] if one["form"] == "fused")
     seeds = whole["seeds"]
-    fused, plain = (rates[form, seeds] for form in ("fused", "textbook"))
+    fused, plain = (rates["vpg", form, seeds] for form in ("fused", "textbook"))
     solved = round(whole["solved"] * seeds)
     return _filled(
         f"{words.seeds(seeds)} train to the end in {whole['wall_seconds']:.1f} s on one "
@@ -235,6 +247,7 @@ def _number(error: float) -> str:
 PAGES = {
     "README.md": {"train": _train_line, "throughput": _speed_line, "gpu": _gpu_line},
     "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
+    "docs/results.md": {"reference": _table},
     "docs/mathematics.md": {"trust_region": _trust_region_line},
     "docs/statistics.md": {"race": race.page_part},
     "docs/parity.md": {"parity": _parity},

@@ -36,13 +36,16 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "not reached"
 
 
-def parameters(values: Mapping[str, Any], varied: Collection[str] = ()) -> str:
+def parameters(
+    values: Mapping[str, Any], varied: Collection[str] = (), prefix: str = "env."
+) -> str:
     """An environment's parameters, as the command takes them: gravity=12.0 ramping=false.
 
     Args:
       varied: what is left out, as "env.gravity".
+      prefix: of their names there; "option." of an algorithm's options.
     """
-    left = [name for name in values if f"env.{name}" not in varied]
+    left = [name for name in values if f"{prefix}{name}" not in varied]
     return " ".join(f"{name}={json.dumps(values[name])}" for name in left)
 
 

@@ -1,6 +1,8 @@
 """docs/extending.md runs, and parts of one's own are really used."""
 
 import dataclasses
+import re
+import shlex
 import sys
 
 import jax.numpy as jnp
@@ -21,6 +23,35 @@ TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 4, hidden_sizes=(4,))
 def test_the_page_is_true():
     """Every Python block runs, in order, and prints what the page says."""
     assert pages.run(PAGE) == 3
+
+
+def test_its_command_lines_are_true(tmp_path, monkeypatch, capsys):
+    """Those after the file mine.py, in order, on fewer and smaller updates."""
+    found = list(pages.blocks(PAGE))
+    (at,) = (i for i, (_, code, _) in enumerate(found) if "def power_of_td(" in code)
+    (tmp_path / "mine.py").write_text(found[at][1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (console,) = re.findall(
+        r"^```\nexport PYTHONPATH=\.\n(.*?)^```$", PAGE.read_text(), re.S | re.M
+    )
+    small = ["--num-envs", "2", "--num-steps", "16", "--total-steps", "128", "--lanes", "2"]
+    more = {
+        "train": [*small, "--seeds", "4"],
+        "sweep": [*small, "--seeds", "2"],
+        "race": [*small, "--first-round", "6", "--max-seeds", "8"],
+        "evaluate": ["--episodes", "2"],
+    }
+    lines = [shlex.split(line)[1:] for line in console.splitlines()]
+    for words in lines:
+        main([*words, *more.get(words[0], [])])
+    assert [words[0] for words in lines] == [
+        *("train", "train", "report", "compare", "sweep", "race", "evaluate", "export"),
+    ]
+    assert "B beats A with probability" in capsys.readouterr().out
+    for name, shown in (("sign", "mine:power_of_td with power=0.0"), ("power", "option.power")):
+        assert shown in (tmp_path / "runs" / name / "report.html").read_text()
+    sys.modules.pop("mine")
 
 
 @pytest.mark.slow

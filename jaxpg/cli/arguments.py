@@ -25,6 +25,9 @@ Directories = Annotated[tuple[Path, ...], Positional, arg(metavar="DIR")]
 Preset = Annotated[str, Positional, arg(metavar="[PRESET]")]
 Contenders = Annotated[tuple[str, ...], Positional, arg(metavar="PRESET[,FIELD=VALUE,…]")]
 Given = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]  # names of options
+Changed = Annotated[
+    bool, arg(help="Take the source of --algorithm as it is now, if it was another.")
+]
 File = Annotated[Path | None, arg(metavar="FILE")]
 
 

@@ -10,7 +10,7 @@ from tyro.conf import arg, create_mutex_group
 
 from jaxpg import files
 from jaxpg.cli import machine
-from jaxpg.cli.arguments import Directory, File
+from jaxpg.cli.arguments import Changed, Directory, File
 from jaxpg.cli.show import say
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
@@ -50,6 +50,7 @@ class Evaluate:
     """Of the episodes' own randomness."""
     json: File = None
     """For the numbers."""
+    changed_algorithm: Changed = False
 
 
 def evaluate(options: Evaluate) -> None:
@@ -58,7 +59,7 @@ def evaluate(options: Evaluate) -> None:
         raise ConfigError(f"--episodes must be at least 1; got {options.episodes}")
     check_seed("--evaluation-seed", options.evaluation_seed)
     files.check(options.json, "--json")
-    run = load(options.dir)
+    run = load(options.dir, options.changed_algorithm)
     from jaxpg.policies import evaluate as evaluation
 
     chosen = chosen_seeds(run, options.seed, options.seeds, options.setting)
@@ -85,7 +86,7 @@ def evaluate(options: Evaluate) -> None:
             "results": results,
         }
         files.save(options.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    _print_table(run.manifest.preset, config, results, options.episodes)
+    _print_table(run.manifest.called, config, results, options.episodes)
     if count:
         print(_transfer(results, count))
     if why:
@@ -117,6 +118,7 @@ class Render:
     """Another one is another episode."""
     out: File = None
     """.gif or .mp4; in DIR if not given."""
+    changed_algorithm: Changed = False
 
 
 def render(options: Render) -> None:
@@ -125,7 +127,7 @@ def render(options: Render) -> None:
     if options.out and options.out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"--out must end in .gif or .mp4; got {options.out}")
     files.check(options.out, "--out")
-    run = load(options.dir)
+    run = load(options.dir, options.changed_algorithm)
     from jaxpg.policies import render as pictures
 
     pictures.check(run.config)
@@ -176,6 +178,7 @@ class Export:
     """Of a sweep, from 0."""
     out: File = None
     """DIR/seed-SEED.SUFFIX if not given."""
+    changed_algorithm: Changed = False
 
 
 def export(options: Export) -> None:
@@ -183,24 +186,23 @@ def export(options: Export) -> None:
     if options.to not in EXPORTS:
         raise ConfigError(f"--to is {options.to!r}{nearest(options.to, EXPORTS)}")
     files.check(options.out, "--out")
-    run = load(options.dir)
+    run = load(options.dir, options.changed_algorithm)
     from jaxpg.policies import export as exports
 
     seed = one_seed(run, options.seed, options.setting)
     out = options.out or options.dir / f"seed-{seed}{exports.SUFFIXES[options.to]}"
     files.save(out, exports.export(run, seed, options.to, setting=options.setting))
-    print(f"{out}: seed {seed} of {run.manifest.preset} on {run.config.env}. To load it:\n")
+    print(f"{out}: seed {seed} of {run.manifest.called} on {run.config.env}. To load it:\n")
     print(exports.how_to_load(run, options.to, str(out)))
 
 
-def load(directory: Path) -> "Run":
+def load(directory: Path, changed_algorithm: bool) -> "Run":
     """The run, with jax set up for it."""
     manifest = manifests.read(directory)
-    manifests.check_same_algorithm(directory, manifest._replace(bits=manifests.BITS))
     machine.prepare(manifest.config)
     from jaxpg.runs.load import load
 
-    return load(directory)
+    return load(directory, manifests.algorithm(directory, manifest, changed_algorithm))
 
 
 def one_seed(run: "Run", text: str, setting: int) -> int:
@@ -279,7 +281,9 @@ def _transfer(results: list[dict[str, Any]], count: int) -> str:
     return f"the same {seeds(count)} in gymnax and in gymnasium, mean return: {', '.join(parts)}"
 
 
-def _print_table(preset: str, config: Config, results: list[dict[str, Any]], episodes: int) -> None:
+def _print_table(
+    algorithm: str, config: Config, results: list[dict[str, Any]], episodes: int
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -311,5 +315,5 @@ def _print_table(preset: str, config: Config, results: list[dict[str, Any]], epi
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width
         console = Console(width=140)
-    print(f"{preset} on {environment(config)}, {episodes} fresh episodes of each seed")
+    print(f"{algorithm} on {environment(config)}, {episodes} fresh episodes of each seed")
     console.print(table)

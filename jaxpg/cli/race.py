@@ -11,7 +11,7 @@ from jaxpg.analysis import race as statistics
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Contenders, Given
 from jaxpg.cli.show import attempt
-from jaxpg.cli.train import Launch, check, to_the_end
+from jaxpg.cli.train import Launch, check, import_callback, to_the_end
 from jaxpg.core.config import FIELDS, PRESETS, Config
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import race as races
@@ -27,7 +27,8 @@ class Race:
     """
 
     contenders: Contenders
-    """Presets, with fields that are to be otherwise: vpg ppo vpg,learning_rate=3e-3,gamma=0.95."""
+    """Presets, with fields that are to be otherwise: vpg ppo vpg,learning_rate=3e-3,gamma=0.95; an
+    algorithm of your own as vpg,algorithm=MODULE:FUNCTION,option.NAME=VALUE."""
     max_seeds: Annotated[int, arg(metavar="N")] = 256
     """Of each contender, if it is not decided before."""
     first_round: Annotated[int, arg(metavar="N")] = 16
@@ -44,18 +45,21 @@ class Race:
     """Seeds that a worker trains at once, >= 2."""
     stall_seconds: float = 600.0
     """End with code 76 if a segment takes longer."""
+    callback: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    """Called after each commit with the contender's directory and the progress; imported."""
     given: Given = ()
     shared: OmitArgPrefixes[Config] = PRESETS["vpg"]
 
 
 def race(options: Race) -> None:
     """jaxpg race."""
-    launch = Launch(options.stall_seconds, report=False)
+    launch = Launch(options.stall_seconds, report=False, callback=options.callback)
     check(launch)
     asked = settle(options)
     presets = "-".join(one.preset for one in asked.contenders)
     out = options.out or Path("runs") / f"race-{presets}"
     machine.prepare(asked.contenders[0].config)
+    import_callback(launch)
     from jaxpg.report import race as report
     from jaxpg.runs import run
 

@@ -118,7 +118,7 @@ def describe(directory: Path) -> str:
     finished = run.is_finished(directory)
     state = "finished" if finished else "not finished"
     times = f", {len(manifest.settings)} settings each" if len(manifest.settings) > 1 else ""
-    what = f"{manifest.preset} on {words.environment(config, manifest.varied)}"
+    what = f"{manifest.called} on {words.environment(config, manifest.varied)}"
     said = f"{what}, seeds {','.join(manifest.parts)}{times}: {state}"
     if finished and not done:
         return f"{said}\nit was saved from memory, without checkpoints"

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,11 @@ from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
 from jaxpg import words
 from jaxpg.cli import machine
-from jaxpg.cli.arguments import Directories, Directory, Preset
+from jaxpg.cli.arguments import Changed, Directories, Directory, Preset
 from jaxpg.cli.show import attempt, describe, say
 from jaxpg.core.config import PRESETS, Config, ConfigError, validate
 from jaxpg.errors import DoesNotFit, Stopped
+from jaxpg.population import own
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import share, track
 from jaxpg.runs import sweep as sweeps
@@ -36,6 +38,8 @@ class Launch:
     """End with code 76 if a segment takes longer."""
     report: bool = True
     """Write report.html at the end."""
+    callback: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    """Called after each commit with the directory and the progress; imported."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +77,23 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Own:
+    """An algorithm of one's own."""
+
+    algorithm: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    """What makes it of a config, as jaxpg.build does; imported. Its source is part of the run."""
+    option: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")] = ()
+    """NAME=VALUE of each of its options that is to be another than its own, as scale=0.5."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """Train many seeds in parallel into a run directory, or continue it."""
 
     preset: Preset = "vpg"
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     run: OmitArgPrefixes[Run] = Run()
+    own: OmitArgPrefixes[Own] = Own()
     launch: OmitArgPrefixes[Launch] = Launch()
     processes: OmitArgPrefixes[Processes] = Processes()
     config: OmitArgPrefixes[Config] = PRESETS["vpg"]
@@ -91,12 +106,15 @@ def train(options: Train) -> None:
     check(options.launch, options.processes)
     if options.run.track is not None:
         track.check(options.run.track)
+    given = own.parse(options.own.option)
     out = options.run.out or default_out(options.preset, config)
     machine.prepare(config, alone=not options.processes.distributed)
     whose = join(options.processes)
     from jaxpg.runs import run
 
     run.check_usable(out)
+    import_callback(options.launch)
+    build = own.find(options.own.algorithm, given)
     share.wait_for_first(out, whose, options.processes.peer_seconds, run.is_finished)
     lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
     if lanes is None and not is_new:
@@ -105,7 +123,8 @@ def train(options: Train) -> None:
         say_if_empty(out)
 
     def begin(lanes: int | None) -> None:
-        planned = run.plan(options.preset, config, seeds, lanes)
+        planned = run.plan(options.preset, config, seeds, lanes, build=build)
+        run.check_parts(planned, build)
         (run.check_same if whose.process else run.begin)(out, planned)
         if not whose.process:
             track.choose(out, options.run.track)
@@ -130,6 +149,7 @@ class Resume:
 
     dir: Directory
     """A run directory."""
+    changed_algorithm: Changed = False
     launch: OmitArgPrefixes[Launch] = Launch()
     processes: OmitArgPrefixes[Processes] = Processes()
 
@@ -142,9 +162,12 @@ def resume(options: Resume) -> None:
     whose = join(options.processes)
     from jaxpg.runs import run
 
+    import_callback(options.launch)
     patience = options.processes.peer_seconds
     share.wait_for_first(options.dir, whose, patience, run.is_finished)
     say_if_empty(options.dir)
+    if not run.is_finished(options.dir) and not whose.process:
+        take_algorithm(options.dir, options.changed_algorithm)
     to_the_end(options.dir, options.launch, whose, patience)
 
 
@@ -167,9 +190,12 @@ class Extend:
 def extend(options: Extend) -> None:
     """jaxpg extend."""
     check(options.launch)
-    machine.prepare(manifests.read(options.dir).config)
+    manifest = manifests.read(options.dir)
+    machine.prepare(manifest.config)
     from jaxpg.runs import edit
 
+    import_callback(options.launch)
+    manifests.algorithm(options.dir, manifest)
     edit.extend(options.dir, options.total_steps, options.total_episodes)
     to_the_end(options.dir, options.launch)
 
@@ -190,9 +216,12 @@ def merge(options: Merge) -> None:
     check(options.launch)
     if not options.dirs:
         raise ConfigError("merge needs at least one run directory; got none")
-    machine.prepare(manifests.read(options.dirs[0]).config)
+    manifest = manifests.read(options.dirs[0])
+    machine.prepare(manifest.config)
     from jaxpg.runs import edit
 
+    import_callback(options.launch)
+    manifests.algorithm(options.dirs[0], manifest)
     edit.merge(options.dirs, options.out)
     to_the_end(options.out, options.launch)
 
@@ -208,8 +237,10 @@ class Sweep:
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,…")] = ()
     """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
-    hidden_sizes=32,64x64 max_grad_norm=0.5,none env.gravity=5,9.8; every combination is trained."""
+    hidden_sizes=32,64x64 max_grad_norm=0.5,none env.gravity=5,9.8 option.scale=0.5,1; every
+    combination is trained."""
     run: OmitArgPrefixes[Run] = Run()
+    own: OmitArgPrefixes[Own] = Own()
     launch: OmitArgPrefixes[Launch] = Launch()
     config: OmitArgPrefixes[Config] = PRESETS["vpg"]
 
@@ -219,9 +250,11 @@ def sweep(options: Sweep) -> None:
     check(options.launch)
     if options.run.track is not None:
         track.check(options.run.track)
-    grid = sweeps.parse_grid(options.grid)
+    grid, given = sweeps.parse_grid(options.grid), own.parse(options.own.option)
     machine.prepare(validate(options.config))  # the plan asks the environment for its parameters
-    asked = sweeps.plan(options.preset, options.config, grid, options.run.seeds, options.run.lanes)
+    import_callback(options.launch)
+    what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
+    asked = sweeps.plan(*what, options.own.algorithm, given)
     out = options.run.out or default_out(options.preset, asked.config, "-sweep")
     directories = sweeps.begin(out, asked)
     launch = dataclasses.replace(options.launch, report=False)
@@ -252,18 +285,21 @@ class Retrace:
     """Only this one, from 0; all if not given."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """New or empty; DIR-seed-SEED if not given."""
+    changed_algorithm: Changed = False
 
 
 def retrace(options: Retrace) -> None:
     """jaxpg retrace."""
-    machine.prepare(manifests.read(options.dir).config)
+    manifest = manifests.read(options.dir)
+    machine.prepare(manifest.config)
     from jaxpg.runs.retrace import retrace as again
 
+    build = manifests.algorithm(options.dir, manifest, options.changed_algorithm)
     name = options.dir.resolve().name + f"-seed-{options.seed}"
     if options.setting:
         name += f"-setting-{options.setting}"
     out = options.out or options.dir.resolve().with_name(name)
-    print(again(options.dir, options.seed, options.setting, options.update, out))
+    print(again(options.dir, options.seed, options.setting, options.update, out, build))
 
 
 def check(launch: Launch, processes: Processes = Processes()) -> None:
@@ -287,6 +323,15 @@ def check(launch: Launch, processes: Processes = Processes()) -> None:
         host, _, port = place.rpartition(":")
         if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
             raise ConfigError(f"--coordinator must be HOST:PORT; got {place!r}")
+
+
+def import_callback(launch: Launch) -> Callable[..., None] | None:
+    """What is called after each commit, or None; must come before anything is written.
+
+    Raises:
+      ConfigError: if there is no such function.
+    """
+    return None if launch.callback is None else own.imported(launch.callback, "--callback")
 
 
 def default_out(name: str, config: Config, suffix: str = "") -> Path:
@@ -329,6 +374,9 @@ def to_the_end(
             _log_results(directory)
             draw(directory, launch.report, anew=False)
         return
+    build = manifests.algorithm(directory, manifest)
+    call = _callback(directory, launch)
+    again = again or manifests.resume_line(directory, launch.callback)
     try:
         with (
             _tracked(directory, not whose.process) as tell,
@@ -337,6 +385,8 @@ def to_the_end(
 
             def report(at: "Progress") -> None:
                 tell(at)
+                if not whose.process:
+                    call(at)
                 show(at)
 
             summary = run.train(
@@ -346,9 +396,10 @@ def to_the_end(
                 stall_seconds=launch.stall_seconds,
                 share=whose,
                 peer_seconds=peer_seconds,
+                build=build,
             )
     except Stopped:
-        say(f"stopped and saved; continue with: {again or manifests.resume_line(directory)}")
+        say(f"stopped and saved; continue with: {again}")
         sys.exit(EXIT_STOPPED)
     if summary is None:
         print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
@@ -358,11 +409,24 @@ def to_the_end(
         draw(directory, launch.report, anew=True)
 
 
+def take_algorithm(directory: Path, changed: bool) -> None:
+    """Go on with what makes the algorithm as it is now, if that is allowed or nothing was trained.
+
+    Raises:
+      RunError: if it is not.
+    """
+    from jaxpg.runs import edit, run
+
+    changed = changed or run.is_empty(directory)
+    manifest = manifests.read(directory)
+    edit.adopt(directory, manifests.algorithm(directory, manifest, changed))
+
+
 def say_if_empty(directory: Path) -> None:
     """A word on a run that was begun before and has saved nothing."""
-    from jaxpg.runs import checkpoints, run
+    from jaxpg.runs import run
 
-    if not checkpoints.listed(directory) and not run.is_finished(directory):
+    if run.is_empty(directory):
         say(f"{directory} was stopped before it saved anything, as while compiling: it starts anew")
 
 
@@ -392,18 +456,32 @@ def _tracked(directory: Path, active: bool) -> Iterator[Callable[["Progress"], N
         tell: Callable[[Progress], None] | None = None
         with attempt("its tracker could not be opened"):
             tell = stack.enter_context(track.tracking(directory, active))
-
-        def report(at: "Progress") -> None:
-            nonlocal tell
-            with attempt("its tracker failed, and is told nothing more"):
-                now, tell = tell, None
-                if now is not None:
-                    now(at)
-                    tell = now
-
-        yield report
+        yield _until_it_fails(tell, "its tracker")
         with attempt("its tracker could not be closed"):
             stack.close()
+
+
+def _callback(directory: Path, launch: Launch) -> Callable[["Progress"], None]:
+    """A reporter to a function of one's own; where that fails, training goes on without it."""
+    function = import_callback(launch)
+    tell = None if function is None else partial(function, directory)
+    return _until_it_fails(tell, f"the callback {launch.callback}")
+
+
+def _until_it_fails(
+    tell: Callable[["Progress"], None] | None, who: str
+) -> Callable[["Progress"], None]:
+    """A reporter to somebody who must not end training: who fails is told nothing more."""
+
+    def report(at: "Progress") -> None:
+        nonlocal tell
+        with attempt(f"{who} failed, and is told nothing more"):
+            now, tell = tell, None
+            if now is not None:
+                now(at)
+                tell = now
+
+    return report
 
 
 def _log_results(directory: Path) -> None:

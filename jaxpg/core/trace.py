@@ -64,13 +64,13 @@ def records(
 def roundings(
     config: Config, seed: int, update: int, build: Callable[..., Algorithm] = algorithms.build
 ) -> Iterator[Record]:
-    """Every rounding to the float32 grid in one update: {name, name:before_rounding}.
+    """Every rounding to the grid in one update: {name, name:before_rounding}.
 
     One record per environment step, then one per optimizer step (of the policy together with
     the critic's first). The updates before it run as in `records`.
 
     Args:
-      config: on the float32 grid. JAX's 64-bit mode must be on in all threads, by
+      config: on a grid. JAX's 64-bit mode must be on in all threads, by
         `jax.config.update`: values come back in another one.
       seed: as in `records`.
       update: its index, from 0.

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap, sequential_vmap
+from jax.extend.core import jaxpr_as_fun
 
 
 def rows(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +93,23 @@ def in_turns(learn: Callable[..., Any]) -> Callable[..., Any]:
     def of_lanes(config: Any, algorithm: Any, *inputs: Any) -> Any:
         # Without jit it would be traced twice: as a function, and as the body of the loop.
         one = jax.jit(lambda config, *rest: learn(config, algorithm, *rest))
-        return sequential_vmap(one)(config, *inputs)
+        opened, closed_over = _open(one, config, *inputs)
+        return sequential_vmap(opened)(closed_over, config, *inputs)
 
     return of_lanes
+
+
+def _open(f: Callable[..., Any], *inputs: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """f as a function of what it closes over, too, and that: it may differ from lane to lane, as
+    an option of an algorithm of one's own does, where no function with a rule for vmap may have it.
+    """
+    program, outputs = jax.make_jaxpr(f, return_shape=True)(*inputs)
+    traced = [isinstance(x, jax.core.Tracer) for x in program.consts]
+
+    def opened(closed_over: list[Any], *inputs: Any) -> Any:
+        left = iter(closed_over)
+        own = [next(left) if t else x for t, x in zip(traced, program.consts, strict=True)]
+        flat = jaxpr_as_fun(program.replace(consts=own))(*jax.tree.leaves(inputs))
+        return jax.tree.unflatten(jax.tree.structure(outputs), flat)
+
+    return opened, [x for t, x in zip(traced, program.consts, strict=True) if t]

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxpg import words
 from jaxpg.analysis.stats import SOLVED, estimate, iqm
-from jaxpg.core import algorithms, noise
+from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError, EnvParams
-from jaxpg.core.types import EnvState, Params
+from jaxpg.core.types import Algorithm, EnvState, Params
 from jaxpg.errors import RunError
 from jaxpg.fast import static
 from jaxpg.population.policy import Actor, actor
@@ -55,7 +55,7 @@ def in_gymnax(
     began = time.perf_counter()
     config = run.config_of(setting)
     names = static(config)  # one program for all values
-    play = _player(actor(names), names, mode)
+    play = _player(actor(names, run.algorithm(setting)), mode)
     width = min(episodes, ROWS)
     lanes = max(1, min(len(seeds), ROWS // width))
     returns = np.zeros((len(seeds), episodes))
@@ -86,9 +86,9 @@ def in_gymnasium(
       ConfigError: if gymnasium is not installed, or has no such environment.
     """
     config = run.config_of(setting)
-    make, act = gymnasium_maker(config), actor(config)
+    make, act = gymnasium_maker(config), actor(config, run.algorithm(setting))
     began, obs_shape = time.perf_counter(), act.interface.obs_shape
-    choose = _chooser(act, config, mode)
+    choose = _chooser(act, mode)
     params = stacked_params(run, seeds, setting)
     envs = [make() for _ in range(len(seeds) * episodes)]
     starts = np.random.SeedSequence(key).generate_state(2)
@@ -131,7 +131,11 @@ class Recorded(NamedTuple):
 
 
 def recorder(
-    config: Config, mode: str, see: Callable[[EnvState], Any], steps: int | None = None
+    config: Config,
+    mode: str,
+    see: Callable[[EnvState], Any],
+    steps: int | None = None,
+    algorithm: Algorithm | None = None,
 ) -> Callable[..., Recorded]:
     """A recorder of the episodes of `in_gymnax`; it compiles once for each number of them.
 
@@ -139,12 +143,13 @@ def recorder(
       mode: "greedy" or "sampled".
       see: what is kept of N environments' state: a tree with leaves [N, ...].
       steps: T, at most the environment's time limit, which is taken for None.
+      algorithm: with parts of one's own; None for the config's.
 
     Returns:
       (params [S, ...], seeds, indices of the episodes, key) -> Recorded.
     """
-    act = actor(config)
-    start, step = _episodes(act, config, mode)
+    act = actor(config, algorithm)
+    start, step = _episodes(act, mode)
     limit = act.spec.time_limit
     times = jnp.arange(limit if steps is None else min(steps, limit))
 
@@ -219,14 +224,9 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16)
-def _player(act: Actor, config: Config, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """(params [S, ...], keys [S, E], env_params) -> returns and lengths [S, E], of whole episodes.
-
-    Args:
-      act: of the config; another one if the environment was registered anew, which the config
-        does not tell.
-    """
-    start, step = _episodes(act, config, mode)
+def _player(act: Actor, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """(params [S, ...], keys [S, E], env_params) -> returns and lengths [S, E] of episodes."""
+    start, step = _episodes(act, mode)
 
     def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
         def alive_somewhere(carry: tuple) -> jax.Array:
@@ -243,9 +243,7 @@ def _player(act: Actor, config: Config, mode: str) -> Callable[..., tuple[np.nda
     return jax.jit(play)
 
 
-def _episodes(
-    act: Actor, config: Config, mode: str
-) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+def _episodes(act: Actor, mode: str) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
     """How the episodes of S seeds begin and go on; rows [S · E].
 
     Returns:
@@ -253,8 +251,8 @@ def _episodes(
       (params, keys, step's number, state, alive) -> state, alive, where a row that is over keeps
       its state.
     """
-    env = algorithms.build(config).env
-    choose = _chooser(act, config, mode, raw=True)
+    env = act.algorithm.env
+    choose = _chooser(act, mode, raw=True)
 
     def start(keys: jax.Array, env_params: EnvParams) -> tuple:
         draws = jax.vmap(lambda key: noise.fold_in(key, 0))(keys.reshape(-1))
@@ -279,7 +277,7 @@ def _episodes(
     return start, step
 
 
-def _chooser(act: Actor, config: Config, mode: str, raw: bool = False) -> Callable[..., jax.Array]:
+def _chooser(act: Actor, mode: str, raw: bool = False) -> Callable[..., jax.Array]:
     """(params [S, ...], obs [S, E, ...], keys [S, E], step) -> actions [S, E, ...].
 
     Args:
@@ -288,7 +286,7 @@ def _chooser(act: Actor, config: Config, mode: str, raw: bool = False) -> Callab
     """
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
-    distribution = algorithms.build(config).distribution
+    distribution = act.algorithm.distribution
     per_action = () if act.spec.discrete else (act.spec.num_actions,)
 
     def choose(params: Params, obs: jax.Array, keys: jax.Array, t: jax.Array) -> jax.Array:

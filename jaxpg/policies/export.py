@@ -93,7 +93,7 @@ def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
         return safetensors(to_torch(policy.params), about)
     if target == "stablehlo":
         return _to_stablehlo(run.config, policy)
-    chain = as_chain(run.config, policy)
+    chain = _checked_chain(run.config, policy, target)
     return (_to_torch if target == "torch" else _to_onnx)(chain, about)
 
 
@@ -125,6 +125,37 @@ def as_chain(config: Config, policy: Policy) -> Chain:
         for end in (-jnp.inf, jnp.inf)
     )
     return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high)
+
+
+def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
+    """The policy as a chain, if it is one: networks of one's own may be anything.
+
+    Raises:
+      ConfigError: if they are something else.
+    """
+    if policy.algorithm is None:
+        return as_chain(config, policy)
+    try:
+        chain = as_chain(config, policy)
+        obs = np.random.default_rng(0).normal(size=(64, policy.actor.spec.obs_size))
+        outputs = np.asarray(policy.actor.outputs(policy.params, obs.astype(config.float_type)))
+        means = outputs[..., : len(chain.layers[-1][1])]
+        np.testing.assert_allclose(_forward(chain, obs), means, rtol=1e-3, atol=1e-3)
+    except (KeyError, ValueError, IndexError, AssertionError):
+        raise ConfigError(
+            f"--to {target} writes chains of layers, and the networks of this algorithm are none "
+            "that their config names: --to stablehlo holds any"
+        ) from None
+    return chain
+
+
+def _forward(chain: Chain, obs: np.ndarray) -> np.ndarray:
+    """What the last layer gives for observations [B, D]."""
+    for i, (weight, bias) in enumerate(chain.layers):
+        if i:
+            obs = np.tanh(obs) if chain.activation == "tanh" else np.maximum(obs, 0.0)
+        obs = obs @ weight.T + bias
+    return obs
 
 
 def _to_stablehlo(config: Config, policy: Policy) -> bytes:

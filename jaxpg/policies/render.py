@@ -21,7 +21,7 @@ from jaxpg import words
 from jaxpg.core import algorithms, learner, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.training import as_arrays
-from jaxpg.core.types import Params
+from jaxpg.core.types import Algorithm, Params
 from jaxpg.policies import drawings
 from jaxpg.policies.drawings import ACCENT, FALLEN, INK, LINE, MUTED, PAPER, SMOOTH, Drawing
 from jaxpg.policies.evaluate import Recorded, recorder, stacked_params
@@ -47,6 +47,14 @@ class Motion(NamedTuple):
     ends: np.ndarray  # int [F], episodes that have ended so far
 
 
+class Acting(NamedTuple):
+    """How policies act."""
+
+    config: Config
+    mode: str  # "greedy" or "sampled"
+    algorithm: Algorithm | None  # with parts of one's own; None for the config's
+
+
 class Film(NamedTuple):
     """A moving picture."""
 
@@ -65,11 +73,12 @@ def one(run: Run, seed: int, *, mode: str, before: bool, setting: int = 0, key: 
     """
     config = run.config_of(setting)
     drawing = drawings.find(config)
-    (trained,) = _motions(config, drawing, stacked_params(run, [seed], setting), [seed], mode, key)
+    acting = Acting(config, mode, run.algorithm(setting))
+    (trained,) = _motions(acting, drawing, stacked_params(run, [seed], setting), [seed], key)
     steps = len(trained.up)
-    panels = [(f"{run.manifest.preset}, seed {seed}", trained)]
+    panels = [(f"{run.manifest.called}, seed {seed}", trained)]
     if before:
-        untrained = _again_and_again(config, drawing, seed, steps, mode, key)
+        untrained = _again_and_again(acting, drawing, seed, steps, key)
         panels = [(f"seed {seed}, untrained", untrained), (f"seed {seed}, trained", trained)]
     stride = max(drawing.stride, -(-steps // LONGEST))
     frames = [
@@ -177,33 +186,37 @@ def check(config: Config) -> None:
     drawings.find(config)
 
 
-def initial_params(config: Config, seeds: Sequence[int]) -> Params:
-    """The parameters that seeds start from, leaves [S, ...]; the same that training drew."""
-    algorithm, arrays = algorithms.build(config), as_arrays(config)
+def initial_params(
+    config: Config, seeds: Sequence[int], algorithm: Algorithm | None = None
+) -> Params:
+    """The parameters that seeds start from, leaves [S, ...]; the same that training drew.
+
+    Args:
+      algorithm: with parts of one's own; None for the config's.
+    """
+    algorithm, arrays = algorithm or algorithms.build(config), as_arrays(config)
     start = jax.jit(jax.vmap(lambda key: learner.init(arrays, key, algorithm).params))
     return jax.tree.map(np.asarray, start(noise.keys(seeds)))
 
 
 def _motions(
-    config: Config,
+    acting: Acting,
     drawing: Drawing,
     params: Params,
     seeds: Sequence[int],
-    mode: str,
     key: int,
     steps: int | None = None,
 ) -> list[Motion]:
     """Each seed's first episode, and what follows its end, or so many steps of that at most."""
-    record = recorder(config, mode, drawing.see, steps)
+    record = recorder(acting.config, acting.mode, drawing.see, steps, acting.algorithm)
     recorded = record(params, seeds, [0], key)
     return [_motion(drawing, recorded, i, 0) for i in range(len(seeds))]
 
 
-def _again_and_again(
-    config: Config, drawing: Drawing, seed: int, steps: int, mode: str, key: int
-) -> Motion:
+def _again_and_again(acting: Acting, drawing: Drawing, seed: int, steps: int, key: int) -> Motion:
     """Episodes of an untrained policy, one after another, for so many steps."""
-    record, params = recorder(config, mode, drawing.see), initial_params(config, [seed])
+    record = recorder(acting.config, acting.mode, drawing.see, algorithm=acting.algorithm)
+    params = initial_params(acting.config, [seed], acting.algorithm)
     parts: list[Motion] = []
     while sum(len(part.up) for part in parts) < steps:
         recorded = record(params, [seed], np.arange(BATCH) + len(parts), key)
@@ -285,16 +298,17 @@ def _sheet_parts(
     key: int,
 ) -> list[Part]:
     """What a sheet shows: the seeds untrained, if that is wanted, and trained."""
-    count, config = words.seeds(len(seeds)), run.config_of(setting)
+    count = words.seeds(len(seeds))
+    acting = Acting(run.config_of(setting), mode, run.algorithm(setting))
     steps = int(run.population.metrics.env_steps[run.row(seeds[0], setting)].sum())
     shown = [(f"{count}, trained for {steps:,} steps each", TRAINED)]
     params = [stacked_params(run, seeds, setting)]
     if before:
         shown = [(f"{count}, untrained", UNTRAINED), *shown]
-        params = [initial_params(config, seeds), *params]
+        params = [initial_params(acting.config, seeds, acting.algorithm), *params]
     parts = []
     for (title, most), start in zip(shown, params, strict=True):
-        motions = _motions(config, drawing, start, seeds, mode, key, most)
+        motions = _motions(acting, drawing, start, seeds, key, most)
         if drawing.after is None:  # nothing moves any more once all are over
             most = min(most, max(len(motion.up) for motion in motions))
         parts.append(Part(title, motions, most))

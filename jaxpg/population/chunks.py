@@ -23,11 +23,11 @@ import numpy as np
 
 from jaxpg import fast
 from jaxpg.core import learner, noise, ring
-from jaxpg.core.config import Config
-from jaxpg.core.types import Algorithm, LearnerState, Metrics
+from jaxpg.core.config import OWN_PARAMS, Config, EnvParams
+from jaxpg.core.types import LearnerState, Metrics
 from jaxpg.population import devices
+from jaxpg.population.own import Build
 
-Build = Callable[[Config], Algorithm]
 # Why a lane is frozen: the first of these that is not finite. 0 is a lane that is not frozen.
 CAUSES = (
     "",
@@ -50,6 +50,7 @@ class Chunk(NamedTuple):
     config: Config  # traced leaves [L], of the working dtype
     keys: np.ndarray  # uint32 [L, 2], the data of each seed's key
     real: int  # lanes before the padding
+    options: EnvParams = OWN_PARAMS  # of an algorithm of one's own; traced ones [L]
 
 
 class Lane(NamedTuple):
@@ -71,8 +72,9 @@ class Program(NamedTuple):
     """The two compiled functions of one worker."""
 
     device: Any
-    start: Callable[..., Lane]  # (config, keys) -> lanes; of the first worker's device
-    advance: Callable[..., tuple]  # (config, lanes, count) -> lanes, metrics [L, length], recent
+    start: Callable[..., Lane]  # (config, options, keys) -> lanes; of the first worker's device
+    # (config, options, lanes, count) -> lanes, metrics [L, length], recent
+    advance: Callable[..., tuple]
     length: int  # updates that a call of `advance` does at most
 
 
@@ -108,27 +110,29 @@ def compile_programs(
       build: makes the algorithm.
     """
     with own_jax(chunk.config):
-        start, advance = _functions(chunk.config, length, build)
-        start, advance = jax.jit(start), jax.jit(advance, donate_argnums=1)
-        arguments = (chunk.config, chunk.keys)
+        start, advance = _functions(length, build)
+        start, advance = jax.jit(start), jax.jit(advance, donate_argnums=2)
+        of_chunk = (chunk.config, chunk.options)
+        arguments = (*of_chunk, chunk.keys)
         lanes = jax.eval_shape(start, *arguments)
         on = devices.workers()[:workers]
         (begin,) = devices.compile_on_each(start, arguments, on[:1])  # it runs once a chunk
-        advances = devices.compile_on_each(advance, (chunk.config, lanes, np.int32(0)), on)
+        advances = devices.compile_on_each(advance, (*of_chunk, lanes, np.int32(0)), on)
     return [Program(device, begin, each, length) for device, each in zip(on, advances, strict=True)]
 
 
 def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
     with own_jax(chunk.config):
-        start, _ = _functions(chunk.config, 1, build)
-        return jax.eval_shape(start, chunk.config, chunk.keys)
+        start, _ = _functions(1, build)
+        return jax.eval_shape(start, chunk.config, chunk.options, chunk.keys)
 
 
 def start(program: Program, chunk: Chunk) -> Lane:
     """The lanes before their first update."""
     with own_jax(chunk.config):
-        return jax.device_put(program.start(chunk.config, chunk.keys), program.device)
+        lanes = program.start(chunk.config, chunk.options, chunk.keys)
+        return jax.device_put(lanes, program.device)
 
 
 def advance(
@@ -144,7 +148,7 @@ def advance(
       Updates done, and the snapshot; its lanes are valid until the next one is asked for.
     """
     with own_jax(chunk.config):
-        config = jax.device_put(chunk.config, program.device)
+        of_chunk = jax.device_put((chunk.config, chunk.options), program.device)
         lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
     history = [] if at is None else list(at.history)
     done = sum(part.env_steps.shape[1] for part in history)
@@ -152,7 +156,7 @@ def advance(
         count = min(program.length, updates - done)
         with own_jax(chunk.config):
             lanes, metrics, recent = program.advance(
-                config, lanes, jax.device_put(np.int32(count), program.device)
+                *of_chunk, lanes, jax.device_put(np.int32(count), program.device)
             )
         history.append(jax.tree.map(lambda x: np.array(x)[:, :count], metrics))
         done += count
@@ -200,21 +204,18 @@ def work(
         future.result()
 
 
-def _functions(
-    config: Config, length: int, build: Build
-) -> tuple[Callable[..., Lane], Callable[..., tuple]]:
+def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable[..., tuple]]:
     """`start` and `advance` of a Program."""
-    algorithm = build(config)
 
-    def begin(config: Config, key_data: jax.Array) -> Lane:
-        state = learner.init(config, noise.typed(key_data), algorithm)
+    def begin(config: Config, options: EnvParams, key_data: jax.Array) -> Lane:
+        state = learner.init(config, noise.typed(key_data), build(config, **options))
         return Lane(state._replace(key=jax.random.key_data(state.key)), jnp.int32(0))
 
-    def start(config: Config, key_data: jax.Array) -> Lane:
-        return jax.vmap(begin)(config, key_data)
+    def start(config: Config, options: EnvParams, key_data: jax.Array) -> Lane:
+        return jax.vmap(begin)(config, options, key_data)
 
-    def update(config: Config, lane: Lane) -> tuple[Lane, Metrics]:
-        key = noise.typed(lane.state.key)
+    def update(config: Config, options: EnvParams, lane: Lane) -> tuple[Lane, Metrics]:
+        key, algorithm = noise.typed(lane.state.key), build(config, **options)
         state, metrics = learner.update(config, lane.state._replace(key=key), algorithm)
         after = state._replace(key=lane.state.key)
         cause = jnp.where(lane.cause > 0, lane.cause, _cause(after.params, metrics))
@@ -222,14 +223,14 @@ def _functions(
         kept = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), lane.state, after)
         return Lane(kept, cause), _blank(metrics, frozen)
 
-    def advance(config: Config, lanes: Lane, count: jax.Array) -> tuple:
+    def advance(config: Config, options: EnvParams, lanes: Lane, count: jax.Array) -> tuple:
         step = jax.jit(jax.vmap(update))  # traced once for both uses
-        row = jax.eval_shape(step, config, lanes)[1]
+        row = jax.eval_shape(step, config, options, lanes)[1]
         history = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), row)
 
         def body(i: jax.Array, carry: tuple) -> tuple:
             lanes, history = carry
-            lanes, metrics = step(config, lanes)
+            lanes, metrics = step(config, options, lanes)
             return lanes, jax.tree.map(lambda rows, x: rows.at[i].set(x), history, metrics)
 
         # A traced count: a loop whose length is known would be compiled differently for length 1.

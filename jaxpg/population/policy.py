@@ -13,9 +13,10 @@ import numpy as np
 
 from jaxpg import fast
 from jaxpg.core import algorithms, env, noise
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config, EnvParams, validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, EnvSpec, Params
+from jaxpg.population.own import Build
 from jaxpg.population.settings import plain_setting
 
 
@@ -23,12 +24,17 @@ from jaxpg.population.settings import plain_setting
 class Actor:
     """How the policies of one config act; pure functions, compiled when they are called."""
 
-    spec: EnvSpec
+    algorithm: Algorithm
     interface: env.Interface
     outputs: Callable[..., jax.Array]  # (params, obs [..., D]) -> [..., K]
     most_probable: Callable[..., jax.Array]  # (outputs) -> action, before decoding
     greedy: Callable[..., jax.Array]  # (params, observation [..., *obs_shape]) -> action
     sampled: Callable[..., jax.Array]  # (params, observation, key) -> action
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Of the environment."""
+        return self.algorithm.env.spec
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -118,6 +124,13 @@ def registered(name: str) -> Any:
 
 
 @lru_cache(maxsize=16)
+def made(build: Build, config: Config, options: EnvParams) -> Algorithm:
+    """What `build` makes of a config, the same object each time: what is compiled is kept by it."""
+    with jax.transfer_guard("allow"):
+        return build(config, **options)
+
+
+@lru_cache(maxsize=16)
 def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Actor:
     algorithm = algorithm or algorithms.build(config)
     spec = algorithm.env.spec
@@ -149,5 +162,5 @@ def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Acto
         return sample(outputs, uniform)
 
     return Actor(
-        spec, interface, outputs, most_probable, on_batch(most_probable), on_batch(sampled)
+        algorithm, interface, outputs, most_probable, on_batch(most_probable), on_batch(sampled)
     )

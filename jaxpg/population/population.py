@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from jaxpg.core import noise
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
-from jaxpg.population import chunks, memory
-from jaxpg.population.chunks import Build, Chunk, Lane, Program, Snapshot
+from jaxpg.population import chunks, memory, own
+from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
+from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, check_alike, plain, seed_list, with_setting
 
@@ -55,7 +56,8 @@ def train_rows(
     """Train every seed with every setting, in memory; arguments as of `runs.python`."""
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
-    groups = make_chunks(config, seeds, settings, default_lanes() if lanes is None else lanes)
+    number = default_lanes() if lanes is None else lanes
+    groups = make_chunks(config, seeds, settings, number, own.options(build))
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
     programs = chunks.compile_programs(groups[0], length, len(groups), build)
@@ -92,9 +94,16 @@ def default_lanes() -> int:
 
 
 def make_chunks(
-    config: Config, seeds: Sequence[int], settings: Sequence[Setting], lanes: int
+    config: Config,
+    seeds: Sequence[int],
+    settings: Sequence[Setting],
+    lanes: int,
+    options: EnvParams = OWN_PARAMS,
 ) -> list[Chunk]:
     """The rows in groups of L, the last of them padded with its last row.
+
+    Args:
+      options: of an algorithm of one's own, as they are where no setting says otherwise.
 
     Raises:
       ConfigError: as `train_population` does.
@@ -108,14 +117,22 @@ def make_chunks(
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
         check_alike(arrays)
         configs = jax.tree.map(np.asarray, arrays)
+        given = [
+            jax.tree.map(
+                lambda x: np.asarray(x, config.float_type), own.with_setting(options, setting)
+            )
+            for setting in settings
+        ]
         keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
     count = len(configs) * len(seeds)
-    stacked = jax.tree.map(lambda *values: np.stack(values), *configs)
+    stacked, stacked_options = (
+        jax.tree.map(lambda *values: np.stack(values), *some) for some in (configs, given)
+    )
     groups = []
     for first in range(0, count, lanes):
         setting, seed = np.divmod(np.arange(first, first + lanes).clip(max=count - 1), len(seeds))
-        at = jax.tree.map(lambda values: values[setting], stacked)
-        groups.append(Chunk(at, keys[seed], min(lanes, count - first)))
+        at, own_at = jax.tree.map(lambda values: values[setting], (stacked, stacked_options))
+        groups.append(Chunk(at, keys[seed], min(lanes, count - first), own_at))
     return groups
 
 

@@ -1,7 +1,7 @@
 """What is trained, as it is asked for: seeds, settings, grids. Imports no jax.
 
 A setting is values of traced hyperparameters that replace a config's. A parameter of the
-environment is called env.NAME.
+environment is called env.NAME, an option of an algorithm of one's own option.NAME.
 """
 
 import dataclasses
@@ -20,6 +20,8 @@ from jaxpg.core.config import (
     nearest,
     validate,
 )
+from jaxpg.population import own
+from jaxpg.population.own import OPTION, Build
 
 MOST_SEEDS = 1_000_000  # of one run; more are a slip, or fill a machine with their results
 ENV = "env."  # what the name of an environment's parameter begins with, beside fields
@@ -69,14 +71,14 @@ def plain_setting(setting: Setting) -> dict[str, Any]:
 
 
 def with_setting(config: Config, setting: Setting) -> Config:
-    """The config with the setting's values in it.
+    """The config with the setting's values in it; options are not the config's.
 
     Raises:
       ConfigError: if a field is not traced or not one number, or the config has no meaning then.
     """
     for name in setting:
-        if name not in TRACED and not name.startswith(ENV):
-            allowed = nearest(name, [*TRACED, f"{ENV}NAME"])
+        if name not in TRACED and not name.startswith((ENV, OPTION)):
+            allowed = nearest(name, [*TRACED, f"{ENV}NAME", f"{OPTION}NAME"])
             raise ConfigError(f"{name!r} cannot be a setting{allowed}")
     for name in OPTIONAL:
         if name in setting and (setting[name] is None) != (getattr(config, name) is None):
@@ -110,21 +112,22 @@ def check_alike(configs: Sequence[Config]) -> None:
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """The config with these values of fields, and of parameters of the environment."""
-    fields = {name: value for name, value in values.items() if not name.startswith(ENV)}
-    own = {name.removeprefix(ENV): values[name] for name in values if name not in fields}
-    if own:
-        fields["env_params"] = {**config.env_params, **own}
+    fields = {name: x for name, x in values.items() if not name.startswith((ENV, OPTION))}
+    params = {name.removeprefix(ENV): x for name, x in values.items() if name.startswith(ENV)}
+    if params:
+        fields["env_params"] = {**config.env_params, **params}
     return dataclasses.replace(config, **fields)
 
 
 def expand(
-    config: Config, grid: Mapping[str, Sequence[Any]]
+    config: Config, grid: Mapping[str, Sequence[Any]], build: Build | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A grid as programs and settings: every combination of static values is a program.
 
     Args:
       grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]};
         an array of numbers too.
+      build: makes the algorithm; None where the grid's options have its types already.
 
     Returns:
       Static values of each program, and the settings that each of them trains; the last field of
@@ -134,14 +137,14 @@ def expand(
       ConfigError: if a field does not exist or has no values, or a combination has no meaning.
     """
     for name in grid:
-        if name not in FIELDS and not name.startswith(ENV):
+        if name not in FIELDS and not name.startswith((ENV, OPTION)):
             raise ConfigError(f"Config has no field {name!r}{nearest(name, FIELDS)}")
         if name == "env_params":
             raise ConfigError(f"a grid has each parameter by its name, as {ENV}gravity; got {name}")
     grid = {name: _values(name, values) for name, values in grid.items()}
-    grid = settled(config, grid)
-    own = [name for name in grid if name.startswith(ENV)]
-    traced = {*TRACED, *(name for name in own if isinstance(grid[name][0], float))}
+    grid = settled(config, grid, build)
+    prefixed = [name for name in grid if name.startswith((ENV, OPTION))]
+    traced = {*TRACED, *(name for name in prefixed if isinstance(grid[name][0], float))}
     # Whether there is such a bound is static; what it is, is traced.
     static = [name for name in grid if name not in traced or None in grid[name]]
     programs = list(_product({name: grid[name] for name in static}))
@@ -152,15 +155,28 @@ def expand(
     return programs, settings
 
 
-def settled(config: Config, grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The grid with values of the environment's own types, as 5.0 for env.gravity=5.
+def settled(
+    config: Config, grid: Mapping[str, Sequence[Any]], build: Build | None = None
+) -> dict[str, list[Any]]:
+    """The grid with values of the environment's and of the algorithm's own types, as 5.0 for
+    env.gravity=5.
+
+    Args:
+      build: makes the algorithm; None leaves its options as they are.
 
     Raises:
-      ConfigError: if an environment of the grid has no such parameter.
+      ConfigError: if an environment of the grid has no such parameter, or the algorithm no such
+        option.
     """
     found = {name: list(values) for name, values in grid.items()}
-    own = [name for name in grid if name.startswith(ENV)]
-    for where, name in itertools.product(grid.get("env", [config.env]) if own else (), own):
+    for name in grid:
+        if name.startswith(OPTION) and build is not None:
+            base = own.options(build)
+            found[name] = [
+                own.typed(base, {name: x})[name.removeprefix(OPTION)] for x in grid[name]
+            ]
+    params = [name for name in grid if name.startswith(ENV)]
+    for where, name in itertools.product(grid.get("env", [config.env]) if params else (), params):
         from jaxpg.core import env  # late, for it brings jax
 
         one = dataclasses.replace(config, env=where, env_params=EnvParams())

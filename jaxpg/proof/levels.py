@@ -249,7 +249,7 @@ def measure(
 
 
 def measure_lockstep(cases: Mapping[str, Config], seeds: Sequence[int], updates: int) -> Row:
-    """Whole runs on the float32 grid in two processes, which share nothing but the seed.
+    """Whole runs on the 24-bit grid in two processes, which share nothing but the seed.
 
     Args:
       cases, seeds: as in `measure`.
@@ -265,7 +265,7 @@ def measure_lockstep(cases: Mapping[str, Config], seeds: Sequence[int], updates:
                 found.append(outcome._replace(where=f"{label}: {outcome.where}"))
     except lockstep.TraceError as error:
         found.append(Outcome(False, math.inf, str(error)))
-    compares = f"{updates} updates on the float32 grid, two processes, {env_steps:,} steps"
+    compares = f"{updates} updates on the 24-bit grid, two processes, {env_steps:,} steps"
     return _row("lockstep", compares, 0.0, cases, seeds, found, began)
 
 
@@ -307,7 +307,7 @@ def _as_is(config: Config) -> Config:
 
 
 def _on_grid(config: Config) -> Config:
-    return dataclasses.replace(config, arithmetic="float32_grid")
+    return dataclasses.replace(config, arithmetic="float24_grid")
 
 
 def _in_float64(config: Config) -> Config:
@@ -389,7 +389,7 @@ LEVELS = (
     ),
     Level(
         "lockstep",
-        "3 updates on the float32 grid",
+        "3 updates on the 24-bit grid",
         0.0,
         CASES,
         _on_grid,

@@ -1,6 +1,6 @@
 """Lockstep: the same run in both frameworks, compared bit by bit at every update.
 
-On the float32 grid, `python -m jaxpg.proof.trace` and `python -m torch_ref.trace`, given one config
+On the grid, `python -m jaxpg.proof.trace` and `python -m torch_ref.trace`, given one config
 and one integer seed, must produce the same bits. Each runs in its own process, proves that it has
 not imported the other's framework, and streams its records here. numpy only.
 """
@@ -76,7 +76,7 @@ def lockstep(
     """Run some seeds in both frameworks at once, in two processes, and compare them.
 
     Args:
-      config: on the float32 grid (any other arithmetic parts sooner or later).
+      config: on a grid (any other arithmetic parts sooner or later).
       seeds: integers in [0, 2^32).
       updates: of each seed, at most this many; None for the whole budget.
       report: called with each seed's result as soon as it is known.

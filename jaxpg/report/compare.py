@@ -133,6 +133,7 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
                 "letter": entry.letter,
                 "directory": str(entry.run.directory),
                 "preset": entry.run.manifest.preset,
+                "algorithm": entry.run.manifest.called,
                 "setting": dict(entry.run.settings[entry.run.population.setting[entry.rows[0]]]),
                 "seeds": len(entry.rows),
                 "budget": budget(entry.run.config)._asdict(),
@@ -217,7 +218,7 @@ def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
     console.print(f"{escape(some[0].run.config.env)}{solved}; 95 % intervals over seeds")
     for entry in some:
         count = words.seeds(len(entry.rows))
-        name = escape(f"{entry.name}  ({entry.run.manifest.preset}, {count}, {_budget(entry)})")
+        name = escape(f"{entry.name}  ({entry.run.manifest.called}, {count}, {_budget(entry)})")
         console.print(f"  {entry.letter}  {name}", overflow="fold")
     table = Table("", *(entry.letter for entry in some), box=SIMPLE_HEAD)
     for column in table.columns[1:]:

@@ -237,7 +237,7 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
     frozen = np.flatnonzero(some.diverged)
     return render(
         "report.html.j2",
-        title=f"{words.environment(config)} · {manifest.preset}",
+        title=f"{words.environment(config)} · {manifest.called}",
         seeds=words.seeds(len(some.final)),
         budget=f"{words.amount(view.budget.amount)} {view.budget.unit}",
         cards=_cards(view, found),
@@ -319,6 +319,9 @@ def _made(run: Run) -> list[tuple[str, str]]:
         ("seeds", ", ".join(run.manifest.parts)),
         ("lanes", str(run.manifest.lanes)),
     ]
+    if run.manifest.build is not None:
+        source = f"{run.manifest.called}, of a file with SHA-256 {run.manifest.build_sha256}"
+        rows.insert(0, ("algorithm", source))
     for kind in ("device", "versions"):
         entries = run.manifest.made.get(kind)
         if isinstance(entries, dict):

@@ -16,7 +16,6 @@ from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
-from jaxpg.population.settings import value_of
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import (
     ACCENT,
@@ -64,7 +63,7 @@ class Found(NamedTuple):
     """A sweep's points, in the order of its grid."""
 
     directory: Path
-    preset: str
+    algorithm: str  # for people
     config: Any
     grid: dict[str, list[Any]]
     seeds: str
@@ -96,19 +95,18 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         order = {_key(values): i for i, values in enumerate(plan.combinations)}
         points.sort(key=lambda point: order[_key(point.values)])
         points = _with_a_floor(points)
-        return Found(directory, plan.preset, plan.config, plan.grid, plan.seeds, points)
+        called = plan.build or plan.preset
+        return Found(directory, called, plan.config, plan.grid, plan.seeds, points)
     run = load(directory)
-    names = run.manifest.varied
+    values = {name: run.manifest.values(name) for name in run.manifest.varied}
     points = _with_a_floor(_points(run, {}, target))
     points = [
-        point._replace(
-            values={name: value_of(run.config_of(point.setting), name) for name in names}
-        )
+        point._replace(values={name: values[name][point.setting] for name in values})
         for point in points
     ]
-    grid = {name: list(dict.fromkeys(p.values[name] for p in points)) for name in names}
+    grid = {name: list(dict.fromkeys(values[name])) for name in values}
     seeds = ",".join(run.manifest.parts)
-    return Found(directory, run.manifest.preset, run.config, grid, seeds, points)
+    return Found(directory, run.manifest.called, run.config, grid, seeds, points)
 
 
 def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Point]:
@@ -210,7 +208,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         )
     return render(
         "sweep.html.j2",
-        title=f"{words.environment(found.config, found.grid)} · {found.preset}",
+        title=f"{words.environment(found.config, found.grid)} · {found.algorithm}",
         points=len(found.points),
         seeds=words.seeds(len(best.some.final)),
         swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},

@@ -74,7 +74,8 @@ def listed(directory: Path) -> dict[int, list[Checkpoint]]:
 
 
 def identity(chunk: Chunk) -> str:
-    """A hash of what a chunk trains; of the budget only if the learning rate depends on it."""
+    """A hash of what a chunk trains; of the budget only if the learning rate depends on it, of
+    options only if there are any."""
     config = chunk.config
     fields = {
         name: jax.tree.map(np.ndarray.tolist, value) if name not in STATIC else value
@@ -82,7 +83,10 @@ def identity(chunk: Chunk) -> str:
         if name not in manifest.LATER or np.any(value != manifest.LATER[name])
         if config.lr_schedule != "constant" or name not in ("total_steps", "total_episodes")
     }
-    text = json.dumps([fields, chunk.keys.tolist()], sort_keys=True)
+    trained = [fields, chunk.keys.tolist()]
+    if chunk.options:
+        trained.append(jax.tree.map(np.ndarray.tolist, chunk.options))
+    text = json.dumps(trained, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from jaxpg import files
 from jaxpg.core.config import validate
 from jaxpg.errors import RunError
+from jaxpg.population import own
+from jaxpg.population.own import Build
 from jaxpg.runs import checkpoints, lock
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
@@ -27,7 +29,7 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
     """
     with lock.locked(directory):
         manifest = manifests.read(directory)
-        manifests.check_same_algorithm(directory, manifest)
+        manifests.check_same_bits(directory, manifest)
         config = manifest.config
         unit = "total_steps" if config.collect == "steps" else "total_episodes"
         budget = total_steps if config.collect == "steps" else total_episodes
@@ -58,13 +60,32 @@ def add_seeds(directory: Path, seeds: Sequence[int]) -> None:
     """
     with lock.locked(directory):
         manifest = manifests.read(directory)
-        manifests.check_same_algorithm(directory, manifest)
+        manifests.check_same_bits(directory, manifest)
         twice = sorted(set(manifest.seeds) & set(seeds))
         if twice:
             raise RunError(f"{directory} already has the seed {twice[0]}")
         longer = manifest._replace(parts=(*manifest.parts, manifests.format_seeds(seeds)))
         with files.writing(directory):
             manifests.write(directory, longer)
+
+
+def adopt(directory: Path, build: Build) -> None:
+    """Go on with what makes the algorithm as it is now; the manifest keeps the former hashes.
+
+    Raises:
+      ConfigError: if it has not the run's options any more.
+      RunError: if the run is in use or cannot be written.
+    """
+    with lock.locked(directory):
+        manifest = manifests.read(directory)
+        now = own.source(build)
+        if now is None or now == manifest.source:
+            return
+        former = [*manifest.made.get("former_sources", []), manifest.build_sha256]
+        made = {**manifest.made, "former_sources": former}
+        adopted = manifest._replace(build_sha256=now.sha256, options=own.options(build), made=made)
+        with files.writing(directory):
+            manifests.write(directory, adopted)
 
 
 def merge(directories: Sequence[Path], out: Path) -> Manifest:
@@ -85,7 +106,7 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         runs = [manifests.read(directory) for directory in directories]
         first = runs[0]
         for directory, run in zip(directories, runs, strict=True):
-            manifests.check_same_algorithm(directory, run)
+            manifests.check_same_bits(directory, run)
             changed = manifests.differences(first, run._replace(parts=first.parts))
             if changed:
                 raise RunError(

@@ -24,8 +24,10 @@ from jaxpg.core.types import Algorithm, Metrics, Params
 from jaxpg.errors import RunError
 from jaxpg.files import whole_directory
 from jaxpg.names import from_torch
+from jaxpg.population import own
 from jaxpg.population.chunks import CAUSES, COUNTED, metric_names
-from jaxpg.population.policy import Policy
+from jaxpg.population.own import Build
+from jaxpg.population.policy import Policy, made
 from jaxpg.population.settings import Setting, with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results, trained
@@ -46,6 +48,7 @@ class Run:
     manifest: Manifest
     summary: dict[str, Any]  # summary.json
     population: Trained  # arrays over rows and updates
+    build: Build | None = None  # what made its algorithm, where it was given
 
     @property
     def config(self) -> Config:
@@ -73,7 +76,7 @@ class Run:
 
     def __repr__(self) -> str:
         where = words.environment(self.config, self.manifest.varied)
-        what = f"{self.manifest.preset} on {where}, {words.seeds(len(self.seeds))}"
+        what = f"{self.manifest.called} on {where}, {words.seeds(len(self.seeds))}"
         return f"<Run {str(self.directory)!r}: {what}>"
 
     def row(self, seed: int | str, setting: int = 0) -> int:
@@ -99,6 +102,18 @@ class Run:
         row = self.row(seed, setting)
         return jax.tree.map(lambda leaf: leaf[row], self.population.params)
 
+    def algorithm(self, setting: int = 0) -> Algorithm | None:
+        """What `build` makes of a setting; None without it: the config's.
+
+        Raises:
+          RunError: if there is no such setting.
+        """
+        if self.build is None or self.manifest.build is None:
+            return None
+        config = self.config_of(setting)
+        options = own.with_setting(self.manifest.options, self.settings[setting])
+        return made(self.build, config, options)
+
     def policy(
         self, seed: int | str, setting: int = 0, algorithm: Algorithm | None = None
     ) -> Policy:
@@ -106,13 +121,14 @@ class Run:
 
         Args:
           seed, setting: as of `row`.
-          algorithm: if the run was trained with parts of your own, what they were given by.
+          algorithm: if the run was trained with parts of your own, and loaded without them.
 
         Raises:
           RunError: as `row`, or without those parts; ConfigError if the environment is not
             registered any more.
         """
-        return trained.policy(self.population, self.manifest, seed, setting, algorithm)
+        given = algorithm or self.algorithm(setting)
+        return trained.policy(self.population, self.manifest, seed, setting, given)
 
     def to_frame(self) -> "pandas.DataFrame":
         """The metrics as a tidy table: a line for each row and update.
@@ -123,7 +139,7 @@ class Run:
           (of the episodes that ended in the update; NaN if none did), `frozen` (whether the seed
           had diverged), and the metrics of `results.npz` under their names.
         """
-        return trained.to_frame(self.population, self.config, self.settings)
+        return trained.to_frame(self.population, self.manifest)
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Copy what the run is, checkpoints aside, into a directory that is new or empty.
@@ -136,13 +152,14 @@ class Run:
                 shutil.copyfile(self.directory / name, partial / name)
 
 
-def load(directory: str | os.PathLike[str]) -> Run:
+def load(directory: str | os.PathLike[str], build: Build | None = None) -> Run:
     """A finished run: its manifest, its summary, and what became of every seed.
 
     Reads JSON, npz and safetensors, without pickle; sizes, shapes, dtypes and SHA-256 are checked.
 
     Args:
       directory: that `jaxpg train` wrote.
+      build: what made the algorithm, if it has parts of your own: its policies act by it.
 
     Raises:
       RunError: if it is no run, or not finished, or damaged.
@@ -173,7 +190,7 @@ def load(directory: str | os.PathLike[str]) -> Run:
         wall_seconds=summary["wall_seconds"],
         manifest=manifest,
     )
-    return Run(directory, manifest, summary, population)
+    return Run(directory, manifest, summary, population, build)
 
 
 def _summary(directory: Path) -> dict[str, Any]:

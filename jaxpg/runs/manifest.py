@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg import files
-from jaxpg.core.config import FIELDS, Config, ConfigError, validate
+from jaxpg import files, words
+from jaxpg.core.config import FIELDS, OWN_PARAMS, Config, ConfigError, EnvParams, validate
 from jaxpg.errors import RunError
-from jaxpg.population.settings import MOST_SEEDS, with_setting
+from jaxpg.population import own
+from jaxpg.population.own import OPTION, Build, Source
+from jaxpg.population.settings import MOST_SEEDS, value_of, with_setting
 
 NAME = "manifest.json"
 SCHEMA = 2
@@ -37,7 +39,24 @@ class Manifest(NamedTuple):
     settings: tuple[dict[str, Any], ...]  # of traced fields; every seed is trained with each
     made: dict[str, Any]  # versions, commit, device, command
     bits: int = BITS  # of the version that began it
-    build: str | None = None  # what made the algorithm, if it has parts of one's own: MODULE:NAME
+    # What makes the algorithm, if it has parts of one's own: MODULE:FUNCTION, the SHA-256 of its
+    # module's file (None where that is not known), and its options.
+    build: str | None = None
+    build_sha256: str | None = None
+    options: EnvParams = OWN_PARAMS
+
+    @property
+    def source(self) -> Source | None:
+        """Where the algorithm came from; None if it is jaxpg's own."""
+        return None if self.build is None else Source(self.build, self.build_sha256)
+
+    @property
+    def called(self) -> str:
+        """The algorithm, for people: a preset, or mine:build with scale=0.5."""
+        if self.build is None:
+            return self.preset
+        options = words.parameters(self.options, self.varied, OPTION)
+        return f"{self.build} with {options}" if options else self.build
 
     @property
     def seeds(self) -> list[int]:
@@ -48,6 +67,15 @@ class Manifest(NamedTuple):
     def varied(self) -> list[str]:
         """What the settings have values of, by name."""
         return list(dict.fromkeys(name for setting in self.settings for name in setting))
+
+    def values(self, name: str) -> list[Any]:
+        """What each setting has of a field, a parameter of the environment or an option."""
+        if name.startswith(OPTION):
+            return [
+                own.with_setting(self.options, setting)[name.removeprefix(OPTION)]
+                for setting in self.settings
+            ]
+        return [value_of(with_setting(self.config, setting), name) for setting in self.settings]
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -73,6 +101,8 @@ def write(directory: Path, manifest: Manifest) -> None:
         "made": manifest.made,
         "bits": manifest.bits,
         "build": manifest.build,
+        "build_sha256": manifest.build_sha256,
+        "options": manifest.options,
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     files.write(directory / NAME, text)
@@ -92,17 +122,46 @@ def sha256(directory: Path) -> str:
     return hashlib.sha256(_content(directory)).hexdigest()
 
 
-def check_same_algorithm(directory: Path, manifest: Manifest, build: str | None = None) -> None:
-    """Raise RunError unless this version, with these parts, trains a run's seeds to the same bits.
+def algorithm(directory: Path, manifest: Manifest, changed: bool = False) -> Build:
+    """What makes a run's algorithm, imported.
 
     Args:
-      build: what makes the algorithm, as in the manifest.
+      changed: whether its source may be another one than the run was begun with.
+
+    Raises:
+      ConfigError: if it cannot be imported, or has not the run's options any more.
+      RunError: if its source is another one.
     """
-    if manifest.build != build:
+    if manifest.build is not None and not own.is_importable(manifest.build):
+        raise RunError(
+            f"{directory} was begun with the algorithm of {manifest.build}, which is in no module: "
+            "jaxpg.train_population(…, out=…, build=…) goes on with it"
+        )
+    build = own.find(manifest.build, manifest.options)
+    if not changed:
+        check_source(directory, manifest, own.source(build))
+    return build
+
+
+def check_source(directory: Path, manifest: Manifest, now: Source | None) -> None:
+    """Raise RunError unless what makes the algorithm is what the run was begun with."""
+    if manifest.build != (now and now.name):
         raise RunError(
             f"{directory} was begun with the algorithm of {manifest.build or 'jaxpg'}, and this is "
-            f"that of {build or 'jaxpg'}: jaxpg.train_population(…, out=…, build=…) goes on with it"
+            f"that of {now.name if now else 'jaxpg'}: jaxpg.train_population(…, out=…, build=…) "
+            "goes on with it"
         )
+    former = manifest.build_sha256
+    if now and now.sha256 != former and None not in (now.sha256, former):
+        raise RunError(
+            f"{directory} was begun with another source of {now.name}: its SHA-256 was "
+            f"{former} and is {now.sha256}: put the former file back, or say --changed-algorithm "
+            "(to jaxpg resume, where it is trained)"
+        )
+
+
+def check_same_bits(directory: Path, manifest: Manifest) -> None:
+    """Raise RunError unless this version trains a run's seeds to the bits of who began it."""
     if manifest.bits == BITS:
         return
     versions = manifest.made.get("versions")
@@ -140,6 +199,8 @@ def parse(content: bytes, path: Path) -> Manifest:
             made=_typed(fields["made"], dict),
             bits=_typed(fields.get("bits", 1), int),  # which the first version did not write
             build=_typed(fields.get("build"), str | None),
+            build_sha256=_typed(fields.get("build_sha256"), str | None),
+            options=own.checked(EnvParams(_typed(fields.get("options", {}), dict))),
         )
         seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
         if not seeds or len(set(seeds)) != len(seeds):
@@ -150,6 +211,7 @@ def parse(content: bytes, path: Path) -> Manifest:
             raise ValueError("settings must be at least one")
         for setting in manifest.settings:
             with_setting(manifest.config, _typed(setting, dict))
+            own.with_setting(manifest.options, setting)
     except KeyError as error:
         raise RunError(f"{path} is damaged: it lacks {error}") from None
     except ConfigError as error:
@@ -187,9 +249,10 @@ def parse_config(fields: Any, path: Path | str = "the config") -> Config:
     return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
 
 
-def resume_line(directory: Path) -> str:
+def resume_line(directory: Path, callback: str | None = None) -> str:
     """What continues a run, for a shell."""
-    return shlex.join(["jaxpg", "resume", str(directory)])
+    own = [] if callback is None else ["--callback", callback]
+    return shlex.join(["jaxpg", "resume", str(directory), *own])
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:
@@ -199,6 +262,8 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
         "lanes": (old.lanes, new.lanes),
         "settings": (old.settings, new.settings),
         "build": (old.build, new.build),
+        "build_sha256": (old.build_sha256, new.build_sha256),
+        "options": (old.options, new.options),
         **{name: (getattr(old.config, name), getattr(new.config, name)) for name in FIELDS},
     }
     return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]

@@ -7,20 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from jaxpg import fast, words
 from jaxpg.core.config import PRESETS, Config, ConfigError
 from jaxpg.errors import DoesNotFit, Stopped
-from jaxpg.population import chunks, population, progress
-from jaxpg.population.chunks import Build
+from jaxpg.population import own, population, progress
+from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list, with_values
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import run
 from jaxpg.runs.load import load
-from jaxpg.runs.trained import Trained, check_params
+from jaxpg.runs.trained import Trained
 
 
 class GridPoint(NamedTuple):
@@ -50,9 +47,10 @@ def train_population(
     Args:
       config: what to train.
       seeds: different integers in [0, 2^32): a range, a list or an array [S].
-      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}, or of the
-        environment's parameters, {"env.gravity": 5}; all of them are trained by one program. Rows
-        are ordered by setting, then as the seeds are.
+      settings: values of traced fields that replace the config's, as in {"gamma": 0.9}, of the
+        environment's parameters, {"env.gravity": 5}, or of the options of `build`,
+        {"option.scale": 0.5}; all of them are trained by one program. Rows are ordered by setting,
+        then as the seeds are.
       lanes: L ≥ 2, rows that one worker trains at once; None takes the backend's default, or
         fewer if memory has no room for them. For a given L a row's result does not depend on the
         others.
@@ -60,8 +58,9 @@ def train_population(
         `out` more, where a call would be long).
       report: called after each of them, from any thread, one at a time; with `out` after what
         has been saved. None is silent, but for a bar in a notebook.
-      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own. It
-        meets the config's static fields as they are and the traced ones as arrays over the lanes.
+      build: makes the algorithm, as `jaxpg.build(config)._replace(…)` with parts of your own, of
+        one lane, in whose config the traced fields are traced scalars. Its other parameters that
+        are numbers, true or false are its options (`jaxpg.population.own`).
       out: a run directory, as of `jaxpg train`: new, or empty, or of this very run, which is then
         continued. Ctrl-C and SIGTERM save and raise Stopped; the same call goes on.
 
@@ -109,14 +108,19 @@ def train_grid(
             "population"
         )
     seeds = seed_list(seeds)
-    programs, settings = expand(config, grid)
-    configs = [with_values(config, values) for values in programs]
+    build = options.pop("build", fast.build)
+    programs, settings = expand(config, grid, build)
+    points = [(with_values(config, values), own.fixed(build, values)) for values in programs]
     lanes = options.get("lanes") or population.default_lanes()
-    for point in configs:
-        population.make_chunks(point, seeds, settings, lanes)
+    for point, made in points:
+        population.make_chunks(point, seeds, settings, lanes, own.options(made))
     return [
-        GridPoint(point, settings, train_population(point, seeds, settings=settings, **options))
-        for point in configs
+        GridPoint(
+            point,
+            settings,
+            train_population(point, seeds, settings=settings, build=made, **options),
+        )
+        for point, made in points
     ]
 
 
@@ -134,9 +138,7 @@ def _train_into(
     chosen = lanes if is_new or lanes is not None else manifests.read(directory).lanes
     what = run.plan(_name(config), config, seeds, chosen, **options)
     build = options["build"]
-    if what.build is not None:
-        lane = chunks.lane_shapes(run.make_chunks(what)[0], build)
-        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lane.state.params))
+    run.check_parts(what, build)
     run.begin(directory, what)
     try:
         if not run.is_finished(directory):

@@ -20,8 +20,18 @@ from jaxpg.analysis import race as statistics
 from jaxpg.analysis.budget import budget
 from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import Plan
-from jaxpg.core.config import PRESETS, Config, ConfigError, nearest, validate
+from jaxpg.core.config import (
+    OWN_PARAMS,
+    PRESETS,
+    Config,
+    ConfigError,
+    EnvParams,
+    nearest,
+    validate,
+)
 from jaxpg.errors import RunError
+from jaxpg.population import own
+from jaxpg.population.own import OPTION
 from jaxpg.population.settings import ENV
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest, parse_config
@@ -29,6 +39,7 @@ from jaxpg.runs.sweep import folder, parse_fields
 
 NAME = "race.json"
 SCHEMA = 1
+ALGORITHM = "algorithm="  # what an entry of a contender begins with that names one's own
 MOST = 8  # contenders: the 28 pairs of 8 share the error rate
 MOST_BYTES = 2**30  # that swaps may take
 
@@ -39,6 +50,8 @@ class Contender(NamedTuple):
     name: str  # as it was asked for
     preset: str
     config: Config
+    build: str | None = None  # what makes an algorithm of one's own: MODULE:FUNCTION,
+    options: EnvParams = OWN_PARAMS  # and its options, as they were given
 
 
 class Race(NamedTuple):
@@ -68,7 +81,8 @@ def plan(
     """A race of these contenders.
 
     Args:
-      names: PRESET or PRESET,FIELD=VALUE,… of each.
+      names: PRESET or PRESET,FIELD=VALUE,… of each; algorithm=MODULE:FUNCTION and option.NAME=VALUE
+        are fields there.
       shared: fields of all of them, which their own come before.
       first_round: seeds of each contender in the first round, at least.
       max_seeds: of each contender, in all.
@@ -202,7 +216,13 @@ def read(directory: Path) -> Race:
         if fields["schema"] != SCHEMA:
             raise ValueError(f"its schema is {fields['schema']!r}, and this version reads {SCHEMA}")
         contenders = tuple(
-            Contender(str(one["name"]), str(one["preset"]), parse_config(one["config"], path))
+            Contender(
+                str(one["name"]),
+                str(one["preset"]),
+                parse_config(one["config"], path),
+                one.get("build"),
+                own.checked(EnvParams(one.get("options", {}))),
+            )
             for one in fields["contenders"]
         )
         settled = Plan(len(contenders), tuple(map(int, fields["rounds"])), float(fields["alpha"]))
@@ -210,27 +230,33 @@ def read(directory: Path) -> Race:
 
 
 def _contender(name: str, shared: dict[str, Any]) -> Contender:
-    preset, *own = name.split(",")
+    preset, *entries = name.split(",")
     if preset not in PRESETS:
         raise ConfigError(
             f"a contender must be PRESET or PRESET,FIELD=VALUE,…; got {name!r}, and "
             f"{preset!r} is no preset{nearest(preset, PRESETS)}"
         )
-    fields = {**shared, **parse_fields(own, name)}
+    builds = [entry for entry in entries if entry.startswith(ALGORITHM)]
+    fields = {**shared, **parse_fields([x for x in entries if x not in builds], name)}
+    options = {x.removeprefix(OPTION): fields.pop(x) for x in [*fields] if x.startswith(OPTION)}
+    if len(builds) > 1 or (options and not builds):
+        raise ConfigError(f"{name} must have one {ALGORITHM}MODULE:FUNCTION, if it has options")
     if params := [field for field in fields if field.startswith(ENV)]:
         raise ConfigError(
             f"contenders must have one environment; {name} has {params[0]}: --env-params gives all "
             "of them the same"
         )
     try:
-        return Contender(name, preset, validate(dataclasses.replace(PRESETS[preset], **fields)))
+        config = validate(dataclasses.replace(PRESETS[preset], **fields))
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
+    build = builds[0].removeprefix(ALGORITHM) if builds else None
+    return Contender(name, preset, config, build, EnvParams(options))
 
 
 def _check_comparable(one: Contender, other: Contender) -> None:
     """Raise ConfigError unless the two differ, and in nothing but what is asked about."""
-    if one.config == other.config:
+    if one[2:] == other[2:]:
         raise ConfigError(f"{one.name} and {other.name} are the same: contenders must differ")
     for name in ("env", "env_params", "max_episode_steps", "arithmetic"):
         ours, theirs = getattr(one.config, name), getattr(other.config, name)
@@ -254,7 +280,10 @@ def _manifest(race: Race, contender: int) -> Manifest:
 
     one = race.contenders[contender]
     seeds = range(race.start, race.start + race.plan.rounds[0])
-    return run.plan(one.preset, one.config, seeds, race.lanes)
+    build = own.find(one.build, one.options)
+    found = run.plan(one.preset, one.config, seeds, race.lanes, build=build)
+    run.check_parts(found, build)
+    return found
 
 
 def _text(race: Race) -> str:
@@ -287,7 +316,11 @@ def _settled(race: Race) -> dict[str, Any]:
     fields = {
         f"{one.name}: {name}": value
         for one in race.contenders
-        for name, value in dataclasses.asdict(one.config).items()
+        for name, value in {
+            **dataclasses.asdict(one.config),
+            "algorithm": one.build,
+            "options": one.options,
+        }.items()
     }
     general = {"rounds": race.plan.rounds, "alpha": race.plan.alpha, "start": race.start}
     return {"contenders": names, "lanes": race.lanes, **general} | fields

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxpg import words
 from jaxpg.core.config import FIELDS, PRESETS, EnvParams
+from jaxpg.population import own
 from jaxpg.runs.manifest import Manifest
 
 
@@ -20,9 +21,9 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
       out: the directory that they train into.
 
     Returns:
-      One line or more; a comment where the algorithm had parts of one's own, which no line has.
+      One line or more; a comment where the algorithm was made by what no line can name.
     """
-    if manifest.build is not None:
+    if manifest.build is not None and not own.is_importable(manifest.build):
         return [f"# by jaxpg.train_population(…, build=…), with the algorithm of {manifest.build}"]
     name = manifest.preset if manifest.preset in PRESETS else "vpg"
     base = PRESETS[name]
@@ -31,6 +32,10 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
         value = getattr(manifest.config, field)
         if value != getattr(base, field):
             line += _option(field, value)
+    if manifest.build is not None:
+        line += ["--algorithm", manifest.build]
+        if manifest.options:
+            line += ["--option", *words.parameters(manifest.options).split()]
     line += ["--lanes", str(manifest.lanes)]
     if len(manifest.parts) == 1:
         return [shlex.join([*line, "--seeds", manifest.parts[0], "--out", out])]

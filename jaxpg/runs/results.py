@@ -31,12 +31,14 @@ def save(
     population: Population,
     manifest: str | None = None,
     settings: Sequence[Setting] = ({},),
+    build: str | None = None,
 ) -> dict[str, Any]:
     """Write results.npz, params.safetensors and then summary.json into a directory.
 
     Args:
       manifest: SHA-256 of the run's manifest.json, for the summary.
       settings: what `population.setting` is the index of.
+      build: what made an algorithm of one's own, by name.
 
     Returns:
       The summary.
@@ -65,7 +67,7 @@ def save(
     for name, content in contents.items():
         files.write(directory / name, content)
     summary = {
-        **summarize(preset, config, population, settings),
+        **summarize(preset, config, population, settings, build),
         "manifest": manifest,
         "sha256": {name: hashlib.sha256(x).hexdigest() for name, x in contents.items()},
     }
@@ -74,7 +76,11 @@ def save(
 
 
 def summarize(
-    preset: str, config: Config, population: Population, settings: Sequence[Setting] = ({},)
+    preset: str,
+    config: Config,
+    population: Population,
+    settings: Sequence[Setting] = ({},),
+    build: str | None = None,
 ) -> dict[str, Any]:
     """What summary.json says; every number a JSON number, or null where there is none."""
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
@@ -82,6 +88,7 @@ def summarize(
     silent = population.metrics.episodes.sum(axis=1) == 0
     return {
         "preset": preset,
+        "build": build,
         "env": config.env,
         "seeds": len(population.seeds) // len(settings),
         "lanes": population.lanes,

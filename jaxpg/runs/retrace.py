@@ -15,18 +15,27 @@ import numpy as np
 
 from jaxpg import fast, files
 from jaxpg.core import learner, noise, trace
-from jaxpg.core.types import Metrics
+from jaxpg.core.config import Config, EnvParams
+from jaxpg.core.types import LearnerState, Metrics
 from jaxpg.errors import RunError
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
 from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
+from jaxpg.population.own import Build
 from jaxpg.runs import checkpoints
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.run import make_chunks
 
 
-def retrace(directory: Path, seed: int, setting: int, update: int | None, out: Path) -> str:
+def retrace(
+    directory: Path,
+    seed: int,
+    setting: int,
+    update: int | None,
+    out: Path,
+    build: Build = fast.build,
+) -> str:
     """Write one npz per update, and retrace.json, which says how well they agree with the run.
 
     Args:
@@ -35,6 +44,7 @@ def retrace(directory: Path, seed: int, setting: int, update: int | None, out: P
       setting: index of one of its settings.
       update: the only one to write, from 0; None for all.
       out: new or empty; complete or not there.
+      build: makes the algorithm; the same that the run was begun with.
 
     Returns:
       A sentence on what was found.
@@ -43,7 +53,7 @@ def retrace(directory: Path, seed: int, setting: int, update: int | None, out: P
       RunError: if the run has no such seed, setting or update, or `out` holds something.
     """
     manifest = manifests.read(directory)
-    manifests.check_same_algorithm(directory, manifest)
+    manifests.check_same_bits(directory, manifest)
     updates = manifest.config.num_updates
     if seed not in manifest.seeds:
         raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")
@@ -52,14 +62,13 @@ def retrace(directory: Path, seed: int, setting: int, update: int | None, out: P
     if update is not None and not 0 <= update < updates:
         raise RunError(f"--update must be in [0, {updates}); got {update}")
     wanted = range(updates) if update is None else range(update, update + 1)
-    saved = _saved_metrics(directory, manifest, seed, setting)
-    lane = population.make_chunks(
-        manifest.config, [seed], [manifest.settings[setting]], manifest.lanes
-    )[0]
+    saved = _saved_metrics(directory, manifest, seed, setting, build)
+    what = (manifest.config, [seed], [manifest.settings[setting]], manifest.lanes)
+    (lane,) = population.make_chunks(*what, manifest.options)
     compared = 0 if saved is None else sum(u < saved.env_steps.shape[0] for u in wanted)
     with files.whole_directory(out, "--out") as partial:
         same_end, differs = 0, []
-        for u, record, metrics, params in _records(manifest, lane, wanted):
+        for u, record, metrics, params in _records(manifest, lane, wanted, build):
             with (partial / f"update-{u:06d}.npz").open("wb") as file:
                 np.savez(file, **record)  # type: ignore[arg-type]
             same_end += all(
@@ -84,14 +93,17 @@ def retrace(directory: Path, seed: int, setting: int, update: int | None, out: P
 
 
 def _records(
-    manifest: Manifest, chunk: Chunk, wanted: range
+    manifest: Manifest, chunk: Chunk, wanted: range, build: Build
 ) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray]]]:
     """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
     run's parameters after it)."""
-    with chunks.own_jax(manifest.config):
-        algorithm = fast.build(chunk.config)
-    (program,) = chunks.compile_programs(chunk, manifest.segment, workers=1)
-    watch = jax.jit(jax.vmap(lambda config, state: learner.watch(config, state, algorithm)))
+    (program,) = chunks.compile_programs(chunk, manifest.segment, 1, build)
+
+    @jax.jit
+    @jax.vmap
+    def watch(config: Config, options: EnvParams, state: LearnerState) -> tuple:
+        return learner.watch(config, state, build(config, **options))
+
     lanes, done = jax.tree.map(np.array, chunks.start(program, chunk)), 0
     for u in wanted:
         if u > done:
@@ -99,7 +111,8 @@ def _records(
         after, metrics = _advance(program, chunk, lanes, 1)
         with chunks.own_jax(manifest.config):
             key = noise.typed(lanes.state.key)
-            watched, seen = watch(chunk.config, lanes.state._replace(key=key))
+            state = lanes.state._replace(key=key)
+            watched, seen = watch(chunk.config, chunk.options, state)
             record = trace.record(*jax.tree.map(lambda x: x[0], (watched.params, seen)))
         params = jax.tree.map(lambda x: x[0], after.state.params)
         yield u, record, jax.tree.map(lambda x: x[0, 0], metrics), to_torch(params)
@@ -118,14 +131,16 @@ def _equal(metrics: Metrics, saved: Metrics, update: int) -> bool:
     return all(np.array_equal(ours, theirs[update], equal_nan=True) for ours, theirs in pairs)
 
 
-def _saved_metrics(directory: Path, manifest: Manifest, seed: int, setting: int) -> Any:
+def _saved_metrics(
+    directory: Path, manifest: Manifest, seed: int, setting: int, build: Build
+) -> Any:
     """The run's metrics of this seed with this setting, leaves [u], or None if there are none."""
     groups = make_chunks(manifest)
     row = manifest.rows.index((seed, setting))
     first = np.cumsum([0] + [chunk.real for chunk in groups])
     i = int(np.searchsorted(first, row, side="right")) - 1
     lane = row - first[i]
-    shapes = chunks.lane_shapes(groups[i])
+    shapes = chunks.lane_shapes(groups[i], build)
     for at in reversed(checkpoints.listed(directory).get(i, [])):
         try:
             loaded = checkpoints.load(at, groups[i], shapes, manifest.config.num_updates)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxpg import fast, files
@@ -24,8 +25,9 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.core import env
 from jaxpg.core.config import Config
 from jaxpg.errors import Foreign, RunError, Stopped
-from jaxpg.population import chunks, population, provenance
-from jaxpg.population.chunks import Build, Chunk, Lane, Program
+from jaxpg.population import chunks, own, population, provenance
+from jaxpg.population.chunks import Chunk, Lane, Program
+from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, plain, plain_setting, seed_list
@@ -37,6 +39,7 @@ from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.share import ALONE, PEER_SECONDS, Peers, Share
 from jaxpg.runs.share import FOLDER as PROCESSES
+from jaxpg.runs.trained import check_params
 from jaxpg.runs.watch import Watchdog, stop_on_signals
 
 SAVE_RATIO = 50
@@ -85,7 +88,8 @@ def plan(
     with chunks.own_jax(config):
         build(config)
     lanes = population.default_lanes() if lanes is None else lanes
-    population.make_chunks(config, seeds[:1], settings, lanes)
+    options, source = own.options(build), own.source(build)
+    population.make_chunks(config, seeds[:1], settings, lanes, options)
     return Manifest(
         preset=preset,
         config=config,
@@ -100,8 +104,21 @@ def plan(
             "command": shlex.join(sys.argv),
         },
         bits=manifests.BITS,
-        build=_name(build),
+        build=source and source.name,
+        build_sha256=source and source.sha256,
+        options=options,
     )
+
+
+def check_parts(manifest: Manifest, build: Build) -> None:
+    """Trace how an algorithm of one's own begins, which no later error of it then prevents.
+
+    Raises:
+      RunError: if its parameters are not named as a file needs it.
+    """
+    if manifest.build is not None:
+        state = chunks.lane_shapes(make_chunks(manifest)[0], build).state
+        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params))
 
 
 def begin(directory: Path, manifest: Manifest) -> None:
@@ -114,9 +131,10 @@ def begin(directory: Path, manifest: Manifest) -> None:
     with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):
-            if (directory / manifests.NAME).exists():
+            is_new = not (directory / manifests.NAME).exists()
+            if not is_new:
                 check_same(directory, manifest)
-            else:
+            if is_new or manifests.read(directory).source != manifest.source:
                 manifests.write(directory, manifest)
 
 
@@ -134,13 +152,26 @@ def withdraw(directory: Path) -> None:
 
 
 def check_same(directory: Path, manifest: Manifest) -> None:
-    """Raise RunError, with what differs, unless the directory's manifest is this one."""
-    changed = manifests.differences(manifests.read(directory), manifest)
+    """Raise RunError, with what differs, unless the directory's manifest is this one.
+
+    Of a run that has saved nothing the source of an algorithm of one's own may have changed.
+    """
+    old = manifests.read(directory)
+    if is_empty(directory):
+        old = old._replace(build_sha256=manifest.build_sha256)
+    same_file = manifest._replace(build_sha256=old.build_sha256)  # of which more is said
+    changed = manifests.differences(old, same_file)
     if changed:
         raise RunError(
             f"{directory} is a run of something else ({'; '.join(changed)}): take another --out, "
             "or the same options"
         )
+    manifests.check_source(directory, old, manifest.source)
+
+
+def is_empty(directory: Path) -> bool:
+    """Whether a run has saved nothing yet."""
+    return not checkpoints.listed(directory) and not is_finished(directory)
 
 
 def check_usable(directory: Path) -> None:
@@ -212,7 +243,8 @@ def train(
             _clean(directory)
         with Peers(directory, share, stop, note, peer_seconds) as peers:
             manifest = manifests.read(directory)
-            manifests.check_same_algorithm(directory, manifest, _name(build))
+            manifests.check_same_bits(directory, manifest)
+            manifests.check_source(directory, manifest, own.source(build))
             _compare_machines(manifest, note)
             groups = make_chunks(manifest)
             shapes = chunks.lane_shapes(groups[0], build)
@@ -263,18 +295,9 @@ def make_chunks(manifest: Manifest) -> list[Chunk]:
         chunk
         for seeds in parts
         for chunk in population.make_chunks(
-            manifest.config, seeds, manifest.settings, manifest.lanes
+            manifest.config, seeds, manifest.settings, manifest.lanes, manifest.options
         )
     ]
-
-
-def _name(build: Build) -> str | None:
-    """What makes an algorithm of one's own, as a manifest has it; None for jaxpg's."""
-    if build is fast.build:
-        return None
-    kind = type(build)
-    module, name = (getattr(build, at, getattr(kind, at)) for at in ("__module__", "__qualname__"))
-    return f"{module}:{name}"
 
 
 def _restore(
@@ -389,9 +412,8 @@ def _finish(
     again = manifests.resume_line(directory)
     advice = f"; training is finished and saved: make room, then {again} writes the results"
     with files.writing(directory, advice):
-        return results.save(
-            directory, manifest.preset, manifest.config, whole, sha256, manifest.settings
-        )
+        said = (manifest.preset, manifest.config, whole, sha256, manifest.settings, manifest.build)
+        return results.save(directory, *said)
 
 
 def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:

@@ -17,8 +17,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from jaxpg import files
-from jaxpg.core.config import FIELDS, Config, ConfigError, nearest, parse_env_param, validate
+from jaxpg.core.config import (
+    FIELDS,
+    OWN_PARAMS,
+    Config,
+    ConfigError,
+    EnvParams,
+    nearest,
+    parse_env_param,
+    validate,
+)
 from jaxpg.errors import RunError
+from jaxpg.population import own
+from jaxpg.population.own import OPTION
 from jaxpg.population.settings import ENV, expand, settled, with_setting, with_values
 from jaxpg.runs import manifest
 from jaxpg.runs.manifest import Manifest, format_seeds, parse_config, parse_seeds
@@ -58,6 +69,8 @@ class Plan(NamedTuple):
     grid: dict[str, list[Any]]
     seeds: str
     lanes: int | None  # None: the backend's, not chosen yet
+    build: str | None = None  # of an algorithm of one's own: MODULE:FUNCTION,
+    options: EnvParams = OWN_PARAMS  # and its options, where the grid has no others
 
     @property
     def programs(self) -> list[dict[str, Any]]:
@@ -77,15 +90,27 @@ class Plan(NamedTuple):
 
 
 def plan(
-    preset: str, config: Config, grid: dict[str, list[Any]], seeds: str, lanes: int | None
+    preset: str,
+    config: Config,
+    grid: dict[str, list[Any]],
+    seeds: str,
+    lanes: int | None,
+    build: str | None = None,
+    options: Mapping[str, Any] = OWN_PARAMS,
 ) -> Plan:
     """A sweep of every point of a grid with every seed.
+
+    Args:
+      build: MODULE:FUNCTION, which makes an algorithm of one's own; it is imported.
+      options: of it, that are to be others than its own.
 
     Raises:
       ConfigError: if the config, the grid, a point of it or the seeds have no meaning.
     """
     seeds = format_seeds(parse_seeds(seeds))
-    asked = Plan(preset, validate(config), settled(config, grid), seeds, lanes)
+    made = own.find(build, options)
+    grid = settled(config, grid, made)
+    asked = Plan(preset, validate(config), grid, seeds, lanes, build, own.options(made))
     expand(asked.config, asked.grid)
     return asked
 
@@ -143,6 +168,8 @@ def read(directory: Path) -> Plan:
             grid,
             fields["seeds"],
             fields["lanes"],
+            fields.get("build"),
+            own.checked(EnvParams(fields.get("options", {}))),
         )
         parse_seeds(plan.seeds)
         expand(plan.config, plan.grid)
@@ -207,7 +234,7 @@ def _field(entry: str, whose: str, form: str) -> tuple[str, str]:
     name = name.strip().replace("-", "_")
     if not equals or not text:
         raise ConfigError(f"{whose} must be {form}; got {entry!r}")
-    if name not in FIELDS and not name.startswith(ENV):
+    if name not in FIELDS and not name.startswith((ENV, OPTION)):
         raise ConfigError(f"{whose} has an unknown field {name!r}{nearest(name, FIELDS)}")
     if name == "env_params":
         raise ConfigError(f"{whose} has each parameter by its name, as {ENV}gravity; got {name}")
@@ -216,7 +243,7 @@ def _field(entry: str, whose: str, form: str) -> tuple[str, str]:
 
 def _read(name: str, word: str, whose: str) -> Any:
     """A value of a field; what it must be beyond its type is `validate`'s to say."""
-    if name.startswith(ENV):
+    if name.startswith((ENV, OPTION)):
         return parse_env_param(f"{whose} {name}", word)
     hint = _HINTS[name]
     choices = get_args(hint)
@@ -234,11 +261,15 @@ def _manifests(plan: Plan) -> list[Manifest]:
     from jaxpg.runs import run
 
     programs, settings = expand(plan.config, plan.grid)
-    seeds = parse_seeds(plan.seeds)
-    configs = [with_values(plan.config, program) for program in programs]
-    # Fields that a setting replaces have the first setting's value, so that they say nothing false.
-    configs = [with_setting(config, settings[0]) for config in configs]
-    return [run.plan(plan.preset, config, seeds, plan.lanes, settings) for config in configs]
+    seeds, build = parse_seeds(plan.seeds), own.find(plan.build, plan.options)
+    found = []
+    for program in programs:
+        # What a setting replaces has the first setting's value, so that it says nothing false.
+        config = with_setting(with_values(plan.config, program), settings[0])
+        fixed = own.fixed(build, {**program, **settings[0]})
+        found.append(run.plan(plan.preset, config, seeds, plan.lanes, settings, build=fixed))
+        run.check_parts(found[-1], fixed)
+    return found
 
 
 def _name(i: int, program: Mapping[str, Any]) -> str:

@@ -188,6 +188,7 @@ def _wandb(directory: Path, state: State) -> Iterator[Log]:
         resume="allow",
         config={
             "preset": manifest.preset,
+            "algorithm": manifest.called,
             "seeds": ",".join(manifest.parts),
             "lanes": manifest.lanes,
             **dataclasses.asdict(manifest.config),

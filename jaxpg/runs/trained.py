@@ -3,7 +3,6 @@
 import json
 import operator
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,14 +10,14 @@ import jax
 import numpy as np
 
 from jaxpg.analysis.outcomes import RANKS, typical
-from jaxpg.core.config import Config, nearest
+from jaxpg.core.config import nearest
 from jaxpg.core.types import Algorithm
 from jaxpg.errors import RunError
 from jaxpg.files import whole_directory
 from jaxpg.names import from_torch, to_torch
 from jaxpg.population.policy import Policy
 from jaxpg.population.population import Population
-from jaxpg.population.settings import Setting, with_setting
+from jaxpg.population.settings import with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
 from jaxpg.runs.manifest import Manifest
@@ -39,7 +38,8 @@ class Trained(Population):
     def summary(self) -> dict[str, Any]:
         """What `summary.json` says of a run: spreads, what diverged, speed, config, versions."""
         what = self._trained()
-        summary = results.summarize(what.preset, what.config, self, what.settings)
+        said = (what.preset, what.config, self, what.settings, what.build)
+        summary = results.summarize(*said)
         return json.loads(json.dumps(summary))  # tuples are lists there
 
     def row(self, seed: int | str, setting: int = 0) -> int:
@@ -54,8 +54,7 @@ class Trained(Population):
 
     def to_frame(self) -> "pandas.DataFrame":
         """The metrics as a tidy table; as `Run.to_frame`."""
-        what = self._trained()
-        return to_frame(self, what.config, what.settings)
+        return to_frame(self, self._trained())
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Make the directory of a finished run, as `jaxpg train` leaves it, checkpoints aside.
@@ -74,7 +73,8 @@ class Trained(Population):
         with whole_directory(Path(out), "out") as partial:
             manifests.write(partial, what)
             sha256 = manifests.sha256(partial)
-            results.save(partial, what.preset, what.config, self, sha256, what.settings)
+            said = (what.preset, what.config, self, sha256, what.settings, what.build)
+            results.save(partial, *said)
 
     def _trained(self) -> Manifest:
         if self.manifest is None:
@@ -120,7 +120,7 @@ def policy(
     if what.build is not None and algorithm is None:
         raise RunError(
             f"the run was trained with parts of your own ({what.build}), which its files do not "
-            "hold: give them, as in policy(seed, algorithm=build(config))"
+            "hold: give them, as in policy(seed, algorithm=build(config)) or load(…, build=build)"
         )
     at = row(population, seed, setting)
     params = jax.tree.map(lambda leaf: leaf[at], population.params)
@@ -128,7 +128,7 @@ def policy(
     return Policy.of(config, params, algorithm)
 
 
-def to_frame(population: Any, config: Config, settings: Sequence[Setting]) -> "pandas.DataFrame":
+def to_frame(population: Any, what: Manifest) -> "pandas.DataFrame":
     """The metrics of a population as a table: a line for each row and update."""
     import pandas
 
@@ -138,11 +138,9 @@ def to_frame(population: Any, config: Config, settings: Sequence[Setting]) -> "p
     frozen_at = population.frozen_at[:, None]
     mean = np.full(metrics.return_sum.shape, np.nan, metrics.return_sum.dtype)
     np.divide(metrics.return_sum, metrics.episodes, out=mean, where=metrics.episodes > 0)
-    set_names = list(dict.fromkeys(name for setting in settings for name in setting))
     columns: dict[str, np.ndarray] = {"setting": np.repeat(population.setting, updates)}
-    for name in set_names:
-        values = [setting.get(name, getattr(config, name)) for setting in settings]
-        columns[name] = np.repeat(np.array(values)[population.setting], updates)
+    for name in what.varied:
+        columns[name] = np.repeat(np.array(what.values(name))[population.setting], updates)
     columns |= {
         "seed": np.repeat(population.seeds, updates),
         "update": np.tile(update, rows),

@@ -451,11 +451,17 @@ def test_num_updates_leaves_the_remainder_unspent():
 
 
 @pytest.mark.parametrize(
-    ("arithmetic", "float_type"),
-    [("float32", "float32"), ("float64", "float64"), ("float32_grid", "float64")],
+    ("arithmetic", "float_type", "grid_bits"),
+    [
+        ("float32", "float32", None),
+        ("float64", "float64", None),
+        ("float32_grid", "float64", 23),
+        ("float24_grid", "float64", 15),
+    ],
 )
-def test_float_type(arithmetic, float_type):
-    assert Config(arithmetic=arithmetic).float_type == float_type
+def test_arithmetic(arithmetic, float_type, grid_bits):
+    config = Config(arithmetic=arithmetic)
+    assert (config.float_type, config.grid_bits) == (float_type, grid_bits)
 
 
 @pytest.mark.parametrize(

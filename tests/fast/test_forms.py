@@ -283,6 +283,41 @@ def test_pairs_of_what_is_replaced(names, form):
     assert_the_form_is_plain(CONFIG, *names)
 
 
+def test_what_is_replaced_may_differ_from_lane_to_lane(form):
+    """As options of an algorithm of one's own do, which its parts close over."""
+
+    def scaled(algorithm, scale):
+        env, networks, own = algorithm.env, algorithm.networks, algorithm.distribution
+
+        def step(key, state, action):
+            state, reward, *ends = env.step(key, state, action)
+            return state, scale * reward, *ends
+
+        return algorithm._replace(
+            env=env._replace(step=step),
+            networks=networks._replace(value=lambda *inputs: scale * networks.value(*inputs)),
+            distribution=own._replace(sample=lambda logits, u: own.sample(scale * logits, u)),
+            advantage=lambda *inputs, **rest: scale + algorithm.advantage(*inputs, **rest),
+            policy_loss=lambda *inputs: scale * algorithm.policy_loss(*inputs),
+        )
+
+    def after_two(build):
+        arrays = training.as_arrays(CONFIG)
+
+        def run(key, scale):
+            algorithm = scaled(build(CONFIG), scale)
+            state = learner.init(arrays, key, algorithm)
+            return jax.lax.fori_loop(
+                0, 2, lambda i, state: learner.update(arrays, state, algorithm)[0], state
+            ).params
+
+        return jax.jit(jax.vmap(run))(noise.keys(range(3)), jnp.array([0.5, 1.0, 2.0]))
+
+    found, plain = after_two(fast.build), after_two(algorithms.build)
+    for mine, other in zip(*map(jax.tree.leaves, (found, plain)), strict=True):
+        assert_close(mine, other, 1e-12)
+
+
 @pytest.mark.as_users_run(5)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_algorithms(name, form):

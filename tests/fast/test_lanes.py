@@ -116,3 +116,23 @@ def test_in_turns_is_a_vmap():
 
     result, expected = over_lanes(lanes.in_turns(learn)), over_lanes(learn)
     jax.tree.map(np.testing.assert_array_equal, result, expected)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_in_turns_hands_on_what_differs_from_lane_to_lane(compiled):
+    """A number, or a whole one, that the algorithm closes over, beside a constant."""
+
+    def learn(config, algorithm, rows):
+        return {"of it": config["rate"] * algorithm(rows)}
+
+    def over_lanes(learn):
+        def one(scale, power, rate):
+            constant = jnp.array([1.0, 2.0, 3.0])
+            return learn({"rate": rate}, lambda rows: scale * rows**power + constant, constant)
+
+        each = jax.vmap(one, in_axes=(0, 0, None))
+        each = jax.jit(each) if compiled else each
+        return each(jnp.array([0.5, 2.0]), jnp.array([1, 2]), jnp.float32(3.0))
+
+    result, expected = over_lanes(lanes.in_turns(learn)), over_lanes(learn)
+    jax.tree.map(np.testing.assert_array_equal, result, expected)

@@ -80,8 +80,13 @@ def test_another_end_is_shown_for_a_while():
     assert motion.step.tolist() == [*range(8), *[8] * 13]
 
 
+def untrained(run):
+    acting = render.Acting(run.config, "sampled", None)
+    return render._again_and_again(acting, CARTPOLE, 9, 300, 0)
+
+
 def test_untrained_episodes_follow_one_another(run):
-    motion = render._again_and_again(run.config, CARTPOLE, 9, 300, "sampled", 0)
+    motion = untrained(run)
     assert len(motion.seen) == len(motion.up) == 300
     assert motion.ends[-1] >= 2
     assert (np.diff(motion.ends) >= 0).all()
@@ -89,9 +94,9 @@ def test_untrained_episodes_follow_one_another(run):
 
 def test_many_short_untrained_episodes_are_drawn_in_batches(run, monkeypatch):
     """The episodes are the same, however many are simulated at a time."""
-    wanted = render._again_and_again(run.config, CARTPOLE, 9, 300, "sampled", 0)
+    wanted = untrained(run)
     monkeypatch.setattr(render, "BATCH", 2)
-    found = render._again_and_again(run.config, CARTPOLE, 9, 300, "sampled", 0)
+    found = untrained(run)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 

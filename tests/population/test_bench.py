@@ -170,7 +170,7 @@ def test_returns_of_the_last_episodes():
 def test_cases_take_turns(monkeypatch):
     order = []
 
-    def in_process(name, case):
+    def in_process(name, case, patience):
         order.append(case.what)
         return {"value": len(order)}
 
@@ -185,7 +185,7 @@ def test_what_hangs_is_put_aside_where_that_was_expected(monkeypatch):
     """Case a hangs the second time: it is not begun again, and b is measured to the end."""
     begun = []
 
-    def in_process(name, case):
+    def in_process(name, case, patience):
         begun.append(case.what)
         if begun.count("a") == 2 and case.what == "a":
             raise measure.HungError("a has not ended")
@@ -193,8 +193,8 @@ def test_what_hangs_is_put_aside_where_that_was_expected(monkeypatch):
 
     monkeypatch.setattr(measure, "in_process", in_process)
     cases = [measure.Case("a", {}), measure.Case("b", {})]
-    a, b = measure.by_turns("none", cases, 2, may_hang=["a"])
-    assert (begun, a["hung"], b["hung"]) == (["a", "b", "a", "b", "b"], True, False)
+    a, b = measure.by_turns("none", cases, 2, may_hang={"a": 9})
+    assert (begun, a["hung"], b["hung"]) == (["a", "b", "a", "b", "b"], 9, None)
     assert (len(a["repetitions"]), len(b["repetitions"])) == (0, 2)
     begun.clear()
     with pytest.raises(SystemExit, match="a has not ended"):
@@ -203,12 +203,12 @@ def test_what_hangs_is_put_aside_where_that_was_expected(monkeypatch):
 
 def test_a_ppo_row_that_hung_says_so():
     options = {"seeds": 1, "num_envs": 4}
-    row = {"what": "textbook", "options": options, "hung": True, "steps_per_second": [10.0, 30.0]}
+    row = {"what": "textbook", "options": options, "hung": 9, "steps_per_second": [10.0, 30.0]}
     content = {"limit_flop_per_second": 400.0, "flop_per_step": 10, "left_out": {}}
     shown = ppo.table({**content, "rows": [row]})
-    assert "| 20; once not done after 600 s | 10 to 30 | 1.0 x | 50.0% |" in shown
+    assert "| 20; once not done after 9 s | 10 to 30 | 1.0 x | 50.0% |" in shown
     shown = ppo.table({**content, "rows": [{**row, "steps_per_second": []}]})
-    assert "| 4 | not done after 600 s |  |  |  |" in shown
+    assert "| 4 | not done after 9 s |  |  |  |" in shown
 
 
 def test_a_row_is_trained_once_for_each_config(monkeypatch, tmp_path):

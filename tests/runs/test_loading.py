@@ -105,11 +105,8 @@ def test_rows_of_several_settings(loaded):
         metrics=jax.tree.map(lambda x: np.concatenate([x, x]), loaded.population.metrics),
     )
     settings = ({"gamma": 0.5}, {"ent_coef": 0.1})
-
-    class Two(loading.Run):
-        settings = property(lambda self: ({"gamma": 0.5}, {"ent_coef": 0.1}))
-
-    some = Two(loaded.directory, loaded.manifest, loaded.summary, twice)
+    what = loaded.manifest._replace(settings=settings)
+    some = loading.Run(loaded.directory, what, loaded.summary, twice)
     assert some.settings == settings
     assert [some.row("best"), some.row("best", 1), some.row(9, 1)] == [4, 5, 6]
     before, after = some.params(9), some.params(9, setting=1)

@@ -96,6 +96,16 @@ def test_both_offer_the_same(memory, tmp_path):
         memory._replace(manifest=None).save(tmp_path / "none")
 
 
+def test_a_table_has_what_settings_set_of_an_environment(memory):
+    what = memory.manifest
+    config = dataclasses.replace(TINY, env_params={"gravity": 9.8})
+    settings = ({"env.gravity": 5, "gamma": 0.5},)
+    told = memory._replace(manifest=what._replace(config=config, settings=settings))
+    frame = told.to_frame()
+    assert set(frame["env.gravity"]) == {5.0}
+    assert set(frame["gamma"]) == {0.5}
+
+
 def test_stopped_it_goes_on_by_the_same_call(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
     seen = []
@@ -148,6 +158,8 @@ def test_the_page_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pages.run(readme.ROOT / "docs" / "runs.md") == 1
     assert run.is_finished(tmp_path / "runs" / "mine")
+    lines = (tmp_path / "runs" / "seen" / "quartiles.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["env_steps"] == 16 * 20_480
 
 
 # Parts of one's own
@@ -186,7 +198,7 @@ def unsaveable(config):
 
 
 def test_parts_of_ones_own(tmp_path, capsys):
-    """They are saved, shown and compared; what would need them says so."""
+    """They are saved, shown, compared and continued; where they are in no module, that is said."""
     out = tmp_path / "run"
     memory = jaxpg.train_population(TINY, SEEDS, lanes=2, build=mine)
     assert_same(memory, jaxpg.train_population(TINY, SEEDS, lanes=2, build=mine, out=out))
@@ -199,13 +211,25 @@ def test_parts_of_ones_own(tmp_path, capsys):
     main(["report", str(out)])
     main(["compare", str(out), str(tmp_path / "saved")])
     obs = np.ones((3, 4), np.float32)
-    acted = loaded.policy(9, algorithm=mine(TINY)).act(obs)
-    np.testing.assert_array_equal(acted, memory.policy(9, algorithm=mine(TINY)).act(obs))
+    acted = memory.policy(9, algorithm=mine(TINY)).act(obs)
+    for policy in (
+        loaded.policy(9, algorithm=mine(TINY)),
+        jaxpg.load(out, build=mine).policy(9),
+    ):
+        np.testing.assert_array_equal(acted, policy.act(obs))
     for whole in (loaded, memory):
         with pytest.raises(RunError, match=f"parts of your own \\({name}\\)"):
             whole.policy(9)
-    assert reproduce.commands(loaded.manifest)[0].startswith("# ")
+    assert f"--algorithm {name}" in reproduce.commands(loaded.manifest)[0]
+    nowhere = loaded.manifest._replace(build="__main__:mine")
+    assert reproduce.commands(nowhere)[0].startswith("# ")
     (out / "summary.json").unlink()
+    with pytest.raises(RunError, match="build: "):
+        jaxpg.train_population(TINY, SEEDS, out=out)
+    assert_same(memory, jaxpg.train_population(TINY, SEEDS, build=mine, out=out))
+    (out / "summary.json").unlink()
+    for directory in (out, tmp_path / "saved"):
+        manifest.write(directory, nowhere)
     for command in (
         ["resume", out],
         ["extend", out, "--total-steps", 10**6],
@@ -213,18 +237,13 @@ def test_parts_of_ones_own(tmp_path, capsys):
         ["retrace", out, "--seed", 9, "--out", tmp_path / "again"],
         ["evaluate", tmp_path / "saved"],
         ["render", tmp_path / "saved"],
-        ["export", tmp_path / "saved", "--to", "torch"],
+        ["export", tmp_path / "saved", "--to", "torch", "--changed-algorithm"],
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main([str(word) for word in command])
         assert exit_.value.code == 2
-        assert f"was begun with the algorithm of {name}, and this is that of jaxpg" in (
-            capsys.readouterr().err
-        )
-    with pytest.raises(RunError, match="build: "):
-        jaxpg.train_population(TINY, SEEDS, out=out)
-    assert_same(memory, jaxpg.train_population(TINY, SEEDS, build=mine, out=out))
+        assert "the algorithm of __main__:mine, which is in no module" in capsys.readouterr().err
 
 
 def test_parameters_that_no_file_can_hold_are_refused_before_training(tmp_path):

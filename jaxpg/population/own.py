@@ -1,0 +1,226 @@
+"""An algorithm of one's own: the function that makes it, its options, its source. Imports no jax.
+
+The function makes an Algorithm of a config, as jaxpg.build does. Its parameters beside the config
+are its options: those that have a number, true or false as their default, or are annotated so.
+Fractions are traced, integers and true or false are static. In a setting an option is called
+option.NAME.
+"""
+
+import hashlib
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxpg.core.config import (
+    OWN_PARAMS,
+    ConfigError,
+    EnvParams,
+    nearest,
+    parse_env_param,
+    with_types,
+)
+
+if TYPE_CHECKING:  # which imports jax
+    from jaxpg.core.types import Algorithm
+
+Build = Callable[..., "Algorithm"]  # (config, **options)
+OPTION = "option."  # what an option's name begins with, beside fields
+KINDS = (float, int, bool)
+JAXPG = "jaxpg.fast:build"
+
+
+class Source(NamedTuple):
+    """Where a function comes from."""
+
+    name: str  # MODULE:FUNCTION
+    sha256: str | None  # of the module's file; None where there is none, as in a notebook
+
+
+def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
+    """The function that makes an algorithm, imported, with its options as they are given.
+
+    Args:
+      name: MODULE:FUNCTION; None for jaxpg's.
+
+    Raises:
+      ConfigError: if there is no such function, or it has no such options.
+    """
+    if name is None:
+        if given:
+            raise ConfigError("--option is of an algorithm of one's own: --algorithm is missing")
+        from jaxpg import fast  # late, for it brings jax
+
+        return fast.build
+    function = imported(name, "--algorithm")
+    if not inspect.isfunction(function) and not isinstance(function, partial):
+        raise ConfigError(f"--algorithm must be a function, which can be named; {name} is none")
+    if not given:
+        return function
+    return partial(function, **checked(with_types(name, EnvParams(given), _kinds(function))))
+
+
+def imported(name: str, whose: str) -> Callable[..., Any]:
+    """The function called MODULE:FUNCTION.
+
+    Args:
+      whose: it is, for the message.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    module, _, path = name.partition(":")
+    if not module or not path:
+        raise ConfigError(f"{whose} must be MODULE:FUNCTION; got {name!r}")
+    try:
+        thing: Any = importlib.import_module(module)
+    except Exception as error:  # whatever its code raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"module {module!r} of {whose} {name} cannot be imported ({reason}); it must be "
+            "installed, or in a folder that PYTHONPATH names"
+        ) from error
+    functions = [key for key, value in vars(thing).items() if inspect.isfunction(value)]
+    for part in path.split("."):
+        thing = getattr(thing, part, None)
+    if not callable(thing):
+        raise ConfigError(f"module {module!r} has no function {path!r}{nearest(path, functions)}")
+    return thing
+
+
+def is_importable(name: str) -> bool:
+    """Whether what is called so may be in a module, and not in a function, script or notebook."""
+    return "<" not in name and not name.startswith("__main__:")
+
+
+def source(build: Build) -> Source | None:
+    """Where what makes an algorithm comes from; None if it is jaxpg's own."""
+    while isinstance(build, partial):
+        build = build.func
+    kind = type(build)
+    module, name = (getattr(build, at, getattr(kind, at)) for at in ("__module__", "__qualname__"))
+    path = getattr(sys.modules.get(module), "__file__", None)
+    found = Source(f"{module}:{name}", _sha256(path))
+    return None if found.name == JAXPG else found
+
+
+def options(build: Build) -> EnvParams:
+    """All options of what makes an algorithm, as they are where no setting says otherwise.
+
+    Raises:
+      ConfigError: if one has no value.
+    """
+    parameters = _parameters(build)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty:
+            raise ConfigError(f"{_name(build)} must be given {name!r}: --option {name}=VALUE")
+    values = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if type(parameter.default) in KINDS
+    }
+    return checked(with_types(_name(build), EnvParams(values), _kinds(build)))
+
+
+def with_setting(base: EnvParams, setting: Mapping[str, Any]) -> EnvParams:
+    """The options with a setting's values of them.
+
+    Raises:
+      ConfigError: if there is no such option, or it is static, or its value is no number.
+    """
+    own = {name: value for name, value in setting.items() if name.startswith(OPTION)}
+    for name in own:
+        if name.removeprefix(OPTION) in base.static:
+            raise ConfigError(
+                f"{name} is static, each value a program of its own: it cannot be a setting"
+            )
+    return EnvParams({**base, **typed(base, own)}, base.static)
+
+
+def typed(base: EnvParams, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of options, by name as in a setting, by their own names and with their own types.
+
+    Raises:
+      ConfigError: if there is no such option, or it is of another type.
+    """
+    if values and not base:
+        raise ConfigError(
+            f"{next(iter(values))} is an option of an algorithm of one's own (--algorithm, or "
+            "build=…), and this one has none"
+        )
+    plain = {name: x.item() if hasattr(x, "item") else x for name, x in values.items()}
+    given = EnvParams({name.removeprefix(OPTION): x for name, x in plain.items()})
+    kinds = {name: type(x) for name, x in base.items()}
+    return checked(with_types("the algorithm", given, kinds))
+
+
+def fixed(build: Build, values: Mapping[str, Any]) -> Build:
+    """What makes the algorithm, with those of these values that are options, by name as in a
+    setting."""
+    own = {name: value for name, value in values.items() if name.startswith(OPTION)}
+    return partial(build, **typed(options(build), own)) if own else build
+
+
+def checked(values: EnvParams) -> EnvParams:
+    """The options, if they are numbers, true or false.
+
+    Raises:
+      ConfigError: if one is not, or not finite.
+    """
+    for name, value in values.items():
+        if type(value) not in KINDS or not math.isfinite(value):
+            raise ConfigError(
+                f"option {name} must be a finite number, true or false; got {value!r:.60}"
+            )
+    return values
+
+
+def parse(entries: Sequence[str]) -> dict[str, Any]:
+    """The options of 'scale=0.5', 'depth=2', 'clip=true'.
+
+    Raises:
+      ConfigError: if an entry is none, or a name is given twice.
+    """
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, word = entry.partition("=")
+        if not equals or name in found:
+            raise ConfigError(f"--option must be NAME=VALUE, each name once; got {entry!r}")
+        found[name] = parse_env_param(f"--option {name}", word)
+    return found
+
+
+def _parameters(build: Build) -> dict[str, inspect.Parameter]:
+    """Those beside the config, by name."""
+    try:
+        _, *found = inspect.signature(build).parameters.values()
+    except ValueError:  # it has none, or is not written in Python
+        return {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name: parameter for parameter in found if parameter.kind in named}
+
+
+def _kinds(build: Build) -> dict[str, type]:
+    """The type of each option: what it is annotated with, or its default's."""
+    kinds: dict[Any, type] = {name: kind for kind in KINDS for name in (kind, kind.__name__)}
+    found = {
+        name: kinds.get(parameter.annotation) or kinds.get(type(parameter.default))
+        for name, parameter in _parameters(build).items()
+    }
+    return {name: kind for name, kind in found.items() if kind}
+
+
+def _name(build: Build) -> str:
+    found = source(build)
+    return JAXPG if found is None else found.name
+
+
+def _sha256(path: str | None) -> str | None:
+    try:
+        return hashlib.sha256(Path(path or "").read_bytes()).hexdigest()
+    except OSError:  # it came from an archive, or nowhere
+        return None
