@@ -33,6 +33,11 @@ SUITES = {
 }
 
 
+def has(name: str) -> bool:
+    """Whether an environment is called as one of a suite is."""
+    return name.partition(":")[0] in SUITES
+
+
 def made(name: str) -> tuple[Any, Any]:
     """The gymnax environment called PREFIX:NAME, and its parameters.
 

@@ -54,16 +54,20 @@ def make(
     try:
         examples = _examples(spec, decode, env_params, float_type)
         types = _state_types(name, begin, advance, *examples, float_type)
-    except TypeError as error:  # some of gymnax's mix numbers of 32 and of 64 bits
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its code raises
         if env_params.traced and isinstance(error, jax.errors.ConcretizationTypeError):
             raise ConfigError(
                 f"{name} decides in Python by a parameter, so env_params cannot have all of "
                 f"{', '.join(env_params.traced)}"
             ) from error
-        if float_type == "float32":
-            raise
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{name} only runs with arithmetic='float32' ({reason})") from error
+        if float_type != "float32" and isinstance(error, TypeError):  # it mixes 32 and 64 bits
+            raise ConfigError(f"{name} only runs with arithmetic='float32' ({reason})") from error
+        if suites.has(name):
+            raise ConfigError(f"{name} does not run here ({reason})") from error
+        raise
 
     def typed(inner: Any) -> Any:
         return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
@@ -178,7 +182,7 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
     with imported_later("seaborn", "matplotlib.pyplot"):
         import gymnax
 
-    if name.partition(":")[0] in suites.SUITES:
+    if suites.has(name):
         return name, *suites.made(name)
     module, _, name = name.rpartition(":")
     if module:

@@ -20,9 +20,9 @@ def versions(env: str = "") -> dict[str, str]:
       env: the environment that they are of, as brax:ant.
     """
     packages = ["jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"]
-    suite = env.partition(":")[0]
-    if suite in suites.SUITES and suites.is_installed(suite):
-        packages.append(suites.SUITES[suite].package)
+    prefix = env.partition(":")[0]
+    if suites.has(env) and suites.is_installed(prefix):
+        packages.append(suites.SUITES[prefix].package)
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -22,13 +22,15 @@ from gymnax.environments.classic_control.cartpole import CartPole
 
 
 def names():
-    return ["pole", "far", "deep"]
+    return ["pole", "far", "deep", "old"]
 
 
 def make(name):
     if name == "far":
         raise OSError("no such  host")
     world = CartPole()
+    if name == "old":
+        world.step_env = lambda *given: given.no_such_attribute
     if name == "deep":
         world.action_space = lambda params: spaces.Tuple(())
     return world, world.default_params.replace(max_steps_in_episode=7)
@@ -64,6 +66,7 @@ def test_an_environment_is_found_by_its_prefix():
         ("ours:pol", "unknown environment 'ours:pol'; did you mean 'ours:pole'"),
         ("ours:far", r"ours:far could not be made \(OSError: no such host\)"),
         ("ours:deep", "ours:deep acts in .*; allowed are Discrete and Box"),
+        ("ours:old", r"ours:old does not run here \('tuple' object has no attribute 'no_such"),
         ("theirs:x", r"theirs is not installed: pip install 'jaxpg\[theirs\]'"),
         ("broken:x", r"broken cannot be imported \(ModuleNotFoundError"),
     ],
