@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the names below, for type checkers and editors
     from jaxpg.core.noise import key as key
     from jaxpg.core.noise import keys as keys
     from jaxpg.core.types import Config as Config
+    from jaxpg.envs.check import check_env as check_env
     from jaxpg.errors import RunError as RunError
     from jaxpg.fast import build as build
     from jaxpg.fast import train as train
@@ -43,6 +44,7 @@ _HOME = {
     "Run": "runs.load",
     "RunError": "errors",
     "Policy": "population.policy",
+    "check_env": "envs.check",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("export", "optuna", "tensorboard", "torch", "wandb")  # for use; the others are for work
+# For use; the others are for work.
+EXTRAS = ("brax", "craftax", "export", "jumanji", "optuna", "tensorboard", "torch", "wandb")
 
 
 def pins() -> Iterator[str]:

@@ -20,8 +20,17 @@ LAYERS = (
     ("jaxpg.analysis",),
     ("jaxpg.population",),
     ("jaxpg.fast",),
+    ("jaxpg.envs",),
     ("jaxpg.core",),
-    ("jaxpg.errors", "jaxpg.files", "jaxpg.later", "jaxpg.names", "jaxpg.words", *GROUND),
+    (
+        "jaxpg.errors",
+        "jaxpg.files",
+        "jaxpg.later",
+        "jaxpg.names",
+        "jaxpg.suites",
+        "jaxpg.words",
+        *GROUND,
+    ),
 )
 ALONE = "jaxpg.parity"  # anybody may use it, and it uses nobody
 

@@ -12,6 +12,7 @@ import pytest
 
 import jaxpg.core
 import torch_ref
+from jaxpg.suites import SUITES
 
 # The core, in the order in which imports point up.
 CORE = [
@@ -38,6 +39,8 @@ CORE = [
 SEES_BOTH = {
     f"jaxpg.proof.{name}" for name in ("batch", "faults", "golden", "levels", "pairs", "synthetic")
 }
+# Loaded when one of a suite's environments is asked for; it may not be installed.
+ADAPTERS = {suite.adapter for suite in SUITES.values()}
 TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
 
 # Names that only one package has, and why.
@@ -47,9 +50,10 @@ ONLY_IN_JAXPG = {
     "networks": {"apply", "_dense"},  # a torch module is called; flax's layers know no TF32
     "learner": {"with_moments"},  # a torch optimizer sees what it was given, and no more
     # what a gymnax environment is, and what a trained policy sees of it
-    "env": {"Interface", "interface", "_gymnax", "_spec", "_check_spaces", "_dynamics", "_examples",
-            "_state_types", "_with", "_encoder", "_decoder", "_place_cartpole", "_place_pendulum",
-            "Known", "_CARTPOLE", "KNOWN", "_known", "_spaces"},
+    "env": {"described", "Interface", "interface", "_gymnax", "_spec", "_check_spaces",
+            "_dynamics", "_examples", "_state_types", "_with", "_encoder", "_decoder",
+            "_place_cartpole", "_place_pendulum", "Known", "_CARTPOLE", "KNOWN", "_known",
+            "_spaces"},
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
@@ -252,7 +256,7 @@ def test_each_library_is_imported_in_one_file_of_the_core(library, home):
     ids=["torch_ref", "jaxpg"],
 )
 def test_importing_every_module_of_one_package_brings_nothing_of_the_other(package, foreign):
-    names = [name for name in modules(package) if name not in SEES_BOTH]
+    names = [name for name in modules(package) if name not in SEES_BOTH | ADAPTERS]
     assert len(names) > len(CORE)
     assert not foreign & imported_by(names)
 

@@ -56,7 +56,8 @@ class Config:
     """
 
     env: str = "CartPole-v1"
-    """Environment: any registered gymnax name (torch_ref: any gymnasium name)."""
+    """Environment: any registered gymnax name, or a suite's, as brax:ant (torch_ref: any gymnasium
+    name)."""
     env_params: EnvParams = OWN_PARAMS
     """Its parameters that are not its own defaults, as gravity=12 masspole=0.3; fractions are
     traced, integers and true or false are static."""

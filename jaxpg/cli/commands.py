@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from jaxpg.cli import bench, oracle, parity, policies, race, show, train
+from jaxpg.cli import bench, environments, oracle, parity, policies, race, show, train
 from jaxpg.cli.arguments import Command, parse
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import REFUSED
@@ -68,6 +68,12 @@ COMMANDS = {
     ),
     "export": Command(
         policies.Export, policies.export, ("jaxpg export runs/cartpole --seed best --to onnx",)
+    ),
+    "envs": Command(environments.Envs, environments.envs, ("jaxpg envs", "jaxpg envs brax")),
+    "check-env": Command(
+        environments.CheckEnv,
+        environments.check_env,
+        ("jaxpg check-env brax:ant", "jaxpg check-env my_environments:Echo-v0"),
     ),
     "presets": Command(show.Presets, show.presets, ("jaxpg presets",)),
     "oracle": Command(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpg import suites
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, with_types
 from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
@@ -29,7 +30,8 @@ def make(
     """The gymnax environment called `name`; `gymnax.register` adds yours.
 
     Args:
-      name: a registered name, or MODULE:NAME, where importing the module registers the name.
+      name: a registered name; or MODULE:NAME, where importing the module registers the name; or
+        SUITE:NAME, of those in `jaxpg.suites`.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
       env_params: its parameters that are not the environment's own. The traced ones have no value
@@ -52,16 +54,20 @@ def make(
     try:
         examples = _examples(spec, decode, env_params, float_type)
         types = _state_types(name, begin, advance, *examples, float_type)
-    except TypeError as error:  # some of gymnax's mix numbers of 32 and of 64 bits
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its code raises
         if env_params.traced and isinstance(error, jax.errors.ConcretizationTypeError):
             raise ConfigError(
                 f"{name} decides in Python by a parameter, so env_params cannot have all of "
                 f"{', '.join(env_params.traced)}"
             ) from error
-        if float_type == "float32":
-            raise
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{name} only runs with arithmetic='float32' ({reason})") from error
+        if float_type != "float32" and isinstance(error, TypeError):  # it mixes 32 and 64 bits
+            raise ConfigError(f"{name} only runs with arithmetic='float32' ({reason})") from error
+        if suites.has(name):
+            raise ConfigError(f"{name} does not run here ({reason})") from error
+        raise
 
     def typed(inner: Any) -> Any:
         return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
@@ -116,6 +122,18 @@ def settle(config: Config) -> Config:
     return dataclasses.replace(config, env_params=settled)
 
 
+def described(name: str) -> tuple[Any, Any, int | None]:
+    """Its spaces of observations and of actions, gymnax's, and its own time limit in steps.
+
+    Raises:
+      ConfigError: if there is no such environment, or its spaces are not supported.
+    """
+    name, gym, params = _gymnax(name)
+    _check_spaces(name, gym, params)
+    own = getattr(params, "max_steps_in_episode", None)
+    return *_spaces(gym, params), None if own is None else int(own)
+
+
 class Interface(NamedTuple):
     """Between an environment's own observations and actions and the flat ones of the networks."""
 
@@ -164,6 +182,8 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
     with imported_later("seaborn", "matplotlib.pyplot"):
         import gymnax
 
+    if suites.has(name):
+        return name, *suites.made(name)
     module, _, name = name.rpartition(":")
     if module:
         try:
@@ -174,7 +194,12 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
                 f"module {module!r} of environment '{module}:{name}' cannot be imported ({reason})"
             ) from error
     if name not in gymnax.registered_envs:
-        raise ConfigError(f"unknown environment {name!r}{nearest(name, gymnax.registered_envs)}")
+        import gymnasium  # which gymnax has imported
+
+        has = name in gymnasium.registry
+        where = ", but python -m torch_ref.train trains gymnasium's of that name" if has else ""
+        hint = nearest(name, gymnax.registered_envs)
+        raise ConfigError(f"unknown environment {name!r}{where}{hint}")
     try:
         return name, *gymnax.make(name)
     except OSError as error:  # MNISTBandit-bsuite downloads its images

@@ -94,7 +94,7 @@ def measure(
     return {
         "command": shlex.join(["jaxpg", *sys.argv[1:]]),
         "commit": provenance.commit(),
-        "versions": provenance.versions(),
+        "versions": provenance.versions(config.env),
         "device": provenance.device(),
         "config": dataclasses.asdict(config),
         "budget": config.total_steps if config.collect == "steps" else None,  # steps of a seed

@@ -7,14 +7,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jaxpg import suites
 from jaxpg.population import devices
 
 ROOT = Path(__file__).parents[2]
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of every package that the numbers depend on."""
-    packages = ("jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+def versions(env: str = "") -> dict[str, str]:
+    """Of Python and of every package that the numbers depend on.
+
+    Args:
+      env: the environment that they are of, as brax:ant.
+    """
+    packages = ["jaxpg", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"]
+    prefix = env.partition(":")[0]
+    if suites.has(env) and suites.is_installed(prefix):
+        packages.append(suites.SUITES[prefix].package)
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -53,7 +53,8 @@ def _key(manifest: Manifest) -> str:
     traced = dict.fromkeys(manifest.config.env_params.traced)
     static["env_params"] = {**fields["env_params"], **traced}
     options = {**manifest.options, **dict.fromkeys(manifest.options.traced)}
-    made = [provenance.versions(), provenance.device(), manifest.lanes, manifest.segment]
+    versions = provenance.versions(manifest.config.env)
+    made = [versions, provenance.device(), manifest.lanes, manifest.segment]
     made += [manifest.source, options] if manifest.build else []
     text = json.dumps([static, *(fields[name] is None for name in OPTIONAL), *made], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

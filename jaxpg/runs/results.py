@@ -112,7 +112,7 @@ def summarize(
             for i in frozen
         ],
         "config": dataclasses.asdict(config),
-        "versions": provenance.versions(),
+        "versions": provenance.versions(config.env),
         "device": provenance.device(),
     }
 

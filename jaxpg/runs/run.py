@@ -98,7 +98,7 @@ def plan(
         segment=min(-(-config.num_updates // (segments or SEGMENTS)), LONGEST_SEGMENT),
         settings=tuple(plain_setting(setting) for setting in settings),
         made={
-            "versions": provenance.versions(),
+            "versions": provenance.versions(config.env),
             "commit": provenance.commit(),
             "device": provenance.device(),
             "command": shlex.join(sys.argv),
@@ -459,7 +459,10 @@ def _remove(path: Path) -> None:
 
 def _compare_machines(manifest: Manifest, note: Callable[[str], None]) -> None:
     """Note what may change the last bits since the run was begun."""
-    now = {"versions": provenance.versions(), "device": provenance.device()}
+    now = {
+        "versions": provenance.versions(manifest.config.env),
+        "device": provenance.device(),
+    }
     changed = [
         f"{name} {old.get(name)} -> {new[name]}"
         for old, new in ((manifest.made.get(kind), now[kind]) for kind in now)

@@ -344,6 +344,13 @@ def test_an_unknown_environment_is_refused_with_a_suggestion(package):
         make("CartPole-v7")
 
 
+def test_one_that_gymnasium_has_is_pointed_at_the_twin():
+    with pytest.raises(
+        ConfigError, match=r"'CartPole-v0', but python -m torch_ref.train trains .*; did you mean"
+    ):
+        env.make("CartPole-v0")
+
+
 class DictObs(type(gymnax.make("CartPole-v1")[0])):
     """CartPole with a dictionary of spaces for an observation."""
 

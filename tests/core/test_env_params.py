@@ -272,7 +272,7 @@ def test_an_algorithm_of_another_config_is_refused():
 
 
 def test_the_page_is_true():
-    assert pages.run(readme.ROOT / "docs" / "environments.md") == 1
+    assert pages.run(readme.ROOT / "docs" / "environments.md") == 2
 
 
 class Moody(CartPole):

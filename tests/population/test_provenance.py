@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from jaxpg import suites
 from jaxpg.population import provenance
 
 
@@ -32,4 +33,15 @@ def test_outside_a_checkout_there_is_none(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert provenance.commit() is None
     assert provenance.versions()["jaxpg"]
+
+
+def test_the_version_of_a_suite_is_told_where_it_is_used(monkeypatch):
+    monkeypatch.setitem(suites.SUITES, "ours", suites.Suite("no_module", "pytest", ""))
+    monkeypatch.setitem(suites.SUITES, "theirs", suites.Suite("no_module", "no_such_package", ""))
+    own = provenance.versions("ours:pole").keys() - provenance.versions("CartPole-v1").keys()
+    assert own == {"pytest"}
+    assert provenance.versions("theirs:pole") == provenance.versions()
+
+
+def test_the_device_is_told():
     assert {"platform", "kind", "count", "form"} == provenance.device().keys()

@@ -1,0 +1,353 @@
+"""Whether an environment keeps the contract of `Env`, found out by acting in it at random.
+
+What is looked for is what goes wrong in silence: a time limit that is told as death, a last
+observation that is already the next episode's first, numbers that change their type or are none,
+and randomness that no key decides.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpg.core import env as environments
+from jaxpg.core import noise
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, validate
+from jaxpg.core.types import Env, EnvSpec, EnvState
+
+NUM_ENVS = 8
+STEPS = 1_000
+SHORT = (5, 6)  # time limits, to see how one ends an episode
+FEW = 10  # steps within episodes, of which too little is known to judge their last ones
+REACH = 4.0  # the numbers of continuous actions are from [-REACH, REACH), beyond most bounds
+
+
+class Checked(NamedTuple):
+    """What was met in an environment in which nothing is wrong."""
+
+    steps: int  # of all its copies together
+    terminated: int  # episodes
+    truncated: int
+
+
+def check_env(
+    env: Env | str,
+    *,
+    max_episode_steps: int | None = None,
+    env_params: EnvParams = OWN_PARAMS,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> Checked:
+    """Act at random in an environment, and find out whether it keeps its contract.
+
+    Termination and truncation are told apart; a step leaves the true last observation and resets
+    nothing; shapes and types stay; the key decides everything; every number is finite. A reset
+    within a step is told by what hardly anything else explains: a last observation that depends
+    on the step's key where no other one does, or that is always the episode's first again.
+
+    Args:
+      env: an `Env`, as `Algorithm.env` is; or the name of one, whose time limit is tried, too.
+      max_episode_steps: time limit of the one that is named; None for its own.
+      env_params: parameters of the environment.
+      steps: that each of 8 copies takes.
+      seed: of what they do.
+
+    Raises:
+      ConfigError: if something is wrong; the sentence says what.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1; got {steps}")
+    if isinstance(env, Env):
+        seen = _examined(env, env_params, steps, seed)
+        _check_limit(env.spec.time_limit, seen)
+        return _counted(seen)
+    given = Config(env=env, env_params=env_params, max_episode_steps=max_episode_steps)
+    own = environments.settle(validate(given)).env_params
+
+    def limited(limit: int | None) -> Env:
+        return environments.make(env, max_episode_steps=limit, env_params=own)
+
+    world = limited(max_episode_steps)
+    try:
+        seen = _examined(world, own, steps, seed)
+        for limit in SHORT:  # episodes may end after just so many steps for another reason
+            short = _examined(limited(limit), own, 4 * limit, seed)
+            if not _dies_of(limit, short):
+                return _counted(seen)
+        _check_limit(limit, short)
+    except ConfigError as error:
+        raise ConfigError(f"{env}: {error}") from error
+    return _counted(seen)
+
+
+class _Seen(NamedTuple):
+    """T steps of N copies, [T, N, ...] each; pairs are before the step and after it."""
+
+    began: Any  # the observation that the running episode began with
+    obs: Any  # after the step
+    otherwise: Any  # the same, had the step been given another key
+    reward: Any
+    terminated: Any
+    truncated: Any
+    time: tuple[Any, Any]
+    episode_return: tuple[Any, Any]
+    kept: Any  # whether `restart` left it as it was, where its episode had not ended
+    fresh: Any  # whether it began anew, where it had
+
+    @property
+    def done(self) -> Any:
+        return self.terminated | self.truncated
+
+
+def _examined(env: Env, env_params: EnvParams, steps: int, seed: int) -> _Seen:
+    """What an environment did that passes all but the question of its time limit."""
+    _check_spec(env.spec)
+    key = noise.key(seed, "evaluation")
+
+    def traced() -> Any:
+        return jax.jit(lambda key: _rollout(env, env_params, steps, key)).lower(key)
+
+    try:
+        with jax.numpy_rank_promotion("allow"):
+            programs = [traced(), traced()]
+            if programs[0].as_text() == programs[1].as_text():
+                programs = programs[:1]
+            compiled = [program.compile() for program in programs]
+            seen, again = (jax.tree.map(np.asarray, run(key)) for run in (compiled * 2)[:2])
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its code raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"it cannot be run ({reason:.300})") from error
+    _check_decided(seen, again)
+    _check_finite(seen)
+    _check_time(seen)
+    _check_ends(env.spec, seen)
+    _check_last(seen)
+    return seen
+
+
+def _rollout(env: Env, env_params: EnvParams, steps: int, key: jax.Array) -> _Seen:
+    """Act at random, with what types can tell checked on the way."""
+    spec, config = env.spec, Config(num_envs=NUM_ENVS)
+    draws = noise.draw(key, 0, config, spec, steps)
+    start = env.reset(noise.first_reset(key, config, spec), env_params)
+    _check_state(spec, start)
+    actions = (
+        jnp.floor(draws.action * spec.num_actions).astype(jnp.int32)
+        if spec.discrete
+        else (2.0 * draws.action - 1.0) * REACH
+    )
+
+    def step(carry: tuple, inputs: tuple) -> tuple[tuple, _Seen]:
+        state, began = carry
+        t, action, key = inputs
+        keys = jnp.stack([key, jax.vmap(lambda key: noise.fold_in(key, 1))(key)])
+        outcomes = jax.vmap(env.step, (0, None, None))(keys, state, action)
+        after, reward, terminated, truncated = jax.tree.map(lambda x: x[0], outcomes)
+        _check_step(state, after, reward, terminated, truncated)
+        done = jnp.logical_or(terminated, truncated)
+        following = env.restart(after, done, draws.reset[t // spec.min_episode_steps])
+        _check_alike("restart", after, following)
+        row = _Seen(
+            began=began,
+            obs=after.obs,
+            otherwise=outcomes[0].obs[1],
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            time=(state.time, after.time),
+            episode_return=(state.episode_return, after.episode_return),
+            kept=done | _rows_near(after, following),
+            fresh=~done | ((following.time == 0) & (following.episode_return == 0)),
+        )
+        return (following, jnp.where(done[:, None], following.obs, began)), row
+
+    inputs = (jnp.arange(steps), actions, draws.env)
+    return jax.lax.scan(step, (start, start.obs), inputs)[1]
+
+
+def _check_spec(spec: EnvSpec) -> None:
+    for name in ("obs_size", "num_actions", "time_limit", "min_episode_steps"):
+        if getattr(spec, name) < 1:
+            raise ConfigError(f"spec.{name} must be at least 1; got {getattr(spec, name)}")
+    if spec.min_episode_steps > spec.time_limit:
+        raise ConfigError(
+            f"spec.min_episode_steps must be at most the time limit of {spec.time_limit}; got "
+            f"{spec.min_episode_steps}"
+        )
+
+
+def _check_state(spec: EnvSpec, state: EnvState) -> None:
+    """What `reset` gives: float [N, D], int32 [N], float [N], and leaves [N, ...]."""
+    obs, time, total = state.obs, state.time, state.episode_return
+    if obs.shape != (NUM_ENVS, spec.obs_size) or not jnp.issubdtype(obs.dtype, jnp.floating):
+        raise ConfigError(
+            f"obs must be floats [N, {spec.obs_size}], of N = {NUM_ENVS}; reset gives {_type(obs)}"
+        )
+    if _type(time) != f"int32[{NUM_ENVS}]":
+        raise ConfigError(f"time must be int32 [N], of N = {NUM_ENVS}; reset gives {_type(time)}")
+    if total.shape != (NUM_ENVS,) or total.dtype != obs.dtype:
+        raise ConfigError(
+            f"episode_return must be {obs.dtype} [N], as obs, of N = {NUM_ENVS}; reset gives "
+            f"{_type(total)}"
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.inner):
+        name = f"inner{jax.tree_util.keystr(path)}"
+        if jnp.shape(leaf)[:1] != (NUM_ENVS,):
+            raise ConfigError(
+                f"every part of the state must be [N, ...], of N = {NUM_ENVS}; {name} is "
+                f"{_type(leaf)}"
+            )
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise ConfigError(
+                f"every part of the state must be numbers, which a checkpoint holds; {name} is a "
+                "key: keep jax.random.key_data of it"
+            )
+
+
+def _check_step(
+    state: EnvState, after: EnvState, reward: Any, terminated: Any, truncated: Any
+) -> None:
+    """What `step` gives: what it got, float [N], and bool [N] twice."""
+    _check_alike("step", state, after)
+    if _type(reward) != f"{state.obs.dtype}[{NUM_ENVS}]":
+        raise ConfigError(
+            f"reward must be {state.obs.dtype} [N], as obs, of N = {NUM_ENVS}; step gives "
+            f"{_type(reward)}"
+        )
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if _type(flag) != f"bool[{NUM_ENVS}]":
+            raise ConfigError(
+                f"{name} must be bool [N], of N = {NUM_ENVS}; step gives {_type(flag)}"
+            )
+
+
+def _check_alike(part: str, old: EnvState, new: EnvState) -> None:
+    """Structure, shapes and types of a state stay."""
+    if len({jax.tree.structure(state) for state in (old, new)}) > 1:
+        raise ConfigError(f"{part} must leave a state of the kind that it is given")
+    leaves = zip(jax.tree_util.tree_leaves_with_path(old), jax.tree.leaves(new), strict=True)
+    for (path, before), after in leaves:
+        if _type(before) != _type(after):
+            raise ConfigError(
+                f"{part} must keep shapes and types of the state; it turns "
+                f"{jax.tree_util.keystr(path).removeprefix('.')} from {_type(before)} into "
+                f"{_type(after)}"
+            )
+
+
+def _check_decided(seen: _Seen, again: _Seen) -> None:
+    for name, one, other in zip(_Seen._fields, seen, again, strict=True):
+        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            if not np.array_equal(x, y, equal_nan=x.dtype.kind == "f"):
+                raise ConfigError(
+                    f"the key must decide everything; run twice with the same one, {name} differs"
+                )
+
+
+def _check_finite(seen: _Seen) -> None:
+    for name, values in (("obs", seen.began), ("obs", seen.obs), ("reward", seen.reward)):
+        wrong = np.argwhere(~np.isfinite(values))
+        if len(wrong):
+            t, n, *where = map(int, wrong[0])
+            when = "after a reset" if values is seen.began else f"after {seen.time[1][t, n]} steps"
+            raise ConfigError(
+                f"{name} must be finite; {when} {name}{where or ''} is {values[(t, n, *where)]}"
+            )
+
+
+def _check_time(seen: _Seen) -> None:
+    """The steps and rewards of an episode are counted, and `restart` begins those that ended."""
+    before, after = seen.time
+    if (after != before + 1).any() or before[0].any():
+        raise ConfigError(
+            "time must be 0 after a reset and grow by 1 with every step, the last one too: "
+            "restart sets it back, not step"
+        )
+    before, after = seen.episode_return
+    if not np.allclose(after, before + seen.reward, rtol=1e-5, atol=1e-5) or before[0].any():
+        raise ConfigError("episode_return must be the sum of the rewards since the reset")
+    if not seen.kept.all():
+        raise ConfigError("restart must leave environments whose episode goes on as they are")
+    if not seen.fresh.all():
+        raise ConfigError("restart must begin anew, with time and episode_return 0, where done")
+
+
+def _check_ends(spec: EnvSpec, seen: _Seen) -> None:
+    if (seen.terminated & seen.truncated).any():
+        raise ConfigError("a step must not be both terminated and truncated: what ends is the task")
+    length = seen.time[1]
+    if (length[~seen.done] >= spec.time_limit).any():
+        raise ConfigError(
+            f"an episode must be truncated after the time limit of {spec.time_limit} steps; one "
+            f"goes on after {length[~seen.done].max()}"
+        )
+    if (length[seen.done] < spec.min_episode_steps).any():
+        raise ConfigError(
+            f"no episode may be shorter than spec.min_episode_steps = {spec.min_episode_steps}; "
+            f"one ended after {length[seen.done].min()}"
+        )
+
+
+def _check_last(seen: _Seen) -> None:
+    """No step resets. See `check_env`."""
+    on = ~seen.done
+    if on.sum() < FEW:
+        return
+    moved = ~_near(seen.obs, seen.otherwise).all(-1)
+    back = _near(seen.obs, seen.began).all(-1)
+    for name, ends in (("terminated", seen.terminated), ("truncated", seen.truncated)):
+        if not ends.any():
+            continue
+        reason = None
+        if not moved[on].any() and moved[ends].mean() > 0.5:
+            reason = "it depends on the step's key, which no other observation does"
+        elif back[ends].all() and not back[on].all():
+            reason = "it is always the episode's first one"
+        if reason:
+            raise ConfigError(
+                f"step must not reset: the observation of a step that is {name} must be the "
+                f"episode's last, and seems to be the next one's first ({reason})"
+            )
+
+
+def _check_limit(limit: int, seen: _Seen) -> None:
+    if _dies_of(limit, seen):
+        raise ConfigError(
+            f"a time limit must truncate: all episodes that reached {limit} steps, the limit, are "
+            "said to be terminated"
+        )
+
+
+def _dies_of(limit: int, seen: _Seen) -> bool:
+    """Whether episodes reached their time limit, and were all terminated by it."""
+    reached = seen.time[1] == limit
+    return bool(reached.any() and seen.terminated[reached].all())
+
+
+def _counted(seen: _Seen) -> Checked:
+    return Checked(seen.done.size, int(seen.terminated.sum()), int(seen.truncated.sum()))
+
+
+def _near(x: Any, y: Any) -> Any:
+    """Entry by entry, whether two arrays are equal up to rounding, which fusion changes."""
+    same = (x == y) | ((x != x) & (y != y))
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        same |= abs(x - y) <= 1e-5 * (1.0 + abs(x))
+    return same
+
+
+def _rows_near(one: Any, other: Any) -> jax.Array:
+    """bool [N], whether all leaves are."""
+
+    def rows(x: jax.Array, y: jax.Array) -> jax.Array:
+        return _near(x, y).reshape(len(x), -1).all(axis=1)
+
+    return jnp.stack(jax.tree.leaves(jax.tree.map(rows, one, other))).all(axis=0)
+
+
+def _type(x: Any) -> str:
+    """As float32[8,4]."""
+    return f"{jnp.result_type(x)}[{','.join(map(str, jnp.shape(x)))}]"

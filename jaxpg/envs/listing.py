@@ -1,0 +1,61 @@
+"""Which environments there are, suite by suite."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jaxpg import suites
+from jaxpg.core import env
+from jaxpg.core.config import ConfigError, nearest
+
+DEFAULT = "gymnax"  # whose environments have no prefix
+
+
+class Listed(NamedTuple):
+    """One environment, in words."""
+
+    name: str
+    observes: str
+    acts: str
+    time_limit: str
+    refused: str | None  # why it cannot be trained; the others are empty then
+
+
+def installed() -> list[str]:
+    """The suites that are there."""
+    return [DEFAULT, *filter(suites.is_installed, suites.SUITES)]
+
+
+def listed(suite: str) -> Iterator[Listed]:
+    """The environments of a suite.
+
+    Raises:
+      ConfigError: if there is no such suite, or it is not installed.
+    """
+    known = [DEFAULT, *suites.SUITES]
+    if suite not in known:
+        raise ConfigError(f"unknown suite {suite!r}{nearest(suite, known)}")
+    for name in _names(suite):
+        try:
+            observations, actions, limit = env.described(name)
+        except ConfigError as error:
+            yield Listed(name, "", "", "", str(error).removeprefix(f"{name} "))
+        else:
+            steps = "none of its own" if limit is None else f"{limit:,}"
+            yield Listed(name, _words(observations), _words(actions), steps, None)
+
+
+def _names(suite: str) -> list[str]:
+    if suite == DEFAULT:
+        env.described("CartPole-v1")  # gymnax is imported its way, once
+        import gymnax
+
+        return list(gymnax.registered_envs)
+    return [f"{suite}:{name}" for name in suites.adapter(suite).names()]
+
+
+def _words(space: Any) -> str:
+    """One of 4, or 10×10×4 numbers."""
+    if hasattr(space, "n"):
+        return f"one of {space.n}"
+    size = "×".join(map(str, space.shape)) or "1"
+    return f"{size} number{'' if size == '1' else 's'}"

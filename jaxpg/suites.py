@@ -1,0 +1,78 @@
+"""The suites of environments beside gymnax: where each one's adapter is, and what it needs.
+
+An adapter is a module of `jaxpg.envs`, imported by its name once somebody asks for one of its
+environments, as brax:ant, and it has
+
+    names() -> the names of its environments
+    make(name) -> a gymnax Environment, and its parameters
+
+so that whatever holds for gymnax's environments holds for them.
+"""
+
+import importlib
+import importlib.util
+import sys
+from contextlib import redirect_stdout
+from typing import Any, NamedTuple
+
+from jaxpg.core.config import ConfigError, nearest
+
+
+class Suite(NamedTuple):
+    """Environments that are called PREFIX:NAME."""
+
+    adapter: str  # the module
+    package: str  # what pip installs and the adapter imports; its extra is called as the prefix
+    says: str
+
+
+SUITES = {
+    "brax": Suite("jaxpg.envs.brax", "brax", "continuous control on Brax's own physics"),
+    "jumanji": Suite("jaxpg.envs.jumanji", "jumanji", "puzzles, packing and routing"),
+    "craftax": Suite("jaxpg.envs.craftax", "craftax", "survival in a grid of blocks"),
+}
+
+
+def has(name: str) -> bool:
+    """Whether an environment is called as one of a suite is."""
+    return name.partition(":")[0] in SUITES
+
+
+def made(name: str) -> tuple[Any, Any]:
+    """The gymnax environment called PREFIX:NAME, and its parameters.
+
+    Raises:
+      ConfigError: if its suite is not installed, or has none of that name, or cannot make it.
+    """
+    prefix, _, own = name.partition(":")
+    suite = adapter(prefix)
+    if own not in suite.names():
+        names = [f"{prefix}:{x}" for x in suite.names()]
+        raise ConfigError(f"unknown environment {name!r}{nearest(name, names)}")
+    try:
+        return suite.make(own)
+    except Exception as error:  # whatever a suite's code raises, as for a file that it downloads
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{name} could not be made ({reason})") from error
+
+
+def adapter(prefix: str) -> Any:
+    """The module of a suite's adapter.
+
+    Raises:
+      ConfigError: if what it adapts is not installed, or cannot be imported.
+    """
+    suite = SUITES[prefix]
+    if not is_installed(prefix):
+        raise ConfigError(f"{prefix} is not installed: pip install 'jaxpg[{prefix}]'")
+    try:
+        with redirect_stdout(sys.stderr):  # some print what else could be installed
+            return importlib.import_module(suite.adapter)
+    except Exception as error:  # whatever a suite's code raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{prefix} cannot be imported ({reason})") from error
+
+
+def is_installed(prefix: str) -> bool:
+    """Whether the package that a suite's adapter imports is there."""
+    return importlib.util.find_spec(SUITES[prefix].package) is not None

@@ -1,0 +1,288 @@
+"""What breaks an environment's contract is found, and said in a sentence; what keeps it passes."""
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments.classic_control.cartpole import CartPole
+
+import jaxpg
+from jaxpg.cli.main import main
+from jaxpg.core import env, noise
+from jaxpg.core.config import ConfigError, EnvParams
+from jaxpg.envs.check import check_env
+
+LIMIT = 20
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def cartpole():
+    return env.make("CartPole-v1", max_episode_steps=LIMIT)
+
+
+def stepping(change):
+    """A fault in what `step` gives: change(key, before, *outcome) -> outcome."""
+
+    def planted(world):
+        def step(key, state, action):
+            return change(key, state, *world.step(key, state, action))
+
+        return world._replace(step=step)
+
+    return planted
+
+
+def beginning(change):
+    """A fault in every state: change(state) -> state."""
+
+    def planted(world):
+        def step(key, state, action):
+            after, *rest = world.step(key, state, action)
+            return change(after), *rest
+
+        return world._replace(
+            reset=lambda *given: change(world.reset(*given)),
+            step=step,
+            restart=lambda *given: change(world.restart(*given)),
+        )
+
+    return planted
+
+
+def with_reset(world, key, before, after, reward, terminated, truncated):
+    """The state is the next episode's, but for what is counted."""
+    done = jnp.logical_or(terminated, truncated)
+    uniform = jax.vmap(lambda key: noise.uniform(key, (4,)))(key)
+    new = world.restart(after, done, uniform)
+    new = new._replace(time=after.time, episode_return=after.episode_return)
+    return new, reward, terminated, truncated
+
+
+def resets_at_random(world):
+    return stepping(lambda *given: with_reset(world, *given))(world)
+
+
+def resets_to_the_first(world):
+    """As Brax's AutoResetWrapper: every episode begins where the first one did."""
+
+    def reset(*given):
+        start = world.reset(*given)
+        return start._replace(inner=(start.inner, start))
+
+    def step(key, state, action):
+        inner, first = state.inner
+        after, reward, *ends = world.step(key, state._replace(inner=inner), action)
+        done = jnp.logical_or(*ends)
+
+        def choose(new, old):
+            return jnp.where(done.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        chosen = jax.tree.map(choose, first, after)
+        after = after._replace(inner=(chosen.inner, first), obs=chosen.obs)
+        return after, reward, *ends
+
+    def restart(state, done, draws):
+        inner, first = state.inner
+        new = world.restart(state._replace(inner=inner), done, draws)
+        obs = jnp.where(done[:, None], first.obs, new.obs)
+        return new._replace(inner=(new.inner, first), obs=obs)
+
+    return world._replace(reset=reset, step=step, restart=restart)
+
+
+def unseeded(key, before, after, reward, *ends):
+    return after, reward + np.random.default_rng().uniform(), *ends
+
+
+def nan_below(key, before, after, reward, *ends):
+    return after, jnp.where(after.time == 3, jnp.nan, reward), *ends
+
+
+FAULTS = {
+    "limit": (env.terminate_at_limit, "a time limit must truncate: all episodes that reached 20"),
+    "both": (
+        stepping(lambda key, old, after, reward, end, cut: (after, reward, end | cut, end | cut)),
+        "must not be both terminated and truncated",
+    ),
+    "endless": (
+        stepping(lambda key, old, after, reward, end, cut: (after, reward, end, cut & end)),
+        "truncated after the time limit of 20 steps; one goes on after",
+    ),
+    "reset": (resets_at_random, "must not reset.*depends on the step's key"),
+    "reset to the first": (resets_to_the_first, "must not reset.*always the episode's first"),
+    "reset of time": (
+        stepping(
+            lambda key, old, after, reward, end, cut: (
+                after._replace(time=jnp.where(end | cut, 0, after.time)), reward, end, cut
+            )
+        ),
+        "time must be 0 after a reset and grow by 1",
+    ),
+    "return": (
+        stepping(
+            lambda key, old, after, reward, *ends: (
+                after._replace(episode_return=old.episode_return), reward, *ends
+            )
+        ),
+        "episode_return must be the sum of the rewards",
+    ),
+    "nan": (
+        stepping(nan_below),
+        "reward must be finite; after 3 steps reward is nan",
+    ),
+    "infinite": (
+        beginning(lambda state: state._replace(obs=state.obs.at[:, 2].multiply(jnp.inf))),
+        r"obs must be finite; after a reset obs\[2\] is -?(inf|nan)",
+    ),
+    "unseeded": (stepping(unseeded), "the key must decide everything; .*reward differs"),
+    "short": (
+        lambda world: world._replace(spec=world.spec._replace(min_episode_steps=15)),
+        "no episode may be shorter than spec.min_episode_steps = 15; one ended after",
+    ),
+    "spec": (
+        lambda world: world._replace(spec=world.spec._replace(num_actions=0)),
+        "spec.num_actions must be at least 1; got 0",
+    ),
+    "restart of all": (
+        lambda world: world._replace(
+            restart=lambda state, done, draws: world.restart(state, done | True, draws)
+        ),
+        "restart must leave environments whose episode goes on",
+    ),
+    "restart of none": (
+        lambda world: world._replace(restart=lambda state, done, draws: state),
+        "restart must begin anew",
+    ),
+    "width": (
+        lambda world: world._replace(spec=world.spec._replace(obs_size=3)),
+        r"obs must be floats \[N, 3\], of N = 8; reset gives float32\[8,4\]",
+    ),
+    "integers": (
+        beginning(lambda state: state._replace(obs=state.obs.astype(int))),
+        r"obs must be floats \[N, 4\], of N = 8; reset gives int32\[8,4\]",
+    ),
+    "reward": (
+        stepping(lambda key, old, after, reward, *ends: (after, reward.astype(int), *ends)),
+        r"reward must be float32 \[N\], as obs, of N = 8; step gives int32\[8\]",
+    ),
+    "flag": (
+        stepping(lambda key, old, after, reward, end, cut: (after, reward, end * 1.0, cut)),
+        r"terminated must be bool \[N\], of N = 8; step gives float32\[8\]",
+    ),
+    "clock": (
+        beginning(lambda state: state._replace(time=state.time * 1.0)),
+        r"time must be int32 \[N\], of N = 8; reset gives float32\[8\]",
+    ),
+    "key": (
+        beginning(
+            lambda state: state._replace(
+                inner=(state.inner, noise.split(noise.key(0), len(state.time)))
+            )
+        ),
+        r"must be numbers, which a checkpoint holds; inner\[1\] is a key: keep jax.random.key_data",
+    ),
+    "type": (
+        stepping(
+            lambda key, old, after, *rest: (
+                after._replace(obs=after.obs.astype(jnp.float16)), *rest
+            )
+        ),
+        r"step must keep shapes and types.* obs from float32\[8,4\] into float16\[8,4\]",
+    ),
+    "kind": (
+        stepping(lambda key, old, after, *rest: (after._replace(inner=()), *rest)),
+        "step must leave a state of the kind that it is given",
+    ),
+    "raises": (stepping(lambda *given: 1 / 0), "it cannot be run .ZeroDivisionError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_said(cartpole, fault):
+    plant, sentence = FAULTS[fault]
+    with pytest.raises(ConfigError, match=sentence):
+        check_env(plant(cartpole), steps=STEPS)
+
+
+def test_an_env_of_ones_own_that_keeps_it_passes(cartpole):
+    found = jaxpg.check_env(cartpole, steps=STEPS)
+    assert found.steps == 8 * STEPS
+    assert found.terminated > 0
+    assert found.truncated > 0
+
+
+class Deadly(CartPole):
+    """Its time limit is told as death, whatever it is."""
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, terminated, info = super().step_env(key, state, action, params)
+        return obs, state, reward, terminated | (state.time >= params.max_steps_in_episode), info
+
+
+class FiveSteps(CartPole):
+    """Its task is over after five steps, whatever the limit is."""
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, _, info = super().step_env(key, state, action, params)
+        return obs, state, reward, state.time >= 5, info
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    def add(name, factory):
+        monkeypatch.setitem(gymnax.registration._registry, name, factory)
+        monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, name])
+
+    return add
+
+
+def test_a_limit_that_kills_is_found_by_trying_others(registered):
+    """Random actions never reach CartPole's limit of 500 steps."""
+    registered("Deadly-v0", Deadly)
+    with pytest.raises(ConfigError, match="Deadly-v0: a time limit must truncate"):
+        check_env("Deadly-v0", steps=STEPS)
+
+
+def test_a_task_of_five_steps_is_no_limit(registered):
+    registered("Five-v0", FiveSteps)
+    assert check_env("Five-v0", steps=STEPS).terminated == 8 * STEPS // 5
+
+
+def test_the_command(capsys):
+    main(["check-env", "Pendulum-v1", "--steps", "210", "--env-params", "g=9"])
+    assert capsys.readouterr().out == (
+        "Pendulum-v1: 1,680 steps, 0 episodes terminated, 8 truncated; nothing is wrong\n"
+    )
+
+
+def test_the_command_says_what_is_wrong_and_fails(registered, capsys):
+    registered("Deadly-v0", Deadly)
+    with pytest.raises(SystemExit) as ended:
+        main(["check-env", "Deadly-v0", "--steps", "20"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("jaxpg: Deadly-v0: a time limit must truncate")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"env_params": EnvParams({"gravty": 1.0})}, "CartPole-v1 has no parameter 'gravty'"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be .* got 0"),
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+    ],
+)
+def test_bad_options_are_refused(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_env("CartPole-v1", **options)
+
+
+NAMES = sorted(set(gymnax.registered_envs) - {"MNISTBandit-bsuite"})  # which downloads its images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_gymnax_keeps_it(name):
+    with jax.numpy_rank_promotion("allow"):
+        check_env(name, steps=200)

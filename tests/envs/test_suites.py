@@ -1,0 +1,233 @@
+"""Environments of other suites: found by prefix, adapted, trained; skipped where not there."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg import suites
+from jaxpg.cli.main import main
+from jaxpg.core import env, noise
+from jaxpg.core.config import Config, ConfigError, EnvParams
+from jaxpg.core.rollout import collect_steps
+from jaxpg.envs.check import check_env
+
+ADAPTER = """
+from gymnax.environments import environment, spaces
+from gymnax.environments.classic_control.cartpole import CartPole
+
+
+def names():
+    return ["pole", "far", "deep", "old"]
+
+
+def make(name):
+    if name == "far":
+        raise OSError("no such  host")
+    world = CartPole()
+    if name == "old":
+        world.step_env = lambda *given: given.no_such_attribute
+    if name == "deep":
+        world.action_space = lambda params: spaces.Tuple(())
+    return world, world.default_params.replace(max_steps_in_episode=7)
+"""
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch):
+    """A suite that is there, `ours`, and one that is not, `theirs`."""
+    (tmp_path / "adapter_of_ours.py").write_text(ADAPTER)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {
+        "ours": suites.Suite("adapter_of_ours", "json", "poles"),
+        "theirs": suites.Suite("adapter_of_theirs", "no_such_package", "nothing"),
+        "broken": suites.Suite("adapter_of_nobody", "json", "nothing"),
+    }
+    monkeypatch.setattr(suites, "SUITES", found)
+    yield
+    sys.modules.pop("adapter_of_ours", None)
+
+
+@pytest.mark.usefixtures("suite")
+def test_an_environment_is_found_by_its_prefix():
+    made = env.make("ours:pole")
+    assert (made.spec.obs_size, made.spec.num_actions, made.spec.time_limit) == (4, 2, 7)
+    assert made.reset(jnp.full((2, 4), 0.5)).obs.tolist() == np.zeros((2, 4)).tolist()
+
+
+@pytest.mark.usefixtures("suite")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("ours:pol", "unknown environment 'ours:pol'; did you mean 'ours:pole'"),
+        ("ours:far", r"ours:far could not be made \(OSError: no such host\)"),
+        ("ours:deep", "ours:deep acts in .*; allowed are Discrete and Box"),
+        ("ours:old", r"ours:old does not run here \('tuple' object has no attribute 'no_such"),
+        ("theirs:x", r"theirs is not installed: pip install 'jaxpg\[theirs\]'"),
+        ("broken:x", r"broken cannot be imported \(ModuleNotFoundError"),
+    ],
+)
+def test_what_is_not_there_gets_a_sentence(name, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        env.make(name)
+
+
+@pytest.mark.usefixtures("suite")
+def test_parameters_of_a_suite_are_those_of_its_environment():
+    with pytest.raises(ConfigError, match="ours:pole has no parameter 'gravty'; did you mean"):
+        env.settle(Config(env="ours:pole", env_params=EnvParams({"gravty": 1.0})))
+    settled = env.settle(Config(env="ours:pole", env_params=EnvParams({"gravity": 12})))
+    assert settled.env_params == {"gravity": 12.0}
+
+
+@pytest.mark.usefixtures("suite")
+def test_the_list(capsys):
+    main(["envs", "ours"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["environment", "observes", "acts", "steps", "at", "most"]
+    assert lines[1].split() == ["ours:pole", "4", "numbers", "one", "of", "2", "7"]
+    assert lines[2].split(maxsplit=1)[1].startswith("could not be made")
+    assert lines[3].split(maxsplit=1)[1].startswith("acts in")
+    with pytest.raises(SystemExit) as ended:
+        main(["envs", "our"])
+    assert ended.value.code == 2
+    assert "unknown suite 'our'; did you mean 'ours'? Allowed: gymnax, ours," in (
+        capsys.readouterr().err
+    )
+
+
+def test_no_adapter_is_imported_before_it_is_asked_for():
+    code = (
+        "import sys, jaxpg.cli.commands, jaxpg.fast\n"
+        "from jaxpg.core import env\n"
+        "env.make('CartPole-v1')\n"
+        "print([x for x in sys.modules if x.startswith('jaxpg.envs.')])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# The suites themselves.
+
+
+def ends(name, steps, **options):
+    """What 4 environments that act at random met, [T, 4] each."""
+    with jax.numpy_rank_promotion("allow"):
+        made = env.make(name, **options)
+    config = Config(num_envs=4, num_steps=steps)
+    draws = noise.draw(noise.key(0), 0, config, made.spec, steps)
+    first = noise.first_reset(noise.key(0), config, made.spec)
+
+    def act(params, obs, uniform):
+        if made.spec.discrete:
+            return (uniform * made.spec.num_actions).astype(jnp.int32), uniform
+        return 2.0 * uniform - 1.0, uniform[..., 0]
+
+    rollout = jax.jit(lambda: collect_steps(made, act, None, made.reset(first), draws)[1])
+    with jax.numpy_rank_promotion("allow"):
+        return jax.tree.map(np.asarray, rollout())
+
+
+def trained(out, name, *options):
+    """A run of the command, tiny."""
+    tiny = ["--num-envs", "4", "--num-steps", "16", "--total-steps", "256", "--hidden-sizes", "8"]
+    with jax.numpy_rank_promotion("allow"):
+        main(["train", "ppo", "--env", name, "--seeds", "2", "--lanes", "2", *tiny, *options,
+              "--out", str(out)])  # fmt: skip
+    return jaxpg.load(out)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # theirs
+class TestBrax:
+    @pytest.fixture(autouse=True, scope="class")
+    def there(self):
+        pytest.importorskip("brax", reason="brax is not installed: pip install '.[brax]'")
+
+    def test_a_fall_terminates_and_the_limit_truncates(self):
+        """A fall is an angle of 0.2, and a start is within 0.01 of upright, as Brax has it."""
+        rows = ends("brax:inverted_pendulum", 40, max_episode_steps=3)
+        fallen = abs(rows.next_obs[..., 1]) > 0.2
+        assert (rows.terminated == fallen).all()
+        assert (rows.truncated == (rows.time == 2) & ~fallen).all()
+        assert rows.terminated.any()
+        assert rows.truncated.any()
+        done = rows.terminated | rows.truncated
+        assert (abs(rows.obs[1:][done[:-1]]) < 0.011).all()
+        assert (abs(rows.next_obs[done]).max(-1) > 0.011).all()
+
+    @pytest.mark.parametrize("name", ["inverted_pendulum", "reacher"])
+    def test_it_keeps_the_contract(self, name):
+        check_env(f"brax:{name}", steps=60, max_episode_steps=50)
+
+    def test_it_is_trained_evaluated_and_exported(self, tmp_path):
+        name = "brax:inverted_pendulum"
+        run = trained(tmp_path / "run", name)
+        assert run.config.env == name
+        action = run.policy(0).act(np.zeros(4, np.float32))
+        assert action.shape == (1,)
+        assert abs(run.policy(0).act(np.full(4, 1e3, np.float32))) <= 1.0
+        main(["evaluate", str(tmp_path / "run"), "--episodes", "2", "--gymnasium-seeds", "0"])
+        out = tmp_path / "policy.onnx"
+        main(["export", str(tmp_path / "run"), "--seed", "0", "--to", "onnx", "--out", str(out)])
+        assert out.exists()
+
+    def test_it_learns(self, tmp_path):
+        """It balances for more than twice as long as at the start."""
+        options = ["--total-steps", "32768", "--num-envs", "16", "--num-steps", "64"]
+        run = trained(tmp_path / "run", "brax:inverted_pendulum", *options, "--hidden-sizes", "32")
+        metrics = run.population.metrics
+        returns = metrics.return_sum / np.maximum(metrics.episodes, 1)
+        assert (run.population.final_return > 2 * returns[:, 0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+class TestJumanji:
+    @pytest.fixture(autouse=True, scope="class")
+    def there(self):
+        pytest.importorskip("jumanji", reason="jumanji is not installed: pip install '.[jumanji]'")
+
+    def test_its_time_limits_truncate(self):
+        """Nobody solves a puzzle at random; Jumanji would end it after 500 steps as a failure."""
+        rows = ends("jumanji:SlidingTilePuzzle-v0", 502)
+        assert (rows.truncated == (rows.time == 499)).all()
+        assert rows.truncated.any()
+        assert not rows.terminated.any()
+
+    def test_a_snake_that_bites_has_terminated(self):
+        rows = ends("jumanji:Snake-v1", 60)
+        assert rows.terminated.any()
+        assert not rows.truncated.any()
+
+    @pytest.mark.parametrize("name", ["Snake-v1", "Maze-v0"])
+    def test_it_keeps_the_contract(self, name):
+        with jax.numpy_rank_promotion("allow"):
+            check_env(f"jumanji:{name}", steps=200)
+
+    def test_what_acts_with_several_choices_at_once_is_refused(self):
+        with pytest.raises(ConfigError, match="jumanji:Tetris-v0 acts in Tuple"):
+            env.make("jumanji:Tetris-v0")
+
+    def test_it_is_trained(self, tmp_path):
+        run = trained(tmp_path / "run", "jumanji:Snake-v1")
+        assert np.isfinite(run.population.final_return).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+class TestCraftax:
+    @pytest.fixture(autouse=True, scope="class")
+    def there(self):
+        pytest.importorskip("craftax", reason="craftax is not installed: pip install '.[craftax]'")
+
+    def test_it_keeps_the_contract(self):
+        check_env("craftax:Craftax-Classic-Symbolic-v1", steps=40)
+
+    def test_it_is_trained(self, tmp_path):
+        run = trained(tmp_path / "run", "craftax:Craftax-Classic-Symbolic-v1")
+        assert run.config.env == "craftax:Craftax-Classic-Symbolic-v1"
