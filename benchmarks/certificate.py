@@ -39,8 +39,8 @@ def cases() -> dict[str, Case]:
     What takes many steps in an update, or backtracks, is on the coarser grid.
     """
     every = {name: Case(config, 1, 200) for name, config in CASES.items()}
-    for name in ("vpg", "ppo"):
-        every[name] = Case(dataclasses.replace(PRESETS[name], total_steps=512_000), 20, None)
+    every["vpg"] = Case(dataclasses.replace(PRESETS["vpg"], total_steps=512_000), 20, None)
+    every["ppo"] = Case(PRESETS["ppo"], 20, None)
 
     def on_grid(config: Config) -> Config:
         grid = "float32_grid" if config.fit == "gradient" else "float24_grid"
