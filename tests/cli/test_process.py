@@ -37,7 +37,8 @@ def train(directory, report, note, **options):
     Path(directory, "trained").touch()
 
 run.train = train
-run.plan = lambda *arguments: arguments
+run.plan = lambda *arguments, **options: arguments
+run.check_parts = lambda planned, build: None
 run.begin = lambda directory, planned: directory.mkdir()
 run.is_finished = lambda directory: False
 from jaxpg.cli import train as command
