@@ -14,9 +14,9 @@ from jaxpg.core.config import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Oracle:
-    """Hold every estimator against the exact policy gradient of two small problems, and PPO,
-    natural gradients, group baselines and truncated GAE against their own truths.
+    """Hold every estimator against the exact policy gradient of two small problems.
 
+    PPO, natural gradients, group baselines and truncated GAE are held against their own truths.
     Exits with 1 if one that theory calls unbiased is not, or is biased by another amount.
     """
 

@@ -121,6 +121,7 @@ def test_a_directory_with_anything_in_it_is_left_alone(tmp_path, capsys):
 def test_help_and_presets(capsys):
     main(["--help"])
     assert "jaxpg train vpg --seeds 256" in capsys.readouterr().out
+    assert all(command.says.endswith(".") for command in COMMANDS.values()), "a whole sentence each"
     main(["presets"])
     shown = capsys.readouterr().out
     assert all(name in shown for name in PRESETS)
