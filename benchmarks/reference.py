@@ -60,7 +60,10 @@ def main() -> None:
     if options.smoke:
         config = dataclasses.replace(PRESETS["vpg"], env="Acrobot-v1", total_steps=16 * 1024)
         labels = {"env": config.env, "preset": "vpg", "config": dataclasses.asdict(config)}
-        print(table([{**labels, **reached(config, seeds=4, episodes=2)}]))
+        row = {**labels, **reached(config, seeds=4, episodes=2)}
+        print(table([row]))
+        with tempfile.TemporaryDirectory() as directory:
+            draw([row], Path(directory) / "picture.png")
         return
     start_as_jaxpg()
     train = partial(reached, seeds=options.seeds)
