@@ -3,8 +3,8 @@
 Two libraries' float64 results differ by about 1e-16, and a control task amplifies that until the
 runs part. Computing in float64 and rounding what is carried forward (environment state, actions,
 parameters) to fewer bits erases the difference before it can grow: to float32, which has 23 bits
-of mantissa, or to 15 bits, 256 times as coarse, where a number is 256 times as rarely so near to
-the middle between its neighbours that the packages round it apart.
+of mantissa, or to 15 bits, 256 times as coarse, where a number is rarely so near to the middle
+between its neighbours that the packages round it apart.
 """
 
 import math

@@ -190,7 +190,7 @@ class Config:
     arithmetic: Literal["float32", "float64", "float32_grid", "float24_grid"] = "float32"
     """Working precision. float32_grid computes in float64 and rounds environment state and
     parameters to float32 after each step: slow, and bit-equal between the two packages.
-    float24_grid rounds to 8 bits less: bit-equal for 256 times as long."""
+    float24_grid rounds to 8 bits less, and keeps runs equal for much longer."""
 
     def __post_init__(self) -> None:
         """A plain dictionary will do for env_params."""
