@@ -159,6 +159,8 @@ def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
 
 def _forward(chain: Chain, obs: np.ndarray) -> np.ndarray:
     """What the last layer gives for observations [B, D]."""
+    if chain.mean is not None and chain.std is not None:
+        obs = np.clip((obs - chain.mean) / chain.std, -MOST, MOST)
     for i, (weight, bias) in enumerate(chain.layers):
         if i:
             obs = np.tanh(obs) if chain.activation == "tanh" else np.maximum(obs, 0.0)

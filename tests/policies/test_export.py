@@ -1,5 +1,6 @@
 """Exports, loaded by their own runtimes and compared with the policy, action by action."""
 
+import dataclasses
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from jaxpg.cli import policies as policy_commands
 from jaxpg.cli.main import main
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.types import Algorithm
 from jaxpg.names import from_torch
 from jaxpg.policies import export
 from jaxpg.population.policy import Policy
@@ -128,6 +130,22 @@ def compare(run, seed, target, path, tolerance=2e-5):
 
 
 @pytest.mark.thin(5)
+def other_loss(config: Config) -> Algorithm:
+    """An algorithm of one's own whose networks are the config's."""
+    built = jaxpg.build(config)
+    return built._replace(policy_loss=lambda *inputs: 2.0 * built.policy_loss(*inputs))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_networks_of_ones_own_algorithm_are_checked_as_they_see(name):
+    """With the config's own networks the chain is found right, scaled observations or not."""
+    run = untrained(CONFIGS[name])
+    chain = export.export(run, 7, "torch")
+    manifest = run.manifest._replace(build="mine:other_loss")
+    own = dataclasses.replace(run, manifest=manifest, build=other_loss)
+    assert len(export.export(own, 7, "torch")) == len(chain)
+
+
 @pytest.mark.parametrize("target", RUNTIMES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_runtime_acts_as_the_policy_does(name, target, tmp_path):
