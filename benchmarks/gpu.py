@@ -108,8 +108,8 @@ def predict(program: dict[str, Any]) -> dict[str, float]:
 
 def table(content: dict[str, Any]) -> str:
     """A line for each preset, form and number of lanes; what whole trainings took."""
-    measured = {_case(row): median(row["steps_per_second"]) for row in content["rows"]}
-    predicted = {_case(one): one for one in content["predicted"]}
+    measured = {key_of(row): median(row["steps_per_second"]) for row in content["rows"]}
+    predicted = {key_of(one): one for one in content["predicted"]}
     lines = []
     for case in sorted({*measured, *predicted}, key=_order):
         preset, form, lanes = case
@@ -140,7 +140,8 @@ def table(content: dict[str, Any]) -> str:
     return text + (f" Not predicted: {content['not_compiled']}." if content["not_compiled"] else "")
 
 
-def _case(row: dict[str, Any]) -> tuple[str, str, int]:
+def key_of(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What a row is of: a preset, a form, so many lanes."""
     return row["preset"], row["form"], row["lanes"]
 
 
@@ -163,12 +164,12 @@ def draw(content: dict[str, Any], path: Path) -> None:
     figure, (axes,) = measure.figure(6, 3)
     colors = (measure.INK, measure.GREY, measure.BLUE)
     for form, color in zip((TEXTBOOK, *FORMS), colors, strict=True):
-        expected = [one for one in content["predicted"] if _case(one)[:2] == ("vpg", form)]
+        expected = [one for one in content["predicted"] if key_of(one)[:2] == ("vpg", form)]
         if expected:
             axes.plot([one["lanes"] for one in expected],
                       [one["steps_per_second"] for one in expected],
                       "--", color=color, label=f"{form}, predicted for an H100")  # fmt: skip
-        rows = [row for row in content["rows"] if _case(row)[:2] == ("vpg", form)]
+        rows = [row for row in content["rows"] if key_of(row)[:2] == ("vpg", form)]
         if rows:
             speeds = [median(row["steps_per_second"]) for row in rows]
             axes.plot([row["lanes"] for row in rows], speeds, "o-", color=color, label=form)
@@ -257,7 +258,7 @@ def speeds(
                 call()
                 done += one["lanes"] * PRESETS[one["preset"]].update_cost * UPDATES
             one["steps_per_second"].append(done / (time.perf_counter() - began))
-            last = f"{_case(one)}: {short(one['steps_per_second'][-1])} steps/s"
+            last = f"{key_of(one)}: {short(one['steps_per_second'][-1])} steps/s"
             print(f"round {i + 1} of {rounds}, {last}", file=sys.stderr, flush=True)
     return {"rows": rows}
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import race
+from benchmarks import gpu, race
 from benchmarks.audit import page as audit
 from benchmarks.measure import short
 from benchmarks.record import fill, markdown, read
@@ -168,8 +168,8 @@ def _gpu(record: dict[str, Any]) -> str:
     """What was measured on a GPU, and beside it what had been predicted without one."""
     before = read("gpu")
     assert before is not None, "what was predicted is beside what was measured"
-    measured = {_gpu_case(row): row["steps_per_second"] for row in record["rows"]}
-    predicted = {_gpu_case(one): one["steps_per_second"] for one in before["predicted"]}
+    measured = {gpu.key_of(row): row["steps_per_second"] for row in record["rows"]}
+    predicted = {gpu.key_of(one): one["steps_per_second"] for one in before["predicted"]}
     rows = []
     for key in (*measured, *(key for key in predicted if key not in measured)):
         preset, _, lanes = key
@@ -197,12 +197,8 @@ def _gpu(record: dict[str, Any]) -> str:
     )
 
 
-def _gpu_case(row: dict[str, Any]) -> tuple[str, str, int]:
-    return row["preset"], row["form"], row["lanes"]
-
-
 def _gpu_line(record: dict[str, Any]) -> str:
-    rates = {_gpu_case(row): statistics.median(row["steps_per_second"]) for row in record["rows"]}
+    rates = {gpu.key_of(row): statistics.median(row["steps_per_second"]) for row in record["rows"]}
     (whole,) = (one for one in record["trainings"] if one["form"] == "fused")
     seeds = whole["seeds"]
     fused, plain = (rates["vpg", form, seeds] for form in ("fused", "textbook"))
