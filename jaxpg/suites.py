@@ -15,6 +15,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
+from jaxpg import words
 from jaxpg.core.config import ConfigError, nearest
 
 
@@ -52,8 +53,7 @@ def made(name: str) -> tuple[Any, Any]:
     try:
         return suite.make(own)
     except Exception as error:  # whatever a suite's code raises, as for a file that it downloads
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{name} could not be made ({reason})") from error
+        raise ConfigError(f"{name} could not be made ({words.raised(error)})") from error
 
 
 def adapter(prefix: str) -> Any:
@@ -69,8 +69,7 @@ def adapter(prefix: str) -> Any:
         with redirect_stdout(sys.stderr):  # some print what else could be installed
             return importlib.import_module(suite.adapter)
     except Exception as error:  # whatever a suite's code raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{prefix} cannot be imported ({reason})") from error
+        raise ConfigError(f"{prefix} cannot be imported ({words.raised(error)})") from error
 
 
 def is_installed(prefix: str) -> bool:

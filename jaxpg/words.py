@@ -31,6 +31,11 @@ def share(value: float) -> str:
     return f"{value:.1%}".replace("%", " %")
 
 
+def raised(error: Exception) -> str:
+    """What somebody else's code has raised, in a line: ValueError: no such axis."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def amount(value: float) -> str:
     """Environment steps or episodes: 37,120; infinite is beyond the budget."""
     return f"{value:,.0f}" if math.isfinite(value) else "not reached"

@@ -557,13 +557,26 @@ def parse_env_params(entries: Sequence[str]) -> EnvParams:
     Raises:
       ConfigError: if an entry is none, or a name is given twice.
     """
-    found: dict[str, Any] = {}
+    named = named_words(entries, "env_params")
+    return EnvParams({name: parse_env_param(name, word) for name, word in named.items()})
+
+
+def named_words(entries: Sequence[str], whose: str) -> dict[str, str]:
+    """What stands behind the names of 'gravity=12', 'ramping=false'.
+
+    Args:
+      whose: they are, for the message.
+
+    Raises:
+      ConfigError: if an entry is none, or a name is given twice.
+    """
+    found: dict[str, str] = {}
     for entry in entries:
         name, equals, word = entry.partition("=")
         if not equals or name in found:
-            raise ConfigError(f"env_params must be NAME=VALUE, each name once; got {entry!r}")
-        found[name] = parse_env_param(name, word)
-    return EnvParams(found)
+            raise ConfigError(f"{whose} must be NAME=VALUE, each name once; got {entry!r}")
+        found[name] = word
+    return found
 
 
 def parse_env_param(name: str, word: str) -> bool | int | float:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpg import suites
+from jaxpg import suites, words
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, with_types
 from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
@@ -189,7 +189,7 @@ def _gymnax(name: str) -> tuple[str, Any, Any]:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever its code raises
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = words.raised(error)
             raise ConfigError(
                 f"module {module!r} of environment '{module}:{name}' cannot be imported ({reason})"
             ) from error

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import words
 from jaxpg.core import env as environments
 from jaxpg.core import noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, validate
@@ -118,8 +119,7 @@ def _examined(env: Env, env_params: EnvParams, steps: int, seed: int) -> _Seen:
     except ConfigError:
         raise
     except Exception as error:  # whatever its code raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"it cannot be run ({reason:.300})") from error
+        raise ConfigError(f"it cannot be run ({words.raised(error):.300})") from error
     _check_decided(seen, again)
     _check_finite(seen)
     _check_time(seen)

@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxpg import words
 from jaxpg.core.config import (
     OWN_PARAMS,
     ConfigError,
     EnvParams,
+    named_words,
     nearest,
     parse_env_param,
     with_types,
@@ -79,7 +81,7 @@ def imported(name: str, whose: str) -> Callable[..., Any]:
     try:
         thing: Any = importlib.import_module(module)
     except Exception as error:  # whatever its code raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = words.raised(error)
         raise ConfigError(
             f"module {module!r} of {whose} {name} cannot be imported ({reason}); it must be "
             "installed, or in a folder that PYTHONPATH names"
@@ -185,13 +187,8 @@ def parse(entries: Sequence[str]) -> dict[str, Any]:
     Raises:
       ConfigError: if an entry is none, or a name is given twice.
     """
-    found: dict[str, Any] = {}
-    for entry in entries:
-        name, equals, word = entry.partition("=")
-        if not equals or name in found:
-            raise ConfigError(f"--option must be NAME=VALUE, each name once; got {entry!r}")
-        found[name] = parse_env_param(f"--option {name}", word)
-    return found
+    named = named_words(entries, "--option")
+    return {name: parse_env_param(f"--option {name}", word) for name, word in named.items()}
 
 
 def _parameters(build: Build) -> dict[str, inspect.Parameter]:
