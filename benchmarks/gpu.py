@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks import contenders, h100, measure, parts
 from benchmarks.contenders import VPG
 from benchmarks.measure import Case, short
-from benchmarks.record import markdown
+from benchmarks.record import markdown, read
 from jaxpg import words
 from jaxpg.core.config import PRESETS, Config
 
@@ -160,22 +160,26 @@ def _parts(one: dict[str, Any]) -> list[str]:
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
-    """Predicted, and where there is a GPU measured, speed of `vpg` over lanes."""
-    figure, (axes,) = measure.figure(6, 3)
+    """Predicted and measured speed of `vpg` over lanes; what this run has not is of the record."""
+    predicted, measured = (
+        content[what] or (read("gpu", platform) or {}).get(what, [])
+        for what, platform in (("predicted", "cpu"), ("rows", "gpu"))
+    )
+    figure, (axes,) = measure.figure(9, 3)
     colors = (measure.INK, measure.GREY, measure.BLUE)
     for form, color in zip((TEXTBOOK, *FORMS), colors, strict=True):
-        expected = [one for one in content["predicted"] if key_of(one)[:2] == ("vpg", form)]
+        expected = [one for one in predicted if key_of(one)[:2] == ("vpg", form)]
         if expected:
             axes.plot([one["lanes"] for one in expected],
                       [one["steps_per_second"] for one in expected],
                       "--", color=color, label=f"{form}, predicted for an H100")  # fmt: skip
-        rows = [row for row in content["rows"] if key_of(row)[:2] == ("vpg", form)]
+        rows = [row for row in measured if key_of(row)[:2] == ("vpg", form)]
         if rows:
             speeds = [median(row["steps_per_second"]) for row in rows]
             axes.plot([row["lanes"] for row in rows], speeds, "o-", color=color, label=form)
     axes.margins(y=0.15)
     axes.set(xscale="log", yscale="log", xlabel="lanes", ylabel="environment steps/s")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     figure.savefig(path)
 
 
