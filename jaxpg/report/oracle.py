@@ -78,12 +78,13 @@ def draw_bias(found: Mapping[str, Bias], path: Path) -> None:
       RunError: if the file cannot be written.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-    looks = dict(zip(found, itertools.product("os^D", (ACCENT, INK, MUTED)), strict=False))
+    looks = zip(found, itertools.cycle((ACCENT, INK, MUTED)), itertools.cycle("os^D"), strict=False)
     places = [f"{row.parameters}, {row.value} V" for row in next(iter(found.values())).rows]
     figure = Figure(figsize=(10, 3), dpi=130, layout="constrained")
     bias, variance = figure.subplots(1, 2, sharey=True)
-    for name, (marker, color) in looks.items():
+    for name, color, marker in looks:
         for y, row in enumerate(found[name].rows):
             style = {"marker": marker, "color": color, "linestyle": "", "alpha": 0.8}
             bias.plot(max(row.bias, 1e-3), y, label=None if y else name, **style)
@@ -93,7 +94,10 @@ def draw_bias(found: Mapping[str, Bias], path: Path) -> None:
         axes.set_yticks(range(len(places)), places)
         axes.grid(axis="x", color=GRID)
     bias.invert_yaxis()
-    bias.set_title("bias; what is less than 0.1 % stands at 0.1 %", loc="left")
+    variance.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (variance.xaxis.set_major_formatter, variance.xaxis.set_minor_formatter):
+        set_formatter(StrMethodFormatter("{x:g}"))
+    bias.set_title("bias (below 0.1 %: at 0.1 %)", loc="left")
     variance.set_title("variance of one trajectory", loc="left")
     figure.legend(loc="outside right upper", frameon=False)
     save(figure, path)
