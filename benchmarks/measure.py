@@ -17,6 +17,7 @@ from benchmarks.record import write
 
 DOCS = Path(__file__).parents[1] / "docs"
 PATIENCE = 1800  # seconds
+HANGS = 3  # of a case, after which its turns are left out
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 BLUE, GREY, INK = "#1f6fb4", "#9aa5b1", "#1f2933"
 
@@ -82,30 +83,29 @@ def by_turns(
       name: of the script.
       rounds: measurements of each.
       cold: whether a round that fills the compilation cache comes first; it is kept apart.
-      may_hang: what is put aside, rather than ending all, if it is not done after these seconds.
+      may_hang: what is ended and begun again, rather than ending all, if it is not done after
+        these seconds; left out after it was HANGS times.
 
     Returns:
-      A row for each case: what and options; "cold"; "repetitions"; "hung", after how many
-      seconds it was put aside, or None.
+      A row for each case: what and options; "cold"; "repetitions"; "hung", how many times.
     """
-    rows = [{**one._asdict(), "cold": None, "repetitions": [], "hung": None} for one in cases]
+    rows = [{**one._asdict(), "cold": None, "repetitions": [], "hung": 0} for one in cases]
     for i in range(rounds + cold):
         print(f"round {i + 1 - cold} of {rounds}", file=sys.stderr, flush=True)
         for case, row in zip(cases, rows, strict=True):
-            if row["hung"]:
-                continue
-            try:
-                taken = in_process(name, case, patience=may_hang.get(case.what, PATIENCE))
-            except HungError as error:
-                if case.what not in may_hang:
-                    raise
-                print(error, file=sys.stderr, flush=True)
-                row["hung"] = may_hang[case.what]
-            else:
-                if cold and i == 0:
-                    row["cold"] = taken
-                else:
-                    row["repetitions"].append(taken)
+            taken = None
+            while taken is None and row["hung"] < HANGS:
+                try:
+                    taken = in_process(name, case, patience=may_hang.get(case.what, PATIENCE))
+                except HungError as error:
+                    if case.what not in may_hang:
+                        raise
+                    print(error, file=sys.stderr, flush=True)
+                    row["hung"] += 1
+            if cold and i == 0:
+                row["cold"] = taken
+            elif taken:
+                row["repetitions"].append(taken)
     return rows
 
 

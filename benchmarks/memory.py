@@ -12,21 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.contenders import VPG
 from benchmarks.measure import Case
 from benchmarks.record import markdown
+from jaxpg.core.config import PRESETS, Config
 
-SIZES = ((64, 100), (1024, 50), (4096, 16))  # seeds, updates
-LANES, SMALL = 64, {"num_envs": 1, "num_steps": 1, "value_steps": 1}
+SIZES = (("vpg", 64, 100), ("vpg", 1024, 50), ("vpg", 4096, 16), ("ppo", 4096, 195))
+LANES = 64
+SMALL = {  # preset -> the least that its update can be
+    "vpg": {"num_envs": 1, "num_steps": 1, "value_steps": 1},
+    "ppo": {"num_envs": 1, "num_steps": 4, "epochs": 1},
+}
 
 
 def compare(smoke: bool, rounds: int) -> dict[str, Any]:
     """Every size in turn."""
-    sizes = ((2, 4),) if smoke else SIZES
-    cases = [Case("train", {"seeds": seeds, "updates": updates}) for seeds, updates in sizes]
+    sizes = (("vpg", 2, 4), ("ppo", 2, 4)) if smoke else SIZES
+    fields = ("preset", "seeds", "updates")
+    cases = [Case("train", dict(zip(fields, size, strict=True))) for size in sizes]
     rows = measure.by_turns("memory", cases, rounds, cold=False)
-    content = {"config": dataclasses.asdict(dataclasses.replace(VPG, **SMALL)), "lanes": LANES}
-    return {**content, "rows": rows, "table": table(rows)}
+    for row in rows:
+        options = row["options"]
+        row["config"] = dataclasses.asdict(small(options["preset"], options["updates"]))
+    return {"lanes": LANES, "rows": rows, "table": table(rows)}
+
+
+def small(preset: str, updates: int) -> Config:
+    """The preset with the least of updates, so many of them."""
+    sizes = SMALL[preset]
+    total_steps = updates * sizes["num_envs"] * sizes["num_steps"]
+    return dataclasses.replace(PRESETS[preset], **sizes, total_steps=total_steps)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -37,6 +51,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         predicted = max(one["predicted_bytes"] for one in row["repetitions"])
         lines.append(
             [
+                f"`{row['options']['preset']}`",
                 f"{row['options']['seeds']:,}",
                 f"{row['options']['updates']:,}",
                 f"{predicted / 2**20:,.0f} MiB",
@@ -44,7 +59,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{predicted / measured - 1:+.0%}",
             ]
         )
-    return markdown(["seeds", "updates", "predicted", "measured", "difference"], lines)
+    return markdown(["preset", "seeds", "updates", "predicted", "measured", "difference"], lines)
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
@@ -54,7 +69,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
         for one in row["repetitions"]:
             axes.plot(one["peak_bytes"] / 2**30, one["predicted_bytes"] / 2**30, "o",
                       color=measure.BLUE)  # fmt: skip
-            text = f"{row['options']['seeds']:,} × {row['options']['updates']:,}"
+            text = "{preset}, {seeds:,} × {updates:,}".format(**row["options"])
             place = one["peak_bytes"] / 2**30, one["predicted_bytes"] / 2**30
             axes.annotate(text, place, (-8, -3), textcoords="offset points", ha="right", fontsize=8)
     largest = 1.1 * max(axes.get_xlim()[1], axes.get_ylim()[1])
@@ -64,18 +79,20 @@ def draw(content: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def train(seeds: int, updates: int) -> dict[str, int]:
+def train(preset: str, seeds: int, updates: int) -> dict[str, int]:
     """A whole run in this process."""
     from jaxpg.cli.main import main
     from jaxpg.population import memory
 
     predicted = measure.predictions()
-    budget = updates * SMALL["num_envs"] * SMALL["num_steps"]
-    small = [word for name, value in SMALL.items()
-             for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+    config = small(preset, updates)
+    options = [
+        f"--{name.replace('_', '-')}={getattr(config, name)}"
+        for name in (*SMALL[preset], "total_steps")
+    ]
     with tempfile.TemporaryDirectory() as directory:
-        size = ["--seeds", str(seeds), "--total-steps", str(budget), "--lanes", str(LANES)]
-        main(["train", "vpg", *size, *small, "--out", f"{directory}/run"])
+        size = ["--seeds", str(seeds), "--lanes", str(LANES)]
+        main(["train", preset, *size, *options, "--out", f"{directory}/run"])
     return {"peak_bytes": memory.peak(), "predicted_bytes": predicted[-1].host}
 
 

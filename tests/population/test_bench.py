@@ -181,21 +181,23 @@ def test_cases_take_turns(monkeypatch):
     assert rows[1]["repetitions"] == [{"value": 4}, {"value": 6}]
 
 
-def test_what_hangs_is_put_aside_where_that_was_expected(monkeypatch):
-    """Case a hangs the second time: it is not begun again, and b is measured to the end."""
+def test_what_hangs_is_begun_again_where_that_was_expected(monkeypatch):
+    """Case a hangs once and is measured all the same; c hangs for ever and is given up; b is b."""
     begun = []
 
     def in_process(name, case, patience):
         begun.append(case.what)
-        if begun.count("a") == 2 and case.what == "a":
-            raise measure.HungError("a has not ended")
+        if case.what == "c" or (case.what == "a" and begun.count("a") == 2):
+            raise measure.HungError(f"{case.what} has not ended")
         return {"value": len(begun)}
 
     monkeypatch.setattr(measure, "in_process", in_process)
-    cases = [measure.Case("a", {}), measure.Case("b", {})]
-    a, b = measure.by_turns("none", cases, 2, may_hang={"a": 9})
-    assert (begun, a["hung"], b["hung"]) == (["a", "b", "a", "b", "b"], 9, None)
-    assert (len(a["repetitions"]), len(b["repetitions"])) == (0, 2)
+    cases = [measure.Case(what, {}) for what in "abc"]
+    a, b, c = measure.by_turns("none", cases, 2, may_hang={"a": 9, "c": 9})
+    assert "".join(begun) == "abccc" + "aab" + "ab"
+    assert [row["hung"] for row in (a, b, c)] == [1, 0, 3]
+    assert [len(row["repetitions"]) for row in (a, b, c)] == [2, 2, 0]
+    assert (a["cold"], c["cold"]) == ({"value": 1}, None)
     begun.clear()
     with pytest.raises(SystemExit, match="a has not ended"):
         measure.by_turns("none", cases, 2)
@@ -203,12 +205,12 @@ def test_what_hangs_is_put_aside_where_that_was_expected(monkeypatch):
 
 def test_a_ppo_row_that_hung_says_so():
     options = {"seeds": 1, "num_envs": 4}
-    row = {"what": "textbook", "options": options, "hung": 9, "steps_per_second": [10.0, 30.0]}
+    row = {"what": "textbook", "options": options, "hung": 2, "steps_per_second": [10.0, 30.0]}
     content = {"limit_flop_per_second": 400.0, "flop_per_step": 10, "left_out": {}}
     shown = ppo.table({**content, "rows": [row]})
-    assert "| 20; once not done after 9 s | 10 to 30 | 1.0 x | 50.0% |" in shown
+    assert "| 20; hung 2 x | 10 to 30 | 1.0 x | 50.0% |" in shown
     shown = ppo.table({**content, "rows": [{**row, "steps_per_second": []}]})
-    assert "| 4 | not done after 9 s |  |  |  |" in shown
+    assert "| 4 | hung 2 x |  |  |  |" in shown
 
 
 def test_a_row_is_trained_once_for_each_config(monkeypatch, tmp_path):
