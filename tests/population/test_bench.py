@@ -199,7 +199,7 @@ def test_what_hangs_is_begun_again_where_that_was_expected(monkeypatch):
     assert [len(row["repetitions"]) for row in (a, b, c)] == [2, 2, 0]
     assert (a["cold"], c["cold"]) == ({"value": 1}, None)
     begun.clear()
-    with pytest.raises(SystemExit, match="a has not ended"):
+    with pytest.raises(SystemExit, match="c has not ended"):
         measure.by_turns("none", cases, 2)
 
 
