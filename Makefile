@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 MEASURED := train presets reference throughput ppo scaling roofline time_to_solve compile memory gpu \
-    invariance article family trust_region race audit
+    invariance article family trust_region optimum race audit
 
 .PHONY: help train test test-slow torture lint docs smoke minima check figures certificate clean
 .DEFAULT_GOAL := help

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import contenders, measure
 from benchmarks.measure import Case
 from benchmarks.record import markdown
+from jaxpg import words
 from jaxpg.core.config import PRESETS, Config
 
 SIZES = {"num_envs": 4, "num_steps": 128, "epochs": 4, "minibatches": 4}
@@ -189,7 +190,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     rows = [row for row in content["rows"] if row["steps_per_second"]]
     figure, (axes,) = measure.figure(8, 0.8 + 0.32 * len(rows))
     labels = [
-        f"{NAMES[row['what']].replace('`', '')}, {row['options']['seeds']} seeds of "
+        f"{NAMES[row['what']].replace('`', '')}, {words.seeds(row['options']['seeds'])} of "
         f"{row['options']['num_envs']} environments"
         for row in rows
     ]

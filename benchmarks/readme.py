@@ -249,7 +249,7 @@ def _number(error: float) -> str:
 PAGES = {
     "README.md": {"train": _train_line, "throughput": _speed_line, "gpu": _gpu_line},
     "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
-    "docs/results.md": {"reference": _reference},
+    "docs/results.md": {"reference": _reference, "optimum": _table},
     "docs/mathematics.md": {"trust_region": _trust_region_line},
     "docs/statistics.md": {"race": race.page_part},
     "docs/audit.md": {"audit": audit.audit},

@@ -8,7 +8,17 @@ import pytest
 
 SCRIPTS = (  # the first in CI
     *("memory", "article", "certificate", "compile", "divergence", "gpu", "roofline", "scaling"),
-    *("family", "invariance", "ppo", "presets", "race", "reference", "throughput", "train"),
+    *(
+        "family",
+        "invariance",
+        "optimum",
+        "ppo",
+        "presets",
+        "race",
+        "reference",
+        "throughput",
+        "train",
+    ),
     *("time_to_solve", "trust_region"),
 )
 
