@@ -29,9 +29,9 @@ from jaxpg.core.config import PRESETS, Config
 SEEDS = 256  # in each cell, so 1,792 of each member
 MEMBERS = {  # preset -> the field that says how far a step goes
     "vpg": "learning_rate",
-    "npg": "learning_rate",
-    "trpo": "max_kl",
     "ppo": "learning_rate",
+    "trpo": "max_kl",
+    "npg": "learning_rate",
 }
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 WORKS = 0.95  # share of the seeds that must end solved where a step size works
