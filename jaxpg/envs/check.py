@@ -284,17 +284,22 @@ def _check_finite(seen: _Seen) -> None:
         wrong = np.argwhere(~np.isfinite(values))
         if len(wrong):
             t, n, *where = map(int, wrong[0])
-            when = "after a reset" if values is seen.began else f"after {seen.time[1][t, n]} steps"
             raise ConfigError(
-                f"{name} must be finite; {when} {name}{where or ''} is {values[(t, n, *where)]}"
+                f"{name} must be finite; {_when(seen, values, t, n)} {name}{where or ''} is "
+                f"{values[(t, n, *where)]}"
             )
+
+
+def _when(seen: _Seen, values: Any, t: int, n: int) -> str:
+    """Of an entry of `began`, or of what follows a step."""
+    return "after a reset" if values is seen.began else f"after {seen.time[1][t, n]} steps"
 
 
 def _check_mask(spec: EnvSpec, seen: _Seen) -> None:
     """Ones and zeros, and of each choice one that is allowed, wherever an action follows."""
     if not spec.masked:
         return
-    for values, follows in ((seen.began, seen.began == seen.began), (seen.obs, ~seen.done)):
+    for values, follows in ((seen.began, np.ones_like(seen.done)), (seen.obs, ~seen.done)):
         mask = values[..., spec.obs_size - spec.num_actions :]
         wrong = np.argwhere((mask != 0) & (mask != 1))
         if len(wrong):
@@ -306,14 +311,10 @@ def _check_mask(spec: EnvSpec, seen: _Seen) -> None:
         for i, part in enumerate(np.split(mask, ends, axis=-1)):
             nothing = np.argwhere((part == 0).all(axis=-1) & follows)
             if len(nothing):
-                t, n = map(int, nothing[0])
-                when = (
-                    "after a reset" if values is seen.began else f"after {seen.time[1][t, n]} steps"
-                )
                 which = f" of choice {i + 1}" if spec.choices else ""
                 raise ConfigError(
-                    f"an observation must allow an action while its episode goes on; {when} it "
-                    f"allows none{which}"
+                    "an observation must allow an action while its episode goes on; "
+                    f"{_when(seen, values, *nothing[0])} it allows none{which}"
                 )
 
 

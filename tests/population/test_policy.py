@@ -96,7 +96,7 @@ def test_a_squashed_action_is_within_its_bounds():
 def test_choices_at_once_are_those_that_an_observation_allows(key):
     policy = fresh(env="jaxpg.proof.dials:Dials-v0")
     mask = np.random.default_rng(0).random((500, 5)) > 0.5
-    mask[:, [1, 4]] = True
+    mask[~mask[:, :3].any(axis=1), 0] = mask[~mask[:, 3:].any(axis=1), 3] = True
     obs = np.concatenate([np.zeros((500, 2)), mask], axis=-1).astype(np.float32)
     action = policy.act(obs, None if key is None else jaxpg.key(key))
     assert action.shape == (500, 2)
