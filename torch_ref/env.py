@@ -324,8 +324,9 @@ def gymnasium_env(
     def native(action: torch.Tensor) -> Any:
         if not continuous:
             return action.numpy().reshape(actions.shape) + actions.start
-        bounds = (torch.as_tensor(x.reshape(-1)) for x in (actions.low, actions.high))
-        return bounded(action, *bounds, squash).numpy().astype(actions.dtype).reshape(actions.shape)
+        low, high = (torch.as_tensor(x.reshape(-1)) for x in (actions.low, actions.high))
+        flat = bounded(action, low, high, squash).numpy()
+        return flat.astype(actions.dtype).reshape(actions.shape)
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
         results = [env.step(native(a)) for env, a in zip(state.inner, action, strict=True)]

@@ -290,7 +290,7 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
             nodes.append(helper.make_node("Concat", best, ["action"], axis=-1))
         else:
             nodes.append(helper.make_node("ArgMax", ["logits"], ["action"], axis=-1, keepdims=0))
-        shape = ["batch", *([len(chain.choices)] if chain.choices else [])]
+        shape: list[Any] = ["batch", len(chain.choices)] if chain.choices else ["batch"]
         action = helper.make_tensor_value_info("action", onnx.TensorProto.INT64, shape)
         outputs = {"logits": actions}
     else:
@@ -303,9 +303,9 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
             nodes.append(helper.make_node("Expand", ["sigma", "shape"], ["log_std"]))
         at = "mean"
         constants |= {"low": chain.low, "high": chain.high}
-        if chain.squash:
-            constants |= {"middle": (chain.low + chain.high) / 2}
-            constants |= {"reach": (chain.high - chain.low) / 2}
+        if chain.squash and chain.low is not None and chain.high is not None:
+            middle, reach = (chain.low + chain.high) / 2, (chain.high - chain.low) / 2
+            constants |= {"middle": middle, "reach": reach}
             nodes.append(helper.make_node("Tanh", ["mean"], ["tanh"]))
             nodes.append(helper.make_node("Mul", ["tanh", "reach"], ["spread"]))
             nodes.append(helper.make_node("Add", ["spread", "middle"], ["squashed"]))

@@ -118,14 +118,14 @@ def outputs(config: Config, seed: int) -> dict[str, np.ndarray]:
         if distribution == "squashed":
             action[64:, 0] = (20.0, -20.0, 25.0, 30.0)
         return {"outputs": given, "uniform": uniform[:, None], "action": action}
-    action = np.arange(68) % 2
+    number = np.arange(68) % 2
     if distribution == "masked":
         given = rng.normal(size=(68, 5))
         given[:, 2] = NEVER
         uniform = np.stack([uniform, rng.permutation(uniform)], axis=-1)
-        return {"outputs": given, "uniform": uniform, "action": np.stack([action, 1 - action], -1)}
-    given[64:66], given[66:], action[66:] = 0.0, ((40.0, 0.0), (0.0, 40.0)), 1
-    return {"outputs": given, "uniform": uniform, "action": action}
+        return {"outputs": given, "uniform": uniform, "action": np.stack([number, 1 - number], -1)}
+    given[64:66], given[66:], number[66:] = 0.0, ((40.0, 0.0), (0.0, 40.0)), 1
+    return {"outputs": given, "uniform": uniform, "action": number}
 
 
 @cache

@@ -207,21 +207,21 @@ class TestJumanji:
         assert rows.terminated.any()
         assert not rows.truncated.any()
 
-    @pytest.mark.parametrize("name", ["Snake-v1", "Maze-v0", "Tetris-v0", "Connector-v2"])
+    @pytest.mark.parametrize("name", ["Snake-v1", "Maze-v0", "Tetris-v0", "Cleaner-v0"])
     def test_it_keeps_the_contract(self, name):
         with jax.numpy_rank_promotion("allow"):
             check_env(f"jumanji:{name}", steps=200)
 
     def test_what_is_masked_together_is_one_choice_and_what_is_not_several(self):
-        """Tetris: 4 rotations of 10 columns. Connector: 10 agents. RubiksCube has no mask."""
+        """Tetris: 4 rotations of 10 columns. Cleaner: 3 agents. RubiksCube has no mask."""
         with jax.numpy_rank_promotion("allow"):
             specs = [env.make(f"jumanji:{x}", max_episode_steps=9).spec for x in
-                     ("Tetris-v0", "Connector-v2", "RubiksCube-v0")]  # fmt: skip
-        assert [x.choices for x in specs] == [(), (5,) * 10, (6, 1, 3)]
-        assert [x.num_actions for x in specs] == [40, 50, 10]
+                     ("Tetris-v0", "Cleaner-v0", "RubiksCube-v0")]  # fmt: skip
+        assert [x.choices for x in specs] == [(), (4, 4, 4), (6, 1, 3)]
+        assert [x.num_actions for x in specs] == [40, 12, 10]
         assert [x.masked for x in specs] == [True, True, False]
 
-    @pytest.mark.parametrize("name", ["Snake-v1", "Tetris-v0", "Connector-v2"])
+    @pytest.mark.parametrize("name", ["Snake-v1", "Tetris-v0", "Cleaner-v0"])
     def test_it_is_trained(self, name, tmp_path):
         run = trained(tmp_path / "run", f"jumanji:{name}")
         assert np.isfinite(run.population.final_return).all()
