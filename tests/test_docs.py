@@ -58,7 +58,7 @@ def fences(page, language):
 def test_the_mathematics_holds(a_readers_jax):
     page = DOCS / "mathematics.md"
     blocks = fences(page, "python")
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     printed, _ = run_code(blocks, str(page))
     assert printed == "".join(fences(page, "text"))
 

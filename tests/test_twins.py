@@ -39,8 +39,8 @@ CORE = [
 SEES_BOTH = {
     f"jaxpg.proof.{name}" for name in ("batch", "faults", "golden", "levels", "pairs", "synthetic")
 }
-# Loaded when one of a suite's environments is asked for; it may not be installed.
-ADAPTERS = {suite.adapter for suite in SUITES.values()}
+# Loaded when such an environment is asked for; what a suite adapts may not be installed.
+ADAPTERS = {"jaxpg.proof.dials", *(suite.adapter for suite in SUITES.values())}
 TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
 
 # Names that only one package has, and why.
@@ -53,7 +53,7 @@ ONLY_IN_JAXPG = {
     "env": {"described", "Interface", "interface", "_gymnax", "_spec", "_check_spaces",
             "_dynamics", "_examples", "_state_types", "_with", "_encoder", "_decoder",
             "_place_cartpole", "_place_pendulum", "Known", "_CARTPOLE", "KNOWN", "_known",
-            "_spaces"},
+            "_spaces", "_num_actions"},
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
@@ -61,8 +61,8 @@ ONLY_IN_JAXPG = {
 ONLY_IN_TORCH = {
     # gymnax has these
     "env": {"CARTPOLE_MIN_STEPS", "CartPoleParams", "CartPoleState", "PendulumParams",
-            "PendulumState", "cartpole", "pendulum", "gymnasium_env", "_FOLLOW", "_start",
-            "_advance", "_tensor_env"},
+            "PendulumState", "DialsState", "cartpole", "pendulum", "dials", "gymnasium_env",
+            "_FOLLOW", "_start", "_advance", "_tensor_env"},
     "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
     "training": {"as_tensors", "updates"},

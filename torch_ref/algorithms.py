@@ -43,6 +43,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
         float_type=config.float_type,
         max_episode_steps=config.max_episode_steps,
         env_params=config.env_params,
+        squash=config.squash,
     )
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
@@ -68,10 +69,13 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
 
 def _distribution(config: Config, spec: EnvSpec) -> Distribution:
     if spec.discrete:
-        return DISTRIBUTIONS[config.log_prob]
+        if config.squash:
+            raise ConfigError(f"squash needs continuous actions; {config.env} has none")
+        one = DISTRIBUTIONS[config.log_prob]
+        return distributions.several(one, spec.choices) if spec.choices else one
     if config.log_prob == "clamped":
         raise ConfigError(f"log_prob='clamped' needs discrete actions; {config.env} has none")
-    return distributions.gaussian
+    return distributions.squashed if config.squash else distributions.gaussian
 
 
 def make_advantage(config: Config) -> Callable[..., torch.Tensor]:

@@ -165,6 +165,9 @@ class Config:
     reported are the environment's own."""
     sigma: Literal["free", "state"] = "free"
     """Standard deviation of a continuous policy: a free parameter, or an output of the network."""
+    squash: bool = False
+    """Squash a continuous action by tanh and scale it to its bounds, which must be finite; or clip
+    it to them."""
     log_prob: Literal["exact", "clamped"] = "exact"
     """Of a discrete action: log_softmax, or (as the article has it) the log of probabilities
     clamped to [2^-23, 1 - 2^-23], whose gradient is 0 outside."""

@@ -1,20 +1,29 @@
-"""Action distributions: softmax categorical and diagonal Gaussian.
+"""Action distributions: softmax categorical, several at once, diagonal Gaussian, squashed or not.
 
 Each is a `Distribution`: functions of the policy network's outputs. Sampling maps given uniform
 draws to actions by the inverse CDF, so it is a deterministic function.
 """
 
 import math
+from functools import reduce
+from operator import add
 
 import torch
 
 from torch_ref.types import Distribution
 
+NEVER = -1e30  # the logit of an action that is not allowed: finite, so that 0 times it is 0
+# Where a Gaussian's expectation is taken, in standard deviations from its mean, and their weights:
+POINTS = [0.45 * i for i in range(-12, 13)]
+WEIGHTS = [math.exp(-0.5 * z * z) / sum(math.exp(-0.5 * x * x) for x in POINTS) for z in POINTS]
+
 
 def categorical_sample(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Inverse CDF of the softmax distribution π.
 
-        a = Σ_{j < A-1} [u ≥ π_0 + … + π_j]
+        a = max {j: π_j > 0 and u ≥ π_0 + … + π_{j-1}}
+
+    An action of probability 0 is never taken, nor where rounding leaves the sum of all below u.
 
     Args:
       logits: unnormalised log-probabilities, float [..., A].
@@ -26,10 +35,15 @@ def categorical_sample(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Ten
     probs = torch.moveaxis(torch.softmax(logits, dim=-1), -1, 0)
     uniform = uniform.to(logits.dtype)
     action, cdf = torch.zeros(uniform.shape, dtype=torch.int64), torch.zeros((), dtype=logits.dtype)
-    for prob in probs[:-1]:
+    for i, prob in enumerate(probs):
+        action = torch.where((prob > 0.0) & (uniform >= cdf), i, action)
         cdf = cdf + prob
-        action = action + (uniform >= cdf)
     return action
+
+
+def categorical_mode(logits: torch.Tensor) -> torch.Tensor:
+    """The most probable action, the first of equals, int64 [...]."""
+    return torch.argmax(logits, dim=-1)
 
 
 def categorical_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -71,6 +85,51 @@ def clamped_entropy(logits: torch.Tensor) -> torch.Tensor:
     return -torch.sum(probs * _clamped_log(probs), dim=-1)
 
 
+def allowed_only(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """The logits of π among the actions that are allowed: the others' probability is 0.
+
+    log π, entropy and KL are then those of that distribution, and their slopes in the others'
+    logits 0. Where nothing is allowed, all actions are equally probable.
+
+    Args:
+      logits: float [..., A].
+      allowed: bool [..., A].
+    """
+    return torch.where(allowed, logits, NEVER)
+
+
+def several(one: Distribution, choices: tuple[int, ...]) -> Distribution:
+    """Independent choices, made at once: log π, entropy and KL are sums over them.
+
+    Args:
+      one: the distribution of a single one.
+      choices: each is one of how many, and has as many of the outputs [..., K]; an action, and what
+        it is sampled by, is [..., len(choices)].
+    """
+
+    def parts(outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(outputs, list(choices), dim=-1)
+
+    def sample(outputs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        pairs = zip(parts(outputs), uniform.unbind(-1), strict=True)
+        return torch.stack([one.sample(*pair) for pair in pairs], dim=-1)
+
+    def mode(outputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([one.mode(part) for part in parts(outputs)], dim=-1)
+
+    def log_prob(outputs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        pairs = zip(parts(outputs), action.unbind(-1), strict=True)
+        return reduce(add, (one.log_prob(*pair) for pair in pairs))
+
+    def entropy(outputs: torch.Tensor) -> torch.Tensor:
+        return reduce(add, map(one.entropy, parts(outputs)))
+
+    def kl(old_outputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        return reduce(add, map(one.kl, parts(old_outputs), parts(outputs)))
+
+    return Distribution(sample, mode, log_prob, entropy, kl)
+
+
 def _of_action(by_action: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """The entry of the action."""
     return torch.gather(by_action, -1, action[..., None])[..., 0]
@@ -99,6 +158,12 @@ def gaussian_sample(outputs: torch.Tensor, uniform: torch.Tensor) -> torch.Tenso
     return mean + torch.exp(log_std) * epsilon
 
 
+def gaussian_mode(outputs: torch.Tensor) -> torch.Tensor:
+    """μ, float [..., A]."""
+    mean, _ = torch.chunk(outputs, 2, dim=-1)
+    return mean
+
+
 def gaussian_log_prob(outputs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """Σ_j -½ ((a_j - μ_j) / σ_j)² - log σ_j - ½ log 2π, float [...], of actions [..., A]."""
     mean, log_std = torch.chunk(outputs, 2, dim=-1)
@@ -123,8 +188,51 @@ def gaussian_kl(old_outputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tenso
     return torch.sum(0.5 * torch.expm1(2.0 * log_ratio) - log_ratio + 0.5 * z * z, dim=-1)
 
 
+def squashed_log_prob(outputs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """log of the density of tanh(a) in (-1, 1)^A, float [...], of Gaussian actions a [..., A].
+
+        log N(a; μ, σ) - Σ_j log(1 - tanh² a_j)
+
+    An action is kept as it was sampled: tanh is never undone. In the units of an environment, whose
+    bounds are scaled to, it is less by a constant, Σ_j log of half their distance.
+
+    Source: Haarnoja et al. 2018 (arXiv:1801.01290), appendix C.
+    """
+    return gaussian_log_prob(outputs, action) - torch.sum(_log_slope(action), dim=-1)
+
+
+def squashed_entropy(outputs: torch.Tensor) -> torch.Tensor:
+    """That of tanh(a) in (-1, 1)^A in nats, at most A log 2, float [...].
+
+        H(N) + Σ_j E[log(1 - tanh² a_j)]
+
+    The expectation has no closed form. It is a sum over equidistant points, whose error vanishes
+    faster than any power of their distance: below 1e-6 nats for σ ≤ 1.5, 1e-3 for σ ≤ 3.
+
+    Source: Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule (SIAM Review
+    56).
+    """
+    mean, log_std = torch.chunk(outputs, 2, dim=-1)
+    std = torch.exp(log_std)
+    terms = [w * _log_slope(mean + z * std) for z, w in zip(POINTS, WEIGHTS, strict=True)]
+    return gaussian_entropy(outputs) + torch.sum(reduce(add, terms), dim=-1)
+
+
+def _log_slope(x: torch.Tensor) -> torch.Tensor:
+    """log(1 - tanh² x) = 2 (log 2 - |x| - log(1 + e^{-2|x|})), finite where the tanh is 1."""
+    distance = torch.abs(x)
+    return 2.0 * (math.log(2.0) - distance - torch.log1p(torch.exp(-2.0 * distance)))
+
+
 categorical = Distribution(
-    categorical_sample, categorical_log_prob, categorical_entropy, categorical_kl
+    categorical_sample, categorical_mode, categorical_log_prob, categorical_entropy, categorical_kl
 )
-clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy, categorical_kl)
-gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy, gaussian_kl)
+clamped = Distribution(
+    categorical_sample, categorical_mode, clamped_log_prob, clamped_entropy, categorical_kl
+)
+gaussian = Distribution(
+    gaussian_sample, gaussian_mode, gaussian_log_prob, gaussian_entropy, gaussian_kl
+)
+squashed = Distribution(  # what is invertible changes no KL
+    gaussian_sample, gaussian_mode, squashed_log_prob, squashed_entropy, gaussian_kl
+)

@@ -7,6 +7,7 @@ pure functions. Every other name is made by gymnasium: usable, but no twin of a 
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,32 +59,45 @@ class PendulumState(NamedTuple):
     theta_dot: torch.Tensor
 
 
+class DialsState(NamedTuple):
+    """N pairs of dials, int32 [N] each, from 0 to 3."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+
+
 def make(
     name: str,
     *,
     float_type: str = "float32",
     max_episode_steps: int | None = None,
     env_params: EnvParams = OWN_PARAMS,
+    squash: bool = False,
 ) -> Env:
     """The environment called `name`: a tensor one if there is one, else gymnasium's.
 
     Args:
-      name: "CartPole-v1", "Pendulum-v1" or a registered gymnasium name.
+      name: "CartPole-v1", "Pendulum-v1", that of `dials` or a registered gymnasium name.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
       env_params: its parameters that are not the environment's own. The traced ones have no value
         here: `reset` is handed them, and the state has them from there.
+      squash: whether continuous actions are squashed into their bounds, or clipped to them.
 
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported, or it has no
         such parameters.
     """
-    tensor_envs = {"CartPole-v1": cartpole, "Pendulum-v1": pendulum}
+    tensor_envs: dict[str, Callable[..., Env]] = {
+        "CartPole-v1": cartpole,
+        "Pendulum-v1": partial(pendulum, squash=squash),
+        "jaxpg.proof.dials:Dials-v0": dials,
+    }
     dtype = getattr(torch, float_type)
     env_params = _typed(name, env_params)
     if name in tensor_envs:
         return tensor_envs[name](dtype, max_episode_steps, env_params)
-    return gymnasium_env(name, dtype, max_episode_steps)
+    return gymnasium_env(name, dtype, max_episode_steps, squash)
 
 
 def settle(config: Config) -> Config:
@@ -104,6 +118,18 @@ def terminate_at_limit(env: Env) -> Env:
         return state, reward, torch.logical_or(terminated, truncated), torch.zeros_like(truncated)
 
     return env._replace(step=step)
+
+
+def bounded(action: torch.Tensor, low: Any, high: Any, squash: bool) -> torch.Tensor:
+    """The action within an environment's bounds: squashed by tanh and scaled to them, or clipped.
+
+        (low + high) / 2 + (high - low) / 2 · tanh(a)
+
+    Rounding may leave what is scaled beyond a bound, so it is clipped, too.
+    """
+    if squash:
+        action = (low + high) / 2 + (high - low) / 2 * torch.tanh(action)
+    return torch.clamp(action, low, high)
 
 
 def cartpole(
@@ -155,7 +181,10 @@ def cartpole(
 
 
 def pendulum(
-    dtype: torch.dtype, max_episode_steps: int | None = None, env_params: EnvParams = OWN_PARAMS
+    dtype: torch.dtype,
+    max_episode_steps: int | None = None,
+    env_params: EnvParams = OWN_PARAMS,
+    squash: bool = False,
 ) -> Env:
     """Pendulum-v1 with gymnax's dynamics; a reset consumes two uniforms."""
     time_limit = 200 if max_episode_steps is None else max_episode_steps
@@ -179,7 +208,7 @@ def pendulum(
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
         s, p = state.inner, PendulumParams()._replace(**state.env_params)
-        torque = torch.clamp(action[..., 0], -p.max_torque, p.max_torque)
+        torque = bounded(action[..., 0], -p.max_torque, p.max_torque, squash)
         angle = torch.remainder(s.theta + math.pi, 2 * math.pi) - math.pi
         reward = -(angle**2 + 0.1 * s.theta_dot**2 + 0.001 * torque**2)
         pull = 3 * p.g / (2 * p.l) * torch.sin(s.theta) + 3.0 / (p.m * p.l**2) * torque
@@ -191,13 +220,57 @@ def pendulum(
     return _tensor_env(spec, place, step, env_params)
 
 
-def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None = None) -> Env:
+def dials(
+    dtype: torch.dtype, max_episode_steps: int | None = None, env_params: EnvParams = OWN_PARAMS
+) -> Env:
+    """Two dials to be turned up together, of which an observation says how each may be turned.
+
+    What jaxpg.proof.dials has in gymnax: for parity, of choices at once and of masks.
+    """
+    time_limit = 20 if max_episode_steps is None else max_episode_steps
+    spec = EnvSpec(
+        obs_size=7,
+        num_actions=5,
+        discrete=True,
+        time_limit=time_limit,
+        min_episode_steps=1,
+        reset_uniforms=0,
+        choices=(3, 2),
+        masked=True,
+    )
+
+    def observe(inner: DialsState) -> torch.Tensor:
+        first, second = inner
+        always = torch.ones_like(first)
+        allowed = (first > 0, always, first < 3, always, second < 3)
+        return torch.stack([x.to(dtype) for x in (first / 4, second / 4, *allowed)], dim=-1)
+
+    def place(noise: np.ndarray) -> tuple[DialsState, torch.Tensor]:
+        start = torch.zeros(len(noise), dtype=torch.int32)
+        inner = DialsState(start, start)
+        return inner, observe(inner)
+
+    def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
+        move = action.to(torch.int32)
+        inner = DialsState(state.inner.first + move[:, 0] - 1, state.inner.second + move[:, 1])
+        up = (inner.first == 3) & (inner.second == 3)
+        apart = (inner.first - inner.second).abs().to(dtype)
+        reward = torch.where(up, 1.0, -(1 + apart) / 8)
+        return _advance(state, inner, observe(inner), reward, up, time_limit)
+
+    return _tensor_env(spec, place, step, env_params)
+
+
+def gymnasium_env(
+    name: str, dtype: torch.dtype, max_episode_steps: int | None = None, squash: bool = False
+) -> Env:
     """N gymnasium environments, stepped one after another. Their state is theirs: not pure.
 
     Args:
       name: a registered gymnasium name.
       dtype: of observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
+      squash: as in `make`.
 
     Raises:
       ConfigError: if there is none, its spaces are not supported, or it has no time limit.
@@ -214,23 +287,27 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
             raise ConfigError(f"{name} could not be made: {error}") from error
 
     obs_space, actions = make_one().observation_space, make_one().action_space
+    choices = tuple(map(int, np.ravel(getattr(actions, "nvec", ()))))
     supported: Any = (gym.spaces.Discrete, gym.spaces.Box)
-    if not isinstance(actions, supported):
-        raise ConfigError(f"{name} acts in {actions}; allowed are Discrete and Box")
+    if not (isinstance(actions, supported) or choices):
+        raise ConfigError(f"{name} acts in {actions}; allowed are Discrete, MultiDiscrete and Box")
     if not isinstance(obs_space, supported):
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
+    continuous = isinstance(actions, gym.spaces.Box)
+    if squash and continuous and not actions.is_bounded():
+        raise ConfigError(f"squash needs actions with finite bounds; {name} acts in {actions}")
     time_limit = max_episode_steps or gym.spec(name).max_episode_steps
     if time_limit is None:
         raise ConfigError(f"{name} has no time limit; give max_episode_steps")
-    discrete = isinstance(actions, gym.spaces.Discrete)
     one_hot = isinstance(obs_space, gym.spaces.Discrete)
     spec = EnvSpec(
         obs_size=int(obs_space.n) if one_hot else math.prod(obs_space.shape),
-        num_actions=int(actions.n) if discrete else math.prod(actions.shape),
-        discrete=discrete,
+        num_actions=sum(choices) or int(getattr(actions, "n", 0)) or math.prod(actions.shape),
+        discrete=not continuous,
         time_limit=time_limit,
         min_episode_steps=1,
         reset_uniforms=0,
+        choices=choices,
     )
 
     def tensor(observations: list) -> torch.Tensor:
@@ -245,10 +322,11 @@ def gymnasium_env(name: str, dtype: torch.dtype, max_episode_steps: int | None =
         return _start(envs, tensor(first))
 
     def native(action: torch.Tensor) -> Any:
-        if discrete:
-            return int(action) + int(actions.start)
-        flat = action.numpy().astype(actions.dtype)
-        return np.clip(flat.reshape(actions.shape), actions.low, actions.high)
+        if not continuous:
+            return action.numpy().reshape(actions.shape) + actions.start
+        low, high = (torch.as_tensor(x.reshape(-1)) for x in (actions.low, actions.high))
+        flat = bounded(action, low, high, squash).numpy()
+        return flat.astype(actions.dtype).reshape(actions.shape)
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
         results = [env.step(native(a)) for env, a in zip(state.inner, action, strict=True)]

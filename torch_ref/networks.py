@@ -16,6 +16,7 @@ from torch import nn
 
 from torch_ref import statistics
 from torch_ref.config import Config
+from torch_ref.distributions import allowed_only
 from torch_ref.noise import split, uniform
 from torch_ref.types import EnvSpec, Networks
 
@@ -51,7 +52,8 @@ class MLP(nn.Sequential):
 def make(config: Config, spec: EnvSpec) -> Networks:
     """The networks that `config` names, for an environment's observations and actions."""
     made = (_shared if config.networks == "shared" else _separate)(config, spec)
-    return normalized(made, config, spec) if config.normalize_obs else made
+    made = normalized(made, config, spec) if config.normalize_obs else made
+    return masked(made, spec) if spec.masked else made
 
 
 def normalized(networks: Networks, config: Config, spec: EnvSpec) -> Networks:
@@ -69,6 +71,19 @@ def normalized(networks: Networks, config: Config, spec: EnvSpec) -> Networks:
         return lambda params, obs: network(params, statistics.normalize_obs(params["obs"], obs))
 
     return Networks(init, on_normalized(networks.policy), on_normalized(networks.value))
+
+
+def masked(networks: Networks, spec: EnvSpec) -> Networks:
+    """The networks with a policy that takes no action but those that an observation allows.
+
+    It says so in its last A entries. They are an input of the networks like any other, too.
+    """
+
+    def policy(params: nn.ModuleDict, obs: torch.Tensor) -> torch.Tensor:
+        allowed = obs[..., spec.obs_size - spec.num_actions :] > 0.5
+        return allowed_only(networks.policy(params, obs), allowed)
+
+    return networks._replace(policy=policy)
 
 
 def _separate(config: Config, spec: EnvSpec) -> Networks:

@@ -24,6 +24,15 @@ class EnvSpec(NamedTuple):
     time_limit: int  # steps after which an episode is truncated
     min_episode_steps: int  # no episode ends sooner, so resets are drawn once per so many steps
     reset_uniforms: int  # uniforms that a reset consumes; 0: it consumes a key
+    choices: tuple[int, ...] = ()  # of several made at once how many each is one of; they add to A
+    masked: bool = False  # whether an observation ends with A numbers, 1 where an action is allowed
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Of one action, and of the uniforms that it is sampled by."""
+        if self.discrete:
+            return (len(self.choices),) if self.choices else ()
+        return (self.num_actions,)
 
 
 class EnvState(NamedTuple):
@@ -50,7 +59,7 @@ class Noise(NamedTuple):
     """All randomness of one update."""
 
     reset: Any  # float32 [R, N, reset_uniforms], or keys [R, N, 2]; R blocks of steps
-    action: torch.Tensor  # float32 [T, N], or [T, N, A] for a continuous action
+    action: torch.Tensor  # float32 [T, N, *action_shape]
     env: np.ndarray  # keys [T, N, 2]
     replay: np.ndarray | None  # uint32 [value_steps, ROUNDS], of samples from the ring
     order: np.ndarray | None = None  # uint32 [epochs, ROUNDS], of the batch in each epoch
@@ -60,7 +69,7 @@ class Trajectory(NamedTuple):
     """What the policy met; rows that are not valid are zero."""
 
     obs: torch.Tensor  # [T, N, D]
-    action: torch.Tensor  # int64 [T, N], or [T, N, A]
+    action: torch.Tensor  # int64 [T, N] or [T, N, choices]; or [T, N, A], before it is squashed
     log_prob: torch.Tensor  # [T, N], log π(a|s) of the policy that acted
     reward: torch.Tensor  # [T, N]
     next_obs: torch.Tensor  # [T, N, D], the true successor, before any reset
@@ -75,7 +84,7 @@ class Batch(NamedTuple):
     """What a fit learns from, constants; on padding Ψ and the target are 0."""
 
     obs: torch.Tensor  # [T, N, D]
-    action: torch.Tensor  # int64 [T, N], or [T, N, A]
+    action: torch.Tensor  # as in Trajectory
     log_prob: torch.Tensor  # [T, N], of the policy that acted
     valid: torch.Tensor  # bool [T, N]
     advantage: torch.Tensor  # [T, N], Ψ
@@ -113,6 +122,7 @@ class Distribution(NamedTuple):
     """An action distribution, given the policy network's outputs [..., K]."""
 
     sample: Callable[..., torch.Tensor]  # (outputs, uniform) -> action
+    mode: Callable[..., torch.Tensor]  # (outputs) -> the most probable action
     log_prob: Callable[..., torch.Tensor]  # (outputs, action) -> [...]
     entropy: Callable[..., torch.Tensor]  # (outputs) -> [...]
     kl: Callable[..., torch.Tensor]  # (old outputs, outputs) -> [...], KL(π_old ‖ π)

@@ -67,6 +67,7 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
         float_type=config.float_type,
         max_episode_steps=config.max_episode_steps,
         env_params=config.env_params,
+        squash=config.squash,
         rows=rows,
     )
     if config.time_limit == "terminates":
@@ -98,10 +99,13 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
 
 def _distribution(config: Config, spec: EnvSpec) -> Distribution:
     if spec.discrete:
-        return DISTRIBUTIONS[config.log_prob]
+        if config.squash:
+            raise ConfigError(f"squash needs continuous actions; {config.env} has none")
+        one = DISTRIBUTIONS[config.log_prob]
+        return distributions.several(one, spec.choices) if spec.choices else one
     if config.log_prob == "clamped":
         raise ConfigError(f"log_prob='clamped' needs discrete actions; {config.env} has none")
-    return distributions.gaussian
+    return distributions.squashed if config.squash else distributions.gaussian
 
 
 def make_advantage(config: Config, scan: Callable = jax.lax.scan) -> Callable[..., jax.Array]:

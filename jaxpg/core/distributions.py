@@ -1,21 +1,31 @@
-"""Action distributions: softmax categorical and diagonal Gaussian.
+"""Action distributions: softmax categorical, several at once, diagonal Gaussian, squashed or not.
 
 Each is a `Distribution`: functions of the policy network's outputs. Sampling maps given uniform
 draws to actions by the inverse CDF, so it is a deterministic function.
 """
 
+import itertools
 import math
+from functools import reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
 
 from jaxpg.core.types import Distribution
 
+NEVER = -1e30  # the logit of an action that is not allowed: finite, so that 0 times it is 0
+# Where a Gaussian's expectation is taken, in standard deviations from its mean, and their weights:
+POINTS = [0.45 * i for i in range(-12, 13)]
+WEIGHTS = [math.exp(-0.5 * z * z) / sum(math.exp(-0.5 * x * x) for x in POINTS) for z in POINTS]
+
 
 def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     """Inverse CDF of the softmax distribution π.
 
-        a = Σ_{j < A-1} [u ≥ π_0 + … + π_j]
+        a = max {j: π_j > 0 and u ≥ π_0 + … + π_{j-1}}
+
+    An action of probability 0 is never taken, nor where rounding leaves the sum of all below u.
 
     Args:
       logits: unnormalised log-probabilities, float [..., A].
@@ -27,10 +37,15 @@ def categorical_sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     probs = jnp.moveaxis(jax.nn.softmax(logits, axis=-1), -1, 0)
     uniform = uniform.astype(logits.dtype)
     action, cdf = jnp.zeros(uniform.shape, jnp.int32), jnp.zeros((), logits.dtype)
-    for prob in probs[:-1]:
+    for i, prob in enumerate(probs):
+        action = jnp.where((prob > 0.0) & (uniform >= cdf), i, action)
         cdf = cdf + prob
-        action = action + (uniform >= cdf).astype(jnp.int32)
     return action
+
+
+def categorical_mode(logits: jax.Array) -> jax.Array:
+    """The most probable action, the first of equals, int32 [...]."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
 def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
@@ -72,6 +87,52 @@ def clamped_entropy(logits: jax.Array) -> jax.Array:
     return -jnp.sum(probs * _clamped_log(probs), axis=-1)
 
 
+def allowed_only(logits: jax.Array, allowed: jax.Array) -> jax.Array:
+    """The logits of π among the actions that are allowed: the others' probability is 0.
+
+    log π, entropy and KL are then those of that distribution, and their slopes in the others'
+    logits 0. Where nothing is allowed, all actions are equally probable.
+
+    Args:
+      logits: float [..., A].
+      allowed: bool [..., A].
+    """
+    return jnp.where(allowed, logits, NEVER)
+
+
+def several(one: Distribution, choices: tuple[int, ...]) -> Distribution:
+    """Independent choices, made at once: log π, entropy and KL are sums over them.
+
+    Args:
+      one: the distribution of a single one.
+      choices: each is one of how many, and has as many of the outputs [..., K]; an action, and what
+        it is sampled by, is [..., len(choices)].
+    """
+    ends = list(itertools.accumulate(choices))[:-1]
+
+    def parts(outputs: jax.Array) -> list[jax.Array]:
+        return jnp.split(outputs, ends, axis=-1)
+
+    def sample(outputs: jax.Array, uniform: jax.Array) -> jax.Array:
+        pairs = zip(parts(outputs), jnp.moveaxis(uniform, -1, 0), strict=True)
+        return jnp.stack([one.sample(*pair) for pair in pairs], axis=-1)
+
+    def mode(outputs: jax.Array) -> jax.Array:
+        return jnp.stack([one.mode(part) for part in parts(outputs)], axis=-1)
+
+    def log_prob(outputs: jax.Array, action: jax.Array) -> jax.Array:
+        pairs = zip(parts(outputs), jnp.moveaxis(action, -1, 0), strict=True)
+        return reduce(add, (one.log_prob(*pair) for pair in pairs))
+
+    def entropy(outputs: jax.Array) -> jax.Array:
+        return reduce(add, map(one.entropy, parts(outputs)))
+
+    def kl(old_outputs: jax.Array, outputs: jax.Array) -> jax.Array:
+        return reduce(add, map(one.kl, parts(old_outputs), parts(outputs)))
+
+    return Distribution(sample, mode, log_prob, entropy, kl)
+
+
 def _of_action(by_action: jax.Array, action: jax.Array) -> jax.Array:
     """The entry of the action; by a mask, since the gradient of indexing would be a scatter."""
     chosen = jax.nn.one_hot(action, by_action.shape[-1], dtype=bool)
@@ -101,6 +162,12 @@ def gaussian_sample(outputs: jax.Array, uniform: jax.Array) -> jax.Array:
     return mean + jnp.exp(log_std) * epsilon
 
 
+def gaussian_mode(outputs: jax.Array) -> jax.Array:
+    """μ, float [..., A]."""
+    mean, _ = jnp.split(outputs, 2, axis=-1)
+    return mean
+
+
 def gaussian_log_prob(outputs: jax.Array, action: jax.Array) -> jax.Array:
     """Σ_j -½ ((a_j - μ_j) / σ_j)² - log σ_j - ½ log 2π, float [...], of actions [..., A]."""
     mean, log_std = jnp.split(outputs, 2, axis=-1)
@@ -125,8 +192,51 @@ def gaussian_kl(old_outputs: jax.Array, outputs: jax.Array) -> jax.Array:
     return jnp.sum(0.5 * jnp.expm1(2.0 * log_ratio) - log_ratio + 0.5 * z * z, axis=-1)
 
 
+def squashed_log_prob(outputs: jax.Array, action: jax.Array) -> jax.Array:
+    """log of the density of tanh(a) in (-1, 1)^A, float [...], of Gaussian actions a [..., A].
+
+        log N(a; μ, σ) - Σ_j log(1 - tanh² a_j)
+
+    An action is kept as it was sampled: tanh is never undone. In the units of an environment, whose
+    bounds are scaled to, it is less by a constant, Σ_j log of half their distance.
+
+    Source: Haarnoja et al. 2018 (arXiv:1801.01290), appendix C.
+    """
+    return gaussian_log_prob(outputs, action) - jnp.sum(_log_slope(action), axis=-1)
+
+
+def squashed_entropy(outputs: jax.Array) -> jax.Array:
+    """That of tanh(a) in (-1, 1)^A in nats, at most A log 2, float [...].
+
+        H(N) + Σ_j E[log(1 - tanh² a_j)]
+
+    The expectation has no closed form. It is a sum over equidistant points, whose error vanishes
+    faster than any power of their distance: below 1e-6 nats for σ ≤ 1.5, 1e-3 for σ ≤ 3.
+
+    Source: Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule (SIAM Review
+    56).
+    """
+    mean, log_std = jnp.split(outputs, 2, axis=-1)
+    std = jnp.exp(log_std)
+    terms = [w * _log_slope(mean + z * std) for z, w in zip(POINTS, WEIGHTS, strict=True)]
+    return gaussian_entropy(outputs) + jnp.sum(reduce(add, terms), axis=-1)
+
+
+def _log_slope(x: jax.Array) -> jax.Array:
+    """log(1 - tanh² x) = 2 (log 2 - |x| - log(1 + e^{-2|x|})), finite where the tanh is 1."""
+    distance = jnp.abs(x)
+    return 2.0 * (math.log(2.0) - distance - jnp.log1p(jnp.exp(-2.0 * distance)))
+
+
 categorical = Distribution(
-    categorical_sample, categorical_log_prob, categorical_entropy, categorical_kl
+    categorical_sample, categorical_mode, categorical_log_prob, categorical_entropy, categorical_kl
 )
-clamped = Distribution(categorical_sample, clamped_log_prob, clamped_entropy, categorical_kl)
-gaussian = Distribution(gaussian_sample, gaussian_log_prob, gaussian_entropy, gaussian_kl)
+clamped = Distribution(
+    categorical_sample, categorical_mode, clamped_log_prob, clamped_entropy, categorical_kl
+)
+gaussian = Distribution(
+    gaussian_sample, gaussian_mode, gaussian_log_prob, gaussian_entropy, gaussian_kl
+)
+squashed = Distribution(  # what is invertible changes no KL
+    gaussian_sample, gaussian_mode, squashed_log_prob, squashed_entropy, gaussian_kl
+)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpg import suites, words
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, with_types
@@ -25,6 +26,7 @@ def make(
     float_type: str = "float32",
     max_episode_steps: int | None = None,
     env_params: EnvParams = OWN_PARAMS,
+    squash: bool = False,
     rows: Callable = jax.vmap,
 ) -> Env:
     """The gymnax environment called `name`; `gymnax.register` adds yours.
@@ -36,6 +38,7 @@ def make(
       max_episode_steps: time limit in steps; None takes the environment's own.
       env_params: its parameters that are not the environment's own. The traced ones have no value
         here: `reset` is handed them, and the state has them from there.
+      squash: whether continuous actions are squashed into their bounds, or clipped to them.
       rows: what makes of a function of one environment that of N.
 
     Raises:
@@ -49,7 +52,7 @@ def make(
     own = getattr(params, "max_steps_in_episode", None)
     if own is not None:  # some have it as a float, and must
         params = params.replace(max_steps_in_episode=type(own)(spec.time_limit))
-    encode, decode = _encoder(gym, params, float_type), _decoder(gym, params)
+    encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     begin, advance = _dynamics(name, gym, params, float_type)
     try:
         examples = _examples(spec, decode, env_params, float_type)
@@ -139,16 +142,20 @@ class Interface(NamedTuple):
 
     obs_shape: tuple[int, ...]  # of one observation; () where it is one of n
     encode: Callable[[jax.Array], jax.Array]  # observation [*obs_shape] -> [D]
-    decode: Callable[[jax.Array], jax.Array]  # action, or [A] -> clipped, in the action's shape
+    decode: Callable[[jax.Array], jax.Array]  # action, or [A] -> in its bounds and its shape
 
 
 def interface(
-    name: str, float_type: str = "float32", env_params: EnvParams = OWN_PARAMS
+    name: str,
+    float_type: str = "float32",
+    env_params: EnvParams = OWN_PARAMS,
+    squash: bool = False,
 ) -> Interface:
     """How one environment called `name` is seen and acted in.
 
     Args:
       env_params: numbers; the bounds of an action may depend on them.
+      squash: as in `make`.
 
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported.
@@ -158,7 +165,7 @@ def interface(
     _check_spaces(name, gym, params)
     obs_space, _ = _spaces(gym, params)
     obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
-    decode = _decoder(gym, params)
+    decode = _decoder(name, gym, params, squash)
     return Interface(
         obs_shape, _encoder(gym, params, float_type), lambda action: decode(action, {})
     )
@@ -172,6 +179,18 @@ def terminate_at_limit(env: Env) -> Env:
         return state, reward, jnp.logical_or(terminated, truncated), jnp.zeros_like(truncated)
 
     return env._replace(step=step)
+
+
+def bounded(action: jax.Array, low: Any, high: Any, squash: bool) -> jax.Array:
+    """The action within an environment's bounds: squashed by tanh and scaled to them, or clipped.
+
+        (low + high) / 2 + (high - low) / 2 · tanh(a)
+
+    Rounding may leave what is scaled beyond a bound, so it is clipped, too.
+    """
+    if squash:
+        action = (low + high) / 2 + (high - low) / 2 * jnp.tanh(action)
+    return jnp.clip(action, low, high)
 
 
 @jax.ensure_compile_time_eval()  # modules and environments keep arrays: not those of a jit's trace
@@ -232,7 +251,8 @@ def _spec(
 ) -> EnvSpec:
     _check_spaces(name, gym, params)
     obs_space, action_space = _spaces(gym, params)
-    discrete = hasattr(action_space, "n")
+    choices = tuple(space.n for space in getattr(action_space, "spaces", ()))
+    discrete = bool(choices) or hasattr(action_space, "n")
     own = getattr(params, "max_steps_in_episode", None)
     if max_episode_steps is None and own is None:
         raise ConfigError(f"{name} has no time limit of its own; give max_episode_steps")
@@ -241,22 +261,42 @@ def _spec(
     shortest = 1 if changed else known.min_episode_steps  # of other parameters nothing is known
     return EnvSpec(
         obs_size=getattr(obs_space, "n", 0) or math.prod(obs_space.shape),
-        num_actions=action_space.n if discrete else math.prod(action_space.shape),
+        num_actions=_num_actions(action_space),
         discrete=discrete,
         time_limit=time_limit,
         min_episode_steps=min(shortest, time_limit),
         reset_uniforms=known.uniforms,
+        choices=choices,
+        masked=getattr(gym, "masks_actions", False),
     )
+
+
+def _num_actions(space: Any) -> int:
+    """A, of a space of actions."""
+    parts = getattr(space, "spaces", [space])
+    return sum(getattr(part, "n", 0) or math.prod(part.shape) for part in parts)
 
 
 def _check_spaces(name: str, gym: Any, params: Any) -> None:
     from gymnax.environments import spaces
 
     obs_space, action_space = _spaces(gym, params)
-    if not isinstance(action_space, spaces.Discrete | spaces.Box):
-        raise ConfigError(f"{name} acts in {action_space}; allowed are Discrete and Box")
+    parts = getattr(action_space, "spaces", ())
+    several = len(parts) > 0 and all(isinstance(part, spaces.Discrete) for part in parts)
+    if not (isinstance(action_space, spaces.Discrete | spaces.Box) or several):
+        raise ConfigError(
+            f"{name} acts in {action_space}; allowed are Discrete, a Tuple of them, and Box"
+        )
     if not hasattr(obs_space, "shape"):
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
+    if getattr(gym, "masks_actions", False):
+        found = 0 if hasattr(obs_space, "n") else math.prod(obs_space.shape)
+        if isinstance(action_space, spaces.Box) or found < _num_actions(action_space):
+            raise ConfigError(
+                f"{name} masks actions (masks_actions), so these must be discrete, and an "
+                "observation must end with a number for each; it acts in "
+                f"{action_space} and observes {obs_space}"
+            )
 
 
 @jax.ensure_compile_time_eval()
@@ -325,10 +365,9 @@ def _examples(
     given = {key: jax.ShapeDtypeStruct((), float_type) for key in env_params.traced}
     uniforms = jax.ShapeDtypeStruct((spec.reset_uniforms,), jnp.float32)
     noise = uniforms if spec.reset_uniforms else jax.eval_shape(lambda: keys([0])[0])
-    if spec.discrete:
-        return noise, jax.ShapeDtypeStruct((), jnp.int32), given
-    numbers = jax.ShapeDtypeStruct((spec.num_actions,), jnp.float32)
-    return noise, jax.eval_shape(decode, numbers, given), given
+    kind = jnp.int32 if spec.discrete else jnp.float32
+    action = jax.ShapeDtypeStruct(spec.action_shape, kind)
+    return noise, jax.eval_shape(decode, action, given), given
 
 
 def _state_types(
@@ -384,17 +423,24 @@ def _encoder(gym: Any, params: Any, float_type: str) -> Callable[[jax.Array], ja
     return encode
 
 
-def _decoder(gym: Any, params: Any) -> Callable[[jax.Array, dict], jax.Array]:
-    """(action, or [A], the parameters that are traced) -> clipped, in the action's shape."""
+@jax.transfer_guard("allow")  # of bounds
+def _decoder(
+    name: str, gym: Any, params: Any, squash: bool
+) -> Callable[[jax.Array, dict], jax.Array]:
+    """(action, or [A], the parameters that are traced) -> in its bounds, in the action's shape."""
     _, own_space = _spaces(gym, params)
+    continuous = hasattr(own_space, "low")
+    ends = (own_space.low, own_space.high) if continuous else ()
+    if squash and not all(np.isfinite(end).all() for end in ends):
+        raise ConfigError(f"squash needs actions with finite bounds; {name} acts in {own_space}")
 
     def decode(action: jax.Array, given: dict[str, jax.Array]) -> jax.Array:
-        if hasattr(own_space, "n"):
+        if not continuous:
             return action
         space = gym.action_space(_with(gym, params, given)) if given else own_space
         shape, bounds = space.shape, (space.low, space.high)
         low, high = (jnp.broadcast_to(jnp.asarray(x), shape).reshape(-1) for x in bounds)
-        return jnp.clip(action, low, high).reshape(shape)
+        return bounded(action, low, high, squash).reshape(shape)
 
     return decode
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxpg.core import statistics
 from jaxpg.core.config import Config
+from jaxpg.core.distributions import allowed_only
 from jaxpg.core.noise import split, uniform
 from jaxpg.core.types import EnvSpec, Networks, Params
 
@@ -63,7 +64,8 @@ def make(config: Config, spec: EnvSpec, apply: Callable = apply) -> Networks:
       apply: how an MLP is computed, with the arguments of `apply`.
     """
     made = (_shared if config.networks == "shared" else _separate)(config, spec, apply)
-    return normalized(made, config, spec) if config.normalize_obs else made
+    made = normalized(made, config, spec) if config.normalize_obs else made
+    return masked(made, spec) if spec.masked else made
 
 
 def normalized(networks: Networks, config: Config, spec: EnvSpec) -> Networks:
@@ -77,6 +79,19 @@ def normalized(networks: Networks, config: Config, spec: EnvSpec) -> Networks:
         return lambda params, obs: network(params, statistics.normalize_obs(params["obs"], obs))
 
     return Networks(init, on_normalized(networks.policy), on_normalized(networks.value))
+
+
+def masked(networks: Networks, spec: EnvSpec) -> Networks:
+    """The networks with a policy that takes no action but those that an observation allows.
+
+    It says so in its last A entries. They are an input of the networks like any other, too.
+    """
+
+    def policy(params: Params, obs: jax.Array) -> jax.Array:
+        allowed = obs[..., spec.obs_size - spec.num_actions :] > 0.5
+        return allowed_only(networks.policy(params, obs), allowed)
+
+    return networks._replace(policy=policy)
 
 
 def _separate(config: Config, spec: EnvSpec, apply: Callable) -> Networks:

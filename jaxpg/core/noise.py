@@ -98,10 +98,9 @@ def draw(
     key_reset, key_action, key_env, key_replay, key_order = split(fold_in(key_run, update + 1), 5)
     steps = (num_steps, config.num_envs)
     blocks = -(-num_steps // spec.min_episode_steps)
-    action_shape = steps if spec.discrete else (*steps, spec.num_actions)
     return Noise(
         reset=_reset_noise(key_reset, (blocks, config.num_envs), spec),
-        action=uniform(key_action, action_shape),
+        action=uniform(key_action, (*steps, *spec.action_shape)),
         env=split(key_env, steps),
         replay=bits(key_replay, (config.value_steps, ROUNDS)) if config.replays else None,
         order=bits(key_order, (config.epochs, ROUNDS)) if config.fit == "ppo" else None,

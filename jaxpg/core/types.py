@@ -38,6 +38,15 @@ class EnvSpec(NamedTuple):
     time_limit: int  # steps after which an episode is truncated
     min_episode_steps: int  # no episode ends sooner, so resets are drawn once per so many steps
     reset_uniforms: int  # uniforms that a reset consumes; 0: it consumes a key
+    choices: tuple[int, ...] = ()  # of several made at once how many each is one of; they add to A
+    masked: bool = False  # whether an observation ends with A numbers, 1 where an action is allowed
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Of one action, and of the uniforms that it is sampled by."""
+        if self.discrete:
+            return (len(self.choices),) if self.choices else ()
+        return (self.num_actions,)
 
 
 class EnvState(NamedTuple):
@@ -64,7 +73,7 @@ class Noise(NamedTuple):
     """All randomness of one update."""
 
     reset: jax.Array  # float32 [R, N, reset_uniforms], or keys [R, N]; R blocks of steps
-    action: jax.Array  # float32 [T, N], or [T, N, A] for a continuous action
+    action: jax.Array  # float32 [T, N, *action_shape]
     env: jax.Array  # keys [T, N]
     replay: jax.Array | None  # uint32 [value_steps, ROUNDS], of samples from the ring
     order: jax.Array | None = None  # uint32 [epochs, ROUNDS], of the batch in each epoch
@@ -74,7 +83,7 @@ class Trajectory(NamedTuple):
     """What the policy met; rows that are not valid are zero."""
 
     obs: jax.Array  # [T, N, D]
-    action: jax.Array  # int32 [T, N], or [T, N, A]
+    action: jax.Array  # int32 [T, N] or [T, N, choices]; or [T, N, A], before it is squashed
     log_prob: jax.Array  # [T, N], log π(a|s) of the policy that acted
     reward: jax.Array  # [T, N]
     next_obs: jax.Array  # [T, N, D], the true successor, before any reset
@@ -89,7 +98,7 @@ class Batch(NamedTuple):
     """What a fit learns from, constants; on padding Ψ and the target are 0."""
 
     obs: jax.Array  # [T, N, D]
-    action: jax.Array  # int32 [T, N], or [T, N, A]
+    action: jax.Array  # as in Trajectory
     log_prob: jax.Array  # [T, N], of the policy that acted
     valid: jax.Array  # bool [T, N]
     advantage: jax.Array  # [T, N], Ψ
@@ -127,6 +136,7 @@ class Distribution(NamedTuple):
     """An action distribution, given the policy network's outputs [..., K]."""
 
     sample: Callable[..., jax.Array]  # (outputs, uniform) -> action
+    mode: Callable[..., jax.Array]  # (outputs) -> the most probable action
     log_prob: Callable[..., jax.Array]  # (outputs, action) -> [...]
     entropy: Callable[..., jax.Array]  # (outputs) -> [...]
     kl: Callable[..., jax.Array]  # (old outputs, outputs) -> [...], KL(π_old ‖ π)

@@ -15,7 +15,9 @@ from jaxpg import words
 from jaxpg.core import env as environments
 from jaxpg.core import noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, validate
-from jaxpg.core.types import Env, EnvSpec, EnvState
+from jaxpg.core.distributions import categorical, several
+from jaxpg.core.networks import masked
+from jaxpg.core.types import Env, EnvSpec, EnvState, Networks
 
 NUM_ENVS = 8
 STEPS = 1_000
@@ -43,7 +45,8 @@ def check_env(
     """Act at random in an environment, and find out whether it keeps its contract.
 
     Termination and truncation are told apart; a step leaves the true last observation and resets
-    nothing; shapes and types stay; the key decides everything; every number is finite. A reset
+    nothing; shapes and types stay; the key decides everything; every number is finite; a mask
+    allows an action wherever there is one to take, and no others are taken here. A reset
     within a step is told by what hardly anything else explains: a last observation that depends
     on the step's key where no other one does, or that is always the episode's first again.
 
@@ -122,6 +125,7 @@ def _examined(env: Env, env_params: EnvParams, steps: int, seed: int) -> _Seen:
         raise ConfigError(f"it cannot be run ({words.raised(error):.300})") from error
     _check_decided(seen, again)
     _check_finite(seen)
+    _check_mask(env.spec, seen)
     _check_time(seen)
     _check_ends(env.spec, seen)
     _check_last(seen)
@@ -134,15 +138,12 @@ def _rollout(env: Env, env_params: EnvParams, steps: int, key: jax.Array) -> _Se
     draws = noise.draw(key, 0, config, spec, steps)
     start = env.reset(noise.first_reset(key, config, spec), env_params)
     _check_state(spec, start)
-    actions = (
-        jnp.floor(draws.action * spec.num_actions).astype(jnp.int32)
-        if spec.discrete
-        else (2.0 * draws.action - 1.0) * REACH
-    )
+    act = _at_random(spec)
 
     def step(carry: tuple, inputs: tuple) -> tuple[tuple, _Seen]:
         state, began = carry
-        t, action, key = inputs
+        t, uniform, key = inputs
+        action = act(state.obs, uniform)
         keys = jnp.stack([key, jax.vmap(lambda key: noise.fold_in(key, 1))(key)])
         outcomes = jax.vmap(env.step, (0, None, None))(keys, state, action)
         after, reward, terminated, truncated = jax.tree.map(lambda x: x[0], outcomes)
@@ -164,14 +165,45 @@ def _rollout(env: Env, env_params: EnvParams, steps: int, key: jax.Array) -> _Se
         )
         return (following, jnp.where(done[:, None], following.obs, began)), row
 
-    inputs = (jnp.arange(steps), actions, draws.env)
+    inputs = (jnp.arange(steps), draws.action, draws.env)
     return jax.lax.scan(step, (start, start.obs), inputs)[1]
+
+
+def _at_random(spec: EnvSpec) -> Any:
+    """(obs [N, D], uniform [N, ...]) -> actions of those that an observation allows."""
+    if not spec.discrete:
+        return lambda obs, uniform: (2.0 * uniform - 1.0) * REACH
+
+    def no_preference(params: None, obs: jax.Array) -> jax.Array:
+        return jnp.zeros((*obs.shape[:-1], spec.num_actions), obs.dtype)
+
+    networks = Networks(lambda *keys: {}, no_preference, no_preference)
+    networks = masked(networks, spec) if spec.masked else networks
+    distribution = several(categorical, spec.choices or (spec.num_actions,))
+
+    def act(obs: jax.Array, uniform: jax.Array) -> jax.Array:
+        uniform = uniform.reshape(len(obs), -1)
+        return distribution.sample(networks.policy(None, obs), uniform).reshape(
+            -1, *spec.action_shape
+        )
+
+    return act
 
 
 def _check_spec(spec: EnvSpec) -> None:
     for name in ("obs_size", "num_actions", "time_limit", "min_episode_steps"):
         if getattr(spec, name) < 1:
             raise ConfigError(f"spec.{name} must be at least 1; got {getattr(spec, name)}")
+    if spec.choices and (not spec.discrete or sum(spec.choices) != spec.num_actions):
+        raise ConfigError(
+            "spec.choices must be those of a discrete action, and add up to spec.num_actions = "
+            f"{spec.num_actions}; got {spec.choices}"
+        )
+    if spec.masked and (not spec.discrete or spec.obs_size < spec.num_actions):
+        raise ConfigError(
+            "spec.masked is for discrete actions, with a number for each in an observation; got "
+            f"{spec.num_actions} actions and {spec.obs_size} numbers"
+        )
     if spec.min_episode_steps > spec.time_limit:
         raise ConfigError(
             f"spec.min_episode_steps must be at most the time limit of {spec.time_limit}; got "
@@ -252,10 +284,38 @@ def _check_finite(seen: _Seen) -> None:
         wrong = np.argwhere(~np.isfinite(values))
         if len(wrong):
             t, n, *where = map(int, wrong[0])
-            when = "after a reset" if values is seen.began else f"after {seen.time[1][t, n]} steps"
             raise ConfigError(
-                f"{name} must be finite; {when} {name}{where or ''} is {values[(t, n, *where)]}"
+                f"{name} must be finite; {_when(seen, values, t, n)} {name}{where or ''} is "
+                f"{values[(t, n, *where)]}"
             )
+
+
+def _when(seen: _Seen, values: Any, t: int, n: int) -> str:
+    """Of an entry of `began`, or of what follows a step."""
+    return "after a reset" if values is seen.began else f"after {seen.time[1][t, n]} steps"
+
+
+def _check_mask(spec: EnvSpec, seen: _Seen) -> None:
+    """Ones and zeros, and of each choice one that is allowed, wherever an action follows."""
+    if not spec.masked:
+        return
+    for values, follows in ((seen.began, np.ones_like(seen.done)), (seen.obs, ~seen.done)):
+        mask = values[..., spec.obs_size - spec.num_actions :]
+        wrong = np.argwhere((mask != 0) & (mask != 1))
+        if len(wrong):
+            raise ConfigError(
+                f"a mask, the last {spec.num_actions} numbers of an observation, must be of zeros "
+                f"and ones; got {mask[tuple(wrong[0])]}"
+            )
+        ends = np.cumsum(spec.choices or (spec.num_actions,))[:-1]
+        for i, part in enumerate(np.split(mask, ends, axis=-1)):
+            nothing = np.argwhere((part == 0).all(axis=-1) & follows)
+            if len(nothing):
+                which = f" of choice {i + 1}" if spec.choices else ""
+                raise ConfigError(
+                    "an observation must allow an action while its episode goes on; "
+                    f"{_when(seen, values, *nothing[0])} it allows none{which}"
+                )
 
 
 def _check_time(seen: _Seen) -> None:

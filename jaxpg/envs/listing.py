@@ -57,5 +57,7 @@ def _words(space: Any) -> str:
     """One of 4, or 10×10×4 numbers."""
     if hasattr(space, "n"):
         return f"one of {space.n}"
+    if hasattr(space, "spaces"):
+        return f"one each of {', '.join(str(one.n) for one in space.spaces)}"
     size = "×".join(map(str, space.shape)) or "1"
     return f"{size} number{'' if size == '1' else 's'}"

@@ -287,18 +287,17 @@ def _chooser(act: Actor, mode: str, raw: bool = False) -> Callable[..., jax.Arra
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
     distribution = act.algorithm.distribution
-    per_action = () if act.spec.discrete else (act.spec.num_actions,)
 
     def choose(params: Params, obs: jax.Array, keys: jax.Array, t: jax.Array) -> jax.Array:
         if not raw:
             obs = jax.vmap(jax.vmap(act.interface.encode))(jnp.asarray(obs))
         outputs = jax.vmap(act.outputs)(params, obs)
         if mode == "greedy":
-            action = act.most_probable(outputs)
+            action = distribution.mode(outputs)
         else:
 
             def draw(key: jax.Array) -> jax.Array:
-                return noise.uniform(noise.fold_in(noise.fold_in(key, 1), t), per_action)
+                return noise.uniform(noise.fold_in(noise.fold_in(key, 1), t), act.spec.action_shape)
 
             action = distribution.sample(outputs, jax.vmap(jax.vmap(draw))(keys))
         return action if raw else jax.vmap(jax.vmap(act.interface.decode))(action)

@@ -2,7 +2,8 @@
 
 Whatever the networks were, a policy is one chain of layers from a flat observation [batch, D]
 (one-hot where the environment's is a number; normalised by the chain itself, where the networks saw
-it so) to logits, or to the mean and log σ of an action.
+it so) to logits, or to the mean and log σ of an action. What makes an action of these (a mask, the
+choices that it is, tanh, bounds) is in the file, too; PyTorch's says which.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg.core.config import Config, ConfigError, nearest
+from jaxpg.core.distributions import NEVER
 from jaxpg.core.statistics import EPSILON, MOST
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
@@ -69,6 +71,9 @@ class Chain(NamedTuple):
     high: np.ndarray | None
     mean: np.ndarray | None = None  # [D], what is subtracted from an observation
     std: np.ndarray | None = None  # [D], what that is divided by, before it is clipped to ±MOST
+    choices: tuple[int, ...] = ()  # as in EnvSpec
+    masked: bool = False  # as in EnvSpec
+    squash: bool = False  # whether an action is squashed into its bounds, or clipped to them
 
 
 def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
@@ -105,7 +110,10 @@ def how_to_load(run: Run, target: str, path: str) -> str:
     """The lines that load it, to be copied."""
     policy = run.policy(run.seeds[0])
     inputs = policy.actor.spec.obs_size
-    outputs = "logits" if policy.actor.spec.discrete else "mean, then log σ unless it is saved"
+    spec = policy.actor.spec
+    outputs = "logits" if spec.discrete else "mean, then log σ unless it is saved"
+    if spec.masked:
+        outputs += f", of which the last {spec.num_actions} of an observation allow those with a 1"
     return HOW[target].format(
         path=path, inputs=inputs, dtype=run.config.float_type, outputs=outputs
     )
@@ -121,17 +129,19 @@ def as_chain(config: Config, policy: Policy) -> Chain:
         for layer in (*(f"hidden_{i}" for i in range(len(config.hidden_sizes))), "output")
         if f"{network}.{layer}.bias" in named
     ]
-    scale = {}
+    scale: dict[str, Any] = {}
     if config.normalize_obs:
         std = np.sqrt(named["obs.var"] + EPSILON)
         scale = {"mean": named["obs.mean"], "std": std.astype(config.float_type)}
     spec, decode = policy.actor.spec, policy.actor.interface.decode
     if spec.discrete:
+        scale |= {"choices": spec.choices, "masked": spec.masked}
         return Chain(layers, config.activation, True, None, None, None, **scale)
     low, high = (
         np.asarray(decode(jnp.full(spec.num_actions, end))).reshape(-1).astype(config.float_type)
         for end in (-jnp.inf, jnp.inf)
     )
+    scale |= {"squash": config.squash}
     return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high, **scale)
 
 
@@ -158,14 +168,15 @@ def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
 
 
 def _forward(chain: Chain, obs: np.ndarray) -> np.ndarray:
-    """What the last layer gives for observations [B, D]."""
+    """What the last layer gives for observations [B, D], masked."""
+    allowed = obs[:, -len(chain.layers[-1][1]) :] > 0.5  # if it is masked
     if chain.mean is not None and chain.std is not None:
         obs = np.clip((obs - chain.mean) / chain.std, -MOST, MOST)
     for i, (weight, bias) in enumerate(chain.layers):
         if i:
             obs = np.tanh(obs) if chain.activation == "tanh" else np.maximum(obs, 0.0)
         obs = obs @ weight.T + bias
-    return obs
+    return np.where(allowed, obs, NEVER) if chain.masked else obs
 
 
 def _to_stablehlo(config: Config, policy: Policy) -> bytes:
@@ -179,7 +190,7 @@ def _to_stablehlo(config: Config, policy: Policy) -> bytes:
 
     def act(obs: jax.Array) -> dict[str, jax.Array]:
         outputs = actor.outputs(params, obs)
-        action = actor.most_probable(outputs)
+        action = actor.algorithm.distribution.mode(outputs)
         if actor.spec.discrete:
             return {"action": action, "logits": outputs}
         mean, log_std = jnp.split(outputs, 2, axis=-1)
@@ -224,13 +235,15 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
         value = getattr(chain, name)
         if value is not None:
             content[name] = torch.from_numpy(value.copy())
+    content |= {name: getattr(chain, name) for name in ("choices", "masked", "squash")}
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()
 
 
 def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
-    """A graph of Gemm and Relu or Tanh, made with onnx's helper and checked by its checker."""
+    """A graph of Gemm, Relu or Tanh and what makes an action of their outputs, made with onnx's
+    helper and checked by its checker."""
     try:
         import onnx
         from onnx import helper, numpy_helper
@@ -257,11 +270,28 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
         inputs = [at, f"weight_{i}", f"bias_{i}"]
         nodes.append(helper.make_node("Gemm", inputs, [name], transB=1))
         at = name
-    floats = helper.np_dtype_to_tensor_dtype(chain.layers[0][0].dtype)
+    floating = chain.layers[0][0].dtype
+    floats = helper.np_dtype_to_tensor_dtype(floating)
     inputs_size, actions = chain.layers[0][0].shape[1], len(chain.layers[-1][1])
     if chain.discrete:
-        nodes.append(helper.make_node("ArgMax", [at], ["action"], axis=-1, keepdims=0))
-        action = helper.make_tensor_value_info("action", onnx.TensorProto.INT64, ["batch"])
+        if chain.masked:
+            ends = {"from": inputs_size - actions, "to": inputs_size, "axis": 1}
+            constants |= {name: np.array([x], np.int64) for name, x in ends.items()}
+            constants |= {"half": np.array(0.5, floating), "never": np.array(NEVER, floating)}
+            nodes.append(helper.make_node("Slice", ["observation", *ends], ["mask"]))
+            nodes.append(helper.make_node("Greater", ["mask", "half"], ["allowed"]))
+            nodes.append(helper.make_node("Where", ["allowed", at, "never"], ["logits"]))
+        if chain.choices:
+            constants["sizes"] = np.array(chain.choices, np.int64)
+            parts = [f"choice_{i}" for i in range(len(chain.choices))]
+            best = [f"best_{part}" for part in parts]
+            nodes.append(helper.make_node("Split", ["logits", "sizes"], parts, axis=-1))
+            nodes += [helper.make_node("ArgMax", [x], [f"best_{x}"], axis=-1) for x in parts]
+            nodes.append(helper.make_node("Concat", best, ["action"], axis=-1))
+        else:
+            nodes.append(helper.make_node("ArgMax", ["logits"], ["action"], axis=-1, keepdims=0))
+        shape: list[Any] = ["batch", len(chain.choices)] if chain.choices else ["batch"]
+        action = helper.make_tensor_value_info("action", onnx.TensorProto.INT64, shape)
         outputs = {"logits": actions}
     else:
         if chain.log_std is None:
@@ -271,8 +301,16 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
             constants["sigma"] = chain.log_std
             nodes.append(helper.make_node("Shape", ["mean"], ["shape"]))
             nodes.append(helper.make_node("Expand", ["sigma", "shape"], ["log_std"]))
+        at = "mean"
         constants |= {"low": chain.low, "high": chain.high}
-        nodes.append(helper.make_node("Max", ["mean", "low"], ["raised"]))
+        if chain.squash and chain.low is not None and chain.high is not None:
+            middle, reach = (chain.low + chain.high) / 2, (chain.high - chain.low) / 2
+            constants |= {"middle": middle, "reach": reach}
+            nodes.append(helper.make_node("Tanh", ["mean"], ["tanh"]))
+            nodes.append(helper.make_node("Mul", ["tanh", "reach"], ["spread"]))
+            nodes.append(helper.make_node("Add", ["spread", "middle"], ["squashed"]))
+            at = "squashed"
+        nodes.append(helper.make_node("Max", [at, "low"], ["raised"]))
         nodes.append(helper.make_node("Min", ["raised", "high"], ["action"]))
         action = helper.make_tensor_value_info("action", floats, ["batch", actions])
         outputs = {"mean": actions, "log_std": actions}
@@ -298,7 +336,7 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
 def _network_output(chain: Chain) -> str:
     """What the last layer's outputs are called."""
     if chain.discrete:
-        return "logits"
+        return "unmasked" if chain.masked else "logits"
     return "mean" if chain.log_std is not None else "mean_and_log_std"
 
 

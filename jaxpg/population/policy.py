@@ -27,7 +27,6 @@ class Actor:
     algorithm: Algorithm
     interface: env.Interface
     outputs: Callable[..., jax.Array]  # (params, obs [..., D]) -> [..., K]
-    most_probable: Callable[..., jax.Array]  # (outputs) -> action, before decoding
     greedy: Callable[..., jax.Array]  # (params, observation [..., *obs_shape]) -> action
     sampled: Callable[..., jax.Array]  # (params, observation, key) -> action
 
@@ -75,12 +74,12 @@ class Policy:
           observation: one, or any number along leading axes, as the environment gives it
             (of CartPole [..., 4]); numpy, JAX, or nested sequences.
           key: to sample from π, as from `jaxpg.key`, consumed; None takes the most probable
-            action (of a Gaussian its mean).
+            action (of a Gaussian its mean, which may then be squashed).
 
         Returns:
-          Actions as the environment takes them: int32 [...], or [..., *action_shape] clipped to
-          its bounds. A JAX array for a JAX array (or a traced key), numpy for
-          anything else.
+          Actions as the environment takes them: int32 [...] or [..., choices], or
+          [..., *action_shape] within its bounds. A JAX array for a JAX array (or a traced key),
+          numpy for anything else.
 
         Raises:
           ValueError: if the observation has not the environment's shape.
@@ -134,8 +133,8 @@ def made(build: Build, config: Config, options: EnvParams) -> Algorithm:
 def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Actor:
     algorithm = algorithm or algorithms.build(config)
     spec = algorithm.env.spec
-    interface = env.interface(config.env, config.float_type, config.env_params)
-    outputs, sample = algorithm.networks.policy, algorithm.distribution.sample
+    interface = env.interface(config.env, config.float_type, config.env_params, config.squash)
+    outputs, distribution = algorithm.networks.policy, algorithm.distribution
 
     def on_batch(choose: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def act(params: Params, observation: Any, *key: jax.Array) -> jax.Array:
@@ -151,16 +150,8 @@ def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Acto
 
         return jax.jit(act)
 
-    def most_probable(outputs: jax.Array) -> jax.Array:
-        if spec.discrete:
-            return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
-        return outputs[..., : spec.num_actions]
-
     def sampled(outputs: jax.Array, key: jax.Array) -> jax.Array:
-        per_action = () if spec.discrete else (spec.num_actions,)
-        uniform = noise.uniform(key, (len(outputs), *per_action))
-        return sample(outputs, uniform)
+        uniform = noise.uniform(key, (len(outputs), *spec.action_shape))
+        return distribution.sample(outputs, uniform)
 
-    return Actor(
-        algorithm, interface, outputs, most_probable, on_batch(most_probable), on_batch(sampled)
-    )
+    return Actor(algorithm, interface, outputs, on_batch(distribution.mode), on_batch(sampled))

@@ -89,8 +89,12 @@ def reward_scale(config: Config, seed: int) -> RewardScale | None:
 
 def fields(config: Config, seed: int) -> dict[str, np.ndarray]:
     """The shared batch."""
-    distribution = "categorical" if config.env == "CartPole-v1" else "gaussian"
-    return synthetic.arrays(config.collect, distribution, seed)
+    return synthetic.arrays(config.collect, distribution(config), seed)
+
+
+def distribution(config: Config) -> str:
+    """What the config's actions are distributed like, of `synthetic.OBS_SIZE`."""
+    return "squashed" if config.squash else synthetic.ENVS[config.env]
 
 
 def twin(config: Config) -> torch_ref.config.Config:

@@ -21,10 +21,12 @@ import torch
 from jaxpg.core.config import Config, EnvParams
 from jaxpg.proof import batch
 from jaxpg.proof.levels import LEVELS, Level, attempt
+from jaxpg.proof.synthetic import DIALS
 from torch_ref import (
     advantages,
     algorithms,
     convert,
+    distributions,
     env,
     learner,
     losses,
@@ -102,6 +104,8 @@ CONTROLS = {
     "shared": dataclasses.replace(_SMALL, networks="shared", value_steps=1),
     "orthogonal": dataclasses.replace(_SMALL, init="orthogonal"),
     "gaussian": dataclasses.replace(_SMALL, env="Pendulum-v1"),
+    "squashed": dataclasses.replace(_SMALL, env="Pendulum-v1", squash=True, ent_coef=0.1),
+    "masked": dataclasses.replace(_SMALL, env=DIALS, ent_coef=0.1, normalize_obs=True),
     "parameters": dataclasses.replace(
         _SMALL,
         env_params=EnvParams({"masspole": 0.3, "length": 0.8, "force_mag": 7.0, "tau": 0.05}),
@@ -382,6 +386,133 @@ def variance_for_standard_deviation() -> Plant:
         return other
 
     return _parts(lambda a: {"distribution": type(a.distribution)(*map(halved, a.distribution))})
+
+
+def _log_prob(change: Callable[..., Any]) -> Plant:
+    """log π becomes change(the original, outputs, action)."""
+    return _distribution("log_prob", change)
+
+
+def _distribution(name: str, change: Callable[..., Any]) -> Plant:
+    """A function of the distribution becomes change(the original, …)."""
+
+    def parts(a: Any) -> dict[str, Any]:
+        changed = partial(change, getattr(a.distribution, name))
+        return {"distribution": a.distribution._replace(**{name: changed})}
+
+    return _parts(parts)
+
+
+def slope_of_tanh_forgotten() -> Plant:
+    """log π of a squashed action is that of the Gaussian."""
+    return _log_prob(lambda original, *inputs: distributions.gaussian_log_prob(*inputs))
+
+
+def slope_of_tanh_multiplied() -> Plant:
+    """The density of a squashed action is the Gaussian's times the slope of tanh, not over it."""
+    return _log_prob(
+        lambda original, *inputs: 2 * distributions.gaussian_log_prob(*inputs) - original(*inputs)
+    )
+
+
+def slope_of_tanh_as_it_is_written() -> Plant:
+    """log(1 - tanh²), which is -∞ where the tanh is rounded to 1."""
+
+    def log_prob(original: Callable, outputs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        slope = torch.log(1.0 - torch.tanh(action) ** 2)
+        return distributions.gaussian_log_prob(outputs, action) - slope.sum(-1)
+
+    return _log_prob(log_prob)
+
+
+def density_at_the_squashed_action() -> Plant:
+    """log π takes the action's tanh for what was sampled."""
+    return _log_prob(lambda original, outputs, action: original(outputs, torch.tanh(action)))
+
+
+def tanh_applied_twice() -> Plant:
+    """The action is squashed as it is sampled, and once more where the environment is stepped."""
+    return _distribution("sample", lambda original, *inputs: torch.tanh(original(*inputs)))
+
+
+def entropy_before_squashing() -> Plant:
+    """The bonus is the Gaussian's entropy, which grows without bounds."""
+    return _distribution(
+        "entropy", lambda original, outputs: distributions.gaussian_entropy(outputs)
+    )
+
+
+def slope_of_tanh_at_the_mean() -> Plant:
+    """The entropy's expectation is the slope's logarithm at the Gaussian's mean."""
+    return _both(
+        mock.patch.object(distributions, "POINTS", [0.0]),
+        mock.patch.object(distributions, "WEIGHTS", [1.0]),
+    )
+
+
+def bounds_not_scaled_to() -> Plant:
+    """A squashed action is in (-1, 1), whatever the bounds are."""
+    return _wrap(env, "bounded", lambda original, action, *_: torch.tanh(action))
+
+
+def one_draw_for_all_choices() -> Plant:
+    """What the first of choices at once is sampled by samples the others, too."""
+    return _distribution(
+        "sample",
+        lambda original, outputs, uniform: original(outputs, uniform[..., :1].expand_as(uniform)),
+    )
+
+
+def mean_over_choices() -> Plant:
+    """log π of choices at once is the mean of theirs, and not the sum."""
+    return _log_prob(lambda original, outputs, action: original(outputs, action) / action.shape[-1])
+
+
+def _mask(change: Callable[..., Any]) -> Plant:
+    """What is left of logits becomes change(the original, logits, allowed)."""
+    return _wrap(networks, "allowed_only", change)
+
+
+def mask_in_acting_alone() -> Plant:
+    """What is learned from has the probabilities of all actions."""
+    return _mask(
+        lambda original, logits, allowed: (
+            logits if torch.is_grad_enabled() else original(logits, allowed)
+        )
+    )
+
+
+def mask_in_learning_alone() -> Plant:
+    """Actions are taken, allowed or not, and learned from as if they had been allowed."""
+    return _mask(
+        lambda original, logits, allowed: (
+            original(logits, allowed) if torch.is_grad_enabled() else logits
+        )
+    )
+
+
+def mask_as_a_penalty() -> Plant:
+    """The logits of what is not allowed are less by 10."""
+    return _mask(lambda original, logits, allowed: torch.where(allowed, logits, logits - 10.0))
+
+
+def mask_of_the_state_that_follows() -> Plant:
+    """What is learned from has the masks of the observations after its actions."""
+
+    def change(t: Any) -> dict[str, Any]:
+        return {"obs": torch.cat([t.obs[..., :-5], t.next_obs[..., -5:]], dim=-1)}
+
+    return _trajectory(change)
+
+
+def mask_of_the_normalised_observation() -> Plant:
+    """A mask is read after an observation is normalised, so that most of it allows nothing."""
+
+    def make(original: Callable, config: Any, spec: Any) -> Any:
+        plain = original(dataclasses.replace(config, normalize_obs=False), spec)
+        return networks.normalized(plain, config, spec)
+
+    return _wrap(networks, "make", make)
 
 
 # Ψ and the value target.
@@ -1512,6 +1643,21 @@ FAULTS = (
     Fault(action_from_less_or_equal, "episodes"),
     Fault(log_of_a_clamped_softmax, "episodes"),
     Fault(variance_for_standard_deviation, "gaussian"),
+    Fault(slope_of_tanh_forgotten, "squashed"),
+    Fault(slope_of_tanh_multiplied, "squashed"),
+    Fault(slope_of_tanh_as_it_is_written, "squashed"),
+    Fault(density_at_the_squashed_action, "squashed"),
+    Fault(tanh_applied_twice, "squashed"),
+    Fault(entropy_before_squashing, "squashed"),
+    Fault(slope_of_tanh_at_the_mean, "squashed"),
+    Fault(bounds_not_scaled_to, "squashed"),
+    Fault(one_draw_for_all_choices, "masked"),
+    Fault(mean_over_choices, "masked"),
+    Fault(mask_in_acting_alone, "masked"),
+    Fault(mask_in_learning_alone, "masked"),
+    Fault(mask_as_a_penalty, "masked"),
+    Fault(mask_of_the_state_that_follows, "masked"),
+    Fault(mask_of_the_normalised_observation, "masked"),
     Fault(gamma_off_by_1e_7, "episodes"),
     Fault(lambda_off_by_1e_7, "episodes"),
     Fault(gae_runs_through_truncations, "shared"),

@@ -17,6 +17,7 @@ import jax
 from jaxpg import parity
 from jaxpg.core.config import PRESETS, Config
 from jaxpg.proof import batch, lockstep, pairs
+from jaxpg.proof.synthetic import DIALS
 
 REINFORCE, CRITIC, VPG = PRESETS["reinforce"], PRESETS["actor-critic"], PRESETS["vpg"]
 PPO = dataclasses.replace(
@@ -93,6 +94,13 @@ CASES = {
     "PPO, observations and rewards normalised": dataclasses.replace(
         PPO, epochs=2, joint_loss=True, normalize_obs=True, normalize_reward=True
     ),
+    "PPO, squashed Gaussian": dataclasses.replace(
+        PPO, env="Pendulum-v1", squash=True, ent_coef=0.01, normalize_over="batch"
+    ),
+    "choices at once, masked": dataclasses.replace(VPG, env=DIALS, num_steps=32, ent_coef=0.01),
+    "TRPO, choices at once, masked": dataclasses.replace(
+        REINFORCE, env=DIALS, fit="trpo", num_envs=4, normalize_obs=True
+    ),
     "episodes and replay, normalised": dataclasses.replace(
         CRITIC,
         collect="episodes",
@@ -119,17 +127,21 @@ def _cases(*labels: str) -> dict[str, Config]:
 
 NOISE_CASES = _cases(
     *("vpg", "reinforce", "article", "replay, SGD", "Gaussian, normalised"),
-    "PPO, joint loss, bounds",
+    *("PPO, joint loss, bounds", "choices at once, masked"),
 )
 NETWORK_CASES = _cases(
     *("vpg", "reinforce", "shared torso, RMSprop"),
     *("Gaussian, normalised", "Gaussian, σ of the state"),
     *("PPO, shared torso, orthogonal", "PPO, observations and rewards normalised"),
 )
-DISTRIBUTION_CASES = _cases("vpg", "article", "Gaussian, normalised")
+DISTRIBUTION_CASES = _cases(
+    *("vpg", "article", "Gaussian, normalised"),
+    *("PPO, squashed Gaussian", "choices at once, masked"),
+)
 FREE_CASES = _cases(
     *("vpg", "reinforce", "article-corrected", "shared torso, RMSprop"),
     *("replay, SGD", "Gaussian, σ of the state", "PPO, observations and rewards normalised"),
+    *("PPO, squashed Gaussian", "choices at once, masked"),
 )
 SGD_CASES = _cases("article-corrected", "total return, SGD", "replay, SGD")
 MAY_BE_ZERO = (  # on both sides

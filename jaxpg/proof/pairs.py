@@ -20,6 +20,7 @@ import torch_ref.training
 from jaxpg import fast
 from jaxpg.core import learner, noise, trace, training
 from jaxpg.core.config import Config
+from jaxpg.core.distributions import NEVER
 from jaxpg.core.types import Algorithm
 from jaxpg.names import to_torch
 from jaxpg.proof import batch
@@ -104,22 +105,33 @@ def outputs(config: Config, seed: int) -> dict[str, np.ndarray]:
     """Network outputs float64, uniforms float32 and actions: 64 random rows, and four rare ones.
 
     Logits: u exactly on the CDF of (½, ½), twice; then u at each end of its range, with the action
-    whose probability is e^-40, and with the other one. Gaussians: u at each end.
+    whose probability is e^-40, and with the other one. Gaussians: u at each end; squashed, and
+    actions so large that their tanh is 1. Choices at once: the third of the first is not allowed.
     """
     rng = np.random.default_rng([seed, 2])
     uniform = (rng.integers(2**23, size=68) * 2.0**-23).astype(np.float32)
     uniform[64:] = (0.5, 0.5, 0.0, 1 - 2.0**-23)
     given = rng.normal(size=(68, 2))
-    if config.env == "Pendulum-v1":
-        return {"outputs": given, "uniform": uniform[:, None], "action": rng.normal(size=(68, 1))}
-    action = np.arange(68) % 2
-    given[64:66], given[66:], action[66:] = 0.0, ((40.0, 0.0), (0.0, 40.0)), 1
-    return {"outputs": given, "uniform": uniform, "action": action}
+    distribution = batch.distribution(config)
+    if distribution in ("gaussian", "squashed"):
+        action = rng.normal(size=(68, 1))
+        if distribution == "squashed":
+            action[64:, 0] = (20.0, -20.0, 25.0, 30.0)
+        return {"outputs": given, "uniform": uniform[:, None], "action": action}
+    number = np.arange(68) % 2
+    if distribution == "masked":
+        given = rng.normal(size=(68, 5))
+        given[:, 2] = NEVER
+        uniform = np.stack([uniform, rng.permutation(uniform)], axis=-1)
+        return {"outputs": given, "uniform": uniform, "action": np.stack([number, 1 - number], -1)}
+    given[64:66], given[66:], number[66:] = 0.0, ((40.0, 0.0), (0.0, 40.0)), 1
+    return {"outputs": given, "uniform": uniform, "action": number}
 
 
 @cache
 def our_distribution(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Actions, log π, entropy and KL, and the slopes of the last three in the outputs."""
+    """Actions, sampled and most probable, log π, entropy and KL, and the slopes of the last three
+    in the outputs."""
     distribution = fast.build(config).distribution
     given, uniform, action = map(jnp.asarray, outputs(config, seed).values())
     others = jnp.roll(given, 1, axis=0)
@@ -128,7 +140,7 @@ def our_distribution(config: Config, seed: int) -> dict[str, np.ndarray]:
         "log_prob": lambda given: distribution.log_prob(given, action),
         "entropy": distribution.entropy,
     }
-    results = {"action": distribution.sample(given, uniform)}
+    results = {"action": distribution.sample(given, uniform), "mode": distribution.mode(given)}
     for name, function in with_slope.items():
         results[name], pullback = jax.vjp(function, given)
         (results[f"slope.{name}"],) = pullback(jnp.ones_like(results[name]))
@@ -146,7 +158,7 @@ def their_distribution(config: Config, seed: int) -> dict[str, torch.Tensor]:
         "log_prob": lambda given: distribution.log_prob(given, action),
         "entropy": distribution.entropy,
     }
-    results = {"action": distribution.sample(given, uniform)}
+    results = {"action": distribution.sample(given, uniform), "mode": distribution.mode(given)}
     for name, function in with_slope.items():
         results[name] = function(given)
         (results[f"slope.{name}"],) = torch.autograd.grad(results[name].sum(), given)

@@ -81,7 +81,7 @@ def cartpole(horizon: int = 7) -> Problem:
     return _enumerate(f"CartPole, {horizon} steps", finite, horizon)
 
 
-def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
+def tabular(horizon: int = 3, *, seed: int = 0, masked: bool = False) -> Problem:
     """A random chain of 3 states and 2 actions; state 2 ends it, rewards have both signs.
 
     The observation is one-hot in the state and in the time, so that V can depend on both.
@@ -89,8 +89,9 @@ def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
     Args:
       horizon: steps after which the task ends.
       seed: of p(s'|s,a), from a flat Dirichlet distribution, and of r(s,a,s') ~ N(0, 1).
+      masked: whether there are 3 actions, and state s allows all but action s.
     """
-    states, actions = 3, 2
+    states, actions = 3, 3 if masked else 2
     rng = np.random.default_rng(seed)
     p = jnp.asarray(rng.dirichlet(np.ones(states), size=(states, actions)))
     r = jnp.asarray(rng.normal(size=(states, actions, states)))
@@ -99,6 +100,7 @@ def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
         hot = (
             jax.nn.one_hot(s, states, dtype=p.dtype),
             jax.nn.one_hot(time, horizon, dtype=p.dtype),
+            *([1.0 - jax.nn.one_hot(s, actions, dtype=p.dtype)] if masked else []),
         )
         return jnp.concatenate(hot, axis=-1)
 
@@ -112,7 +114,8 @@ def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
 
     zero = jnp.zeros(1, jnp.int32)
     start = EnvState(zero, observe(zero, zero), zero, jnp.zeros(1))
-    spec = EnvSpec(states + horizon, actions, True, horizon, 1, 0)
+    size = states + horizon + (actions if masked else 0)
+    spec = EnvSpec(size, actions, True, horizon, 1, 0, masked=masked)
     chain = _with_horizon(Env(spec, lambda _: start, step, lambda *_: start), start, horizon)
 
     def dynamics(trajectory: Trajectory) -> tuple[Trajectory, jax.Array]:
@@ -121,7 +124,8 @@ def tabular(horizon: int = 3, *, seed: int = 0) -> Problem:
         log_p = jnp.where(trajectory.valid, jnp.log(p[s, action, following]), 0.0)
         return trajectory._replace(action=action), jnp.sum(log_p, axis=0)
 
-    return _enumerate(f"random MDP, {horizon} steps", chain, horizon, states, dynamics)
+    name = f"random MDP{', masked' if masked else ''}, {horizon} steps"
+    return _enumerate(name, chain, horizon, states, dynamics)
 
 
 @jax.jit
@@ -242,8 +246,13 @@ def _enumerate(
     trajectory = collect(start, draws)
     valid = np.asarray(trajectory.valid)
     different = np.all(valid | (choices == 0), axis=0)  # else it differs only after its end
-    trajectory = jax.tree.map(lambda x: x[:, different], trajectory)
-    trajectory, log_dynamics = quick_jit(dynamics)(trajectory)
+    if world.spec.masked:
+        action = choices // outcomes
+        mask = trajectory.obs[..., -world.spec.num_actions :]
+        allowed = np.take_along_axis(np.asarray(mask), action[..., None], axis=-1)[..., 0] > 0
+        different &= np.all(allowed | ~valid, axis=0)
+    kept = jax.tree.map(lambda x: x[:, different], trajectory)
+    trajectory, log_dynamics = quick_jit(dynamics)(kept)
     valid = valid[:, different]
     key = np.concatenate([trajectory.time[..., None], trajectory.obs], axis=-1)
     state = np.full(valid.shape, -1)

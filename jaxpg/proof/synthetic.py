@@ -15,7 +15,10 @@ import jaxpg.core.types
 import torch_ref.types
 
 T, N = 12, 5
-OBS_SIZE = {"categorical": 4, "gaussian": 3}  # CartPole's and Pendulum's
+OBS_SIZE = {"categorical": 4, "gaussian": 3, "squashed": 3, "masked": 7}
+DIALS = "jaxpg.proof.dials:Dials-v0"
+ENVS = {"CartPole-v1": "categorical", "Pendulum-v1": "gaussian", DIALS: "masked"}
+"""The distribution that stands for an environment's actions."""
 TERMINATED = {  # rows, by column
     "steps": [(3,), (), (0, 11), (5,), (6, 7)],
     "episodes": [(4,), (), (11,), (), (0,)],
@@ -28,7 +31,11 @@ FIRST_TIME = {"steps": [5, 0, 2, 0, 0], "episodes": [0] * N}
 
 
 def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """The fields of a Trajectory [T, N], float64, of layout "steps" or "episodes"."""
+    """The fields of a Trajectory [T, N], float64, of layout "steps" or "episodes".
+
+    Args:
+      distribution: of OBS_SIZE; "masked" is that of choices at once of which some are not allowed.
+    """
     rng = np.random.default_rng(seed)
     ends = {"terminated": TERMINATED[layout], "truncated": TRUNCATED[layout]}
     flags = {name: np.zeros((T, N), bool) for name in ends}
@@ -40,11 +47,14 @@ def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarra
     obs = rng.normal(size=(T, N, OBS_SIZE[distribution]))
     next_obs = np.concatenate([obs[1:], rng.normal(size=obs[:1].shape)])
     next_obs[done] = rng.normal(size=obs.shape)[done]  # the true successor, not the next start
-    action = (
-        rng.integers(2, size=(T, N))
-        if distribution == "categorical"
-        else rng.normal(size=(T, N, 1))
-    )
+    if distribution == "masked":
+        obs, next_obs = _with_mask(obs), _with_mask(next_obs)
+        taken = [np.argmax(rng.random(mask.shape) * mask, axis=-1) for mask in _masks(obs)]
+        action = np.stack(taken, axis=-1)
+    elif distribution == "categorical":
+        action = rng.integers(2, size=(T, N))
+    else:
+        action = rng.normal(size=(T, N, 1))
     reward = rng.normal(size=(T, N)) + 0.3
     time, episode_return = np.zeros((T, N), np.int32), np.zeros((T, N))
     clock, total = np.array(FIRST_TIME[layout]), np.array(FIRST_TIME[layout], float)
@@ -61,7 +71,7 @@ def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarra
         "valid": np.ones((T, N), bool),
         "time": time,
         "episode_return": episode_return,
-        "log_prob": _of_chance(action, distribution) + 0.2 * rng.normal(size=(T, N)),
+        "log_prob": _of_chance(obs, action, distribution) + 0.2 * rng.normal(size=(T, N)),
     }
     if layout == "episodes":
         over = np.cumsum(done, axis=0) - done > 0
@@ -70,11 +80,26 @@ def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarra
     return fields
 
 
-def _of_chance(action: np.ndarray, distribution: str) -> np.ndarray:
+def _with_mask(obs: np.ndarray) -> np.ndarray:
+    """Observations that end with ones and zeros, and always allow not to turn a dial."""
+    mask = (obs[..., 2:] > 0).astype(float)
+    mask[..., [1, 3]] = 1.0
+    return np.concatenate([obs[..., :2], mask], axis=-1)
+
+
+def _masks(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What an observation allows of either choice."""
+    return obs[..., 2:5], obs[..., 5:7]
+
+
+def _of_chance(obs: np.ndarray, action: np.ndarray, distribution: str) -> np.ndarray:
     """log π(a) of a policy that looks at nothing: not far from an untrained one's."""
+    if distribution == "masked":
+        return -sum(np.log(mask.sum(axis=-1)) for mask in _masks(obs))
     if distribution == "categorical":
         return np.full(action.shape, -np.log(2.0))
-    return -0.5 * np.sum(action**2 + np.log(2.0 * np.pi), axis=-1)
+    squash = np.log(1.0 - np.tanh(action) ** 2) if distribution == "squashed" else 0.0
+    return -np.sum(0.5 * (action**2 + np.log(2.0 * np.pi)) + squash, axis=-1)
 
 
 def for_jax(fields: dict[str, np.ndarray], float_type: str) -> jaxpg.core.types.Trajectory:

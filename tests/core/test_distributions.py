@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.special
 import scipy.stats
 import torch
@@ -15,12 +16,12 @@ from jaxpg.core import distributions
 from jaxpg.core.types import Distribution
 
 # Outside jit each of their operations is compiled by itself.
-categorical, gaussian = (
-    Distribution(*map(jax.jit, distribution))
-    for distribution in (distributions.categorical, distributions.gaussian)
+categorical, gaussian, squashed = (
+    Distribution(*map(jax.jit, getattr(distributions, name)))
+    for name in ("categorical", "gaussian", "squashed")
 )
-categorical_sample, categorical_log_prob, categorical_entropy, categorical_kl = categorical
-gaussian_sample, gaussian_log_prob, gaussian_entropy, gaussian_kl = gaussian
+categorical_sample, _, categorical_log_prob, categorical_entropy, categorical_kl = categorical
+gaussian_sample, _, gaussian_log_prob, gaussian_entropy, gaussian_kl = gaussian
 
 LAST = 1.0 - 2.0**-23  # the largest uniform draw
 GRID_ENDS = np.array([0.0, 2.0**-23, 0.5 - 2.0**-23, 0.5, 1.0 - 2.0**-22, LAST], np.float32)
@@ -56,6 +57,9 @@ def rng():
         (np.log([0.1, 0.2, 0.3, 0.4]), 0.55, 2),
         (np.log([0.1, 0.2, 0.3, 0.4]), LAST, 3),
         ([3.0], LAST, 0),  # one action
+        # Neither the first nor the last is allowed.
+        ([distributions.NEVER, 0.0, 0.0, distributions.NEVER], 0.0, 1),
+        ([distributions.NEVER, 0.0, 0.0, distributions.NEVER], LAST, 2),
     ],
 )
 @pytest.mark.parametrize("float_type", ["float32", "float64"])
@@ -76,6 +80,9 @@ def test_no_action_beyond_the_last_where_probabilities_add_up_to_less_than_one(r
     uniform = np.full(5000, LAST, np.float32)
     assert np.all(categorical_sample(jnp.array(logits), jnp.array(uniform)) == 11)
     assert torch.all(twin.categorical_sample(torch.tensor(logits), torch.tensor(uniform)) == 11)
+    logits[:, 9:] = distributions.NEVER  # the last that is allowed takes what is left
+    assert np.all(categorical_sample(jnp.array(logits), jnp.array(uniform)) == 8)
+    assert torch.all(twin.categorical_sample(torch.tensor(logits), torch.tensor(uniform)) == 8)
 
 
 def test_frequencies_of_the_inverse_cdf_are_the_probabilities():
@@ -225,7 +232,11 @@ def uniforms(rng, shape):
     return (rng.integers(0, 2**23, shape) * 2.0**-23).astype(np.float32)
 
 
-KINDS = {"categorical": (categorical, twin.categorical), "gaussian": (gaussian, twin.gaussian)}
+KINDS = {
+    "categorical": (categorical, twin.categorical),
+    "gaussian": (gaussian, twin.gaussian),
+    "squashed": (squashed, twin.squashed),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,6 +296,145 @@ def test_twin_takes_the_same_categorical_actions(rng, x64):
     assert np.unique(ours).tolist() == [0, 1, 2]
 
 
+# Masks
+
+
+@pytest.mark.parametrize("name", ["categorical", "clamped"])
+@pytest.mark.parametrize("float_type", ["float32", "float64"])
+def test_masked_logits_are_the_distribution_over_what_is_allowed(name, float_type, rng):
+    """Its log π, entropy and KL, and their slopes, which are 0 in what is not."""
+    allowed = np.array([False, True, False, True, True, False])
+    tolerance = {"float32": 1e-5, "float64": 1e-13}[float_type]
+    with jax.enable_x64(float_type == "float64"):
+        new, old = (jnp.asarray(rng.normal(size=6), float_type) for _ in range(2))
+        of = getattr(distributions, name)
+        quantities = {
+            "log_prob": lambda new, old, action: of.log_prob(new, action),
+            "entropy": lambda new, old, action: of.entropy(new),
+            "kl": lambda new, old, action: of.kl(old, new),
+        }
+        for what, function in quantities.items():
+
+            def masked(new, function=function):
+                logits = (distributions.allowed_only(x, allowed) for x in (new, old))
+                return function(*logits, jnp.int32(3))  # the second of those that are allowed
+
+            value, slope = jax.jit(jax.value_and_grad(masked))(new)
+            few = (new[allowed], old[allowed])
+            expected = jax.value_and_grad(lambda new, f=function: f(new, few[1], jnp.int32(1)))
+            wanted, wanted_slope = expected(few[0])
+            assert_close(value, wanted, tolerance, what)
+            assert_close(slope[allowed], wanted_slope, tolerance, what)
+            assert np.all(slope[~allowed] == 0.0), what
+
+
+@pytest.mark.parametrize("float_type", ["float32", "float64"])
+def test_where_nothing_is_allowed_all_are_equally_probable_and_nothing_is_nan(float_type):
+    with jax.enable_x64(float_type == "float64"):
+        logits = jnp.asarray([3.0, -1e4, 0.5], float_type)
+
+        def total(logits):
+            none = distributions.allowed_only(logits, jnp.zeros(3, bool))
+            return (
+                categorical_log_prob(none, jnp.int32(2)),
+                categorical_entropy(none),
+                categorical_kl(none, none),
+            )
+
+        log_prob, entropy, kl = total(logits)
+        assert_close(log_prob, -np.log(3.0), 1e-6)
+        assert_close(entropy, np.log(3.0), 1e-6)
+        assert kl == 0.0
+        slopes = jax.jacobian(total)(logits)
+        assert np.all(np.asarray(slopes) == 0.0)
+
+
+# Several choices at once
+
+
+def test_choices_at_once_are_one_choice_among_their_combinations(rng, x64):
+    """Of logits x_i + y_j; and each choice by its own draw."""
+    first, second, others = (
+        rng.normal(size=(5, 3)),
+        rng.normal(size=(5, 2)),
+        rng.normal(size=(5, 5)),
+    )
+    outputs = np.concatenate([first, second], axis=-1)
+    both = distributions.several(categorical, (3, 2))
+    action = rng.integers((3, 2), size=(5, 2))
+
+    def combined(outputs):
+        first, second = np.split(outputs, [3], axis=-1)
+        return (first[:, :, None] + second[:, None, :]).reshape(5, 6)
+
+    joint = combined(outputs)
+    number = action[:, 0] * 2 + action[:, 1]
+    assert_close(both.log_prob(outputs, action), categorical_log_prob(joint, number), 1e-13)
+    assert_close(both.entropy(outputs), categorical_entropy(joint), 1e-13)
+    assert_close(both.kl(others, outputs), categorical_kl(combined(others), joint), 1e-13)
+    best = np.asarray(both.mode(outputs))
+    assert np.array_equal(best[:, 0] * 2 + best[:, 1], np.argmax(joint, axis=-1))
+    uniform = uniforms(rng, (5, 2))
+    sampled = both.sample(outputs, uniform)
+    assert sampled.dtype == jnp.int32
+    assert np.array_equal(sampled[:, 0], categorical_sample(first, uniform[:, 0]))
+    assert np.array_equal(sampled[:, 1], categorical_sample(second, uniform[:, 1]))
+
+
+# Squashed
+
+
+def test_the_density_of_a_squashed_action_is_that_of_its_tanh(x64):
+    """It adds up to 1 over (-1, 1), and below tanh(a) to the Gaussian's Φ((a - μ) / σ)."""
+    mean, std = 0.3, 0.7
+    outputs = np.array([mean, np.log(std)])
+
+    def density(y):
+        return np.exp(float(squashed.log_prob(outputs, np.arctanh([y]))))
+
+    for a in (0.5, 8.0):
+        below, _ = scipy.integrate.quad(density, -1.0, np.tanh(a))
+        assert below == pytest.approx(scipy.stats.norm.cdf(a, mean, std), abs=1e-9)
+
+
+def test_a_squashed_action_whose_tanh_is_one_has_a_density():
+    """-½ 20² - ½ log 2π + 2 · 20 - 2 log 2, and what is left of the slope is 4 e^-40."""
+    found = squashed.log_prob(jnp.zeros(2), jnp.array([-20.0]))
+    expected = -200.0 - 0.5 * np.log(2 * np.pi) + 40.0 - 2 * np.log(2.0)
+    assert_close(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize("log_std", np.log([0.05, 0.5, 1.5, 3.0]))
+def test_the_entropy_of_a_squashed_gaussian_is_its_integral(log_std, x64):
+    """And so are its slopes, by central differences, within what the docstring says."""
+    tolerance = 1e-6 if log_std <= np.log(1.5) else 1e-3
+    z = np.linspace(-9.0, 9.0, 20_001)
+
+    def integral(outputs):
+        a = outputs[0] + np.exp(outputs[1]) * z
+        log_density = scipy.stats.norm.logpdf(z) - outputs[1]
+        slope = 2 * (np.log(2) - a - np.logaddexp(0, -2 * a))
+        weight = scipy.stats.norm.pdf(z) * (z[1] - z[0])
+        return -np.sum(weight * (log_density - slope))
+
+    for mean in (0.0, -0.7, 4.0):
+        outputs = np.array([mean, log_std])
+        value, slope = jax.value_and_grad(squashed.entropy)(outputs)
+        assert value == pytest.approx(integral(outputs), abs=tolerance)
+        moves = 1e-5 * np.eye(2)
+        numeric = [(integral(outputs + m) - integral(outputs - m)) / 2e-5 for m in moves]
+        np.testing.assert_allclose(slope, numeric, atol=10 * tolerance)
+
+
+def test_no_entropy_is_above_that_of_the_uniform_distribution(x64):
+    """log 2 of each number in (-1, 1); the Gaussian's own grows for ever."""
+    outputs = np.stack(np.meshgrid(np.linspace(-3, 3, 13), np.linspace(-3, 1, 41)), axis=-1)
+    entropy = np.asarray(squashed.entropy(outputs))
+    assert 0.97 * np.log(2.0) < entropy.max() < np.log(2.0)
+    two = squashed.entropy(outputs.reshape(-1, 2)[:, [0, 0, 1, 1]])
+    assert_close(two, 2 * entropy.reshape(-1), 1e-13)
+
+
 # KL
 
 
@@ -311,12 +461,12 @@ def test_the_gaussian_kl_worked_by_hand():
     assert gaussian_kl(other, other) == 0.0
 
 
-@pytest.mark.parametrize("name", ["categorical", "gaussian"])
+@pytest.mark.parametrize("name", KINDS)
 def test_the_kls_are_what_samples_say_and_the_twins(name, rng, x64):
     """E[log π_old(a) - log π(a)] over a ~ π_old, and its numerical slopes."""
-    ours, theirs = {"categorical": categorical, "gaussian": gaussian}[name], getattr(twin, name)
+    ours, theirs = KINDS[name]
     old, new = rng.normal(size=(2, 4)) * 0.5
-    uniform = rng.integers(2**23, size=(200_000, 2)[: 1 + (name == "gaussian")]) * 2.0**-23
+    uniform = rng.integers(2**23, size=(200_000, 2)[: 1 + (name != "categorical")]) * 2.0**-23
     outputs = [np.broadcast_to(x, (200_000, 4)) for x in (old, new)]
     action = ours.sample(outputs[0], uniform.astype(np.float32))
     log_old, log_new = (ours.log_prob(x, action) for x in outputs)

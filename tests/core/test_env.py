@@ -17,6 +17,7 @@ from compare import assert_close
 
 from jaxpg.core import arithmetic, env, noise
 from jaxpg.core.config import ConfigError
+from jaxpg.core.types import EnvSpec
 from torch_ref import arithmetic as torch_arithmetic
 from torch_ref import env as torch_env
 from torch_ref import noise as torch_noise
@@ -109,6 +110,67 @@ def test_one_step_is_gymnasiums(name, float_type):
         np.testing.assert_array_equal(terminated, expected[3])
     if name == "CartPole-v1":
         assert 20 < expected[3].sum() < len(values) - 20  # both outcomes were tried
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("package", ["jaxpg", "torch_ref"])
+def test_a_squashed_action_is_scaled_to_the_bounds(package):
+    """Pendulum's are ±2, and -1 and 3 here: -1 + 4 (1 + tanh a) / 2. No end of them is passed."""
+    module, array = (env, jnp.array) if package == "jaxpg" else (torch_env, torch.tensor)
+    for a, low, high, expected in (
+        (0.5, -2.0, 2.0, 2 * math.tanh(0.5)),
+        (-1.5, -2.0, 2.0, 2 * math.tanh(-1.5)),
+        (0.5, -1.0, 3.0, 1 + 2 * math.tanh(0.5)),
+        (50.0, -0.1, 0.7, 0.7),
+        (-50.0, -0.7, 0.1, -0.7),
+    ):
+        action = array([a])
+        squashed = module.bounded(action, array([low]), array([high]), True)
+        assert_close(squashed, [expected], 1e-7)
+        assert low <= float(squashed[0]) <= high
+        clipped = module.bounded(action, array([low]), array([high]), False)
+        assert_close(clipped, [np.clip(a, low, high)], 1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_environment_squashes_what_the_policy_sampled():
+    """One step of Pendulum with the torque 2 tanh(0.8) is one with the action 0.8."""
+    values = np.array([[0.3, -0.1]])
+    plain, squashing = (
+        env.make("Pendulum-v1", float_type="float64", squash=squash) for squash in (False, True)
+    )
+    twin = torch_env.make("Pendulum-v1", float_type="float64", squash=True)
+    state = jax_state(plain, FIELDS["Pendulum-v1"], values)
+    _, expected, *_ = plain.step(env_keys(1), state, jnp.array([[2 * math.tanh(0.8)]]))
+    _, reward, *_ = squashing.step(env_keys(1), state, jnp.array([[0.8]]))
+    assert_close(reward, expected, 1e-15)
+    state = torch_state(twin, values)
+    _, reward, *_ = twin.step(None, state, torch.tensor([[0.8]], dtype=torch.float64))
+    assert_close(reward, expected, 1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_dials_are_the_twins():
+    """All that is allowed in every state, and what a step says of it; from the first states on."""
+    ours = env.make("jaxpg.proof.dials:Dials-v0", float_type="float64")
+    twin = torch_env.make("jaxpg.proof.dials:Dials-v0", float_type="float64")
+    assert ours.spec == EnvSpec(**twin.spec._asdict())
+    values = np.array(list(itertools.product(range(4), range(4), range(3), range(2))))
+    state = ours.reset(env_keys(len(values)))
+    first, second = (jnp.asarray(values[:, i], jnp.int32) for i in range(2))
+    state = state._replace(inner=state.inner.replace(first=first, second=second))
+    twin_state = twin.reset(np.zeros((len(values), 2), np.uint32))
+    np.testing.assert_array_equal(twin_state.obs, np.tile([0, 0, 0, 1, 1, 1, 1], (96, 1)))
+    inner = twin_state.inner._replace(
+        first=torch.tensor(values[:, 0], dtype=torch.int32),
+        second=torch.tensor(values[:, 1], dtype=torch.int32),
+    )
+    found = jax.jit(ours.step)(env_keys(len(values)), state, jnp.asarray(values[:, 2:]))
+    theirs = twin.step(None, twin_state._replace(inner=inner), torch.tensor(values[:, 2:]))
+    assert_close(found[0].obs, theirs[0].obs, 1e-15)
+    for one, other in zip(found[1:], theirs[1:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert found[2].sum() == 4  # up from (2, 2), (3, 2), (2, 3) and, not at all, (3, 3)
 
 
 @pytest.mark.usefixtures("x64")
@@ -275,11 +337,8 @@ def rollout_of(name, steps=5):
             if spec.reset_uniforms
             else noise.split(key_reset, num_envs)
         )
-        action = (
-            jnp.zeros(num_envs, jnp.int32)
-            if spec.discrete
-            else jnp.full((num_envs, spec.num_actions), 0.1)
-        )
+        shape = (num_envs, *spec.action_shape)
+        action = jnp.zeros(shape, jnp.int32) if spec.discrete else jnp.full(shape, 0.1)
 
         def step(state, key):
             state, reward, terminated, truncated = environment.step(
@@ -362,6 +421,74 @@ def test_an_environment_with_unsupported_spaces_is_refused():
     gymnax.register("DictObs-test", DictObs)
     with pytest.raises(ConfigError, match=r"DictObs-test observes .*allowed are Box and Discrete"):
         env.make("DictObs-test")
+
+
+class BadMask(type(gymnax.make("CartPole-v1")[0])):
+    """CartPole with a mask for more actions than it observes numbers."""
+
+    masks_actions = True
+
+    def action_space(self, params=None):
+        return gymnax.environments.spaces.Discrete(5)
+
+
+class Unbounded(type(gymnax.make("Pendulum-v1")[0])):
+    """Pendulum that takes any torque upwards."""
+
+    def action_space(self, params=None):
+        return gymnax.environments.spaces.Box(-2.0, jnp.inf, (1,))
+
+
+def test_what_cannot_be_masked_or_squashed_is_refused():
+    gymnax.register("BadMask-test", BadMask)
+    with pytest.raises(ConfigError, match=r"BadMask-test masks actions .* must end with a number"):
+        env.make("BadMask-test")
+    gymnax.register("Unbounded-test", Unbounded)
+    assert env.make("Unbounded-test").spec.num_actions == 1
+    with pytest.raises(ConfigError, match=r"needs actions with finite bounds; Unbounded-test acts"):
+        env.make("Unbounded-test", squash=True)
+
+
+def test_what_gymnasium_takes_in_the_twin():
+    """Choices at once, each from its own start; bounds that a squashed action is scaled to."""
+
+    class Seen(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-9.0, 9.0, (2,))
+        action_space = gymnasium.spaces.MultiDiscrete([3, 2], start=[0, 5])
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            return np.asarray(action, np.float32), 0.0, False, False, {}
+
+    class Box(Seen):
+        action_space = gymnasium.spaces.Box(np.float32([-1, 2]), np.float32([1, 6]))
+
+    class Endless(Seen):
+        action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+
+    for name, made in {"Seen-v0": Seen, "SeenBox-v0": Box, "Endless-v0": Endless}.items():
+        gymnasium.register(name, made, max_episode_steps=5)
+
+    def observed(world, action):
+        return world.step(None, world.reset(torch_noise.split(torch_noise.key(0), 1)), action)[
+            0
+        ].obs
+
+    world = torch_env.make("Seen-v0")
+    assert (world.spec.choices, world.spec.num_actions, world.spec.action_shape) == (
+        (3, 2),
+        5,
+        (2,),
+    )
+    assert observed(world, torch.tensor([[2, 1]])).tolist() == [[2.0, 6.0]]
+    world = torch_env.make("SeenBox-v0", squash=True)
+    seen = observed(world, torch.tensor([[0.5, 0.5]]))
+    assert_close(seen, [[math.tanh(0.5), 4 + 2 * math.tanh(0.5)]], 1e-6)
+    with pytest.raises(TorchConfigError, match="finite bounds; Endless-v0 acts in Box"):
+        torch_env.make("Endless-v0", squash=True)
 
 
 @pytest.mark.parametrize("name", ["Acrobot-v1", "MountainCarContinuous-v0"])

@@ -16,6 +16,8 @@ import jaxpg.core.networks
 import jaxpg.core.noise
 import torch_ref.networks
 import torch_ref.noise
+import torch_ref.types
+from jaxpg.core.distributions import NEVER
 from jaxpg.core.types import Config, EnvSpec
 from torch_ref.convert import to_flax, to_torch
 
@@ -290,6 +292,28 @@ def test_free_sigma_is_the_same_in_every_state():
     outputs = ours.policy(params, jax.random.normal(jax.random.key(0), (7, 4)))
     np.testing.assert_array_equal(outputs[:, 3:], np.tile(params["policy"]["log_std"], (7, 1)))
     assert np.ptp(outputs[:, :3], axis=0).min() > 0.01
+
+
+@pytest.mark.parametrize("normalize_obs", [False, True])
+def test_a_policy_takes_its_mask_from_the_observation_as_it_is(normalize_obs):
+    """Whatever the moments are that the networks see it with; the value knows of no mask."""
+    spec = EnvSpec(5, 3, True, 10, 1, 0, masked=True)
+    config = Config(hidden_sizes=(4,), normalize_obs=normalize_obs)
+    made = jaxpg.core.networks.make
+    plain, masked = (made(config, spec._replace(masked=x)) for x in (False, True))
+    params = masked.init(*jaxpg.core.noise.split(jaxpg.core.noise.key(0), 2))
+    if normalize_obs:
+        params["obs"]["mean"] = jnp.full(5, 0.9)
+    obs = jnp.array([[0.3, -2.0, 1.0, 0.0, 1.0], [0.1, 2.0, 0.0, 1.0, 0.0], [0.0] * 5])
+    logits, found = (np.asarray(nets.policy(params, obs)) for nets in (plain, masked))
+    allowed = np.asarray(obs)[:, 2:] == 1.0
+    assert np.array_equal(found[allowed], logits[allowed])
+    assert np.all(found[~allowed] == np.float32(NEVER))
+    assert np.array_equal(plain.value(params, obs), masked.value(params, obs))
+    given = torch_ref.types.Networks(None, lambda params, obs: params, None)
+    twin = torch_ref.networks.masked(given, spec)
+    theirs = twin.policy(torch.tensor(logits), torch.tensor(np.asarray(obs)))
+    assert np.array_equal(theirs, found)
 
 
 def test_layers_are_taken_by_their_names():

@@ -213,6 +213,65 @@ def test_an_env_of_ones_own_that_keeps_it_passes(cartpole):
     assert found.truncated > 0
 
 
+DIALS = "jaxpg.proof.dials:Dials-v0"
+
+
+def masking(change):
+    """A fault in the mask, the last five numbers: change(mask [N, 5], time [N, 1]) -> mask."""
+    return beginning(
+        lambda state: state._replace(
+            obs=state.obs.at[:, 2:].set(change(state.obs[:, 2:], state.time[:, None]))
+        )
+    )
+
+
+MASKS = {
+    "nothing": (
+        masking(lambda mask, time: jnp.where(time == 3, 0.0, mask)),
+        "must allow an action while its episode goes on; after 3 steps it allows none of choice 1",
+    ),
+    "nothing at first": (
+        masking(lambda mask, time: jnp.where(time == 0, mask.at[:, 3:].set(0.0), mask)),
+        "after a reset it allows none of choice 2",
+    ),
+    "chances": (
+        masking(lambda mask, time: mask / 2),
+        r"the last 5 numbers of an observation, must be of zeros and ones; got 0\.5",
+    ),
+    "choices": (
+        lambda world: world._replace(spec=world.spec._replace(choices=(3, 3))),
+        r"spec.choices must .* add up to spec.num_actions = 5; got \(3, 3\)",
+    ),
+    "wide": (
+        lambda world: world._replace(spec=world.spec._replace(obs_size=4)),
+        "spec.masked is .*; got 5 actions and 4 numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", MASKS)
+def test_a_mask_that_is_none_is_said(fault):
+    plant, sentence = MASKS[fault]
+    with pytest.raises(ConfigError, match=sentence):
+        check_env(plant(env.make(DIALS)), steps=STEPS)
+
+
+def test_where_a_mask_is_given_nothing_else_is_done():
+    """A dial that is turned beyond its stop never comes to the end together with the other."""
+    assert check_env(DIALS, steps=STEPS).terminated > 0
+
+
+def test_a_mask_of_the_last_observation_may_allow_nothing():
+    def all_over(state, reward, terminated, truncated):
+        done = jnp.logical_or(terminated, truncated)[:, None]
+        mask = jnp.where(done, 0.0, state.obs[:, 2:])
+        return state._replace(obs=state.obs.at[:, 2:].set(mask)), reward, terminated, truncated
+
+    world = env.make(DIALS)
+    found = world._replace(step=lambda *inputs: all_over(*world.step(*inputs)))
+    assert check_env(found, steps=STEPS).terminated > 0
+
+
 class Deadly(CartPole):
     """Its time limit is told as death, whatever it is."""
 

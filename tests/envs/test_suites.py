@@ -22,7 +22,7 @@ from gymnax.environments.classic_control.cartpole import CartPole
 
 
 def names():
-    return ["pole", "far", "deep", "old"]
+    return ["pole", "far", "deep", "old", "two"]
 
 
 def make(name):
@@ -33,6 +33,8 @@ def make(name):
         world.step_env = lambda *given: given.no_such_attribute
     if name == "deep":
         world.action_space = lambda params: spaces.Tuple(())
+    if name == "two":
+        world.action_space = lambda params: spaces.Tuple([spaces.Discrete(n) for n in (2, 5)])
     return world, world.default_params.replace(max_steps_in_episode=7)
 """
 
@@ -65,7 +67,7 @@ def test_an_environment_is_found_by_its_prefix():
     [
         ("ours:pol", "unknown environment 'ours:pol'; did you mean 'ours:pole'"),
         ("ours:far", r"ours:far could not be made \(OSError: no such host\)"),
-        ("ours:deep", "ours:deep acts in .*; allowed are Discrete and Box"),
+        ("ours:deep", "ours:deep acts in .*; allowed are Discrete, a Tuple of them, and Box"),
         ("ours:old", r"ours:old does not run here \('tuple' object has no attribute 'no_such"),
         ("theirs:x", r"theirs is not installed: pip install 'jaxpg\[theirs\]'"),
         ("broken:x", r"broken cannot be imported \(ModuleNotFoundError"),
@@ -92,6 +94,7 @@ def test_the_list(capsys):
     assert lines[1].split() == ["ours:pole", "4", "numbers", "one", "of", "2", "7"]
     assert lines[2].split(maxsplit=1)[1].startswith("could not be made")
     assert lines[3].split(maxsplit=1)[1].startswith("acts in")
+    assert "one each of 2, 5" in lines[5]
     with pytest.raises(SystemExit) as ended:
         main(["envs", "our"])
     assert ended.value.code == 2
@@ -204,17 +207,23 @@ class TestJumanji:
         assert rows.terminated.any()
         assert not rows.truncated.any()
 
-    @pytest.mark.parametrize("name", ["Snake-v1", "Maze-v0"])
+    @pytest.mark.parametrize("name", ["Snake-v1", "Maze-v0", "Tetris-v0", "Cleaner-v0"])
     def test_it_keeps_the_contract(self, name):
         with jax.numpy_rank_promotion("allow"):
             check_env(f"jumanji:{name}", steps=200)
 
-    def test_what_acts_with_several_choices_at_once_is_refused(self):
-        with pytest.raises(ConfigError, match="jumanji:Tetris-v0 acts in Tuple"):
-            env.make("jumanji:Tetris-v0")
+    def test_what_is_masked_together_is_one_choice_and_what_is_not_several(self):
+        """Tetris: 4 rotations of 10 columns. Cleaner: 3 agents. RubiksCube has no mask."""
+        with jax.numpy_rank_promotion("allow"):
+            specs = [env.make(f"jumanji:{x}", max_episode_steps=9).spec for x in
+                     ("Tetris-v0", "Cleaner-v0", "RubiksCube-v0")]  # fmt: skip
+        assert [x.choices for x in specs] == [(), (4, 4, 4), (6, 1, 3)]
+        assert [x.num_actions for x in specs] == [40, 12, 10]
+        assert [x.masked for x in specs] == [True, True, False]
 
-    def test_it_is_trained(self, tmp_path):
-        run = trained(tmp_path / "run", "jumanji:Snake-v1")
+    @pytest.mark.parametrize("name", ["Snake-v1", "Tetris-v0", "Cleaner-v0"])
+    def test_it_is_trained(self, name, tmp_path):
+        run = trained(tmp_path / "run", f"jumanji:{name}")
         assert np.isfinite(run.population.final_return).all()
 
 

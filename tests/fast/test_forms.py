@@ -22,6 +22,7 @@ from jaxpg.core import algorithms, learner, noise, rollout, training
 from jaxpg.core.config import Config
 from jaxpg.core.types import Networks
 from jaxpg.names import to_torch
+from jaxpg.proof.synthetic import DIALS
 from tests.compare import assert_close
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -56,6 +57,7 @@ OTHERS = {
         env="Pendulum-v1",
         hidden_sizes=(12, 9),
         activation="tanh",
+        squash=True,
         value_steps=1,
         optimizer="rmsprop",
         normalize_obs=True,
@@ -88,8 +90,9 @@ OTHERS = {
         clip_value=0.1,
         target_kl=0.05,
     ),
-    "ppo of episodes": dataclasses.replace(
+    "ppo of episodes, masked choices": dataclasses.replace(
         CONFIG,
+        env=DIALS,
         collect="episodes",
         fit="ppo",
         epochs=2,

@@ -265,6 +265,7 @@ def test_an_update_in_kernels_is_the_plain_one(two_turns, monkeypatch, env, arit
     config = dataclasses.replace(
         PRESETS["vpg"],
         env=env,
+        squash=env == "Pendulum-v1",
         num_steps=20,
         hidden_sizes=(16,),
         value_steps=2,

@@ -81,6 +81,31 @@ def test_a_continuous_action_is_clipped_and_shaped():
     assert (policy.act(obs) == 2.0).all()
 
 
+def test_a_squashed_action_is_within_its_bounds():
+    """The most probable one is 2 tanh μ, of Pendulum with a torque of up to 2."""
+    policy = fresh(env="Pendulum-v1", squash=True)
+    policy.params["policy"]["output"]["bias"] += 1.0
+    obs = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    mean = np.asarray(policy.actor.outputs(policy.params, obs))[:, :1]
+    np.testing.assert_allclose(policy.act(obs), 2.0 * np.tanh(mean), rtol=1e-5)
+    sampled = policy.act(obs, jaxpg.key(0))
+    assert 1.9 < np.abs(sampled).max() <= 2.0
+
+
+@pytest.mark.parametrize("key", [None, 0])
+def test_choices_at_once_are_those_that_an_observation_allows(key):
+    policy = fresh(env="jaxpg.proof.dials:Dials-v0")
+    mask = np.random.default_rng(0).random((500, 5)) > 0.5
+    mask[~mask[:, :3].any(axis=1), 0] = mask[~mask[:, 3:].any(axis=1), 3] = True
+    obs = np.concatenate([np.zeros((500, 2)), mask], axis=-1).astype(np.float32)
+    action = policy.act(obs, None if key is None else jaxpg.key(key))
+    assert action.shape == (500, 2)
+    assert action.dtype == np.int32
+    taken = np.stack([action[:, 0], 3 + action[:, 1]], axis=-1)
+    assert np.take_along_axis(mask, taken, axis=-1).all()
+    assert {*action[:, 0].tolist()} == {0, 1, 2}
+
+
 def test_gymnasium_takes_its_actions(trained):
     gymnasium = pytest.importorskip("gymnasium")
     policy = jaxpg.load(trained).policy("best")

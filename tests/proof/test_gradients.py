@@ -31,7 +31,8 @@ TOLERANCE = {"float32": 5e-5, "float64": 1e-12}
 # its leaf near 1, becomes 3e-12 in the parameter (one of the 13,968 combinations).
 STEP_TOLERANCE = {"float32": 5e-5, "float64": 1e-11}
 
-# "env" stands for the distribution: Pendulum's is a Gaussian, with a sigma of either kind.
+# "env" stands for the distribution: Pendulum's is a Gaussian, with a sigma of either kind, or
+# squashed; Dials' is of choices at once, some of them masked.
 CHOICES: dict[str, tuple] = {
     "estimator": ("total_return", "reward_to_go", "td_error", "gae"),
     "baseline": ("none", "constant", "value"),
@@ -40,7 +41,13 @@ CHOICES: dict[str, tuple] = {
     "value_target": ("monte_carlo", "td0", "lambda_return"),
     "value_data": ("batch", "replay"),
     "networks": ("separate", "shared"),
-    "env": ("CartPole-v1", "Pendulum-v1 free", "Pendulum-v1 state"),
+    "env": (
+        "CartPole-v1",
+        "Pendulum-v1 free",
+        "Pendulum-v1 state",
+        "Pendulum-v1 squashed",
+        synthetic.DIALS,
+    ),
     "reduction": ("steps", "trajectories"),
     "normalize_advantage": (False, True),
     "optimizer": ("sgd", "adam", "rmsprop"),
@@ -86,12 +93,13 @@ USUAL = {
 
 def config_of(choices: dict[str, Any], **changes: Any) -> Config:
     """The config that a choice for each of CHOICES names, with numbers for small batches."""
-    env, *sigma = choices["env"].split()
+    env, *how = choices["env"].split()
     return Config(
         **{
             **choices,
             "env": env,
-            "sigma": sigma[0] if sigma else "free",
+            "sigma": "state" if how == ["state"] else "free",
+            "squash": how == ["squashed"],
             "num_envs": synthetic.N,
             "num_steps": synthetic.T,
             "max_episode_steps": synthetic.T,
@@ -322,7 +330,7 @@ def test_a_replay_ring_that_is_still_filling():
 
 
 def test_the_pairs_are_covered():
-    """20 of 13,968 combinations hold each pair of choices that any of them holds."""
+    """A few of 23,280 combinations hold each pair of choices that any of them holds."""
 
     def pairs_of(some):
         return {pair for choices in some for pair in itertools.combinations(choices.items(), 2)}
@@ -341,12 +349,15 @@ GROUPS = sorted({tuple(choices[name] for name in GROUPED_BY) for choices in FIRS
 @pytest.mark.slow
 @pytest.mark.parametrize(GROUPED_BY, GROUPS, ids=map("-".join, GROUPS))
 def test_every_combination_that_exists(estimator, baseline, discounting, networks):
-    """13,968 in all; gradients do not depend on what is done with them, updates do."""
+    """13,968 in all, with three of the distributions; gradients do not depend on what is done with
+    them, updates do.
+    """
     fixed = {
         "estimator": (estimator,),
         "baseline": (baseline,),
         "discounting": (discounting,),
         "networks": (networks,),
+        "env": CHOICES["env"][:3],
     }
     alone = {"value_data": "batch", "optimizer": "sgd", "max_grad_norm": None}
     for choices in combinations(**fixed):

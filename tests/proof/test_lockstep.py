@@ -32,6 +32,7 @@ from jaxpg.proof.lockstep import (
     locksteps,
     traced,
 )
+from jaxpg.proof.synthetic import DIALS
 from tests import pages
 
 SMALL = {"num_steps": 16, "max_episode_steps": 20, "arithmetic": "float32_grid"}
@@ -67,11 +68,13 @@ PARTS = {
         normalize_advantage=True,
         max_grad_norm=0.02,
     ),
-    "Gaussian, Pendulum of other parameters": cut(
+    "squashed Gaussian, Pendulum of other parameters": cut(
         PRESETS["vpg"],
         env="Pendulum-v1",
         env_params={"g": 9.0, "l": 1.2, "max_torque": 3.0},
         sigma="state",
+        squash=True,
+        ent_coef=0.01,
     ),
     "episodes, constant baseline, CartPole of other parameters": cut(
         PRESETS["reinforce"],
@@ -89,6 +92,7 @@ PARTS = {
         normalize_obs=True,
         normalize_reward=True,
     ),
+    "choices at once, masked": cut(PRESETS["vpg"], env=DIALS, normalize_obs=True, ent_coef=0.01),
     "episodes, replay, observations and rewards normalised": cut(
         PRESETS["article-corrected"],
         normalize_obs=True,

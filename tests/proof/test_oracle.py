@@ -49,6 +49,14 @@ def pole():
 
 
 @pytest.fixture(scope="module")
+def masked():
+    """The random MDP with a mask and 2 steps, its initial parameters."""
+    with jax.enable_x64(True):
+        problem = problems.tabular(2, masked=True)
+        return problem, problem.networks.init(*noise.split(noise.key(1), 2))
+
+
+@pytest.fixture(scope="module")
 def rows(chain):
     """Every estimator on the random MDP with 2 steps."""
     told: list[str] = []
@@ -85,14 +93,38 @@ def test_all_trajectories_are_there_once(chain, pole):
             assert not np.any(np.asarray(leaf)[~np.asarray(t.valid)])
 
 
-def test_probabilities_sum_to_one(chain, pole):
-    for problem, params in (chain, pole):
+def test_probabilities_sum_to_one(chain, pole, masked):
+    for problem, params in (chain, pole, masked):
         assert float(problems.probability(problem, params).sum()) == pytest.approx(1.0, abs=1e-14)
 
 
+def test_only_what_a_mask_allows_is_a_trajectory(masked):
+    """Two of three actions are allowed in either state: 26 of them, as without a mask."""
+    t = masked[0].trajectory
+    valid, action = (np.asarray(x) for x in (t.valid, t.action))
+    assert valid.shape == (2, 26)
+    assert np.all(action[valid] != np.argmax(t.obs[..., :3], axis=-1)[valid])
+    assert set(action[valid].tolist()) == {0, 1, 2}
+
+
+def test_under_a_mask_estimators_are_as_unbiased_as_without(masked, monkeypatch):
+    """And REINFORCE's log π of all actions, as if none were masked, is not."""
+    problem, params = masked
+    truth = oracle.Truth.of(problem, params, 0.9)
+    for choice, kind in ((REINFORCE, "none"), (CRITIC, "exact V"), (CRITIC, "wrong V")):
+        row = oracle.hold(problem, "random", params, config(**choice, **DISCOUNTED), kind, truth)
+        assert row.unbiased_by_theory
+        assert row.relative_bias < oracle.TOLERANCE
+    unmasked = problems.networks.make(oracle.BASE, problem.env.spec._replace(masked=False))
+    found = oracle.inputs(dataclasses.replace(problem, networks=unmasked), params)
+    monkeypatch.setattr(oracle, "inputs", lambda *_: found)
+    row = oracle.hold(problem, "random", params, config(**REINFORCE, **DISCOUNTED), "none", truth)
+    assert row.relative_bias > 0.01
+
+
 @pytest.mark.parametrize("gamma", oracle.GAMMAS)
-def test_gradient_by_finite_differences(chain, pole, gamma):
-    for problem, params in (chain, pole):
+def test_gradient_by_finite_differences(chain, pole, masked, gamma):
+    for problem, params in (chain, pole, masked):
         flat, unravel = ravel_pytree(params)
 
         def utility(theta, problem=problem, unravel=unravel):

@@ -28,6 +28,8 @@ SEEN_IN_RUNS = {
     "environment_parameter_ignored",
     "total_mass_that_does_not_follow",
     "parameter_of_another_environment",
+    "bounds_not_scaled_to",
+    "mask_in_learning_alone",
 }
 CHEAP = ("distributions", "optimizer")  # to compile
 
