@@ -33,7 +33,7 @@ LINES = (
     ("sweep reinforce --env Pendulum-v1 --grid gamma=0.9,0.99 --seeds 2 --lanes 2"
      " --total-episodes 64 --out sweep", ""),
     (f"race vpg vpg,gamma=0.9 {SHORT}"
-     " --first-round 2 --max-seeds 4 --out race", ""),
+     " --first-round 8 --max-seeds 8 --out race", ""),
     ("bench vpg --lanes 2 --rounds 1 --seconds 0.1", ""),
     ("envs", ""),
     ("check-env CartPole-v1", ""),
