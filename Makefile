@@ -2,20 +2,21 @@
 # make test     the test suite, with the PyTorch reference beside it
 # make help     the rest
 #
-# Each target does its own set-up in .venv: Debian with python3.11 (python3-venv), make and git is
-# enough. Where pip's index has only a CUDA build of torch, name PyTorch's CPU index in
-# PIP_EXTRA_INDEX_URL.
+# Each target does its own set-up in .venv: Debian with python3 (3.11 to 3.14), python3-venv, make and
+# git is enough. Another interpreter, PYTHON=python3.13, has an environment of its own beside it.
+# Where pip's index has only a CUDA build of torch, name PyTorch's CPU index in PIP_EXTRA_INDEX_URL.
 
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(addprefix -,$(filter-out python3,$(notdir $(PYTHON))))
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
+DIST := dist
 MEASURED := train presets reference throughput ppo scaling roofline time_to_solve compile memory gpu \
     invariance article family trust_region optimum race audit
 
-.PHONY: help train test test-slow torture lint docs smoke minima check figures certificate clean
+.PHONY: help train test test-slow torture lint docs smoke minima newest wheel check figures certificate clean dist
 .DEFAULT_GOAL := help
 
 help:
@@ -26,11 +27,14 @@ help:
 	@echo "make lint        formatting, lint and types"
 	@echo "make docs        the documentation, into docs/_build/html; a warning is an error"
 	@echo "make smoke       a tiny training run, end to end"
-	@echo "make minima      the same with the smallest versions that pyproject.toml declares: minutes"
+	@echo "make minima      every command, with the smallest versions that pyproject.toml declares: minutes"
+	@echo "make newest      every command, with the newest versions that it allows; deprecations are errors"
+	@echo "make wheel       builds the wheel into dist/; every command of it, where there is nothing else"
 	@echo "make check       lint, docs, test and smoke: what CI runs"
 	@echo "make figures     measure again what README.md, benchmarks/README.md and docs report"
 	@echo "make certificate whole runs of both packages, compared bit by bit: about an hour"
-	@echo "make clean       remove the environment and caches"
+	@echo "make clean       remove the environments and caches"
+	@echo "PYTHON=python3.13 makes any of it with another Python, in an environment of its own"
 
 train: $(VENV)/run.done
 	$(BIN)/jaxpg train vpg --seeds 256 --out $(OUT)
@@ -59,25 +63,34 @@ lint: $(VENV)/dev.done
 docs: $(VENV)/dev.done
 	$(BIN)/sphinx-build -q -W -n --keep-going -d docs/_build/doctrees docs docs/_build/html
 
-smoke: $(VENV)/dev.done
+smoke: $(VENV)/run.done
 	rm -rf $(VENV)/smoke
 	$(BIN)/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 --out $(VENV)/smoke
 	$(BIN)/python -c "import json; s = json.load(open('$(VENV)/smoke/summary.json')); assert s['final_return']['iqm'] > 20, s"
 
-minima:
-	rm -rf $(VENV)/minima
-	$(PYTHON) -m venv $(VENV)/minima
-	$(PYTHON) tests/minima.py > $(VENV)/minima/constraints.txt
-	$(VENV)/minima/bin/python -m pip --disable-pip-version-check --quiet install \
-	    -c $(VENV)/minima/constraints.txt ".[export,optuna,tensorboard]"
-	cd $(VENV)/minima && bin/jaxpg train vpg --seeds 4 --lanes 2 --total-steps 20000 \
-	    --track tensorboard --out run
-	cd $(VENV)/minima && bin/jaxpg sweep reinforce --env Pendulum-v1 --grid gamma=0.9,0.99 \
-	    --seeds 2 --lanes 2 --total-episodes 64 --out sweep
-	cd $(VENV)/minima && bin/jaxpg compare sweep/1-all && bin/jaxpg evaluate run --episodes 5 && \
-	    bin/jaxpg render run --out run.gif && bin/jaxpg export run --to onnx && \
-	    bin/jaxpg export run --to stablehlo
-	cd $(VENV)/minima && bin/python -c "import jaxpg; assert jaxpg.load('run').summary['final_return']['iqm'] > 20"
+minima: INSTALLED = -c $(VENV)/least.txt ".[export,optuna,tensorboard]"
+newest: INSTALLED = --upgrade ".[export,optuna,tensorboard]"
+newest: export PYTHONWARNINGS = error::DeprecationWarning
+wheel: INSTALLED = -c constraints.txt $(DIST)/*.whl
+minima: $(VENV)/least.txt
+wheel: dist
+minima newest wheel:
+	rm -rf $(VENV)/$@
+	$(PYTHON) -m venv $(VENV)/$@
+	$(VENV)/$@/bin/python -m pip --disable-pip-version-check --quiet install $(INSTALLED)
+	$(VENV)/$@/bin/python -m pip check
+	cd $(VENV)/$@ && bin/python $(CURDIR)/tests/every_command.py
+
+$(VENV)/least.txt: pyproject.toml tests/minima.py
+	mkdir -p $(VENV)
+	$(PYTHON) tests/minima.py > $@
+
+dist:
+	rm -rf $(VENV)/build $(DIST)
+	$(PYTHON) -m venv $(VENV)/build
+	$(VENV)/build/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt build twine
+	$(VENV)/build/bin/python -m build --outdir $(DIST)
+	$(VENV)/build/bin/python -m twine check --strict $(DIST)/*
 
 check: lint docs test smoke
 
@@ -91,7 +104,7 @@ certificate: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.certificate
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* $(DIST) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

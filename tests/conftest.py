@@ -5,19 +5,23 @@ import gc
 import os
 import platform
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of a test's time is XLA's: LLVM at level 0 compiles random draws 5 times faster, and the
-# older emitter of fused loops compiles all programs twice as fast as MLIR's; not cut into parts for
-# threads of their own, a program is compiled in a seventh less. The plain form of an algorithm is
-# traced in two thirds of the time. Users have none of these: what is marked as_users_run has to
-# hold without them, and is run without them alone; tests/fast chooses its forms itself.
+# older emitter of fused loops, where XLA still has it, compiles all programs twice as fast as
+# MLIR's; not cut into parts for threads of their own, a program is compiled in a seventh less. The
+# plain form of an algorithm is traced in two thirds of the time. Users have none of these: what is
+# marked as_users_run has to hold without them, and is run without them alone; tests/fast chooses
+# its forms itself.
 FAST_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
+if version("jaxlib").startswith("0.10."):
+    FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
 if os.environ["XLA_FLAGS"] == FAST_COMPILE:
     os.environ.setdefault("JAXPG_FORM", "plain")

@@ -1,6 +1,6 @@
 """The smallest version of everything that pyproject.toml declares, as pip's constraints.
 
-python tests/minima.py > constraints.txt; `make minima` installs them and trains.
+python tests/minima.py > constraints.txt; `make minima` installs them and runs every command.
 """
 
 import itertools

@@ -255,7 +255,8 @@ def test_the_kubernetes_job_is_complete():
 def test_the_workflow_does_what_ci_does():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
-    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # YAML's `on`
+    when = {"push", "pull_request", "schedule", "workflow_dispatch"}
+    assert set(workflow[True]) == when  # YAML's `on`
     commands = []
     for job in workflow["jobs"].values():
         assert job["timeout-minutes"] <= 60
@@ -263,12 +264,14 @@ def test_the_workflow_does_what_ci_does():
             assert ("run" in step) != ("uses" in step)
             commands += [step["run"]] if "run" in step else []
             if step.get("uses", "").startswith("actions/setup-python"):
-                assert step["with"]["python-version"] == "3.11"
+                assert step["with"]["python-version"] in ("3.11", "${{ matrix.python }}")
                 paths = step["with"]["cache-dependency-path"].split()
                 assert all((ROOT / path).exists() for path in paths)
-    assert commands == [".ci/run", "make docs"]
+    assert commands == [".ci/run", "make ${{ matrix.target }}", "make docs"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert "\ndocs:" in (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z -]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    made = {one["target"] for one in workflow["jobs"]["versions"]["strategy"]["matrix"]["include"]}
+    assert {"docs", *made} <= {name for line in targets for name in line.split()}
 
 
 def _is_module(name):

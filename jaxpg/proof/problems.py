@@ -32,14 +32,10 @@ from jaxpg.core.types import (
 )
 
 # Programs here are many and small: most of the time goes to compiling them. Not inside another jit.
-quick_jit = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    },
-)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+if jax.__version_info__ < (0, 11):  # where XLA still has the emitter that compiles faster
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+quick_jit = partial(jax.jit, compiler_options=QUICK)
 ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
 BASE = Config(
     collect="episodes",
