@@ -158,8 +158,9 @@ def recorder(
     times = jnp.arange(limit if steps is None else min(steps, limit))
 
     def kept(state: EnvState) -> Any:
-        last = newest(state.obs, act.spec, config.frame_stack)
-        return see(state._replace(obs=last))
+        if config.frame_stack == 1:
+            return see(state)
+        return see(state._replace(obs=newest(state.obs, act.spec, config.frame_stack)))
 
     @jax.jit
     def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:

@@ -140,6 +140,12 @@ def test_stacked_images_lie_behind_one_another(package):
     np.testing.assert_array_equal(image[..., 1].reshape(-1), board((1, 2), 1))
 
 
+def test_what_stacks_keeps_the_contract():
+    world = env.make("Catch-bsuite", max_episode_steps=12)
+    checked = jaxpg.check_env(env.stack_frames(world, 2), steps=60)
+    assert checked.terminated > 0
+
+
 def test_a_stack_of_channels_keeps_those_of_an_image_together():
     stacked = env.stack_frames(env.make("Breakout-MinAtar"), 2)
     assert stacked.spec.image == (10, 10, 8)
