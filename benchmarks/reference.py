@@ -1,11 +1,12 @@
-"""What do the presets reach on classic control, beside what others have published?
+"""What do the presets reach, beside what others have published?
 
     python -m benchmarks.reference [--smoke] [--seeds 256]
 
 Trains seeds 0 … N-1, which were never used for tuning (10000 and above were): for each environment
-its own preset, and with the same budget presets as they are. Then every seed's policy acts in 20
-more episodes, greedily. Every row is written to benchmarks/results/reference-cpu.json as soon as it
-is done, and a second call goes on after the last. Draws docs/results.png.
+its own preset, and with the same budget presets as they are (of MinAtar 16 seeds, and its own
+alone). Then every seed's policy acts in 20 more episodes, greedily. Every row is written to
+benchmarks/results/reference-cpu.json as soon as it is done, and a second call goes on after the
+last. Draws docs/results.png and docs/results-boards.png.
 """
 
 import argparse
@@ -35,8 +36,9 @@ class Task(NamedTuple):
     """An environment, and what is known of it."""
 
     preset: str  # that was tuned for it
-    published: float  # the best score, the mean return of an episode
+    published: float | None  # the best score, the mean return of an episode; None: we know of none
     whose: str
+    seeds: int | None = None  # that two cores can pay for; None: as many as are asked for
 
 
 TASKS = {
@@ -45,7 +47,15 @@ TASKS = {
     "MountainCar-v0": Task("ppo-mountain-car", -107.3, "rl-zoo's TRPO"),
     "Pendulum-v1": Task("ppo-pendulum", -130.0, "gymnax-blines"),
     "MountainCarContinuous-v0": Task("ppo-mountain-car-continuous", 92.5, "rl-zoo's TRPO"),
+    "Catch-bsuite": Task("ppo", 1.0, "the most there is"),
+    "DeepSea-bsuite": Task("ppo-deep-sea", 0.99, "the most there is"),
+    "Asterix-MinAtar": Task("ppo-minatar", 15.0, "gymnax-blines", 16),
+    "Breakout-MinAtar": Task("ppo-minatar", 28.0, "gymnax-blines", 16),
+    "Freeway-MinAtar": Task("ppo-minatar", 58.0, "gymnax-blines", 16),
+    "Seaquest-MinAtar": Task("ppo-minatar", None, "", 16),
+    "SpaceInvaders-MinAtar": Task("ppo-minatar", 131.0, "gymnax-blines", 16),
 }
+PICTURES = {"results.png": list(TASKS)[:5], "results-boards.png": list(TASKS)[5:]}
 OTHERS = {"ppo": "#c2571a", "vpg": GREY, "trpo": "#5a8f3c", "a2c": "#8e6bb0"}  # -> its colour
 
 
@@ -59,34 +69,44 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         config = dataclasses.replace(PRESETS["vpg"], env="Acrobot-v1", total_steps=16 * 1024)
-        labels = {"env": config.env, "preset": "vpg", "config": dataclasses.asdict(config)}
+        labels = {"env": config.env, "preset": "vpg", "seeds": 4}
+        labels |= {"config": dataclasses.asdict(config)}
         row = {**labels, **reached(config, seeds=4, episodes=2)}
         print(table([row]))
         with tempfile.TemporaryDirectory() as directory:
-            draw([row], Path(directory) / "picture.png")
+            draw([row], Path(directory))
         return
     start_as_jaxpg()
     train = partial(reached, seeds=options.seeds)
-    rows = trained.rows("reference", cases(), train, {"seeds": options.seeds}, table)
+    rows = trained.rows("reference", cases(options.seeds), train, {"seeds": options.seeds}, table)
     print(table(rows))
-    draw(rows, DOCS / "results.png")
+    draw(rows, DOCS)
 
 
-def cases() -> list[tuple[dict[str, str], Config]]:
+def paid(env: str, seeds: int) -> int:
+    """How many of so many seeds are trained."""
+    return min(seeds, TASKS[env].seeds or seeds)
+
+
+def cases(seeds: int) -> list[tuple[dict[str, Any], Config]]:
     """For each environment its own preset; then the others."""
     own = [
-        ({"env": env, "preset": task.preset}, PRESETS[task.preset]) for env, task in TASKS.items()
+        (
+            {"env": env, "preset": task.preset, "seeds": paid(env, seeds)},
+            dataclasses.replace(PRESETS[task.preset], env=env),
+        )
+        for env, task in TASKS.items()
     ]
     others = [
         (
-            {"env": env, "preset": name},
+            {"env": env, "preset": name, "seeds": paid(env, seeds)},
             dataclasses.replace(
                 PRESETS[name], env=env, total_steps=PRESETS[task.preset].total_steps
             ),
         )
         for name in OTHERS
         for env, task in TASKS.items()
-        if name != task.preset
+        if name != task.preset and task.seeds is None
     ]
     return own + others
 
@@ -98,6 +118,7 @@ def reached(config: Config, seeds: int, episodes: int = EPISODES) -> dict[str, A
     from jaxpg.runs.python import train_population
 
     began = time.perf_counter()
+    seeds = paid(config.env, seeds)
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
         population = train_population(config, range(seeds), out=out)
@@ -124,8 +145,9 @@ def reached(config: Config, seeds: int, episodes: int = EPISODES) -> dict[str, A
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A line for each environment and preset."""
-    columns = ["environment", "preset", "steps of a seed", "while training, IQM (95 %)",
-               "greedy, IQM (95 %)", "worst seed", "solved", "best published"]  # fmt: skip
+    columns = ["environment", "preset", "seeds", "steps of a seed", "steps/s",
+               "while training, IQM (95 %)", "greedy, IQM (95 %)", "worst seed", "solved",
+               "best published"]  # fmt: skip
     order = list(TASKS)
     return markdown(
         columns, [_line(row) for row in sorted(rows, key=lambda row: order.index(row["env"]))]
@@ -134,16 +156,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _line(row: dict[str, Any]) -> list[str]:
     found, task = row["measures"], TASKS[row["env"]]
-    solved = found["solved"]
+    solved, own = found["solved"], row["preset"] == task.preset
     return [
         row["env"],
         f"`{row['preset']}`",
+        str(row["seeds"]),
         f"{row['config']['total_steps']:,}",
+        short(row["env_steps"] / row["seconds"]),
         _interval(found["iqm"], "value", "ci95_low", "ci95_high"),
         _interval(row["greedy"], "value", "low", "high"),
         words.returned(row["worst"]),
         words.share(solved["value"]) if solved else "",
-        f"{task.published:g} ({task.whose})" if row["preset"] == task.preset else "",
+        f"{task.published:g} ({task.whose})" if own and task.published is not None else "",
     ]
 
 
@@ -152,26 +176,34 @@ def _interval(found: dict[str, float], *keys: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def draw(rows: list[dict[str, Any]], directory: Path) -> None:
     """Return over steps, a panel for each environment; the best published score as a line."""
-    made, panels = figure(15, 3.4, len(TASKS))
-    for axes, (env, task) in zip(panels, TASKS.items(), strict=True):
-        for row in (row for row in rows if row["env"] == env):
-            own, curve = row["preset"] == task.preset, row["curve"]
-            color, label = (BLUE, "its own") if own else (OTHERS[row["preset"]], row["preset"])
-            axes.plot(curve["steps"], curve["iqm"], color=color, linewidth=1 + own, label=label)
-            band = (curve["low"], curve["high"])
-            axes.fill_between(curve["steps"], *band, color=color, alpha=0.2, linewidth=0)
+    for name, environments in PICTURES.items():
+        made, panels = figure(3 * len(environments), 3.4, len(environments))
+        for axes, env in zip(panels, environments, strict=True):
+            _draw_one(axes, TASKS[env], [row for row in rows if row["env"] == env])
+            axes.set_title(env, loc="left", fontsize=10)
+            axes.xaxis.set_major_formatter(lambda steps, _: short(steps))
+            axes.set_xlabel("environment steps of a seed")
+        panels[0].set_ylabel("return, IQM over the seeds")
+        named = {}
+        for axes in panels:
+            named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        made.legend(
+            named.values(), named, loc="outside upper center", ncols=len(named) or 1, frameon=False
+        )
+        made.savefig(directory / name)
+
+
+def _draw_one(axes: Any, task: Task, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        own, curve = row["preset"] == task.preset, row["curve"]
+        color, label = (BLUE, "its own") if own else (OTHERS[row["preset"]], row["preset"])
+        axes.plot(curve["steps"], curve["iqm"], color=color, linewidth=1 + own, label=label)
+        band = (curve["low"], curve["high"])
+        axes.fill_between(curve["steps"], *band, color=color, alpha=0.2, linewidth=0)
+    if task.published is not None:
         axes.axhline(task.published, color=INK, linestyle=":", linewidth=1, label="published")
-        axes.set_title(env, loc="left", fontsize=10)
-        axes.xaxis.set_major_formatter(lambda steps, _: short(steps))
-        axes.set_xlabel("environment steps of a seed")
-    panels[0].set_ylabel("return, IQM over the seeds")
-    named = {}
-    for axes in panels:
-        named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    made.legend(named.values(), named, loc="outside upper center", ncols=len(named), frameon=False)
-    made.savefig(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How do speed and memory change with seeds, environments, steps and hidden units?
+"""How do speed and memory change with seeds, environments, steps, hidden units and observations?
 
     python -m benchmarks.scaling [--smoke] [--rounds 2]
 
@@ -23,6 +23,11 @@ VARIED = {  # with 64 seeds
     "num_steps": (32, 512, 2048),
     "hidden_sizes": ((16,), (128,), (256,)),
 }
+SEEN = {  # by the networks, with 64 seeds, too
+    "50 numbers (Catch)": {"env": "Catch-bsuite"},
+    "400 numbers (Breakout)": {"env": "Breakout-MinAtar"},
+    "10 × 10 × 4 (Breakout)": {"env": "Breakout-MinAtar", "conv_features": (16,)},
+}
 STEPS = 2**23  # environment steps that a measurement takes about; at least two updates
 LENGTH = 2  # updates that a call of the program does: the same program for any number of seeds
 AXES = {
@@ -31,6 +36,7 @@ AXES = {
     "num_steps": "steps an update",
     "hidden_sizes": "hidden units",
 }
+OBSERVATION = "observation"  # whose sizes have no axis
 
 
 def compare(smoke: bool, rounds: int) -> dict[str, Any]:
@@ -41,6 +47,8 @@ def compare(smoke: bool, rounds: int) -> dict[str, Any]:
         sizes += [(name, size) for name, chosen in VARIED.items() for size in chosen]
     cases = [Case("population", {"name": name, "size": size, "steps": steps})
              for name, size in sizes]  # fmt: skip
+    cases += [Case("population", {"name": OBSERVATION, "size": size, "steps": steps // 16})
+              for size in list(SEEN)[: 1 if smoke else None]]  # fmt: skip
     rows = measure.by_turns("scaling", cases, rounds, cold=False)
     content = {"config": dataclasses.asdict(VPG), "rows": rows}
     return {**content, "table": table(content)}
@@ -55,8 +63,8 @@ def table(content: dict[str, Any]) -> str:
         predicted = max(one["predicted_bytes"] for one in measured)
         lines.append(
             [
-                AXES[options["name"]],
-                f"{_size(options):,}",
+                AXES.get(options["name"], OBSERVATION),
+                options["size"] if options["name"] == OBSERVATION else f"{_size(options):,}",
                 str(measured[0]["updates"]),
                 f"{median(one['wall_seconds'] for one in measured):.1f} s",
                 short(_speed(row)),
@@ -114,7 +122,9 @@ def population(name: str, size: Any, steps: int) -> dict[str, Any]:
     seeds = size if name == "seeds" else 64
     config = VPG
     if name != "seeds":
-        config = dataclasses.replace(VPG, **{name: tuple(size) if isinstance(size, list) else size})
+        value = tuple(size) if isinstance(size, list) else size
+        changed: dict[str, Any] = SEEN[size] if name == OBSERVATION else {name: value}
+        config = dataclasses.replace(VPG, **changed)
     an_update = config.num_envs * config.num_steps
     updates = max(LENGTH, min(VPG.num_updates, steps // (an_update * seeds)) // LENGTH * LENGTH)
     config = dataclasses.replace(config, total_steps=updates * an_update)

@@ -47,22 +47,26 @@ TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg
 ONLY_IN_JAXPG = {
     "types": {"Params"},  # torch: an nn.ModuleDict
     "noise": {"typed"},  # torch's keys are their words
-    "networks": {"apply", "_dense"},  # a torch module is called; flax's layers know no TF32
+    # a torch module is called; flax's layers know no TF32
+    "networks": {"apply", "PRECISION", "_conv", "_dense"},
     "learner": {"with_moments"},  # a torch optimizer sees what it was given, and no more
     # what a gymnax environment is, and what a trained policy sees of it
     "env": {"described", "Interface", "interface", "_gymnax", "_spec", "_check_spaces",
             "_dynamics", "_examples", "_state_types", "_with", "_encoder", "_decoder",
-            "_place_cartpole", "_place_pendulum", "Known", "_CARTPOLE", "KNOWN", "_known",
-            "_spaces", "_num_actions"},
+            "_place_cartpole", "_place_pendulum", "_place_catch", "Known", "_CARTPOLE", "KNOWN",
+            "_known", "_spaces", "_num_actions"},
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
 }  # fmt: skip
 ONLY_IN_TORCH = {
+    # torch has an image's channels first, and an output's width before the input's
+    "networks": {"_channels_first", "_channels_last", "_weight"},
     # gymnax has these
     "env": {"CARTPOLE_MIN_STEPS", "CartPoleParams", "CartPoleState", "PendulumParams",
-            "PendulumState", "DialsState", "cartpole", "pendulum", "dials", "gymnasium_env",
-            "_FOLLOW", "_start", "_advance", "_tensor_env"},
+            "PendulumState", "DialsState", "CATCH_ROWS", "CATCH_COLUMNS", "CatchState", "cartpole",
+            "pendulum", "catch", "dials", "gymnasium_env", "_FOLLOW", "_start", "_advance",
+            "_tensor_env"},
     "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
     "training": {"as_tensors", "updates"},
@@ -83,8 +87,8 @@ HANDED_IN = {
 OTHER_ARGUMENTS = {
     # A torch module must be told the width of its input, which flax infers when it first sees one.
     "networks.MLP": (
-        ["hidden_sizes", "outputs", "activation"],
-        ["inputs", "hidden_sizes", "outputs", "activation"],
+        ["hidden_sizes", "outputs", "activation", "conv_features", "image"],
+        ["inputs", "hidden_sizes", "outputs", "activation", "conv_features", "image"],
     ),
     "networks.init_mlp": (
         ["key", "mlp", "inputs", "init", "head"],

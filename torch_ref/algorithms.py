@@ -47,6 +47,8 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
     )
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
+    if config.frame_stack > 1:
+        env_ = env.stack_frames(env_, config.frame_stack)
     distribution = _distribution(config, env_.spec)
     on_grid = config.grid_bits is not None
     rounded = partial(round_floats, mantissa_bits=config.grid_bits)

@@ -2,7 +2,8 @@
 
 A flax tree is {network: {layer: {"kernel" [in, out], "bias" [out]}}}, with the leaf `log_std`
 where σ is a free parameter, and "obs" is the moments of observations; torch's name for the kernel
-is `network.layer.weight`, [out, in].
+is `network.layer.weight`, [out, in]. A convolution's kernel is [height, width, in, out], its weight
+[out, in, height, width].
 """
 
 from typing import Any
@@ -25,7 +26,8 @@ def to_torch(params: dict[str, Any]) -> dict[str, torch.Tensor]:
             if layer in LEAVES:
                 state_dict[f"{network}.{layer}"] = torch.tensor(np.asarray(leaves))
                 continue
-            weight = np.asarray(leaves["kernel"]).T
+            kernel = np.asarray(leaves["kernel"])
+            weight = kernel.T if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1)
             state_dict[f"{network}.{layer}.weight"] = torch.tensor(weight)
             state_dict[f"{network}.{layer}.bias"] = torch.tensor(np.asarray(leaves["bias"]))
     return state_dict
@@ -44,7 +46,8 @@ def to_flax(state_dict: dict[str, torch.Tensor]) -> dict[str, Any]:
             case [network, leaf] if leaf in LEAVES:
                 params.setdefault(network, {})[leaf] = array
             case [network, layer, "weight"]:
-                params.setdefault(network, {}).setdefault(layer, {})["kernel"] = array.T.copy()
+                kernel = array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
+                params.setdefault(network, {}).setdefault(layer, {})["kernel"] = kernel.copy()
             case [network, layer, "bias"]:
                 params.setdefault(network, {}).setdefault(layer, {})["bias"] = array
             case _:

@@ -1,7 +1,7 @@
 """N environments behind one interface: reset, step, restart.
 
-CartPole-v1 and Pendulum-v1 are written here in batched torch, with gymnax's dynamics, and are
-pure functions. Every other name is made by gymnasium: usable, but no twin of a gymnax run.
+CartPole-v1, Pendulum-v1 and Catch-bsuite are written here in batched torch, with gymnax's dynamics,
+and are pure functions. Every other name is made by gymnasium: usable, but no twin of a gymnax run.
 """
 
 import dataclasses
@@ -66,6 +66,18 @@ class DialsState(NamedTuple):
     second: torch.Tensor
 
 
+CATCH_ROWS = 10
+CATCH_COLUMNS = 5
+
+
+class CatchState(NamedTuple):
+    """N games of Catch, int64 [N] each: places of the ball, and of the paddle in the last row."""
+
+    ball_x: torch.Tensor
+    ball_y: torch.Tensor
+    paddle_x: torch.Tensor
+
+
 def make(
     name: str,
     *,
@@ -77,7 +89,8 @@ def make(
     """The environment called `name`: a tensor one if there is one, else gymnasium's.
 
     Args:
-      name: "CartPole-v1", "Pendulum-v1", that of `dials` or a registered gymnasium name.
+      name: "CartPole-v1", "Pendulum-v1", "Catch-bsuite", that of `dials` or a registered gymnasium
+        name.
       float_type: dtype of state, observation and reward.
       max_episode_steps: time limit in steps; None takes the environment's own.
       env_params: its parameters that are not the environment's own. The traced ones have no value
@@ -91,6 +104,7 @@ def make(
     tensor_envs: dict[str, Callable[..., Env]] = {
         "CartPole-v1": cartpole,
         "Pendulum-v1": partial(pendulum, squash=squash),
+        "Catch-bsuite": catch,
         "jaxpg.proof.dials:Dials-v0": dials,
     }
     dtype = getattr(torch, float_type)
@@ -130,6 +144,64 @@ def bounded(action: torch.Tensor, low: Any, high: Any, squash: bool) -> torch.Te
     if squash:
         action = (low + high) / 2 + (high - low) / 2 * torch.tanh(action)
     return torch.clamp(action, low, high)
+
+
+def stack_frames(env: Env, count: int) -> Env:
+    """The environment that observes its last observations together, the oldest first.
+
+    Images lie behind one another along their channels, [height, width, count · channels]; what is
+    no image one after the other, [count · D]. The first observation of an episode stands for those
+    that would have been before it, too.
+
+    Args:
+      count: of observations, at least 1.
+    """
+    one, image = env.spec, env.spec.image
+    spec = one._replace(obs_size=count * one.obs_size)
+    if image:
+        spec = spec._replace(image=(*image[:2], count * image[2]))
+
+    def now(state: EnvState) -> EnvState:
+        return state._replace(obs=newest(state.obs, spec, count))
+
+    def begun(state: EnvState) -> EnvState:
+        same = _frames(state.obs, one, 1).repeat_interleave(count, 2)
+        return state._replace(obs=same.reshape(len(same), -1))
+
+    def reset(*inputs: Any) -> EnvState:
+        return begun(env.reset(*inputs))
+
+    def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
+        after, reward, terminated, truncated = env.step(key, now(state), action)
+        earlier, new = _frames(state.obs, spec, count)[:, :, 1:], _frames(after.obs, one, 1)
+        obs = torch.cat([earlier, new], dim=2).reshape(state.obs.shape)
+        return after._replace(obs=obs), reward, terminated, truncated
+
+    def restart(state: EnvState, done: torch.Tensor, noise: Any) -> EnvState:
+        fresh = env.restart(now(state), done, noise)
+        obs = torch.where(done[:, None], begun(fresh).obs, state.obs)
+        return fresh._replace(obs=obs)
+
+    return Env(spec, reset, step, restart)
+
+
+def newest(obs: torch.Tensor, spec: EnvSpec, count: int) -> torch.Tensor:
+    """The last of the observations that were stacked, [N, D] of [N, count · D].
+
+    Args:
+      spec: of the environment that stacks them.
+    """
+    return _frames(obs, spec, count)[:, :, -1].reshape(len(obs), -1)
+
+
+def _frames(obs: torch.Tensor, spec: EnvSpec, count: int) -> torch.Tensor:
+    """Stacked observations apart: [N, pixels, count, channels], or [N, 1, count, D] of no image."""
+    return obs.reshape(len(obs), math.prod(spec.image[:2]), count, -1)
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height, width and channels, 1 where there are none, of what has two or three axes."""
+    return (*shape, 1)[:3] if len(shape) in (2, 3) else ()
 
 
 def cartpole(
@@ -216,6 +288,51 @@ def pendulum(
         inner = PendulumState(s.theta + theta_dot * p.dt, theta_dot)
         never = torch.zeros_like(reward, dtype=torch.bool)
         return _advance(state, inner, observe(inner), reward, never, time_limit)
+
+    return _tensor_env(spec, place, step, env_params)
+
+
+def catch(
+    dtype: torch.dtype, max_episode_steps: int | None = None, env_params: EnvParams = OWN_PARAMS
+) -> Env:
+    """bsuite's Catch: a ball falls, and a paddle goes left, stays or goes right to be under it.
+
+    An observation is the board with ones where ball and paddle are; a reset consumes a uniform.
+
+    Source: Osband et al. 2020, Behaviour suite for reinforcement learning (arXiv:1908.03568).
+    """
+    time_limit = 1_000 if max_episode_steps is None else max_episode_steps
+    spec = EnvSpec(
+        obs_size=CATCH_ROWS * CATCH_COLUMNS,
+        num_actions=3,
+        discrete=True,
+        time_limit=time_limit,
+        min_episode_steps=min(CATCH_ROWS - 1, time_limit),
+        reset_uniforms=1,
+        image=(CATCH_ROWS, CATCH_COLUMNS, 1),
+    )
+    pixels = torch.arange(CATCH_ROWS * CATCH_COLUMNS)
+
+    def observe(inner: CatchState) -> torch.Tensor:
+        ball = inner.ball_y * CATCH_COLUMNS + inner.ball_x
+        paddle = (CATCH_ROWS - 1) * CATCH_COLUMNS + inner.paddle_x
+        return ((pixels == ball[:, None]) | (pixels == paddle[:, None])).to(dtype)
+
+    def place(noise: torch.Tensor) -> tuple[CatchState, torch.Tensor]:
+        ball_x = torch.floor(noise[..., 0] * CATCH_COLUMNS).long()
+        inner = CatchState(
+            ball_x, torch.zeros_like(ball_x), torch.full_like(ball_x, CATCH_COLUMNS // 2)
+        )
+        return inner, observe(inner)
+
+    def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
+        s = state.inner
+        paddle_x = torch.clamp(s.paddle_x + action - 1, 0, CATCH_COLUMNS - 1)
+        inner = CatchState(s.ball_x, s.ball_y + 1, paddle_x)
+        landed = inner.ball_y == CATCH_ROWS - 1
+        caught = torch.where(inner.ball_x == paddle_x, 1.0, -1.0).to(dtype)
+        reward = torch.where(landed, caught, 0.0)
+        return _advance(state, inner, observe(inner), reward, landed, time_limit)
 
     return _tensor_env(spec, place, step, env_params)
 
@@ -308,6 +425,7 @@ def gymnasium_env(
         min_episode_steps=1,
         reset_uniforms=0,
         choices=choices,
+        image=_image(() if one_hot else obs_space.shape),
     )
 
     def tensor(observations: list) -> torch.Tensor:
@@ -355,14 +473,17 @@ def gymnasium_env(
 
 def _typed(name: str, env_params: EnvParams) -> EnvParams:
     """Those of the environment's own types; the time limit is a field of the config."""
-    made_of: dict[str, Any] = {"CartPole-v1": CartPoleParams(), "Pendulum-v1": PendulumParams()}
+    made_of: dict[str, dict[str, Any]] = {
+        "CartPole-v1": CartPoleParams()._asdict(),
+        "Pendulum-v1": PendulumParams()._asdict(),
+        "Catch-bsuite": {},
+    }
     if not env_params:
         return env_params
     if name not in made_of:
-        raise ConfigError(
-            f"gymnasium's {name} takes no env_params here; {' and '.join(made_of)} do"
-        )
-    kinds = {key: type(value) for key, value in made_of[name]._asdict().items()}
+        some = " and ".join(key for key, params in made_of.items() if params)
+        raise ConfigError(f"gymnasium's {name} takes no env_params here; {some} do")
+    kinds = {key: type(value) for key, value in made_of[name].items()}
     return with_types(name, env_params, kinds, _FOLLOW.get(name))
 
 

@@ -1,27 +1,30 @@
-"""Policy and value networks: two MLPs, or one torso with two heads.
+"""Policy and value networks: two MLPs, or one torso with two heads; for images with convolutions.
 
 Parameters are an `nn.ModuleDict` {network: MLP}; the jax twin has the same names, with `kernel`
-for the transposed weight. They start as torch's Linear does, or orthogonal; from the draws of
-`noise`, and as float32 numbers, whatever the working dtype.
+for the transposed weight (of a convolution [out, in, 3, 3], there [3, 3, in, out]). They start as
+torch's Linear does, or orthogonal; from the draws of `noise`, and as float32 numbers, whatever the
+working dtype.
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from torch_ref import statistics
-from torch_ref.config import Config
+from torch_ref.config import Config, ConfigError
 from torch_ref.distributions import allowed_only
 from torch_ref.noise import split, uniform
 from torch_ref.types import EnvSpec, Networks
 
 HIDDEN_GAIN = math.sqrt(2.0)  # of orthogonal kernels, as in OpenAI Baselines
 HEAD_GAINS = {"policy": 0.01, "value": 1.0}
+KERNEL = 3  # pixels along each side of a convolution's kernel
 DRAWS = 12  # uniforms whose sum is all but normal, with variance 1
 GRID = 2.0**25  # products of two numbers in [-1, 1] that end 25 bits after the point are exact
 
@@ -34,19 +37,56 @@ class MLP(nn.Sequential):
       hidden_sizes: widths of the hidden layers; none for a bare linear head.
       outputs: width of the output layer; None for a torso, which ends with its last hidden one.
       activation: "relu" or "tanh".
+      conv_features: of convolutions with a nonlinearity after each, which come first.
+      image: height, width and channels of what they see, which is given as a vector.
     """
 
     def __init__(
-        self, inputs: int, hidden_sizes: tuple[int, ...], outputs: int | None, activation: str
+        self,
+        inputs: int,
+        hidden_sizes: tuple[int, ...],
+        outputs: int | None,
+        activation: str,
+        conv_features: tuple[int, ...] = (),
+        image: tuple[int, ...] = (),
     ):
+        activate = nn.ReLU if activation == "relu" else nn.Tanh
         layers: dict[str, nn.Module] = {}
+        for i, features in enumerate(conv_features):
+            channels = conv_features[i - 1] if i else image[-1]
+            layers[f"conv_{i}"] = nn.Conv2d(channels, features, KERNEL)
+            layers[f"conv_{activation}_{i}"] = activate()
+        if conv_features:
+            inputs = math.prod(convolved(image, conv_features))
         for i, size in enumerate(hidden_sizes):
             layers[f"hidden_{i}"] = nn.Linear(inputs, size)
-            layers[f"{activation}_{i}"] = nn.ReLU() if activation == "relu" else nn.Tanh()
+            layers[f"{activation}_{i}"] = activate()
             inputs = size
         if outputs is not None:
             layers["output"] = nn.Linear(inputs, outputs)
         super().__init__(OrderedDict(layers))
+        self.conv_features, self.image = conv_features, image
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The outputs [..., K] for inputs [..., D]."""
+        if not self.conv_features:
+            return super().forward(x)
+        leading, x = x.shape[:-1], _channels_first(x.reshape(-1, *self.image))
+        for name, layer in self.named_children():
+            if name == "hidden_0":
+                x = _channels_last(x).reshape(*leading, -1)
+            x = layer(x)
+        return x
+
+
+def _channels_first(x: torch.Tensor) -> torch.Tensor:
+    """As torch's convolutions have it, [B, channels, height, width]."""
+    return x.permute(0, 3, 1, 2)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """As flax's have it, [B, height, width, channels]."""
+    return x.permute(0, 2, 3, 1)
 
 
 def make(config: Config, spec: EnvSpec) -> Networks:
@@ -87,15 +127,17 @@ def masked(networks: Networks, spec: EnvSpec) -> Networks:
 
 
 def _separate(config: Config, spec: EnvSpec) -> Networks:
+    seen = _seen(config, spec)
+
     def init(key_policy: np.ndarray, key_value: np.ndarray) -> nn.ModuleDict:
         sizes, activation = config.hidden_sizes, config.activation
         start = partial(init_mlp, init=config.init)
-        policy = MLP(spec.obs_size, sizes, _policy_outputs(config, spec), activation)
+        made = partial(MLP, spec.obs_size, sizes, activation=activation, **seen)
+        policy = made(outputs=_policy_outputs(config, spec))
         params = nn.ModuleDict({"policy": start(key_policy, policy, head="policy")})
         _init_log_std(policy, config, spec)
         if config.critic:
-            critic = MLP(spec.obs_size, sizes, 1, activation)
-            params["value"] = start(key_value, critic, head="value")
+            params["value"] = start(key_value, made(outputs=1), head="value")
         return _cast(params, config)
 
     return Networks(
@@ -106,14 +148,17 @@ def _separate(config: Config, spec: EnvSpec) -> Networks:
 
 
 def _shared(config: Config, spec: EnvSpec) -> Networks:
+    seen = _seen(config, spec)
+
     def init(key_policy: np.ndarray, key_value: np.ndarray) -> nn.ModuleDict:
         sizes, activation = config.hidden_sizes, config.activation
         key_torso, key_head = split(key_policy, 2)
         start, width = partial(init_mlp, init=config.init), sizes[-1]
+        torso = MLP(spec.obs_size, sizes, None, activation, **seen)
         policy = MLP(width, (), _policy_outputs(config, spec), activation)
         params = nn.ModuleDict(
             {
-                "torso": start(key_torso, MLP(spec.obs_size, sizes, None, activation)),
+                "torso": start(key_torso, torso),
                 "policy": start(key_head, policy, head="policy"),
                 "value": start(key_value, MLP(width, (), 1, activation), head="value"),
             }
@@ -140,15 +185,33 @@ def init_mlp(key: np.ndarray, mlp: MLP, *, init: str = "uniform", head: str = "v
     Returns:
       The module, float32.
     """
-    layers = {name: m for name, m in mlp.named_children() if isinstance(m, nn.Linear)}
+    layers: dict[str, Any] = {name: m for name, m in mlp.named_children() if hasattr(m, "weight")}
     with torch.no_grad():
         for (name, layer), key_layer in zip(layers.items(), split(key, len(layers)), strict=True):
             gain = HEAD_GAINS[head] if name == "output" else HIDDEN_GAIN
-            sizes = (layer.in_features, layer.out_features)
-            kernel, bias = LAYERS[init](key_layer, *sizes, gain=gain)
-            layer.weight.copy_(torch.from_numpy(kernel).T)
+            outputs, *inputs = layer.weight.shape
+            kernel, bias = LAYERS[init](key_layer, math.prod(inputs), outputs, gain=gain)
+            layer.weight.copy_(_weight(torch.from_numpy(kernel), name))
             layer.bias.copy_(torch.from_numpy(bias))
     return mlp
+
+
+def _weight(kernel: torch.Tensor, name: str) -> torch.Tensor:
+    """A layer's weight, of flax's kernel as it was drawn, [in, out]."""
+    if not name.startswith("conv"):
+        return kernel.T
+    return kernel.reshape(KERNEL, KERNEL, -1, kernel.shape[1]).permute(3, 2, 0, 1)
+
+
+def convolved(image: tuple[int, ...], conv_features: tuple[int, ...]) -> tuple[int, ...]:
+    """Height, width and features of what convolutions make of an image.
+
+    Args:
+      image: its height, width and channels.
+      conv_features: of at least one convolution.
+    """
+    lost = (KERNEL - 1) * len(conv_features)
+    return image[0] - lost, image[1] - lost, conv_features[-1]
 
 
 def uniform_layer(
@@ -227,6 +290,27 @@ def _unit(v: np.ndarray) -> np.ndarray:
 
 def _on_grid(x: np.ndarray) -> np.ndarray:
     return np.round(x * GRID) / GRID
+
+
+def _seen(config: Config, spec: EnvSpec) -> dict[str, Any]:
+    """An MLP's conv_features and image.
+
+    Raises:
+      ConfigError: if it is to convolve what is no image, or nothing is left of it.
+    """
+    if not config.conv_features:
+        return {}
+    if not spec.image:
+        raise ConfigError(
+            "conv_features needs an environment that observes an image, [height, width] or "
+            f"[height, width, channels]; {config.env} observes a vector of {spec.obs_size}"
+        )
+    if min(convolved(spec.image, config.conv_features)) < 1:
+        raise ConfigError(
+            f"each of conv_features takes {KERNEL - 1} off an image's height and width; got "
+            f"{len(config.conv_features)} of them, and {config.env} observes {list(spec.image)}"
+        )
+    return {"conv_features": config.conv_features, "image": spec.image}
 
 
 def _policy_outputs(config: Config, spec: EnvSpec) -> int:

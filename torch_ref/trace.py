@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from torch_ref import algorithms, arithmetic, learner, noise
-from torch_ref.config import Config, validate
+from torch_ref.config import Config, of_json, validate
 from torch_ref.training import as_tensors
 from torch_ref.types import Algorithm, RewardScale, Seen
 
@@ -131,7 +131,7 @@ def _do(
     stream: BinaryIO, config: Any, seeds: list, updates: int | None, explain: int | None
 ) -> None:
     """One job: the records of each seed, and the names of the packages imported by then."""
-    config = Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
+    config = of_json(config)
     for seed in seeds:
         if explain is None:
             run = records(config, seed, updates)

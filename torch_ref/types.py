@@ -26,6 +26,9 @@ class EnvSpec(NamedTuple):
     reset_uniforms: int  # uniforms that a reset consumes; 0: it consumes a key
     choices: tuple[int, ...] = ()  # of several made at once how many each is one of; they add to A
     masked: bool = False  # whether an observation ends with A numbers, 1 where an action is allowed
+    # height, width and channels of an observation that is an image, whose [D] are row by row and
+    # pixel by pixel; () of another
+    image: tuple[int, ...] = ()
 
     @property
     def action_shape(self) -> tuple[int, ...]:

@@ -72,6 +72,8 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
     )
     if config.time_limit == "terminates":
         env_ = env.terminate_at_limit(env_)
+    if config.frame_stack > 1:
+        env_ = env.stack_frames(env_, config.frame_stack)
     networks_ = networks.make(config, env_.spec, primitives.apply)
     distribution = _distribution(config, env_.spec)
     distribution = distribution._replace(sample=primitives.sample(distribution.sample))

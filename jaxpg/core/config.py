@@ -65,6 +65,8 @@ class Config:
     """Time limit of an episode in steps, >= 1; None takes the environment's own."""
     time_limit: Literal["truncates", "terminates"] = "truncates"
     """What the time limit ends: our view of the episode, or (as the article has it) the task."""
+    frame_stack: int = 1
+    """How many observations the networks see at once, the last one and those before it; >= 1."""
 
     collect: Literal["steps", "episodes"] = "steps"
     """What an update is computed from: num_steps of num_envs auto-resetting environments, or
@@ -150,10 +152,13 @@ class Config:
     """Two MLPs, or one torso with a policy head and a value head, which has a joint loss."""
     joint_loss: bool = False
     """Whether two MLPs, too, have one loss, policy + vf_coef * value, and one optimizer."""
+    conv_features: tuple[int, ...] = ()
+    """Features of each 3 x 3 convolution, of steps of 1 and without padding, that comes before the
+    hidden layers; the observation must be an image. (None: an image is a vector, too.)"""
     hidden_sizes: tuple[int, ...] = (64,)
     """Width of each hidden layer."""
     activation: Literal["relu", "tanh"] = "relu"
-    """Nonlinearity after each hidden layer."""
+    """Nonlinearity after each convolution and hidden layer."""
     init: Literal["uniform", "orthogonal"] = "uniform"
     """How a layer starts: uniform in ±1/√inputs, as torch's; or an orthogonal kernel times √2 (0.01
     for the policy's output, 1 for the value's) and no bias."""
@@ -258,6 +263,14 @@ class Config:
     def num_updates(self) -> int:
         """U: updates that the budget pays for; a remainder is left unspent."""
         return getattr(self, self.budget) // self.update_cost
+
+
+def of_json(fields: dict[str, Any]) -> Config:
+    """The config whose fields `dataclasses.asdict` gave, of whose tuples JSON has made lists."""
+    values: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()
+    }
+    return Config(**values)
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -379,6 +392,22 @@ PRESETS = {
         gae_lambda=0.9,
         learning_rate=5e-4,
     ),
+    "ppo-minatar": dataclasses.replace(
+        _PPO,
+        env="Breakout-MinAtar",
+        num_envs=16,
+        num_steps=128,
+        total_steps=1_000_000,
+        epochs=4,
+        minibatches=8,
+        ent_coef=0.01,
+        networks="shared",
+        conv_features=(16,),
+        hidden_sizes=(128,),
+        activation="relu",
+        learning_rate=1e-3,
+    ),
+    "ppo-deep-sea": dataclasses.replace(_PPO, env="DeepSea-bsuite", ent_coef=0.1),
     "rloo": Config(
         collect="episodes",
         num_envs=16,
@@ -433,6 +462,8 @@ PRESET_NOTES = {
     "ppo-mountain-car": "ppo for MountainCar-v0",
     "ppo-mountain-car-continuous": "ppo for MountainCarContinuous-v0",
     "ppo-pendulum": "ppo for Pendulum-v1",
+    "ppo-minatar": "ppo for the games of MinAtar, with their paper's convolutions",
+    "ppo-deep-sea": "ppo for DeepSea-bsuite",
     "rloo": "REINFORCE with the average return of the other trajectories as baseline",
     "grpo": "group-relative: returns over their mean and deviation, and PPO's clip, no critic",
     "article": "the script of Pichka's article (2023), literally, with what it gets wrong",
@@ -463,7 +494,7 @@ def nearest(name: str, choices: Any) -> str:
 
 _HINTS = get_type_hints(Config)
 _COUNTS = (
-    *("num_envs", "num_steps", "epochs", "minibatches", "backtrack_steps"),
+    *("num_envs", "num_steps", "epochs", "minibatches", "backtrack_steps", "frame_stack"),
     *("value_steps", "buffer_size", "batch_size"),
 )
 _BUDGETS = ("total_steps", "total_episodes")
@@ -517,8 +548,11 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             f"hidden_sizes must be a tuple of at least one width; got {config.hidden_sizes!r}"
         )
-    for size in config.hidden_sizes:
-        _check_count("each of hidden_sizes", size)
+    if not isinstance(config.conv_features, tuple):
+        raise ConfigError(f"conv_features must be a tuple; got {config.conv_features!r}")
+    for name in ("hidden_sizes", "conv_features"):
+        for size in getattr(config, name):
+            _check_count(f"each of {name}", size)
     if config.max_episode_steps is not None:
         _check_count("max_episode_steps", config.max_episode_steps)
     for steps in _entries(config.cg_steps):

@@ -140,7 +140,8 @@ def described(name: str) -> tuple[Any, Any, int | None]:
 class Interface(NamedTuple):
     """Between an environment's own observations and actions and the flat ones of the networks."""
 
-    obs_shape: tuple[int, ...]  # of one observation; () where it is one of n
+    # Of one observation, () where it is one of n; of several, [frame_stack, …], the oldest first.
+    obs_shape: tuple[int, ...]
     encode: Callable[[jax.Array], jax.Array]  # observation [*obs_shape] -> [D]
     decode: Callable[[jax.Array], jax.Array]  # action, or [A] -> in its bounds and its shape
 
@@ -150,12 +151,14 @@ def interface(
     float_type: str = "float32",
     env_params: EnvParams = OWN_PARAMS,
     squash: bool = False,
+    frame_stack: int = 1,
 ) -> Interface:
     """How one environment called `name` is seen and acted in.
 
     Args:
       env_params: numbers; the bounds of an action may depend on them.
       squash: as in `make`.
+      frame_stack: how many observations are seen at once.
 
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported.
@@ -165,10 +168,16 @@ def interface(
     _check_spaces(name, gym, params)
     obs_space, _ = _spaces(gym, params)
     obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
-    decode = _decoder(name, gym, params, squash)
-    return Interface(
-        obs_shape, _encoder(gym, params, float_type), lambda action: decode(action, {})
-    )
+    encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
+    if frame_stack == 1:
+        return Interface(obs_shape, encode, lambda action: decode(action, {}))
+
+    def encode_all(observations: jax.Array) -> jax.Array:
+        obs = jax.vmap(encode)(observations)
+        pixels = math.prod(_image(obs_shape)[:2])
+        return obs.reshape(frame_stack, pixels, -1).swapaxes(0, 1).reshape(-1)
+
+    return Interface((frame_stack, *obs_shape), encode_all, lambda action: decode(action, {}))
 
 
 def terminate_at_limit(env: Env) -> Env:
@@ -191,6 +200,64 @@ def bounded(action: jax.Array, low: Any, high: Any, squash: bool) -> jax.Array:
     if squash:
         action = (low + high) / 2 + (high - low) / 2 * jnp.tanh(action)
     return jnp.clip(action, low, high)
+
+
+def stack_frames(env: Env, count: int) -> Env:
+    """The environment that observes its last observations together, the oldest first.
+
+    Images lie behind one another along their channels, [height, width, count · channels]; what is
+    no image one after the other, [count · D]. The first observation of an episode stands for those
+    that would have been before it, too.
+
+    Args:
+      count: of observations, at least 1.
+    """
+    one, image = env.spec, env.spec.image
+    spec = one._replace(obs_size=count * one.obs_size)
+    if image:
+        spec = spec._replace(image=(*image[:2], count * image[2]))
+
+    def now(state: EnvState) -> EnvState:
+        return state._replace(obs=newest(state.obs, spec, count))
+
+    def begun(state: EnvState) -> EnvState:
+        same = jnp.repeat(_frames(state.obs, one, 1), count, axis=2)
+        return state._replace(obs=same.reshape(len(same), -1))
+
+    def reset(*inputs: Any) -> EnvState:
+        return begun(env.reset(*inputs))
+
+    def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
+        after, reward, terminated, truncated = env.step(key, now(state), action)
+        earlier, new = _frames(state.obs, spec, count)[:, :, 1:], _frames(after.obs, one, 1)
+        obs = jnp.concatenate([earlier, new], axis=2).reshape(state.obs.shape)
+        return after._replace(obs=obs), reward, terminated, truncated
+
+    def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
+        fresh = env.restart(now(state), done, noise)
+        obs = jnp.where(done[:, None], begun(fresh).obs, state.obs)
+        return fresh._replace(obs=obs)
+
+    return Env(spec, reset, step, restart)
+
+
+def newest(obs: jax.Array, spec: EnvSpec, count: int) -> jax.Array:
+    """The last of the observations that were stacked, [N, D] of [N, count · D].
+
+    Args:
+      spec: of the environment that stacks them.
+    """
+    return _frames(obs, spec, count)[:, :, -1].reshape(len(obs), -1)
+
+
+def _frames(obs: jax.Array, spec: EnvSpec, count: int) -> jax.Array:
+    """Stacked observations apart: [N, pixels, count, channels], or [N, 1, count, D] of no image."""
+    return obs.reshape(len(obs), math.prod(spec.image[:2]), count, -1)
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height, width and channels, 1 where there are none, of what has two or three axes."""
+    return (*shape, 1)[:3] if len(shape) in (2, 3) else ()
 
 
 @jax.ensure_compile_time_eval()  # modules and environments keep arrays: not those of a jit's trace
@@ -257,7 +324,7 @@ def _spec(
     if max_episode_steps is None and own is None:
         raise ConfigError(f"{name} has no time limit of its own; give max_episode_steps")
     time_limit = max_episode_steps or int(own)  # type: ignore[arg-type]
-    known = _known(gym)
+    known, masked = _known(gym), getattr(gym, "masks_actions", False)
     shortest = 1 if changed else known.min_episode_steps  # of other parameters nothing is known
     return EnvSpec(
         obs_size=getattr(obs_space, "n", 0) or math.prod(obs_space.shape),
@@ -267,7 +334,8 @@ def _spec(
         min_episode_steps=min(shortest, time_limit),
         reset_uniforms=known.uniforms,
         choices=choices,
-        masked=getattr(gym, "masks_actions", False),
+        masked=masked,
+        image=() if masked or hasattr(obs_space, "n") else _image(tuple(obs_space.shape)),
     )
 
 
@@ -461,6 +529,17 @@ def _place_pendulum(uniform: jax.Array) -> Any:
     return pendulum.EnvState(time=0, theta=theta, theta_dot=theta_dot, last_u=jnp.zeros(()))
 
 
+def _place_catch(uniform: jax.Array) -> Any:
+    """The ball in one of the five columns of the top row, the paddle in the middle of the last."""
+    from gymnax.environments.bsuite import catch
+
+    ball_x = jnp.floor(uniform[0] * 5).astype(jnp.int32)
+    top, middle, last = jnp.int32(0), jnp.int32(2), jnp.int32(9)
+    return catch.EnvState(
+        ball_x=ball_x, ball_y=top, paddle_x=middle, paddle_y=last, prev_done=False, time=0
+    )
+
+
 class Known(NamedTuple):
     """What is known of an environment, beyond what gymnax says."""
 
@@ -470,6 +549,7 @@ class Known(NamedTuple):
     place: Callable[..., Any] | None = None  # (uniform [uniforms]) -> gymnax state
     # Parameters that are made of others: each one's name, and how, in words and in code.
     follow: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
+    made_with: dict[str, Any] = {}  # noqa: RUF012  # of one made otherwise nothing is known
 
 
 _CARTPOLE = (
@@ -481,8 +561,13 @@ KNOWN = {  # by class: whatever else is registered under their names is another 
         8, 4, _place_cartpole, _CARTPOLE
     ),
     "gymnax.environments.classic_control.pendulum.Pendulum": Known(1, 2, _place_pendulum),
+    "gymnax.environments.bsuite.catch.Catch": Known(
+        9, 1, _place_catch, made_with={"rows": 10, "columns": 5}
+    ),
 }
 
 
 def _known(gym: Any) -> Known:
-    return KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())
+    known = KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())
+    own = {name: getattr(gym, name, None) for name in known.made_with}
+    return known if own == known.made_with else Known()

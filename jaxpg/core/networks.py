@@ -1,26 +1,30 @@
-"""Policy and value networks: two MLPs, or one torso with two heads.
+"""Policy and value networks: two MLPs, or one torso with two heads; for images with convolutions.
 
 Parameters are `{network: {layer: {"kernel", "bias"}}}`; the torch twin has the same names, with
-`weight` for the transposed kernel. They start as torch's Linear does, or orthogonal; from float32
-draws, and as float32 numbers, whatever the working dtype.
+`weight` for the transposed kernel (of a convolution [3, 3, in, out], there [out, in, 3, 3]). They
+start as torch's Linear does, or orthogonal; from float32 draws, and as float32 numbers, whatever
+the working dtype.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxpg.core import statistics
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.distributions import allowed_only
 from jaxpg.core.noise import split, uniform
 from jaxpg.core.types import EnvSpec, Networks, Params
 
 HIDDEN_GAIN = math.sqrt(2.0)  # of orthogonal kernels, as in OpenAI Baselines
 HEAD_GAINS = {"policy": 0.01, "value": 1.0}
+KERNEL = 3  # pixels along each side of a convolution's kernel
 DRAWS = 12  # uniforms whose sum is all but normal, with variance 1
 GRID = 2.0**25  # products of two numbers in [-1, 1] that end 25 bits after the point are exact
 
@@ -32,24 +36,40 @@ class MLP(nn.Module):
       hidden_sizes: widths of the hidden layers; none for a bare linear head.
       outputs: width of the output layer; None for a torso, which ends with its last hidden one.
       activation: "relu" or "tanh".
+      conv_features: of convolutions with a nonlinearity after each, which come first.
+      image: height, width and channels of what they see, which is given as a vector.
     """
 
     hidden_sizes: tuple[int, ...]
     outputs: int | None
     activation: str
+    conv_features: tuple[int, ...] = ()
+    image: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        activate = jax.nn.relu if self.activation == "relu" else jnp.tanh
+        if self.conv_features:
+            x = x.reshape(*x.shape[:-1], *self.image)
+            for i, features in enumerate(self.conv_features):
+                x = activate(_conv(features, f"conv_{i}")(x))
+            x = x.reshape(*x.shape[:-3], -1)
         for i, size in enumerate(self.hidden_sizes):
-            x = _dense(size, f"hidden_{i}")(x)
-            x = jax.nn.relu(x) if self.activation == "relu" else jnp.tanh(x)
+            x = activate(_dense(size, f"hidden_{i}")(x))
         return x if self.outputs is None else _dense(self.outputs, "output")(x)
 
 
+# An NVIDIA GPU by itself rounds the factors of a float32 product to 10 bits (TF32).
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+def _conv(features: int, name: str) -> nn.Conv:
+    kernel = (KERNEL, KERNEL)
+    return nn.Conv(features, kernel, padding="VALID", name=name, precision=PRECISION)
+
+
 def _dense(size: int, name: str) -> nn.Dense:
-    # An NVIDIA GPU by itself rounds the factors of a float32 product to 10 bits (TF32).
-    precision = jax.lax.Precision.HIGHEST
-    return nn.Dense(size, name=name, precision=precision)
+    return nn.Dense(size, name=name, precision=PRECISION)
 
 
 def apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
@@ -95,8 +115,8 @@ def masked(networks: Networks, spec: EnvSpec) -> Networks:
 
 
 def _separate(config: Config, spec: EnvSpec, apply: Callable) -> Networks:
-    policy = MLP(config.hidden_sizes, _policy_outputs(config, spec), config.activation)
-    critic = MLP(config.hidden_sizes, 1, config.activation)
+    made = partial(MLP, config.hidden_sizes, activation=config.activation, **_seen(config, spec))
+    policy, critic = made(outputs=_policy_outputs(config, spec)), made(outputs=1)
 
     def init(key_policy: jax.Array, key_value: jax.Array) -> Params:
         start = partial(init_mlp, inputs=spec.obs_size, init=config.init)
@@ -114,7 +134,7 @@ def _separate(config: Config, spec: EnvSpec, apply: Callable) -> Networks:
 
 
 def _shared(config: Config, spec: EnvSpec, apply: Callable) -> Networks:
-    torso = MLP(config.hidden_sizes, None, config.activation)
+    torso = MLP(config.hidden_sizes, None, config.activation, **_seen(config, spec))
     policy = MLP((), _policy_outputs(config, spec), config.activation)
     critic = MLP((), 1, config.activation)
 
@@ -156,17 +176,35 @@ def init_mlp(
     Returns:
       {layer: {"kernel", "bias"}}, float32.
     """
-    names = [f"hidden_{i}" for i in range(len(mlp.hidden_sizes))]
-    sizes = [inputs, *mlp.hidden_sizes]
+    layers: dict[str, tuple[int, int]] = {}
+    if mlp.conv_features:
+        channels = [mlp.image[-1], *mlp.conv_features]
+        pairs = ((KERNEL**2 * before, after) for before, after in pairwise(channels))
+        layers |= {f"conv_{i}": sizes for i, sizes in enumerate(pairs)}
+        inputs = math.prod(convolved(mlp.image, mlp.conv_features))
+    widths = [inputs, *mlp.hidden_sizes]
+    layers |= {f"hidden_{i}": sizes for i, sizes in enumerate(pairwise(widths))}
     if mlp.outputs is not None:
-        names.append("output")
-        sizes.append(mlp.outputs)
+        layers["output"] = (widths[-1], mlp.outputs)
     params: Params = {}
-    for i, key_layer in enumerate(split(key, len(names))):
-        gain = HEAD_GAINS[head] if names[i] == "output" else HIDDEN_GAIN
-        kernel, bias = LAYERS[init](key_layer, sizes[i], sizes[i + 1], gain=gain)
-        params[names[i]] = {"kernel": kernel, "bias": bias}
+    for (name, sizes), key_layer in zip(layers.items(), split(key, len(layers)), strict=True):
+        gain = HEAD_GAINS[head] if name == "output" else HIDDEN_GAIN
+        kernel, bias = LAYERS[init](key_layer, *sizes, gain=gain)
+        if name.startswith("conv"):
+            kernel = kernel.reshape(KERNEL, KERNEL, -1, sizes[1])
+        params[name] = {"kernel": kernel, "bias": bias}
     return params
+
+
+def convolved(image: tuple[int, ...], conv_features: tuple[int, ...]) -> tuple[int, ...]:
+    """Height, width and features of what convolutions make of an image.
+
+    Args:
+      image: its height, width and channels.
+      conv_features: of at least one convolution.
+    """
+    lost = (KERNEL - 1) * len(conv_features)
+    return image[0] - lost, image[1] - lost, conv_features[-1]
 
 
 def uniform_layer(
@@ -250,6 +288,27 @@ def _unit(v: jax.Array) -> jax.Array:
 
 def _on_grid(x: jax.Array) -> jax.Array:
     return jnp.round(x * GRID) / GRID
+
+
+def _seen(config: Config, spec: EnvSpec) -> dict[str, Any]:
+    """An MLP's conv_features and image.
+
+    Raises:
+      ConfigError: if it is to convolve what is no image, or nothing is left of it.
+    """
+    if not config.conv_features:
+        return {}
+    if not spec.image:
+        raise ConfigError(
+            "conv_features needs an environment that observes an image, [height, width] or "
+            f"[height, width, channels]; {config.env} observes a vector of {spec.obs_size}"
+        )
+    if min(convolved(spec.image, config.conv_features)) < 1:
+        raise ConfigError(
+            f"each of conv_features takes {KERNEL - 1} off an image's height and width; got "
+            f"{len(config.conv_features)} of them, and {config.env} observes {list(spec.image)}"
+        )
+    return {"conv_features": config.conv_features, "image": spec.image}
 
 
 def _policy_outputs(config: Config, spec: EnvSpec) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxpg.core import algorithms, arithmetic, learner, noise
 from jaxpg.core.algorithms import PLAIN
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config, of_json, validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, Params, RewardScale, Seen
 from jaxpg.names import to_torch
@@ -141,7 +141,7 @@ def _do(
     explain: int | None,
 ) -> None:
     """One job: the records of each seed, and the names of the packages imported by then."""
-    config = Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
+    config = of_json(config)
     jax.config.update("jax_enable_x64", config.float_type == "float64")
     algorithm = build(validate(config))
     for seed in seeds:

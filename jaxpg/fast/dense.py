@@ -8,6 +8,7 @@ A network with one hidden ReLU layer between two such matrices has a gradient wi
 import jax
 import jax.numpy as jnp
 
+from jaxpg.core import networks
 from jaxpg.core.networks import MLP
 from jaxpg.core.types import Params
 
@@ -16,6 +17,8 @@ FEW_INPUTS, FEW_OUTPUTS = 8, 4
 
 def apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
     """`core.networks.apply`: the outputs [..., K] of an MLP for inputs [..., D]."""
+    if mlp.conv_features:  # beside which the dense layers weigh little
+        return networks.apply(mlp, params, inputs)
     x = inputs.reshape(-1, inputs.shape[-1])
     hidden = [params[f"hidden_{i}"] for i in range(len(mlp.hidden_sizes))]
     output = params.get("output")

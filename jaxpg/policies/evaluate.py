@@ -17,6 +17,7 @@ from jaxpg import words
 from jaxpg.analysis.stats import SOLVED, estimate, iqm
 from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError, EnvParams
+from jaxpg.core.env import interface, newest
 from jaxpg.core.types import Algorithm, EnvState, Params
 from jaxpg.errors import RunError
 from jaxpg.fast import static
@@ -92,6 +93,7 @@ def in_gymnasium(
     params = stacked_params(run, seeds, setting)
     envs = [make() for _ in range(len(seeds) * episodes)]
     starts = np.random.SeedSequence(key).generate_state(2)
+    stacked = config.frame_stack > 1
     obs = np.zeros((len(envs), *obs_shape), np.float32)
     for i, env in enumerate(envs):
         seed, episode = seeds[i // episodes], i % episodes
@@ -106,7 +108,8 @@ def in_gymnasium(
         actions = actions.reshape(len(envs), *actions.shape[2:])
         over = set()
         for i in alive:
-            obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+            new, reward, terminated, truncated, _ = envs[i].step(actions[i])
+            obs[i] = np.concatenate([obs[i, 1:], np.asarray(new)[None]]) if stacked else new
             returns[i] += reward
             if terminated or truncated:
                 over.add(i)
@@ -141,7 +144,8 @@ def recorder(
 
     Args:
       mode: "greedy" or "sampled".
-      see: what is kept of N environments' state: a tree with leaves [N, ...].
+      see: what is kept of N environments' state, of whose observations it is given the last one
+        alone: a tree with leaves [N, ...].
       steps: T, at most the environment's time limit, which is taken for None.
       algorithm: with parts of one's own; None for the config's.
 
@@ -153,17 +157,22 @@ def recorder(
     limit = act.spec.time_limit
     times = jnp.arange(limit if steps is None else min(steps, limit))
 
+    def kept(state: EnvState) -> Any:
+        if config.frame_stack == 1:
+            return see(state)
+        return see(state._replace(obs=newest(state.obs, act.spec, config.frame_stack)))
+
     @jax.jit
     def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
         def body(carry: tuple, t: jax.Array) -> tuple[tuple, tuple]:
             state, alive = step(params, keys, t, *carry)
-            return (state, alive), (see(state), state.episode_return)
+            return (state, alive), (kept(state), state.episode_return)
 
         first, alive = start(keys, env_params)
         final, later = jax.lax.scan(body, (first, alive), times)
         seen = jax.tree.map(
             lambda x, rest: jnp.concatenate([x[None], rest]).reshape(-1, *keys.shape, *x.shape[1:]),
-            (see(first), first.episode_return),
+            (kept(first), first.episode_return),
             later,
         )
         return *seen, final[0].time.reshape(keys.shape)
@@ -348,7 +357,7 @@ def gymnasium_maker(config: Config) -> Callable[[], Any]:
         return gymnasium.make(config.env, disable_env_checker=True, **limit)
 
     obs_space = make().observation_space
-    wanted = actor(config).interface.obs_shape
+    wanted = interface(config.env).obs_shape
     if obs_space.shape != wanted:
         raise ConfigError(
             f"gymnasium's {config.env} observes {obs_space.shape}, and these policies {wanted}"

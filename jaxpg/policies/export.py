@@ -2,13 +2,16 @@
 
 Whatever the networks were, a policy is one chain of layers from a flat observation [batch, D]
 (one-hot where the environment's is a number; normalised by the chain itself, where the networks saw
-it so) to logits, or to the mean and log σ of an action. What makes an action of these (a mask, the
-choices that it is, tanh, bounds) is in the file, too; PyTorch's says which.
+it so; an image row by row and pixel by pixel) to logits, or to the mean and log σ of an action.
+What makes an action of these (a mask, the choices that it is, tanh, bounds) is in the file, too;
+PyTorch's says which.
 """
 
 import dataclasses
 import io
 import json
+import math
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -74,6 +77,9 @@ class Chain(NamedTuple):
     choices: tuple[int, ...] = ()  # as in EnvSpec
     masked: bool = False  # as in EnvSpec
     squash: bool = False  # whether an action is squashed into its bounds, or clipped to them
+    # Of convolutions, which come first, weight [out, in, 3, 3] and bias [out]; and what they see.
+    convolutions: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    image: tuple[int, ...] = ()  # height, width and channels
 
 
 def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
@@ -123,26 +129,29 @@ def as_chain(config: Config, policy: Policy) -> Chain:
     """The policy as one chain of layers, a shared torso included."""
     named = to_torch(policy.params)
     networks = ("torso", "policy") if config.networks == "shared" else ("policy",)
-    layers = [
-        (named[f"{network}.{layer}.weight"], named[f"{network}.{layer}.bias"])
-        for network in networks
-        for layer in (*(f"hidden_{i}" for i in range(len(config.hidden_sizes))), "output")
-        if f"{network}.{layer}.bias" in named
-    ]
-    scale: dict[str, Any] = {}
+
+    def of(*layers: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        every = [f"{network}.{layer}" for network in networks for layer in layers]
+        return [(named[f"{x}.weight"], named[f"{x}.bias"]) for x in every if f"{x}.bias" in named]
+
+    layers = of(*(f"hidden_{i}" for i in range(len(config.hidden_sizes))), "output")
+    rest: dict[str, Any] = {}
+    spec, decode = policy.actor.spec, policy.actor.interface.decode
+    if config.conv_features:
+        convolutions = of(*(f"conv_{i}" for i in range(len(config.conv_features))))
+        rest = {"convolutions": tuple(convolutions), "image": spec.image}
     if config.normalize_obs:
         std = np.sqrt(named["obs.var"] + EPSILON)
-        scale = {"mean": named["obs.mean"], "std": std.astype(config.float_type)}
-    spec, decode = policy.actor.spec, policy.actor.interface.decode
+        rest |= {"mean": named["obs.mean"], "std": std.astype(config.float_type)}
     if spec.discrete:
-        scale |= {"choices": spec.choices, "masked": spec.masked}
-        return Chain(layers, config.activation, True, None, None, None, **scale)
+        rest |= {"choices": spec.choices, "masked": spec.masked}
+        return Chain(layers, config.activation, True, None, None, None, **rest)
     low, high = (
         np.asarray(decode(jnp.full(spec.num_actions, end))).reshape(-1).astype(config.float_type)
         for end in (-jnp.inf, jnp.inf)
     )
-    scale |= {"squash": config.squash}
-    return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high, **scale)
+    rest |= {"squash": config.squash}
+    return Chain(layers, config.activation, False, named.get("policy.log_std"), low, high, **rest)
 
 
 def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
@@ -172,10 +181,15 @@ def _forward(chain: Chain, obs: np.ndarray) -> np.ndarray:
     allowed = obs[:, -len(chain.layers[-1][1]) :] > 0.5  # if it is masked
     if chain.mean is not None and chain.std is not None:
         obs = np.clip((obs - chain.mean) / chain.std, -MOST, MOST)
+    activate = np.tanh if chain.activation == "tanh" else partial(np.maximum, 0.0)
+    if chain.convolutions:
+        pixels = obs.reshape(-1, *chain.image)
+        for weight, bias in chain.convolutions:
+            seen = np.lib.stride_tricks.sliding_window_view(pixels, weight.shape[2:], (1, 2))
+            pixels = activate(np.einsum("bhwcij,fcij->bhwf", seen, weight) + bias)
+        obs = pixels.reshape(len(obs), -1)
     for i, (weight, bias) in enumerate(chain.layers):
-        if i:
-            obs = np.tanh(obs) if chain.activation == "tanh" else np.maximum(obs, 0.0)
-        obs = obs @ weight.T + bias
+        obs = (activate(obs) if i else obs) @ weight.T + bias
     return np.where(allowed, obs, NEVER) if chain.masked else obs
 
 
@@ -208,7 +222,9 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
     "layers" says how to build the nn.Sequential that "state_dict" fits. (TorchScript is
     deprecated, and `torch.export.load` falls back to unpickling whatever is in the file.)
     Observations are normalised by two Linear layers, which subtract and divide, and a Hardtanh:
-    torch's BatchNorm1d would take a batch's own moments until somebody calls eval().
+    torch's BatchNorm1d would take a batch's own moments until somebody calls eval(). Convolutions
+    are three-dimensional, with kernels as deep as there are channels: the pixels of an observation
+    have theirs last, and no layer of torch's puts them first.
     """
     try:
         import torch
@@ -226,9 +242,21 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
         linear(np.eye(len(chain.mean), dtype=chain.mean.dtype), -chain.mean)
         linear(np.diag(1 / chain.std), np.zeros_like(chain.std))
         layers.append(["Hardtanh", -MOST, MOST])
+    activation = [{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]]
+    if chain.convolutions:
+        layers.append(["Unflatten", 1, [1, *chain.image]])
+    for i, (weight, bias) in enumerate(chain.convolutions):
+        # [out, in, 3, 3] as [out, 1, 3, 3, in] of the pixels, [out, in, 3, 3, 1] of what is left
+        deep = weight.transpose(0, 2, 3, 1)[:, None] if i == 0 else weight[..., None]
+        state[f"{len(layers)}.weight"] = torch.from_numpy(deep.copy())
+        state[f"{len(layers)}.bias"] = torch.from_numpy(bias.copy())
+        layers += [["Conv3d", deep.shape[1], deep.shape[0], list(deep.shape[2:])], activation]
     for i, (weight, bias) in enumerate(chain.layers):
         if i:
-            layers.append([{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]])
+            layers.append(activation)
+        elif chain.convolutions:
+            layers.append(["Flatten"])
+            weight = _by_feature(weight, chain)
         linear(weight, bias)
     content: dict[str, Any] = {"layers": layers, "state_dict": state, "about": about}
     for name in ("log_std", "low", "high"):
@@ -241,9 +269,16 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
     return file.getvalue()
 
 
+def _by_feature(weight: np.ndarray, chain: Chain) -> np.ndarray:
+    """The first hidden layer's weight, for what convolutions leave as [features, height, width]."""
+    features = chain.convolutions[-1][1].shape[0]
+    apart = weight.reshape(len(weight), -1, features).swapaxes(1, 2)
+    return np.ascontiguousarray(apart.reshape(weight.shape))
+
+
 def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
-    """A graph of Gemm, Relu or Tanh and what makes an action of their outputs, made with onnx's
-    helper and checked by its checker."""
+    """A graph of Gemm, Conv, Relu or Tanh and what makes an action of their outputs, made with
+    onnx's helper and checked by its checker."""
     try:
         import onnx
         from onnx import helper, numpy_helper
@@ -259,9 +294,24 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
         nodes.append(helper.make_node("Div", ["centred", "obs_std"], ["scaled"]))
         nodes.append(helper.make_node("Clip", ["scaled", *bounds], ["normalised"]))
         at = "normalised"
+    operator = {"relu": "Relu", "tanh": "Tanh"}[chain.activation]
+    if chain.convolutions:
+        constants["image"] = np.array([-1, *chain.image])
+        nodes.append(helper.make_node("Reshape", [at, "image"], ["pixels"]))
+        nodes.append(helper.make_node("Transpose", ["pixels"], ["pixels_0"], perm=[0, 3, 1, 2]))
+        for i, (weight, bias) in enumerate(chain.convolutions):
+            names = [f"pixels_{i}", f"conv_weight_{i}", f"conv_bias_{i}"]
+            constants |= {names[1]: weight, names[2]: bias}
+            nodes.append(helper.make_node("Conv", names, [f"convolved_{i}"]))
+            nodes.append(helper.make_node(operator, [f"convolved_{i}"], [f"pixels_{i + 1}"]))
+        nodes.append(
+            helper.make_node("Flatten", [f"pixels_{len(chain.convolutions)}"], ["features"])
+        )
+        at = "features"
     for i, (weight, bias) in enumerate(chain.layers):
+        if i == 0 and chain.convolutions:
+            weight = _by_feature(weight, chain)
         if i:
-            operator = {"relu": "Relu", "tanh": "Tanh"}[chain.activation]
             nodes.append(helper.make_node(operator, [at], [f"hidden_{i}"]))
             at = f"hidden_{i}"
         last = i == len(chain.layers) - 1
@@ -272,7 +322,8 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
         at = name
     floating = chain.layers[0][0].dtype
     floats = helper.np_dtype_to_tensor_dtype(floating)
-    inputs_size, actions = chain.layers[0][0].shape[1], len(chain.layers[-1][1])
+    inputs_size = math.prod(chain.image) if chain.image else chain.layers[0][0].shape[1]
+    actions = len(chain.layers[-1][1])
     if chain.discrete:
         if chain.masked:
             ends = {"from": inputs_size - actions, "to": inputs_size, "axis": 1}

@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config, of_json, validate
 from jaxpg.population import chunks, devices, memory, population, provenance
 from jaxpg.population.chunks import Chunk, Program
 
@@ -228,8 +228,7 @@ def _textbook_process(
 def _serve_textbook(fields: dict[str, Any]) -> None:
     """What that process does."""
     steps = fields["num_envs"] * fields["num_steps"] * TEXTBOOK_UPDATES
-    fields = {**fields, "hidden_sizes": tuple(fields["hidden_sizes"]), "total_steps": steps}
-    train = _textbook().make_train(validate(Config(**fields)))
+    train = _textbook().make_train(validate(of_json({**fields, "total_steps": steps})))
     keys = jax.random.split(jax.random.key(0), TEXTBOOK_SEEDS)
     sys.stdin.readline()
     began = time.perf_counter()

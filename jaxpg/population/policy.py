@@ -72,7 +72,9 @@ class Policy:
 
         Args:
           observation: one, or any number along leading axes, as the environment gives it
-            (of CartPole [..., 4]); numpy, JAX, or nested sequences.
+            (of CartPole [..., 4]); with frame_stack the last so many, the oldest first, of an
+            episode's begin its first one as often ([..., frame_stack, 4]). numpy, JAX, or nested
+            sequences.
           key: to sample from π, as from `jaxpg.key`, consumed; None takes the most probable
             action (of a Gaussian its mean, which may then be squashed).
 
@@ -133,7 +135,8 @@ def made(build: Build, config: Config, options: EnvParams) -> Algorithm:
 def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Actor:
     algorithm = algorithm or algorithms.build(config)
     spec = algorithm.env.spec
-    interface = env.interface(config.env, config.float_type, config.env_params, config.squash)
+    seen = (config.env_params, config.squash, config.frame_stack)
+    interface = env.interface(config.env, config.float_type, *seen)
     outputs, distribution = algorithm.networks.policy, algorithm.distribution
 
     def on_batch(choose: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

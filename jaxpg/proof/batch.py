@@ -5,6 +5,7 @@ through `torch_ref.convert`. Names are torch's. Nothing here is compiled: that i
 """
 
 import dataclasses
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def parameters(config: Config, seed: int) -> Params:
     rng = np.random.default_rng([seed, 1])
 
     def draw(leaf: Any) -> np.ndarray:
-        scale = leaf.shape[0] ** -0.5 if leaf.ndim == 2 else 0.2
+        scale = math.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.2
         return rng.normal(size=leaf.shape, scale=scale)
 
     params, moments = learner.apart(config, _shapes(config).params)
@@ -89,7 +90,8 @@ def reward_scale(config: Config, seed: int) -> RewardScale | None:
 
 def fields(config: Config, seed: int) -> dict[str, np.ndarray]:
     """The shared batch."""
-    return synthetic.arrays(config.collect, distribution(config), seed)
+    spec = torch_ref.algorithms.build(twin(config)).env.spec
+    return synthetic.arrays(config.collect, distribution(config), seed, spec.obs_size)
 
 
 def distribution(config: Config) -> str:

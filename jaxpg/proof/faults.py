@@ -122,6 +122,10 @@ CONTROLS = {
     "moments of episodes": dataclasses.replace(
         _SMALL, collect="episodes", normalize_obs=True, normalize_reward=True
     ),
+    "images": dataclasses.replace(
+        _SMALL, env="Catch-bsuite", conv_features=(3, 2), hidden_sizes=(5,), frame_stack=2
+    ),
+    "frames": dataclasses.replace(_SMALL, frame_stack=3),
 }
 """Small configs that between them do everything a fault can spoil."""
 EXACT = tuple(level for level in LEVELS if "float32" not in level.name)
@@ -774,6 +778,159 @@ def torso_without_the_value_gradient() -> Plant:
         return params["value"](params["torso"](obs).detach())[..., 0]
 
     return _parts(lambda a: {"networks": a.networks._replace(value=value)})
+
+
+# Images, and stacked observations.
+
+
+def channels_before_the_pixels() -> Plant:
+    """An observation [height, width, channels] is read as [channels, height, width]."""
+
+    def channels_first(x: torch.Tensor) -> torch.Tensor:
+        count, height, width, channels = x.shape
+        return x.reshape(count, channels, height, width)
+
+    return mock.patch.object(networks, "_channels_first", channels_first)
+
+
+def height_and_width_exchanged() -> Plant:
+    """Convolutions see an image lying on its side."""
+    return mock.patch.object(networks, "_channels_first", lambda x: x.permute(0, 3, 2, 1))
+
+
+def features_flattened_by_channel() -> Plant:
+    """The hidden layer is given torch's order of features, [features, height, width]."""
+    return mock.patch.object(networks, "_channels_last", lambda x: x)
+
+
+def kernel_turned_around() -> Plant:
+    """A true convolution, whose kernel is turned by half a turn."""
+    return _wrap(
+        torch.nn.functional,
+        "conv2d",
+        lambda original, x, weight, *rest: original(x, weight.flip(2, 3), *rest),
+    )
+
+
+def kernel_of_a_convolution_by_channel() -> Plant:
+    """A convolution's first kernel is drawn as [in, 3, 3, out]."""
+
+    def weight(original: Callable, kernel: torch.Tensor, name: str) -> torch.Tensor:
+        if not name.startswith("conv"):
+            return original(kernel, name)
+        size, features = networks.KERNEL, kernel.shape[1]
+        return kernel.reshape(-1, size, size, features).permute(3, 0, 1, 2)
+
+    return _wrap(networks, "_weight", weight)
+
+
+def convolutions_without_a_nonlinearity() -> Plant:
+    """The activation comes after hidden layers alone."""
+
+    def init_mlp(original: Callable, *inputs: Any, **choices: Any) -> Any:
+        mlp = original(*inputs, **choices)
+        for name, layer in mlp.named_children():
+            if name.startswith("conv_tanh"):
+                layer.forward = algorithms.as_it_is
+        return mlp
+
+    return _wrap(networks, "init_mlp", init_mlp)
+
+
+def fan_in_of_the_channels_alone() -> Plant:
+    """A convolution starts as wide as if its kernel were one pixel."""
+
+    def weight(original: Callable, kernel: torch.Tensor, name: str) -> torch.Tensor:
+        wider = networks.KERNEL if name.startswith("conv") else 1
+        return wider * original(kernel, name)
+
+    return _wrap(networks, "_weight", weight)
+
+
+def _stacked(change: Callable[..., Any]) -> Plant:
+    """The environment that stacks becomes change(itself, how many it stacks)."""
+
+    def stack(original: Callable, world: Any, count: int) -> Any:
+        return change(original(world, count), count)
+
+    return _wrap(env, "stack_frames", stack)
+
+
+def newest_frame_first() -> Plant:
+    """What was observed last comes first."""
+
+    def change(world: Any, count: int) -> Any:
+        def turned(state: Any) -> Any:
+            frames = env._frames(state.obs, world.spec, count).flip(2)
+            return state._replace(obs=frames.reshape(state.obs.shape))
+
+        def step(key: Any, state: Any, action: torch.Tensor) -> tuple:
+            after, *rest = world.step(key, turned(state), action)
+            return turned(after), *rest
+
+        return world._replace(
+            reset=lambda *inputs: turned(world.reset(*inputs)),
+            step=step,
+            restart=lambda state, *inputs: turned(world.restart(turned(state), *inputs)),
+        )
+
+    return _stacked(change)
+
+
+def frames_beside_one_another() -> Plant:
+    """Stacked vectors are interleaved: the first entry of each, the second of each."""
+
+    def frames(obs: torch.Tensor, spec: Any, count: int) -> torch.Tensor:
+        return obs.reshape(len(obs), 1, -1, count).swapaxes(2, 3)
+
+    return mock.patch.object(env, "_frames", frames)
+
+
+def frames_of_the_episode_before() -> Plant:
+    """A new episode begins with its first observation behind those of the last one."""
+
+    def change(world: Any, count: int) -> Any:
+        def restart(state: Any, done: torch.Tensor, noise: Any) -> Any:
+            fresh = world.restart(state, done, noise)
+            kept = env._frames(state.obs, world.spec, count)[:, :, 1:]
+            new = env._frames(fresh.obs, world.spec, count)[:, :, -1:]
+            obs = torch.cat([kept, new], dim=2).reshape(state.obs.shape)
+            return fresh._replace(obs=torch.where(done[:, None], obs, state.obs))
+
+        return world._replace(restart=restart)
+
+    return _stacked(change)
+
+
+def zeros_before_the_first_frame() -> Plant:
+    """What would have been before an episode is zero, not its first observation."""
+
+    def change(world: Any, count: int) -> Any:
+        def emptied(state: Any, fresh: torch.Tensor) -> Any:
+            frames = env._frames(state.obs, world.spec, count).clone()
+            frames[fresh, :, :-1] = 0.0
+            return state._replace(obs=frames.reshape(state.obs.shape))
+
+        def reset(*inputs: Any) -> Any:
+            state = world.reset(*inputs)
+            return emptied(state, state.time == 0)
+
+        return world._replace(
+            reset=reset,
+            restart=lambda state, done, noise: emptied(world.restart(state, done, noise), done),
+        )
+
+    return _stacked(change)
+
+
+def ball_in_four_columns() -> Plant:
+    """Catch's ball begins in one of four columns."""
+
+    def catch(original: Callable, *inputs: Any) -> Any:
+        world = original(*inputs)
+        return world._replace(reset=lambda noise, *rest: world.reset(0.8 * noise, *rest))
+
+    return _wrap(env, "catch", catch)
 
 
 # The optimizer.
@@ -1766,6 +1923,18 @@ FAULTS = (
     Fault(rewards_less_their_mean, "moments"),
     Fault(rewards_scaled_by_what_was_before, "moments"),
     Fault(moments_off_the_grid, "moments"),
+    Fault(channels_before_the_pixels, "images"),
+    Fault(height_and_width_exchanged, "images"),
+    Fault(features_flattened_by_channel, "images"),
+    Fault(kernel_turned_around, "images"),
+    Fault(kernel_of_a_convolution_by_channel, "images"),
+    Fault(convolutions_without_a_nonlinearity, "images"),
+    Fault(fan_in_of_the_channels_alone, "images"),
+    Fault(newest_frame_first, "frames"),
+    Fault(frames_beside_one_another, "frames"),
+    Fault(frames_of_the_episode_before, "frames"),
+    Fault(zeros_before_the_first_frame, "frames"),
+    Fault(ball_in_four_columns, "images"),
     Fault(euler_step_with_the_new_speed, "steps"),
     Fault(time_limit_one_step_early, "steps"),
     Fault(environment_parameter_ignored, "parameters"),

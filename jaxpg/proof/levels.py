@@ -110,6 +110,20 @@ CASES = {
         normalize_obs=True,
         normalize_reward=True,
     ),
+    "convolutions, stacked frames": dataclasses.replace(
+        VPG, env="Catch-bsuite", conv_features=(4, 8), hidden_sizes=(16,), frame_stack=2
+    ),
+    "PPO, shared convolutions, orthogonal": dataclasses.replace(
+        PPO,
+        env="Catch-bsuite",
+        networks="shared",
+        conv_features=(8,),
+        hidden_sizes=(16,),
+        activation="tanh",
+        init="orthogonal",
+        normalize_obs=True,
+    ),
+    "whole episodes, stacked observations": dataclasses.replace(REINFORCE, frame_stack=3),
 }
 """Every preset, and what else covers each optimizer, collect, network and distribution."""
 OPTIMIZER_CASES = {
@@ -127,12 +141,13 @@ def _cases(*labels: str) -> dict[str, Config]:
 
 NOISE_CASES = _cases(
     *("vpg", "reinforce", "article", "replay, SGD", "Gaussian, normalised"),
-    *("PPO, joint loss, bounds", "choices at once, masked"),
+    *("PPO, joint loss, bounds", "choices at once, masked", "convolutions, stacked frames"),
 )
 NETWORK_CASES = _cases(
     *("vpg", "reinforce", "shared torso, RMSprop"),
     *("Gaussian, normalised", "Gaussian, σ of the state"),
     *("PPO, shared torso, orthogonal", "PPO, observations and rewards normalised"),
+    *("convolutions, stacked frames", "PPO, shared convolutions, orthogonal"),
 )
 DISTRIBUTION_CASES = _cases(
     *("vpg", "article", "Gaussian, normalised"),
@@ -142,6 +157,7 @@ FREE_CASES = _cases(
     *("vpg", "reinforce", "article-corrected", "shared torso, RMSprop"),
     *("replay, SGD", "Gaussian, σ of the state", "PPO, observations and rewards normalised"),
     *("PPO, squashed Gaussian", "choices at once, masked"),
+    *("convolutions, stacked frames", "whole episodes, stacked observations"),
 )
 SGD_CASES = _cases("article-corrected", "total return, SGD", "replay, SGD")
 MAY_BE_ZERO = (  # on both sides

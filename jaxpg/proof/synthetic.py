@@ -17,7 +17,10 @@ import torch_ref.types
 T, N = 12, 5
 OBS_SIZE = {"categorical": 4, "gaussian": 3, "squashed": 3, "masked": 7}
 DIALS = "jaxpg.proof.dials:Dials-v0"
-ENVS = {"CartPole-v1": "categorical", "Pendulum-v1": "gaussian", DIALS: "masked"}
+ENVS = {
+    **{"CartPole-v1": "categorical", "Catch-bsuite": "categorical"},
+    **{"Pendulum-v1": "gaussian", DIALS: "masked"},
+}
 """The distribution that stands for an environment's actions."""
 TERMINATED = {  # rows, by column
     "steps": [(3,), (), (0, 11), (5,), (6, 7)],
@@ -30,11 +33,15 @@ TRUNCATED = {
 FIRST_TIME = {"steps": [5, 0, 2, 0, 0], "episodes": [0] * N}
 
 
-def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """The fields of a Trajectory [T, N], float64, of layout "steps" or "episodes".
+def arrays(
+    layout: str, distribution: str, seed: int = 0, obs_size: int | None = None
+) -> dict[str, np.ndarray]:
+    """The fields of a Trajectory [T, N], float64.
 
     Args:
+      layout: "steps" or "episodes".
       distribution: of OBS_SIZE; "masked" is that of choices at once of which some are not allowed.
+      obs_size: D; None takes that of OBS_SIZE.
     """
     rng = np.random.default_rng(seed)
     ends = {"terminated": TERMINATED[layout], "truncated": TRUNCATED[layout]}
@@ -44,7 +51,7 @@ def arrays(layout: str, distribution: str, seed: int = 0) -> dict[str, np.ndarra
             flags[name][list(rows), column] = True
     done = flags["terminated"] | flags["truncated"]
 
-    obs = rng.normal(size=(T, N, OBS_SIZE[distribution]))
+    obs = rng.normal(size=(T, N, obs_size or OBS_SIZE[distribution]))
     next_obs = np.concatenate([obs[1:], rng.normal(size=obs[:1].shape)])
     next_obs[done] = rng.normal(size=obs.shape)[done]  # the true successor, not the next start
     if distribution == "masked":

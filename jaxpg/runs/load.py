@@ -20,6 +20,7 @@ from safetensors.numpy import load as from_safetensors
 
 from jaxpg import words
 from jaxpg.core.config import Config
+from jaxpg.core.networks import KERNEL
 from jaxpg.core.types import Algorithm, Metrics, Params
 from jaxpg.errors import RunError
 from jaxpg.files import whole_directory
@@ -300,9 +301,10 @@ def _param_shapes(config: Config, named: dict[str, np.ndarray], rows: int) -> di
     What the environment decides (D and K) is taken from them, and must be the same throughout.
     """
     shared = config.networks == "shared"
-    first = named.get(f"{'torso' if shared else 'policy'}.hidden_0.weight", np.zeros((0, 0, 0)))
+    first = "torso" if shared else "policy"
+    inputs = named.get(f"{first}.hidden_0.weight", np.zeros((0, 0, 0))).shape[-1]
+    channels = named.get(f"{first}.conv_0.weight", np.zeros((0, 0, 0))).shape[2]
     outputs = named.get("policy.output.bias", np.zeros((0, 0))).shape[-1]
-    inputs = first.shape[-1]
     if shared:
         heads = {"torso": None, "policy": outputs, "value": 1}
     else:
@@ -317,8 +319,14 @@ def _param_shapes(config: Config, named: dict[str, np.ndarray], rows: int) -> di
         for layer, (before, after) in zip(layers, pairwise(sizes), strict=True):
             shapes[f"{network}.{layer}.weight"] = (rows, after, before)
             shapes[f"{network}.{layer}.bias"] = (rows, after)
+        convolved = [] if is_head else config.conv_features
+        for i, (before, after) in enumerate(pairwise([channels, *convolved])):
+            shapes[f"{network}.conv_{i}.weight"] = (rows, after, before, KERNEL, KERNEL)
+            shapes[f"{network}.conv_{i}.bias"] = (rows, after)
     if "policy.log_std" in named:
         shapes["policy.log_std"] = (rows, outputs)
     if config.normalize_obs:
-        shapes |= {"obs.count": (rows,), "obs.mean": (rows, inputs), "obs.var": (rows, inputs)}
+        mean = named.get("obs.mean", np.zeros((0, 0)))
+        size = mean.shape[-1] if config.conv_features else inputs  # not known from a kernel
+        shapes |= {"obs.count": (rows,), "obs.mean": (rows, size), "obs.var": (rows, size)}
     return {name: (shape, config.float_type) for name, shape in shapes.items()}

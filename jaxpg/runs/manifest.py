@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxpg import files, words
-from jaxpg.core.config import FIELDS, OWN_PARAMS, Config, ConfigError, EnvParams, validate
+from jaxpg.core.config import (
+    FIELDS,
+    OWN_PARAMS,
+    Config,
+    ConfigError,
+    EnvParams,
+    of_json,
+    validate,
+)
 from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION, Build, Source
@@ -17,13 +25,13 @@ from jaxpg.population.settings import MOST_SEEDS, value_of, with_setting
 
 NAME = "manifest.json"
 SCHEMA = 2
-BITS = 2  # to be raised by whatever makes a manifest train to other bits, as other key streams do
+BITS = 3  # to be raised by whatever makes a manifest train to other bits, as other key streams do
 # Fields that Config gained later; runs from before them did what is the default.
 _LATER = (
     *("fit", "epochs", "minibatches", "clip_coef", "clip_value", "target_kl", "normalize_over"),
     *("max_kl", "damping", "cg_steps", "backtrack_steps"),
     *("group_std", "joint_loss", "optimizer_eps", "adam_b1", "adam_b2", "init", "env_params"),
-    *("normalize_obs", "normalize_reward"),
+    *("normalize_obs", "normalize_reward", "conv_features", "frame_stack"),
 )
 LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
@@ -245,9 +253,8 @@ def parse_config(fields: Any, path: Path | str = "the config") -> Config:
     missing = sorted(FIELDS.keys() - fields.keys())
     if missing:
         raise KeyError(missing[0])
-    hidden_sizes = tuple(_typed(fields["hidden_sizes"], list))
     _typed(fields["env_params"], dict)
-    return validate(Config(**{**fields, "hidden_sizes": hidden_sizes}))
+    return validate(of_json(fields))
 
 
 def resume_line(directory: Path, callback: str | None = None) -> str:

@@ -53,9 +53,9 @@ KINDS = {
     int: Kind("an integer", int, str),
     float: Kind("a number", float, repr),
     tuple: Kind(
-        "widths such as 64x64",
-        lambda word: tuple(map(int, word.split("x"))),
-        lambda widths: "x".join(map(str, widths)),
+        "widths such as 64x64, or none",
+        lambda word: () if word.lower() == NONE else tuple(map(int, word.split("x"))),
+        lambda widths: "x".join(map(str, widths)) or NONE,
     ),
     str: TEXT,
 }

@@ -127,7 +127,7 @@ def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
         (["gamma=0.9", "gamma=0.8"], "has gamma twice"),
         (["gamma=0.9,1.5"], "gamma must be in [0, 1]; got 1.5"),
         (["num_envs=2.5"], "num_envs must be an integer; got '2.5'"),
-        (["hidden_sizes=64,axb"], "hidden_sizes must be widths such as 64x64; got 'axb'"),
+        (["hidden_sizes=64,axb"], "hidden_sizes must be widths such as 64x64, or none; got 'axb'"),
         (["normalize_advantage=yes"], "normalize_advantage must be true or false; got 'yes'"),
         (["optimizer=adam,adm"], "did you mean 'adam'"),
         (["estimator=gae,total_return"], "needs collect='episodes'"),

@@ -74,6 +74,7 @@ COUNTS = (
     "max_episode_steps",
     "cg_steps",
     "backtrack_steps",
+    "frame_stack",
 )
 CHOICES = {name: hint for name, hint in get_type_hints(Config).items() if "Literal" in str(hint)}
 
@@ -84,6 +85,8 @@ def bad_fields():
             yield {name: bad}, f"{name} must be an integer of at least 1; got {bad!r}"
     for bad in (0, 1.5, False):
         yield {"hidden_sizes": (64, bad)}, f"each of hidden_sizes must be .* got {bad!r}"
+        yield {"conv_features": (16, bad)}, f"each of conv_features must be .* got {bad!r}"
+    yield {"conv_features": 16}, "conv_features must be a tuple; got 16"
     yield {"hidden_sizes": ()}, "hidden_sizes must be a tuple of at least one width"
     yield {"cg_steps": 65}, "cg_steps must be at most 64; got 65"
     yield {"cg_steps": np.array([[5, 0]])}, "cg_steps must be an integer of at least 1; got 0"

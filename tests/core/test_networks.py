@@ -17,19 +17,23 @@ import jaxpg.core.noise
 import torch_ref.networks
 import torch_ref.noise
 import torch_ref.types
+from jaxpg import names
 from jaxpg.core.distributions import NEVER
 from jaxpg.core.types import Config, EnvSpec
+from jaxpg.fast import dense
 from torch_ref.convert import to_flax, to_torch
 
 SPECS = {
     discrete: EnvSpec(4, 3, discrete, time_limit=10, min_episode_steps=1, reset_uniforms=4)
     for discrete in (True, False)
 }
+IMAGES = {discrete: spec._replace(obs_size=60, image=(6, 5, 2)) for discrete, spec in SPECS.items()}
 SHARED = {"networks": "shared", "value_steps": 1}
 NO_CRITIC = {"baseline": "none", "collect": "episodes", "estimator": "reward_to_go"}
 
 ORTHOGONAL = {"init": "orthogonal"}
 TWO_LAYERS = {"hidden_sizes": (16, 8)}
+CONVOLVED = {"conv_features": (4, 3), "hidden_sizes": (6,)}
 
 # name: (discrete actions, fields of the config, outputs K of the policy)
 CASES = {
@@ -42,14 +46,21 @@ CASES = {
     "no critic, free sigma": (False, NO_CRITIC, 6),
     "separate, orthogonal": (True, ORTHOGONAL | TWO_LAYERS, 3),
     "shared, orthogonal": (False, ORTHOGONAL | SHARED | {"hidden_sizes": (3,)}, 6),
+    "convolutions, free sigma, tanh": (False, CONVOLVED | {"activation": "tanh"}, 6),
+    "shared convolutions, orthogonal": (True, CONVOLVED | SHARED | ORTHOGONAL, 3),
 }
 
 
 def build(case, **fields):
     """The networks of both packages."""
-    discrete, given, _ = CASES[case]
-    config, spec = Config(**{"hidden_sizes": (16,)} | given | fields), SPECS[discrete]
+    _, given, _ = CASES[case]
+    config, spec = Config(**{"hidden_sizes": (16,)} | given | fields), spec_of(case)
     return jaxpg.core.networks.make(config, spec), torch_ref.networks.make(config, spec)
+
+
+def spec_of(case):
+    discrete, given, _ = CASES[case]
+    return (IMAGES if "conv_features" in given else SPECS)[discrete]
 
 
 def initial(case, seed=0, **fields):
@@ -119,12 +130,22 @@ def test_initial_parameters_do_not_depend_on_jit_or_vmap(init):
             np.testing.assert_array_equal(flat(batched)[name][i], single[name])
 
 
-@pytest.mark.parametrize(("hidden_sizes", "outputs"), [((16,), 3), ((), 3), ((16, 8), None)])
-def test_initial_tree_is_the_one_that_flax_would_make(hidden_sizes, outputs):
-    mlp = jaxpg.core.networks.MLP(hidden_sizes, outputs, "relu")
-    expected = jax.eval_shape(mlp.init, jax.random.key(0), jnp.zeros((1, 4)))["params"]
+@pytest.mark.parametrize(
+    ("hidden_sizes", "outputs", "seen"),
+    [
+        ((16,), 3, ()),
+        ((), 3, ()),
+        ((16, 8), None, ()),
+        ((16,), 3, ((5, 4), (6, 5, 2))),
+        ((16,), None, ((5,), (3, 3, 1))),
+    ],
+)
+def test_initial_tree_is_the_one_that_flax_would_make(hidden_sizes, outputs, seen):
+    mlp = jaxpg.core.networks.MLP(hidden_sizes, outputs, "relu", *seen)
+    size = math.prod(seen[1]) if seen else 4
+    expected = jax.eval_shape(mlp.init, jax.random.key(0), jnp.zeros((1, size)))["params"]
     ours = jax.eval_shape(
-        lambda key: jaxpg.core.networks.init_mlp(key, mlp, 4), jaxpg.core.noise.key(0)
+        lambda key: jaxpg.core.networks.init_mlp(key, mlp, size), jaxpg.core.noise.key(0)
     )
     assert shapes(ours) == shapes(expected)
 
@@ -137,9 +158,21 @@ def test_initial_weights_are_uniform_as_in_torchs_linear():
     assert scipy.stats.kstest(draws, "uniform", (-1.0, 2.0)).pvalue > 0.01
 
 
+def test_a_convolution_starts_as_torchs_does():
+    """U(-1/√fan_in, 1/√fan_in), a fan-in of 9 times the channels that it sees."""
+    params = converted("convolutions, free sigma, tanh")
+    for network in ("policy", "value"):
+        for name, fan_in in (("conv_0", 9 * 2), ("conv_1", 9 * 4), ("hidden_0", 2 * 1 * 3)):
+            for leaf in params[network][name].values():
+                largest = float(np.abs(leaf).max()) * math.sqrt(fan_in)
+                assert 0.5 < largest <= 1.0, (network, name)
+    assert params["policy"]["conv_0"]["kernel"].shape == (3, 3, 2, 4)
+
+
 def test_no_two_parameters_share_a_key():
     """Leaves drawn from one key would begin with the same draw."""
-    for case in ("separate, free sigma, two layers, tanh", "shared, categorical, two layers"):
+    cases = ("separate, free sigma, two layers, tanh", "shared, categorical, two layers")
+    for case in (*cases, "convolutions, free sigma, tanh"):
         starts = np.sort([draws[0] for draws in scaled_draws(converted(case))])
         assert np.diff(starts).min() > 1e-5
 
@@ -147,7 +180,7 @@ def test_no_two_parameters_share_a_key():
 def scaled_draws(params):
     """Every kernel and bias times √fan_in: the draws from U(-1, 1) that they were made of."""
     return [
-        np.asarray(leaf, np.float64).ravel() * math.sqrt(layer["kernel"].shape[0])
+        np.asarray(leaf, np.float64).ravel() * math.sqrt(math.prod(layer["kernel"].shape[:-1]))
         for network in params.values()
         for name, layer in network.items()
         if name != "log_std"
@@ -273,13 +306,61 @@ def test_outputs_worked_by_hand(activation):
     np.testing.assert_array_equal(separate.value(apart, obs), shared.value(params, obs))
 
 
+def test_convolutions_worked_by_hand():
+    """An image of three rows and four columns, two features, at two places.
+
+     1  2  3  4      kernel of the first    0   0  1      of the second 0, with a bias of ½
+     5  6  7  8                             0 100  0
+     9 10 11 12                            10   0  0
+
+    3 + 100 · 6 + 10 · 9 = 693 and 4 + 100 · 7 + 10 · 10 = 804, so (693, ½, 804, ½), features last;
+    times (1, 0, 10, 1000), as one hidden unit: 693 + 8040 + 500 = 9233; times 2: 18466.
+    """
+    spec = SPECS[True]._replace(obs_size=12, num_actions=1, image=(3, 4, 1))
+    config = Config(**SHARED, conv_features=(2,), hidden_sizes=(1,))
+    kernel = np.zeros((3, 3, 1, 2), np.float32)
+    kernel[0, 2, 0, 0], kernel[1, 1, 0, 0], kernel[2, 0, 0, 0] = 1, 100, 10
+    hidden = np.array([[1.0], [0.0], [10.0], [1000.0]], np.float32)
+    head = {"output": {"kernel": np.array([[2.0]], np.float32), "bias": np.zeros(1, np.float32)}}
+    params = {
+        "torso": {
+            "conv_0": {"kernel": kernel, "bias": np.array([0.0, 0.5], np.float32)},
+            "hidden_0": {"kernel": hidden, "bias": np.zeros(1, np.float32)},
+        },
+        "policy": head,
+        "value": head,
+    }
+    obs = np.arange(1, 13, dtype=np.float32)
+    for apply in (jaxpg.core.networks.apply, dense.apply):
+        ours = jaxpg.core.networks.make(config, spec, apply)
+        assert ours.policy(jax.tree.map(jnp.asarray, params), jnp.asarray(obs)).tolist() == [18466]
+    theirs = torch_ref.networks.make(config, spec)
+    twin_params = theirs.init(*torch_ref.noise.keys([0, 1]))
+    twin_params.load_state_dict(to_torch(params))
+    assert theirs.policy(twin_params, torch.tensor(obs)).tolist() == [18466]
+
+
+@pytest.mark.parametrize("module", [jaxpg.core.networks, torch_ref.networks])
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ((), r"conv_features needs an environment that observes an image, .* a vector of 60"),
+        ((6, 3, 1), r"takes 2 off an image's height and width; got 2 of them, .*\[6, 3, 1\]"),
+    ],
+)
+def test_what_cannot_be_convolved_is_refused(module, image, words):
+    config = Config(conv_features=(4, 4))
+    with pytest.raises(ValueError, match=words):
+        module.make(config, IMAGES[True]._replace(image=image))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_shapes_of_the_outputs(case):
     """[..., K] for the policy and [...] for the value, with any batch axes."""
     ours, _ = build(case)
     params = converted(case)
     for batch in ((), (5,), (2, 5)):
-        obs = jnp.ones((*batch, 4))
+        obs = jnp.ones((*batch, spec_of(case).obs_size))
         assert jax.eval_shape(ours.policy, params, obs).shape == (*batch, CASES[case][2])
         if "value" in params:
             assert jax.eval_shape(ours.value, params, obs).shape == batch
@@ -349,7 +430,12 @@ def test_twin_has_equal_outputs_and_gradients_in_float64(case, x64):
 
 
 @pytest.mark.parametrize(
-    "case", ["separate, categorical", "separate, free sigma, two layers, tanh"]
+    "case",
+    [
+        "separate, categorical",
+        "separate, free sigma, two layers, tanh",
+        "convolutions, free sigma, tanh",
+    ],
 )
 def test_twin_has_equal_outputs_and_gradients_in_float32(case):
     compare_outputs_and_gradients(case, "float32", 1e-5)
@@ -362,7 +448,8 @@ def compare_outputs_and_gradients(case, float_type, tolerance):
     params = converted(case, arithmetic=float_type)
     rng = np.random.default_rng(0)
     obs, policy_weight, value_weight = (
-        rng.normal(size=(50, *tail)).astype(float_type) for tail in ((4,), (CASES[case][2],), ())
+        rng.normal(size=(50, *tail)).astype(float_type)
+        for tail in ((spec_of(case).obs_size,), (CASES[case][2],), ())
     )
 
     def outputs(networks, params, obs):
@@ -413,6 +500,19 @@ def test_convert_worked_by_hand():
     assert state_dict["policy.output.weight"].tolist() == [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
     assert state_dict["policy.output.bias"].tolist() == [7.0, 8.0, 9.0]
     assert state_dict["policy.log_std"].tolist() == [0.5, 0.25]
+
+
+def test_a_convolutions_kernel_is_converted_and_named():
+    """Channels in and out from the end to the front; with axes of seeds before them, too."""
+    kernel = np.arange(3 * 3 * 2 * 5.0).reshape(3, 3, 2, 5)
+    params = {"policy": {"conv_1": {"kernel": kernel, "bias": np.zeros(5)}}}
+    weight = to_torch(params)["policy.conv_1.weight"].numpy()
+    assert weight.shape == (5, 2, 3, 3)
+    assert weight[4, 1, 0, 2] == kernel[0, 2, 1, 4]
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf, leaf + 1]), params)
+    named = names.to_torch(stacked)
+    np.testing.assert_array_equal(named["policy.conv_1.weight"], np.stack([weight, weight + 1]))
+    jax.tree.map(np.testing.assert_array_equal, names.from_torch(named), stacked)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -90,6 +90,12 @@ OTHERS = {
         clip_value=0.1,
         target_kl=0.05,
     ),
+    "convolutions": dataclasses.replace(
+        CONFIG, env="Catch-bsuite", conv_features=(3, 2), hidden_sizes=(6,), frame_stack=2
+    ),
+    "convolutions, natural": dataclasses.replace(
+        CONFIG, env="Catch-bsuite", conv_features=(3,), hidden_sizes=(6,), fit="npg"
+    ),
     "ppo of episodes, masked choices": dataclasses.replace(
         CONFIG,
         env=DIALS,

@@ -1,6 +1,7 @@
 """Exports, loaded by their own runtimes and compared with the policy, action by action."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -34,6 +35,21 @@ CONFIGS = {
     "masked choices": Config(
         env="jaxpg.proof.dials:Dials-v0", hidden_sizes=(8,), normalize_obs=True
     ),
+    "convolutions": Config(
+        env="Catch-bsuite",
+        conv_features=(4, 3),
+        hidden_sizes=(6,),
+        frame_stack=2,
+        activation="tanh",
+    ),
+    "shared convolutions, normalised": Config(
+        env="Catch-bsuite",
+        conv_features=(5,),
+        hidden_sizes=(6,),
+        networks="shared",
+        value_steps=1,
+        normalize_obs=True,
+    ),
 }
 
 
@@ -58,6 +74,13 @@ def observations(config: Config, size: int) -> np.ndarray:
     return (
         np.concatenate([obs[:, :2], obs[:, 2:] > 0], axis=-1, dtype=obs.dtype) if size == 7 else obs
     )
+
+
+def as_given(policy: Policy, obs: np.ndarray) -> np.ndarray:
+    """Observations [B, D] as the environment gives them, the stacked ones apart."""
+    interface, pixels = policy.actor.interface, math.prod(policy.actor.spec.image[:2])
+    apart = obs.reshape(len(obs), pixels, policy.config.frame_stack, -1).swapaxes(1, 2)
+    return apart.reshape(len(obs), *interface.obs_shape)
 
 
 def in_torch(content, path, obs, config):
@@ -110,7 +133,7 @@ def in_safetensors(content, path, obs, config):
     policy = Policy.of(config, from_torch(load(content)))
     outputs = np.asarray(policy.actor.outputs(policy.params, obs))
     if policy.actor.spec.discrete:
-        return {"action": policy.act(obs), "logits": outputs}
+        return {"action": policy.act(as_given(policy, obs)), "logits": outputs}
     mean, log_std = np.split(outputs, 2, axis=-1)
     return {"action": policy.act(obs), "mean": mean, "log_std": log_std}
 
@@ -129,7 +152,7 @@ def compare(run, seed, target, path, tolerance=2e-5):
     content = export.export(run, seed, target)
     theirs = RUNTIMES[target](content, path, obs, run.config)
     outputs = np.asarray(policy.actor.outputs(policy.params, obs))
-    actions = policy.act(obs)
+    actions = policy.act(as_given(policy, obs))
     assert theirs["action"].shape == actions.shape
     if policy.actor.spec.discrete:
         np.testing.assert_allclose(theirs["logits"], outputs, rtol=tolerance, atol=tolerance)

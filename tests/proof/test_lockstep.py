@@ -93,6 +93,14 @@ PARTS = {
         normalize_reward=True,
     ),
     "choices at once, masked": cut(PRESETS["vpg"], env=DIALS, normalize_obs=True, ent_coef=0.01),
+    "convolutions of stacked frames": cut(
+        PRESETS["vpg"],
+        env="Catch-bsuite",
+        conv_features=(4, 3),
+        hidden_sizes=(16,),
+        frame_stack=2,
+        learning_rate=1e-3,
+    ),
     "episodes, replay, observations and rewards normalised": cut(
         PRESETS["article-corrected"],
         normalize_obs=True,

@@ -458,6 +458,9 @@ def test_what_a_preset_switches_on_can_be_switched_off(monkeypatch):
     monkeypatch.setitem(PRESETS, "vpg", normalized)
     (line,) = reproduce.commands(manifest("vpg", Config()))
     assert parse("train", COMMANDS["train"], shlex.split(line)[2:]).config == Config()
+    flat = dataclasses.replace(PRESETS["ppo-minatar"], conv_features=())
+    (line,) = reproduce.commands(manifest("ppo-minatar", flat))
+    assert parse("train", COMMANDS["train"], shlex.split(line)[2:]).config == flat
 
 
 def test_the_commands_of_a_merged_run_merge():
