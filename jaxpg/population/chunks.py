@@ -11,6 +11,7 @@ JAX's 64-bit mode changes how float32 programs are compiled, and so their last b
 for float64 arithmetic and off for float32, whatever the process has (`own_jax`).
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -54,10 +55,19 @@ class Chunk(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """One lane between two updates."""
+    """One lane between two updates, of plain arrays, which every file and numpy can hold."""
 
-    state: LearnerState  # its key as data, uint32 [2]
+    state: LearnerState  # its key as data, uint32 [2]; typed keys of others as `KeyData`
     cause: jax.Array  # int32, index in CAUSES; if not 0, `state` is the last finite one
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KeyData:
+    """A typed key that an environment or an optimizer of one's own keeps."""
+
+    data: jax.Array  # uint32
+    impl: Any = dataclasses.field(metadata={"static": True})  # what made it, as jax names that
 
 
 class Snapshot(NamedTuple):
@@ -163,6 +173,16 @@ def advance(
         yield done, Snapshot(lanes, history, np.array(recent))
 
 
+def restored(state: LearnerState) -> LearnerState:
+    """The state of a lane as an update takes it, with typed keys."""
+
+    def typed(x: Any) -> Any:
+        return jax.random.wrap_key_data(x.data, impl=x.impl) if isinstance(x, KeyData) else x
+
+    whole = jax.tree.map(typed, state, is_leaf=lambda x: isinstance(x, KeyData))
+    return whole._replace(key=noise.typed(state.key))
+
+
 def join_metrics(parts: Sequence[Metrics]) -> Metrics:
     """Metrics of consecutive updates, joined along the updates."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
@@ -209,15 +229,14 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
 
     def begin(config: Config, options: EnvParams, key_data: jax.Array) -> Lane:
         state = learner.init(config, noise.typed(key_data), build(config, **options))
-        return Lane(state._replace(key=jax.random.key_data(state.key)), jnp.int32(0))
+        return Lane(_stored(state), jnp.int32(0))
 
     def start(config: Config, options: EnvParams, key_data: jax.Array) -> Lane:
         return jax.vmap(begin)(config, options, key_data)
 
     def update(config: Config, options: EnvParams, lane: Lane) -> tuple[Lane, Metrics]:
-        key, algorithm = noise.typed(lane.state.key), build(config, **options)
-        state, metrics = learner.update(config, lane.state._replace(key=key), algorithm)
-        after = state._replace(key=lane.state.key)
+        state, metrics = learner.update(config, restored(lane.state), build(config, **options))
+        after = _stored(state)
         cause = jnp.where(lane.cause > 0, lane.cause, _cause(after, metrics))
         frozen = cause > 0
         kept = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), lane.state, after)
@@ -239,6 +258,16 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
         return lanes, by_lane, jax.vmap(ring.mean)(lanes.state.recent_returns)
 
     return start, advance
+
+
+def _stored(state: LearnerState) -> LearnerState:
+    """What `restored` takes."""
+
+    def plain(x: Any) -> Any:
+        is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return KeyData(jax.random.key_data(x), jax.random.key_impl(x)) if is_key else x
+
+    return jax.tree.map(plain, state)._replace(key=jax.random.key_data(state.key))
 
 
 def metric_names(config: Config) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxpg import fast, files
-from jaxpg.core import learner, noise, trace
+from jaxpg.core import learner, trace
 from jaxpg.core.config import Config, EnvParams
 from jaxpg.core.types import LearnerState, Metrics
 from jaxpg.errors import RunError
@@ -110,8 +110,7 @@ def _records(
             lanes, _ = _advance(program, chunk, lanes, u - done)
         after, metrics = _advance(program, chunk, lanes, 1)
         with chunks.own_jax(manifest.config):
-            key = noise.typed(lanes.state.key)
-            state = lanes.state._replace(key=key)
+            state = chunks.restored(lanes.state)
             watched, seen = watch(chunk.config, chunk.options, state)
             record = trace.record(*jax.tree.map(lambda x: x[0], (watched.params, seen)))
         params = jax.tree.map(lambda x: x[0], after.state.params)
