@@ -62,17 +62,19 @@ def drunk(monkeypatch):
 def test_a_typed_key_in_the_state_is_saved_and_goes_on(drunk, tmp_path, monkeypatch):
     """It died at the first checkpoint; now it is continued and retraced to the same bits."""
     jaxpg.check_env("Drunk-v0", steps=20)
-    whole = jaxpg.train_population(CONFIG, [3, 5, 8], lanes=2)
+    how = {"lanes": 2, "evaluate_every": 20, "evaluate_episodes": 2}
+    whole = jaxpg.train_population(CONFIG, [3, 5, 8], **how)
     monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
 
     def stop(at):
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
 
     with pytest.raises(Stopped):
-        jaxpg.train_population(CONFIG, [3, 5, 8], lanes=2, out=tmp_path / "run", report=stop)
-    again = jaxpg.train_population(CONFIG, [3, 5, 8], lanes=2, out=tmp_path / "run")
+        jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run", report=stop)
+    again = jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
     jax.tree.map(np.testing.assert_array_equal, again.metrics, whole.metrics)
+    jax.tree.map(np.testing.assert_array_equal, again.evaluations, whole.evaluations)
     said = retrace(tmp_path / "run", 5, 0, None, tmp_path / "again")
     assert "4 could be compared with the run, and all are equal to the bit" in said
 
