@@ -100,9 +100,10 @@ def programs_kept():
     kept, compile_programs = {}, chunks.compile_programs
 
     def once(chunk, length, workers=None, build=fast.build):
-        leaves, static = jax.tree.flatten((chunk.config, chunk.keys))
+        leaves, static = jax.tree.flatten((chunk.config, chunk.keys, chunk.params))
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        key = (static, shapes, length, len(devices.workers()[:workers]), build)
+        episodes = chunk.evaluating and chunk.evaluating.episodes
+        key = (static, shapes, length, len(devices.workers()[:workers]), build, episodes)
         if key not in kept:
             kept[key] = compile_programs(chunk, length, workers, build)
         return kept[key]

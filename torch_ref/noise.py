@@ -21,7 +21,9 @@ import torch
 from torch_ref.config import Config, ConfigError
 from torch_ref.types import EnvSpec, Noise
 
-USES = ("training", "evaluation", "rendering")  # of an integer seed; the first word of its key
+# Of an integer seed; the first word of its key. Validation is evaluating while it trains, and
+# continuation is training from what was trained.
+USES = ("training", "evaluation", "rendering", "validation", "continuation")
 ROUNDS = 8  # words of random bits that a permutation takes
 
 
@@ -38,9 +40,9 @@ def key(seed: int, use: str = "training") -> np.ndarray:
     return _key_data(seed, use)
 
 
-def keys(seeds: Any) -> np.ndarray:
+def keys(seeds: Any, use: str = "training") -> np.ndarray:
     """The keys of S integer seeds, [S, 2]; seed k's key does not depend on its position."""
-    return np.array([_key_data(seed) for seed in seeds], np.uint32).reshape(-1, 2)
+    return np.array([_key_data(seed, use) for seed in seeds], np.uint32).reshape(-1, 2)
 
 
 def split(key: np.ndarray, shape: int | tuple[int, ...]) -> np.ndarray:

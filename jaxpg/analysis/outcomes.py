@@ -17,6 +17,7 @@ import numpy as np
 from jaxpg.analysis.budget import Budget, budget, spent
 from jaxpg.analysis.stats import SOLVED, Survival, kaplan_meier
 from jaxpg.core.config import Config
+from jaxpg.population.evaluations import Evaluations
 
 if TYPE_CHECKING:
     from jaxpg.population.population import Population
@@ -201,7 +202,8 @@ def until(config: Config, population: "Population", within: Budget) -> "Populati
     kept = spent(config, population, within.unit) <= within.amount
     metrics = population.metrics
     cut = {name: np.where(kept, x, np.zeros_like(x)) for name, x in metrics.named().items()}
-    population = population._replace(metrics=metrics._replace(**cut), params={})
+    cut_metrics = metrics._replace(**cut)
+    population = population._replace(metrics=cut_metrics, params={}, evaluations=None)
     episodes, returns = _returns(population)
     count, total = episodes.sum(axis=1), returns.sum(axis=1, dtype=np.float64)
     final = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
@@ -217,7 +219,7 @@ def until(config: Config, population: "Population", within: Budget) -> "Populati
 
 def select(population: "Population", rows: np.ndarray) -> "Population":
     """These rows of a population, as those of one setting. Parameters are not carried along."""
-    metrics = population.metrics
+    metrics, seen = population.metrics, population.evaluations
     return population._replace(
         seeds=population.seeds[rows],
         setting=population.setting[rows],
@@ -226,7 +228,32 @@ def select(population: "Population", rows: np.ndarray) -> "Population":
         final_return=population.final_return[rows],
         frozen_at=population.frozen_at[rows],
         cause=population.cause[rows],
+        evaluations=seen and Evaluations(seen.update, seen.greedy[rows], seen.sampled[rows]),
     )
+
+
+def evaluated(population: "Population") -> Evaluations | None:
+    """What each row counts with where it was evaluated, float64.
+
+    One that has diverged by then counts with the mean of all before training, or with the lowest at
+    the end if that is lower; so does one whose return is no number. None if none was evaluated, or
+    only with returns that are no numbers.
+    """
+    seen = population.evaluations
+    if seen is None:
+        return None
+    diverged = population.frozen_at[:, None] >= 0
+    gone = diverged & (seen.update > population.frozen_at[:, None])
+
+    def counted_in(returns: np.ndarray) -> np.ndarray:
+        known = np.where(gone | ~np.isfinite(returns), np.nan, returns.astype(np.float64))
+        first, last = (x[np.isfinite(x)] for x in (known[:, 0], known[:, -1]))
+        least = min([first.mean() if len(first) else np.nan, *last.tolist()])
+        return np.where(np.isnan(known), least, known)
+
+    greedy, sampled = counted_in(seen.greedy), counted_in(seen.sampled)
+    known = np.isfinite(greedy).all() and np.isfinite(sampled).all()
+    return Evaluations(seen.update, greedy, sampled) if known else None
 
 
 def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:

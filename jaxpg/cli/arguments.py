@@ -133,7 +133,7 @@ def _options(options: type) -> Iterator[str]:
     """The names of a dataclass's options, and of those in it."""
     for name, hint in get_type_hints(options, include_extras=True).items():
         kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        option = name.replace("_", "-")
+        option = name.rstrip("_").replace("_", "-")  # from_, which Python has a word for
         if dataclasses.is_dataclass(kind):
             yield from _options(kind)  # type: ignore[arg-type]
         elif not {Positional, tyro.conf.Fixed} & set(getattr(hint, "__metadata__", ())):

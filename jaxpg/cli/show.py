@@ -119,7 +119,9 @@ def describe(directory: Path) -> str:
     state = "finished" if finished else "not finished"
     times = f", {len(manifest.settings)} settings each" if len(manifest.settings) > 1 else ""
     what = f"{manifest.called} on {words.environment(config, manifest.varied)}"
-    said = f"{what}, seeds {','.join(manifest.parts)}{times}: {state}"
+    origin = manifest.start
+    begun = f", from {origin.run or 'a population in memory'}" if origin else ""
+    said = f"{what}{begun}, seeds {','.join(manifest.parts)}{times}: {state}"
     if finished and not done:
         return f"{said}\nit was saved from memory, without checkpoints"
     return (

@@ -17,7 +17,7 @@ from jaxpg.cli.arguments import Changed, Directories, Directory, Preset
 from jaxpg.cli.show import attempt, describe, say
 from jaxpg.core.config import PRESETS, Config, ConfigError, validate
 from jaxpg.errors import DoesNotFit, Stopped
-from jaxpg.population import own
+from jaxpg.population import evaluations, own
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import share, track
 from jaxpg.runs import sweep as sweeps
@@ -87,12 +87,27 @@ class Own:
 
 
 @dataclasses.dataclass(frozen=True)
+class During:
+    """What a run starts from, and what is seen of it while it trains."""
+
+    from_: Annotated[Path | None, arg(name="from", metavar="RUN")] = None
+    """A finished run: every seed starts from the same seed's parameters there, which are copied,
+    with an optimizer and noise of its own."""
+    evaluate_every: Annotated[int | None, arg(metavar="N")] = None
+    """Evaluate each seed's policy before training and after every N environment steps (or
+    episodes) of its budget, which N divides; in fresh episodes, greedy and sampled."""
+    evaluate_episodes: Annotated[int, arg(metavar="M")] = evaluations.EPISODES
+    """Episodes of each of the two."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """Train many seeds in parallel into a run directory, or continue it."""
 
     preset: Preset = "vpg"
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     run: OmitArgPrefixes[Run] = Run()
+    during: OmitArgPrefixes[During] = During()
     own: OmitArgPrefixes[Own] = Own()
     launch: OmitArgPrefixes[Launch] = Launch()
     processes: OmitArgPrefixes[Processes] = Processes()
@@ -106,15 +121,21 @@ def train(options: Train) -> None:
     check(options.launch, options.processes)
     if options.run.track is not None:
         track.check(options.run.track)
-    given = own.parse(options.own.option)
+    during, given = options.during, own.parse(options.own.option)
+    evaluating = evaluations.asked(config, during.evaluate_every, during.evaluate_episodes)
     out = options.run.out or default_out(options.preset, config)
     machine.prepare(config, alone=not options.processes.distributed)
     whose = join(options.processes)
     from jaxpg.runs import run
+    from jaxpg.runs import start as starts
+    from jaxpg.runs.load import load
 
     run.check_usable(out)
     import_callback(options.launch)
     build = own.find(options.own.algorithm, given)
+    start = None
+    if during.from_ is not None:
+        start = starts.of(load(during.from_).population, during.from_)
     share.wait_for_first(out, whose, options.processes.peer_seconds, run.is_finished)
     lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
     if lanes is None and not is_new:
@@ -123,10 +144,13 @@ def train(options: Train) -> None:
         say_if_empty(out)
 
     def begin(lanes: int | None) -> None:
-        planned = run.plan(options.preset, config, seeds, lanes, build=build)
+        what = (options.preset, config, seeds, lanes)
+        planned = run.plan(*what, build=build, start=start, evaluating=evaluating)
         run.check_parts(planned, build)
-        (run.check_same if whose.process else run.begin)(out, planned)
-        if not whose.process:
+        if whose.process:
+            run.check_same(out, planned)
+        else:
+            run.begin(out, planned, start)
             track.choose(out, options.run.track)
         to_the_end(out, options.launch, whose, options.processes.peer_seconds)
 

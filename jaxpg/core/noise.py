@@ -22,7 +22,9 @@ import numpy as np
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import EnvSpec, Noise
 
-USES = ("training", "evaluation", "rendering")  # of an integer seed; the first word of its key
+# Of an integer seed; the first word of its key. Validation is evaluating while it trains, and
+# continuation is training from what was trained.
+USES = ("training", "evaluation", "rendering", "validation", "continuation")
 ROUNDS = 8  # words of random bits that a permutation takes
 
 
@@ -39,9 +41,9 @@ def key(seed: int, use: str = "training") -> jax.Array:
     return typed(jax.device_put(_key_data(seed, use)))
 
 
-def keys(seeds: Any) -> jax.Array:
+def keys(seeds: Any, use: str = "training") -> jax.Array:
     """The keys of S integer seeds, [S]; seed k's key does not depend on its position."""
-    data = np.array([_key_data(seed) for seed in seeds], np.uint32)
+    data = np.array([_key_data(seed, use) for seed in seeds], np.uint32)
     return typed(jax.device_put(data.reshape(-1, 2)))
 
 

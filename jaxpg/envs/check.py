@@ -232,11 +232,6 @@ def _check_state(spec: EnvSpec, state: EnvState) -> None:
                 f"every part of the state must be [N, ...], of N = {NUM_ENVS}; {name} is "
                 f"{_type(leaf)}"
             )
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise ConfigError(
-                f"every part of the state must be numbers, which a checkpoint holds; {name} is a "
-                "key: keep jax.random.key_data of it"
-            )
 
 
 def _check_step(

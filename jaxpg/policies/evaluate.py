@@ -6,7 +6,7 @@ the other seeds, nor by how many are evaluated at a time.
 
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +21,13 @@ from jaxpg.core.env import interface, newest
 from jaxpg.core.types import Algorithm, EnvState, Params
 from jaxpg.errors import RunError
 from jaxpg.fast import static
+from jaxpg.population.episodes import chooser, play, stages
+from jaxpg.population.evaluations import MODES as MODES
 from jaxpg.population.policy import Actor, actor
 from jaxpg.runs.load import Run
 
 ROWS = 8_192  # episodes that are simulated at a time, of all seeds together
 GYMNASIUM_STEPS = 400_000  # that a default evaluation in gymnasium may take, each mode
-MODES = ("greedy", "sampled")
 
 
 class Evaluation(NamedTuple):
@@ -56,7 +57,7 @@ def in_gymnax(
     began = time.perf_counter()
     config = run.config_of(setting)
     names = static(config)  # one program for all values
-    play = _player(actor(names, run.algorithm(setting)), mode)
+    player = _player(actor(names, run.algorithm(setting)).algorithm, mode)
     width = min(episodes, ROWS)
     lanes = max(1, min(len(seeds), ROWS // width))
     returns = np.zeros((len(seeds), episodes))
@@ -68,7 +69,7 @@ def in_gymnax(
             indices = np.arange(j, j + width).clip(max=episodes - 1)
             keys = _episode_keys("evaluation", key, np.asarray(seeds)[rows], indices)
             params = stacked_params(run, [seeds[row] for row in rows], setting)
-            total, length = play(params, keys, config.env_params)
+            total, length = player(params, keys, config.env_params)
             returns[np.ix_(rows, indices)], lengths[np.ix_(rows, indices)] = total, length
     seconds = time.perf_counter() - began
     return Evaluation("gymnax", mode, list(seeds), returns, lengths, seconds)
@@ -153,7 +154,7 @@ def recorder(
       (params [S, ...], seeds, indices of the episodes, key) -> Recorded.
     """
     act = actor(config, algorithm)
-    start, step = _episodes(act, mode)
+    start, step = stages(act.algorithm, mode)
     limit = act.spec.time_limit
     times = jnp.arange(limit if steps is None else min(steps, limit))
 
@@ -162,7 +163,6 @@ def recorder(
             return see(state)
         return see(state._replace(obs=newest(state.obs, act.spec, config.frame_stack)))
 
-    @jax.jit
     def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
         def body(carry: tuple, t: jax.Array) -> tuple[tuple, tuple]:
             state, alive = step(params, keys, t, *carry)
@@ -171,17 +171,19 @@ def recorder(
         first, alive = start(keys, env_params)
         final, later = jax.lax.scan(body, (first, alive), times)
         seen = jax.tree.map(
-            lambda x, rest: jnp.concatenate([x[None], rest]).reshape(-1, *keys.shape, *x.shape[1:]),
+            lambda x, rest: jnp.concatenate([x[None], rest]),
             (kept(first), first.episode_return),
             later,
         )
-        return *seen, final[0].time.reshape(keys.shape)
+        return *seen, final[0].time
+
+    of_seeds = jax.jit(jax.vmap(play, (0, 0, None), (1, 1, 0)))
 
     def record(
         params: Params, seeds: Sequence[int], episodes: Sequence[int], key: int = 0
     ) -> Recorded:
         keys = _episode_keys("rendering", key, np.asarray(seeds), np.asarray(episodes))
-        seen, returns, lengths = jax.tree.map(np.asarray, play(params, keys, config.env_params))
+        seen, returns, lengths = jax.tree.map(np.asarray, of_seeds(params, keys, config.env_params))
         return Recorded(seen, returns, lengths, limit)
 
     return record
@@ -233,92 +235,27 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16)
-def _player(act: Actor, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def _player(algorithm: Algorithm, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """(params [S, ...], keys [S, E], env_params) -> returns and lengths [S, E] of episodes."""
-    start, step = _episodes(act, mode)
-
-    def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
-        def alive_somewhere(carry: tuple) -> jax.Array:
-            return jnp.any(carry[2])
-
-        def body(carry: tuple) -> tuple:
-            t, state, alive = carry
-            return t + 1, *step(params, keys, t, state, alive)
-
-        first = (jnp.int32(0), *start(keys, env_params))
-        _, end, _ = jax.lax.while_loop(alive_somewhere, body, first)
-        return end.episode_return.reshape(keys.shape), end.time.reshape(keys.shape)
-
-    return jax.jit(play)
+    return jax.jit(jax.vmap(partial(play, algorithm, mode), (0, 0, None)))
 
 
-def _episodes(act: Actor, mode: str) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
-    """How the episodes of S seeds begin and go on; rows [S · E].
+def _chooser(act: Actor, mode: str) -> Callable[..., jax.Array]:
+    """(params [S, ...], observations [S, E, ...], keys [S, E], step) -> actions [S, E, ...], both
+    as the environment has them."""
+    choose = chooser(act.algorithm, mode)
 
-    Returns:
-      (keys [S, E], env_params) -> state, alive; and
-      (params, keys, step's number, state, alive) -> state, alive, where a row that is over keeps
-      its state.
-    """
-    env = act.algorithm.env
-    choose = _chooser(act, mode, raw=True)
+    def of_seed(params: Params, observation: jax.Array, keys: jax.Array, t: jax.Array) -> jax.Array:
+        action = choose(params, jax.vmap(act.interface.encode)(observation), keys, t)
+        return jax.vmap(act.interface.decode)(action)
 
-    def start(keys: jax.Array, env_params: EnvParams) -> tuple:
-        draws = jax.vmap(lambda key: noise.fold_in(key, 0))(keys.reshape(-1))
-        if env.spec.reset_uniforms:
-            draws = jax.vmap(lambda key: noise.uniform(key, (env.spec.reset_uniforms,)))(draws)
-        return env.reset(draws, env_params), jnp.ones(keys.size, bool)
-
-    def step(params: Params, keys: jax.Array, t: jax.Array, state: EnvState, alive: Any) -> tuple:
-        def step_key(key: jax.Array) -> jax.Array:
-            return noise.fold_in(noise.fold_in(key, 2), t)
-
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(alive.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        action = choose(params, state.obs.reshape(*keys.shape, -1), keys, t)
-        action = action.reshape(-1, *action.shape[2:])
-        step_keys = jax.vmap(step_key)(keys.reshape(-1))
-        following, _, terminated, truncated = env.step(step_keys, state, action)
-        done = jnp.logical_or(terminated, truncated)
-        return jax.tree.map(keep, following, state), jnp.logical_and(alive, ~done)
-
-    return start, step
-
-
-def _chooser(act: Actor, mode: str, raw: bool = False) -> Callable[..., jax.Array]:
-    """(params [S, ...], obs [S, E, ...], keys [S, E], step) -> actions [S, E, ...].
-
-    Args:
-      raw: whether observations and actions are those of jaxpg's Env, [S, E, D], or the
-        environment's own.
-    """
-    if mode not in MODES:
-        raise ConfigError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
-    distribution = act.algorithm.distribution
-
-    def choose(params: Params, obs: jax.Array, keys: jax.Array, t: jax.Array) -> jax.Array:
-        if not raw:
-            obs = jax.vmap(jax.vmap(act.interface.encode))(jnp.asarray(obs))
-        outputs = jax.vmap(act.outputs)(params, obs)
-        if mode == "greedy":
-            action = distribution.mode(outputs)
-        else:
-
-            def draw(key: jax.Array) -> jax.Array:
-                return noise.uniform(noise.fold_in(noise.fold_in(key, 1), t), act.spec.action_shape)
-
-            action = distribution.sample(outputs, jax.vmap(jax.vmap(draw))(keys))
-        return action if raw else jax.vmap(jax.vmap(act.interface.decode))(action)
-
-    return choose if raw else jax.jit(choose)
+    return jax.jit(jax.vmap(of_seed, (0, 0, 0, None)))
 
 
 def _episode_keys(use: str, key: int, seeds: np.ndarray, episodes: np.ndarray) -> jax.Array:
     """[S, E]; each depends on its seed's number and its episode's index.
 
-    All randomness of evaluating and rendering comes from here (gymnasium's own starts aside): of
-    an episode's key, stream 0 places it, 1 samples its actions and 2 moves the environment.
+    All randomness of evaluating and rendering comes from here, gymnasium's own starts aside.
     """
     fold = jax.vmap(jax.vmap(noise.fold_in, (None, 0)), (0, None))
     numbers, indices = jnp.asarray(seeds, jnp.uint32), jnp.asarray(episodes, jnp.uint32)

@@ -25,6 +25,7 @@ from jaxpg.core.types import Algorithm, Params
 from jaxpg.policies import drawings
 from jaxpg.policies.drawings import ACCENT, FALLEN, INK, LINE, MUTED, PAPER, SMOOTH, Drawing
 from jaxpg.policies.evaluate import Recorded, recorder, stacked_params
+from jaxpg.runs import start as starts
 from jaxpg.runs.load import Run
 
 LONGEST = 600  # frames of one seed's film; of a longer episode steps are left out
@@ -78,8 +79,10 @@ def one(run: Run, seed: int, *, mode: str, before: bool, setting: int = 0, key: 
     steps = len(trained.up)
     panels = [(f"{run.manifest.called}, seed {seed}", trained)]
     if before:
-        untrained = _again_and_again(acting, drawing, seed, steps, key)
-        panels = [(f"seed {seed}, untrained", untrained), (f"seed {seed}, trained", trained)]
+        first = _again_and_again(
+            acting, drawing, first_params(run, acting, [seed]), seed, steps, key
+        )
+        panels = [(f"seed {seed}, {_first(run)}", first), (f"seed {seed}, trained", trained)]
     stride = max(drawing.stride, -(-steps // LONGEST))
     frames = [
         _beside([_panel(drawing, title, motion, f) for title, motion in panels])
@@ -186,6 +189,18 @@ def check(config: Config) -> None:
     drawings.find(config)
 
 
+def first_params(run: Run, acting: Acting, seeds: Sequence[int]) -> Params:
+    """The parameters that training began with, leaves [S, ...]."""
+    if run.manifest.start is None:
+        return initial_params(acting.config, seeds, acting.algorithm)
+    return starts.of_seeds(run.population.start, seeds).params
+
+
+def _first(run: Run) -> str:
+    """What policies are called as they were before training."""
+    return "untrained" if run.manifest.start is None else "before"
+
+
 def initial_params(
     config: Config, seeds: Sequence[int], algorithm: Algorithm | None = None
 ) -> Params:
@@ -213,10 +228,11 @@ def _motions(
     return [_motion(drawing, recorded, i, 0) for i in range(len(seeds))]
 
 
-def _again_and_again(acting: Acting, drawing: Drawing, seed: int, steps: int, key: int) -> Motion:
-    """Episodes of an untrained policy, one after another, for so many steps."""
+def _again_and_again(
+    acting: Acting, drawing: Drawing, params: Params, seed: int, steps: int, key: int
+) -> Motion:
+    """Episodes of a policy as it was before training, one after another, for so many steps."""
     record = recorder(acting.config, acting.mode, drawing.see, algorithm=acting.algorithm)
-    params = initial_params(acting.config, [seed], acting.algorithm)
     parts: list[Motion] = []
     while sum(len(part.up) for part in parts) < steps:
         recorded = record(params, [seed], np.arange(BATCH) + len(parts), key)
@@ -304,8 +320,8 @@ def _sheet_parts(
     shown = [(f"{count}, trained for {steps:,} steps each", TRAINED)]
     params = [stacked_params(run, seeds, setting)]
     if before:
-        shown = [(f"{count}, untrained", UNTRAINED), *shown]
-        params = [initial_params(acting.config, seeds, acting.algorithm), *params]
+        shown = [(f"{count}, {_first(run)}", UNTRAINED), *shown]
+        params = [first_params(run, acting, seeds), *params]
     parts = []
     for (title, most), start in zip(shown, params, strict=True):
         motions = _motions(acting, drawing, start, seeds, key, most)

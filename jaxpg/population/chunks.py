@@ -11,6 +11,7 @@ JAX's 64-bit mode changes how float32 programs are compiled, and so their last b
 for float64 arithmetic and off for float32, whatever the process has (`own_jax`).
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -24,8 +25,10 @@ import numpy as np
 from jaxpg import fast
 from jaxpg.core import learner, noise, ring
 from jaxpg.core.config import OWN_PARAMS, Config, EnvParams
-from jaxpg.core.types import LearnerState, Metrics
+from jaxpg.core.types import LearnerState, Metrics, Params
 from jaxpg.population import devices
+from jaxpg.population.episodes import play
+from jaxpg.population.evaluations import MODES, Evaluating, points
 from jaxpg.population.own import Build
 
 # Why a lane is frozen: the first of these that is not finite. 0 is a lane that is not frozen.
@@ -51,13 +54,25 @@ class Chunk(NamedTuple):
     keys: np.ndarray  # uint32 [L, 2], the data of each seed's key
     real: int  # lanes before the padding
     options: EnvParams = OWN_PARAMS  # of an algorithm of one's own; traced ones [L]
+    params: Params | None = None  # to start from, leaves [L, ...]; None: those that are drawn
+    evaluating: Evaluating | None = None
+    evaluation_keys: np.ndarray | None = None  # uint32 [L, 2], the data of each seed's
 
 
 class Lane(NamedTuple):
-    """One lane between two updates."""
+    """One lane between two updates, of plain arrays, which every file and numpy can hold."""
 
-    state: LearnerState  # its key as data, uint32 [2]
+    state: LearnerState  # its key as data, uint32 [2]; typed keys of others as `KeyData`
     cause: jax.Array  # int32, index in CAUSES; if not 0, `state` is the last finite one
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KeyData:
+    """A typed key that an environment or an optimizer of one's own keeps."""
+
+    data: jax.Array  # uint32
+    impl: Any = dataclasses.field(metadata={"static": True})  # what made it, as jax names that
 
 
 class Snapshot(NamedTuple):
@@ -66,16 +81,22 @@ class Snapshot(NamedTuple):
     lanes: Lane  # leaves [L, ...]
     history: list[Metrics]  # of consecutive updates, u in all; numpy, leaves [L, ...]
     recent_return: np.ndarray  # [L], mean of the last (up to) 100 episodes; NaN if none ended
+    # [L, K, 2], mean returns at all K `points` until then, by mode; None if there are no such
+    evaluations: np.ndarray | None = None
 
 
 class Program(NamedTuple):
-    """The two compiled functions of one worker."""
+    """The compiled functions of one worker."""
 
     device: Any
-    start: Callable[..., Lane]  # (config, options, keys) -> lanes; of the first worker's device
+    # (config, options, keys, params) -> lanes; of the first worker's device
+    start: Callable[..., Lane]
     # (config, options, lanes, count) -> lanes, metrics [L, length], recent
     advance: Callable[..., tuple]
     length: int  # updates that a call of `advance` does at most
+    # (config, options, params, evaluation keys, updates done) -> returns [L, 2, M]; a program of
+    # its own, so that training is the same to the bit with it and without
+    evaluate: Callable[..., jax.Array] | None = None
 
 
 @contextmanager
@@ -113,25 +134,33 @@ def compile_programs(
         start, advance = _functions(length, build)
         start, advance = jax.jit(start), jax.jit(advance, donate_argnums=2)
         of_chunk = (chunk.config, chunk.options)
-        arguments = (*of_chunk, chunk.keys)
+        arguments = (*of_chunk, chunk.keys, chunk.params)
         lanes = jax.eval_shape(start, *arguments)
         on = devices.workers()[:workers]
         (begin,) = devices.compile_on_each(start, arguments, on[:1])  # it runs once a chunk
         advances = devices.compile_on_each(advance, (*of_chunk, lanes, np.int32(0)), on)
-    return [Program(device, begin, each, length) for device, each in zip(on, advances, strict=True)]
+        evaluates: list[Any] = [None] * len(on)
+        if chunk.evaluating is not None:
+            evaluate = jax.jit(_evaluator(chunk.evaluating.episodes, build))
+            inputs = (*of_chunk, lanes.state.params, chunk.evaluation_keys, np.int32(0))
+            evaluates = devices.compile_on_each(evaluate, inputs, on)
+    return [
+        Program(device, begin, each, length, evaluate)
+        for device, each, evaluate in zip(on, advances, evaluates, strict=True)
+    ]
 
 
 def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
     with own_jax(chunk.config):
         start, _ = _functions(1, build)
-        return jax.eval_shape(start, chunk.config, chunk.options, chunk.keys)
+        return jax.eval_shape(start, chunk.config, chunk.options, chunk.keys, chunk.params)
 
 
 def start(program: Program, chunk: Chunk) -> Lane:
     """The lanes before their first update."""
     with own_jax(chunk.config):
-        lanes = program.start(chunk.config, chunk.options, chunk.keys)
+        lanes = program.start(chunk.config, chunk.options, chunk.keys, chunk.params)
         return jax.device_put(lanes, program.device)
 
 
@@ -151,16 +180,38 @@ def advance(
         of_chunk = jax.device_put((chunk.config, chunk.options), program.device)
         lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
     history = [] if at is None else list(at.history)
+    found = [] if at is None or at.evaluations is None else [at.evaluations]
     done = sum(part.env_steps.shape[1] for part in history)
+    due = points_of(chunk)
+    if due and not found:
+        found.append(_evaluate(program, chunk, of_chunk, lanes, done))
     while done < updates:
-        count = min(program.length, updates - done)
+        end = min([done + program.length, updates, *(point for point in due if point > done)])
+        count, done = end - done, end
         with own_jax(chunk.config):
             lanes, metrics, recent = program.advance(
                 *of_chunk, lanes, jax.device_put(np.int32(count), program.device)
             )
-        history.append(jax.tree.map(lambda x: np.array(x)[:, :count], metrics))
-        done += count
-        yield done, Snapshot(lanes, history, np.array(recent))
+        history.append(jax.tree.map(lambda x, n=count: np.array(x)[:, :n], metrics))
+        if done in due:
+            found.append(_evaluate(program, chunk, of_chunk, lanes, done))
+        evaluations = np.concatenate(found, axis=1) if found else None
+        yield done, Snapshot(lanes, history, np.array(recent), evaluations)
+
+
+def points_of(chunk: Chunk) -> list[int]:
+    """Updates after which its policies are evaluated."""
+    return [] if chunk.evaluating is None else points(chunk.config, chunk.evaluating.every)
+
+
+def restored(state: LearnerState) -> LearnerState:
+    """The state of a lane as an update takes it, with typed keys."""
+
+    def typed(x: Any) -> Any:
+        return jax.random.wrap_key_data(x.data, impl=x.impl) if isinstance(x, KeyData) else x
+
+    whole = jax.tree.map(typed, state, is_leaf=lambda x: isinstance(x, KeyData))
+    return whole._replace(key=noise.typed(state.key))
 
 
 def join_metrics(parts: Sequence[Metrics]) -> Metrics:
@@ -204,20 +255,38 @@ def work(
         future.result()
 
 
+def _evaluate(
+    program: Program, chunk: Chunk, of_chunk: tuple, lanes: Lane, done: int
+) -> np.ndarray:
+    """Mean returns of the lanes' policies after so many updates, [L, 1, 2]."""
+    assert program.evaluate is not None
+    with own_jax(chunk.config):
+        given = jax.device_put((chunk.evaluation_keys, np.int32(done)), program.device)
+        returns = np.asarray(program.evaluate(*of_chunk, lanes.state.params, *given))
+    return returns.mean(axis=-1, dtype=np.float64).astype(returns.dtype)[:, None]
+
+
 def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable[..., tuple]]:
     """`start` and `advance` of a Program."""
 
-    def begin(config: Config, options: EnvParams, key_data: jax.Array) -> Lane:
-        state = learner.init(config, noise.typed(key_data), build(config, **options))
-        return Lane(state._replace(key=jax.random.key_data(state.key)), jnp.int32(0))
+    def begin(
+        config: Config, options: EnvParams, key_data: jax.Array, params: Params | None
+    ) -> Lane:
+        algorithm = build(config, **options)
+        if params is not None:
+            networks = algorithm.networks._replace(init=lambda *keys: params)
+            algorithm = algorithm._replace(networks=networks)
+        state = learner.init(config, noise.typed(key_data), algorithm)
+        return Lane(_stored(state), jnp.int32(0))
 
-    def start(config: Config, options: EnvParams, key_data: jax.Array) -> Lane:
-        return jax.vmap(begin)(config, options, key_data)
+    def start(
+        config: Config, options: EnvParams, key_data: jax.Array, params: Params | None
+    ) -> Lane:
+        return jax.vmap(begin)(config, options, key_data, params)
 
     def update(config: Config, options: EnvParams, lane: Lane) -> tuple[Lane, Metrics]:
-        key, algorithm = noise.typed(lane.state.key), build(config, **options)
-        state, metrics = learner.update(config, lane.state._replace(key=key), algorithm)
-        after = state._replace(key=lane.state.key)
+        state, metrics = learner.update(config, restored(lane.state), build(config, **options))
+        after = _stored(state)
         cause = jnp.where(lane.cause > 0, lane.cause, _cause(after, metrics))
         frozen = cause > 0
         kept = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), lane.state, after)
@@ -239,6 +308,35 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
         return lanes, by_lane, jax.vmap(ring.mean)(lanes.state.recent_returns)
 
     return start, advance
+
+
+def _evaluator(episodes: int, build: Build) -> Callable[..., jax.Array]:
+    """`evaluate` of a Program.
+
+    An episode is decided by its seed, the updates done and its own index: not by how often, nor
+    beside whom, or in how many episodes, a policy is evaluated.
+    """
+
+    def of_lane(
+        config: Config, options: EnvParams, params: Params, key_data: jax.Array, done: jax.Array
+    ) -> jax.Array:
+        algorithm = build(config, **options)
+        key = noise.fold_in(noise.typed(key_data), done)
+        keys = jax.vmap(noise.fold_in, (None, 0))(key, jnp.arange(episodes))
+        played = [play(algorithm, mode, params, keys, config.env_params) for mode in MODES]
+        return jnp.stack([returns for returns, _ in played])
+
+    return jax.vmap(of_lane, (0, 0, 0, 0, None))
+
+
+def _stored(state: LearnerState) -> LearnerState:
+    """What `restored` takes."""
+
+    def plain(x: Any) -> Any:
+        is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return KeyData(jax.random.key_data(x), jax.random.key_impl(x)) if is_key else x
+
+    return jax.tree.map(plain, state)._replace(key=jax.random.key_data(state.key))
 
 
 def metric_names(config: Config) -> tuple[str, ...]:

@@ -36,8 +36,7 @@ def predict(
     programs: Sequence[Any],
     lane: Any,
     num_chunks: int,
-    updates: int,
-    num_metrics: int,
+    numbers: int,
     writes: bool,
 ) -> Need:
     """What training will take.
@@ -46,17 +45,17 @@ def predict(
       programs: from `chunks.compile_programs`.
       lane: the shapes and dtypes of a chunk's lanes, from `chunks.lane_shapes`.
       num_chunks: that will be trained.
-      updates: of each.
-      num_metrics: that each of them reports.
+      numbers: that a row reports: its metrics in all updates, and its evaluations.
       writes: whether the results become files and a picture.
     """
     recent = lane.state.recent_returns.rows
     num_lanes, float_bytes = recent.shape[0], recent.dtype.itemsize
-    device = max(map(of_program, (programs[0].start, programs[0].advance)))
+    compiled = (programs[0].start, programs[0].advance, programs[0].evaluate)
+    device = max(of_program(function) for function in compiled if function is not None)
     on_cpu = programs[0].device.platform == "cpu"
     workers = min(len(programs), num_chunks)
     state, params = _bytes(lane), _bytes(lane.state.params)
-    history = num_lanes * updates * num_metrics * float_bytes
+    history = num_lanes * numbers * float_bytes
     training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))
     results = num_chunks * (state + METRICS_COPIES * history + params + ARRAYS)
     if writes:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpg.core import noise
@@ -18,6 +19,7 @@ from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, memory, own
 from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
+from jaxpg.population.evaluations import MODES, Evaluating, Evaluations
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, check_alike, plain, seed_list, with_setting
@@ -41,6 +43,15 @@ class Population(NamedTuple):
     compile_seconds: float
     wall_seconds: float  # training, without compiling
     manifest: Any = None  # what was trained, from `runs.manifest`, where that is known
+    evaluations: Evaluations | None = None  # while it trained, if that was asked for
+    start: Any = None  # what it started from, from `runs.start`, if that was trained before
+
+
+class Start(NamedTuple):
+    """What seeds start from, instead of parameters that are drawn."""
+
+    params: Params  # leaves [S, ...], of the seeds in their order
+    word: int  # in [0, 2^32), of its identity: noise differs with it
 
 
 def train_rows(
@@ -52,12 +63,14 @@ def train_rows(
     segments: int,
     report: Callable[[Progress], None] | None,
     build: Build,
+    start: Start | None = None,
+    evaluating: Evaluating | None = None,
 ) -> Population:
     """Train every seed with every setting, in memory; arguments as of `runs.python`."""
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
     number = default_lanes() if lanes is None else lanes
-    groups = make_chunks(config, seeds, settings, number, own.options(build))
+    groups = make_chunks(config, seeds, settings, number, own.options(build), start, evaluating)
     length = -(-config.num_updates // min(segments, config.num_updates))
     began = time.perf_counter()
     programs = chunks.compile_programs(groups[0], length, len(groups), build)
@@ -68,7 +81,8 @@ def train_rows(
         if lanes is not None or problem.lanes is None:
             raise
         fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
-        return train_rows(config, seeds, settings, build=build, **fewer)
+        given: dict[str, Any] = {"build": build, "start": start, "evaluating": evaluating}
+        return train_rows(config, seeds, settings, **fewer, **given)
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
     compile_seconds = tally.began - began
     finals: dict[int, Snapshot] = {}
@@ -99,11 +113,16 @@ def make_chunks(
     settings: Sequence[Setting],
     lanes: int,
     options: EnvParams = OWN_PARAMS,
+    start: Start | None = None,
+    evaluating: Evaluating | None = None,
 ) -> list[Chunk]:
     """The rows in groups of L, the last of them padded with its last row.
 
     Args:
       options: of an algorithm of one's own, as they are where no setting says otherwise.
+      start: what the seeds start from; None for what they draw. Their noise is then another: what
+        they start from has been fitted to the former.
+      evaluating: when their policies are evaluated; None for never.
 
     Raises:
       ConfigError: as `train_population` does.
@@ -123,7 +142,8 @@ def make_chunks(
             )
             for setting in settings
         ]
-        keys = np.asarray(jax.random.key_data(noise.keys(seeds)))
+        keys = np.asarray(jax.random.key_data(_training_keys(seeds, start)))
+        evaluation_keys = np.asarray(jax.random.key_data(noise.keys(seeds, "validation")))
     count = len(configs) * len(seeds)
     stacked, stacked_options = (
         jax.tree.map(lambda *values: np.stack(values), *some) for some in (configs, given)
@@ -132,7 +152,13 @@ def make_chunks(
     for first in range(0, count, lanes):
         setting, seed = np.divmod(np.arange(first, first + lanes).clip(max=count - 1), len(seeds))
         at, own_at = jax.tree.map(lambda values: values[setting], (stacked, stacked_options))
-        groups.append(Chunk(at, keys[seed], min(lanes, count - first), own_at))
+        chunk = Chunk(at, keys[seed], min(lanes, count - first), own_at)
+        if start is not None:
+            params = jax.tree.map(lambda x, rows=seed: x[rows], start.params)
+            chunk = chunk._replace(params=params)
+        if evaluating is not None:
+            chunk = chunk._replace(evaluating=evaluating, evaluation_keys=evaluation_keys[seed])
+        groups.append(chunk)
     return groups
 
 
@@ -147,8 +173,9 @@ def check_memory(
     Raises:
       DoesNotFit: if it is more than there is.
     """
-    num_metrics = len(chunks.metric_names(groups[0].config))
-    need = memory.predict(programs, shapes, len(groups), updates, num_metrics, writes)
+    numbers = updates * len(chunks.metric_names(groups[0].config))
+    numbers += len(MODES) * len(chunks.points_of(groups[0]))
+    need = memory.predict(programs, shapes, len(groups), numbers, writes)
     return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 
@@ -181,7 +208,7 @@ class Tally:
         self._lock = threading.Lock()
         self._steps = dict.fromkeys(rows, 0)
         self._updates = dict.fromkeys(rows, 0)
-        self._recent: dict[int, tuple[np.ndarray, Metrics]] = {}
+        self._recent: dict[int, tuple[np.ndarray, Metrics, np.ndarray | None]] = {}
 
     def seconds(self) -> float:
         """Since the clock began."""
@@ -194,9 +221,10 @@ class Tally:
         with self._lock:
             self._updates[i], self._steps[i] = real * updates, steps
             newest = jax.tree.map(lambda x: x[:real, -1], snapshot.history[-1])
-            self._recent[i] = snapshot.recent_return[:real], newest
+            seen = None if snapshot.evaluations is None else snapshot.evaluations[:real, -1]
+            self._recent[i] = snapshot.recent_return[:real], newest, seen
             if self._report is not None and not silent:
-                returns, metrics = jax.tree.map(
+                returns, metrics, evaluations = jax.tree.map(
                     lambda *rows: np.concatenate(rows), *self._recent.values()
                 )
                 at = Progress(
@@ -206,6 +234,7 @@ class Tally:
                     seconds=self.seconds(),
                     rows=sum(self._rows.values()),
                     metrics=metrics,
+                    evaluations=evaluations,
                 )
                 self._report(at)
 
@@ -234,11 +263,15 @@ def gather(
         lane, state = final.lanes, final.lanes.state
         frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
         metrics = chunks.join_metrics(final.history)
-        part = (state.params, metrics, final.recent_return, frozen_at, lane.cause)
-        parts.append(jax.tree.map(lambda x: x[: group.real], part))
-    params, metrics, final_return, frozen_at, cause = jax.tree.map(
+        of_rows = (final.recent_return, frozen_at, lane.cause, final.evaluations)
+        parts.append(jax.tree.map(lambda x: x[: group.real], (state.params, metrics, *of_rows)))
+    params, metrics, final_return, frozen_at, cause, returns = jax.tree.map(
         lambda *leaves: np.concatenate(leaves), *parts
     )
+    evaluations = None
+    if returns is not None:
+        at = np.array(chunks.points_of(groups[0]), np.int32)
+        evaluations = Evaluations(at, *np.moveaxis(returns, -1, 0))
     return Population(
         seeds=order[0],
         setting=order[1],
@@ -250,4 +283,14 @@ def gather(
         lanes=len(groups[0].keys),
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
+        evaluations=evaluations,
+    )
+
+
+def _training_keys(seeds: Sequence[int], start: Start | None) -> jax.Array:
+    """Of each seed, [S]; with a start those of another use, and of that start alone."""
+    if start is None:
+        return noise.keys(seeds)
+    return jax.vmap(noise.fold_in, (0, None))(
+        noise.keys(seeds, "continuation"), jnp.uint32(start.word)
     )

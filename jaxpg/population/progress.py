@@ -27,6 +27,9 @@ class Progress(NamedTuple):
     seconds: float  # since training began, compiling aside
     rows: int  # that are trained in all
     metrics: "Metrics"  # of the newest update of every row begun; NaN where a row is frozen
+    # Of every row begun the mean return of the newest greedy and the newest sampled episodes,
+    # [rows, 2], if policies are evaluated while they train.
+    evaluations: np.ndarray | None = None
 
     @property
     def env_steps_per_row(self) -> float:

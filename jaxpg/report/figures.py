@@ -1,6 +1,6 @@
 """What figures show of runs: curves, distributions and shares, drawn onto matplotlib axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,27 @@ def draw_iqm(axes: Any, amount: np.ndarray, returns: np.ndarray, color: str, **s
     else:
         note = "no seed finished an episode"
         axes.annotate(note, (0.5, 0.5), xycoords="axes fraction", ha="center", color=MUTED)
+
+
+def draw_evaluations(
+    axes: Any,
+    amount: np.ndarray,
+    returns: Mapping[str, np.ndarray],
+    unit: str,
+    target: float | None,
+) -> None:
+    """The IQM of each mode's mean returns with its interval.
+
+    Args:
+      amount: [K], in `unit`.
+      returns: by mode, [S, K].
+    """
+    for (mode, values), color, dash in zip(returns.items(), SERIES, DASHES, strict=False):
+        draw_iqm(axes, amount, values, color, linestyle=dash, label=mode, marker="o", markersize=3)
+    draw_target(axes, target)
+    label_budget(axes, unit, amount[-1])
+    label_returns(axes)
+    axes.legend(loc="lower right")
 
 
 def draw_target(axes: Any, target: float | None) -> None:

@@ -10,9 +10,10 @@ from jaxpg import words
 from jaxpg.analysis.budget import Budget
 from jaxpg.analysis.curves import curve_points, metric_points
 from jaxpg.analysis.measures import MEASURES, measure, remarks, write, write_interval
-from jaxpg.analysis.outcomes import Outcomes, outcomes, ranking, typical
+from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, ranking, typical
 from jaxpg.analysis.stats import Estimate, iqm
 from jaxpg.population.chunks import CAUSES
+from jaxpg.population.evaluations import MODES, Evaluations
 from jaxpg.report import canvas, figures
 from jaxpg.report import sweep as sweep_report
 from jaxpg.report.canvas import Drawn, Picture
@@ -84,6 +85,9 @@ def pictures(view: View) -> dict[str, list[Picture]]:
         "Solving": [],
         "Training": [_metric(view, name) for name in METRICS if _trained(view, name).any()],
     }
+    evaluations = evaluated(view.run.population)
+    if evaluations is not None:
+        sections["Learning"].append(_evaluations(view, evaluations))
     if len(view.some.scores):
         sections["Learning"] += [_final_returns(view), _seeds(view)]
         sections["Solving"].append(_profile(view))
@@ -118,6 +122,27 @@ def _learning_curve(view: View) -> Picture:
             unit=budget.unit,
             target=some.solving and some.solving.target,
             frozen=frozen,
+        ),
+    )
+
+
+def _evaluations(view: View, seen: Evaluations) -> Picture:
+    evaluating, solving = view.run.manifest.evaluating, view.some.solving
+    assert evaluating is not None
+    returns = {mode: getattr(seen, mode) for mode in MODES}
+    ends = [f"{mode} {words.returned(iqm(x[:, -1]))}" for mode, x in returns.items()]
+    return Picture(
+        "evaluations",
+        "Evaluations",
+        f"IQM with its 95 % interval of each seed's mean return over {evaluating.episodes} fresh "
+        "episodes, greedy and sampled.",
+        f"Return of evaluations over {view.budget.unit}; the IQM ends at {', '.join(ends)}.",
+        partial(
+            figures.draw_evaluations,
+            amount=seen.update * view.run.config.update_cost,
+            returns=returns,
+            unit=view.budget.unit,
+            target=solving and solving.target,
         ),
     )
 
@@ -322,6 +347,10 @@ def _made(run: Run) -> list[tuple[str, str]]:
     if run.manifest.build is not None:
         source = f"{run.manifest.called}, of a file with SHA-256 {run.manifest.build_sha256}"
         rows.insert(0, ("algorithm", source))
+    if run.manifest.start is not None:
+        origin = run.manifest.start
+        where = origin.run or "a population in memory"
+        rows.append(("started from", f"{where}, of a manifest with SHA-256 {origin.manifest}"))
     for kind in ("device", "versions"):
         entries = run.manifest.made.get(kind)
         if isinstance(entries, dict):

@@ -3,9 +3,9 @@
     checkpoints/CHUNK-UPDATE-SHA256.safetensors
 
 It holds the lanes (parameters, optimizer, environments, ring, key, update, cause of freezing),
-the metrics of all updates so far and the recent returns. The name carries the SHA-256 of the
-content, without which a flipped bit would load in silence; shapes and dtypes are known before
-anything is read. Loading executes nothing.
+the metrics of all updates so far, the recent returns, and the evaluations so far where there are
+any. The name carries the SHA-256 of the content, without which a flipped bit would load in silence;
+shapes and dtypes are known before anything is read. Loading executes nothing.
 """
 
 import hashlib
@@ -23,7 +23,16 @@ from jaxpg import files
 from jaxpg.core.config import STATIC
 from jaxpg.core.types import Metrics
 from jaxpg.errors import Foreign, RunError
-from jaxpg.population.chunks import COUNTED, Chunk, Lane, Snapshot, join_metrics, metric_names
+from jaxpg.population.chunks import (
+    COUNTED,
+    Chunk,
+    Lane,
+    Snapshot,
+    join_metrics,
+    metric_names,
+    points_of,
+)
+from jaxpg.population.evaluations import MODES
 from jaxpg.runs import manifest
 
 FOLDER = "checkpoints"
@@ -75,7 +84,7 @@ def listed(directory: Path) -> dict[int, list[Checkpoint]]:
 
 def identity(chunk: Chunk) -> str:
     """A hash of what a chunk trains; of the budget only if the learning rate depends on it, of
-    options only if there are any."""
+    options and evaluations only if there are any. What it starts from is in its keys."""
     config = chunk.config
     fields = {
         name: jax.tree.map(np.ndarray.tolist, value) if name not in STATIC else value
@@ -86,6 +95,8 @@ def identity(chunk: Chunk) -> str:
     trained = [fields, chunk.keys.tolist()]
     if chunk.options:
         trained.append(jax.tree.map(np.ndarray.tolist, chunk.options))
+    if chunk.evaluating:
+        trained.append(chunk.evaluating)
     text = json.dumps(trained, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -99,7 +110,7 @@ def save(
       RunError: if it could not be written, as on a full disk; nothing is lost.
     """
     metrics = join_metrics(snapshot.history)
-    whole = (snapshot.lanes, metrics, snapshot.recent_return)
+    whole = (snapshot.lanes, metrics, snapshot.recent_return, snapshot.evaluations)
     leaves = {name: np.asarray(leaf) for name, leaf in _named(whole).items()}
     metadata = {"identity": identity(chunk), "seconds": repr(seconds)}
     content = files.safetensors(leaves, metadata)
@@ -143,7 +154,7 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     """The checkpoint that these bytes are.
 
     Args:
-      wanted: the shapes and dtypes of (lanes, metrics, recent returns).
+      wanted: from `shapes`.
 
     Raises:
       RunError: if they are none; as Foreign, if they are not of this run and version.
@@ -163,18 +174,23 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     }:
         raise _foreign(path)
     structure = jax.tree.structure(wanted)
-    lanes, metrics, recent = jax.tree.unflatten(structure, [leaves[name] for name in names])
-    return Loaded(Snapshot(lanes, [metrics], recent), seconds)
+    whole = jax.tree.unflatten(structure, [leaves[name] for name in names])
+    lanes, metrics, recent, evaluations = whole
+    return Loaded(Snapshot(lanes, [metrics], recent, evaluations), seconds)
 
 
 def shapes(lanes: Lane, chunk: Chunk, update: int) -> Any:
-    """Of (lanes, metrics, recent returns) after so many updates."""
+    """Shapes and dtypes of (lanes, metrics, recent returns, evaluations) after so many updates."""
     floats, num_lanes = lanes.state.recent_returns.rows.dtype, len(chunk.keys)
     metrics: dict[str, Any] = {
         name: jax.ShapeDtypeStruct((num_lanes, update), "int32" if name in COUNTED else floats)
         for name in metric_names(chunk.config)
     }
-    return lanes, Metrics(**metrics), jax.ShapeDtypeStruct((num_lanes,), floats)
+    evaluations = None
+    if chunk.evaluating is not None:
+        times = sum(point <= update for point in points_of(chunk))
+        evaluations = jax.ShapeDtypeStruct((num_lanes, times, len(MODES)), floats)
+    return lanes, Metrics(**metrics), jax.ShapeDtypeStruct((num_lanes,), floats), evaluations
 
 
 def _foreign(path: Path) -> Foreign:

@@ -9,10 +9,11 @@ from typing import Any
 from jaxpg import files
 from jaxpg.core.config import validate
 from jaxpg.errors import RunError
-from jaxpg.population import own
+from jaxpg.population import evaluations, own
 from jaxpg.population.own import Build
 from jaxpg.runs import checkpoints, lock
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import start as starts
 from jaxpg.runs.manifest import Manifest
 
 
@@ -43,6 +44,8 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
             )
         changed: dict[str, Any] = {unit: budget}
         longer = validate(dataclasses.replace(config, **changed))
+        if manifest.evaluating is not None:
+            evaluations.asked(longer, *manifest.evaluating)
         if longer.num_updates < config.num_updates:
             raise RunError(f"{directory} already has {unit}={getattr(config, unit)}; got {budget}")
         with files.writing(directory):
@@ -124,6 +127,7 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
             for directory, run in zip(directories, runs, strict=True):
                 _copy_checkpoints(directory, partial, before)
                 before += manifests.num_chunks(run)
+            starts.write(partial, starts.read(directories[0], first))
             manifests.write(partial, whole)
     return whole
 

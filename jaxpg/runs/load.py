@@ -27,11 +27,13 @@ from jaxpg.files import whole_directory
 from jaxpg.names import from_torch
 from jaxpg.population import own
 from jaxpg.population.chunks import CAUSES, COUNTED, metric_names
+from jaxpg.population.evaluations import Evaluations, points
 from jaxpg.population.own import Build
 from jaxpg.population.policy import Policy, made
 from jaxpg.population.settings import Setting, with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results, trained
+from jaxpg.runs import start as starts
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.trained import Trained
 
@@ -149,6 +151,7 @@ class Run:
           RunError: if `out` holds something or cannot be written.
         """
         with whole_directory(Path(out), "out") as partial:
+            starts.write(partial, self.population.start)
             for name in (manifests.NAME, *results.FILES):
                 shutil.copyfile(self.directory / name, partial / name)
 
@@ -169,7 +172,7 @@ def load(directory: str | os.PathLike[str], build: Build | None = None) -> Run:
     manifest = manifests.read(directory)
     summary = _summary(directory)
     order = np.array(manifest.rows)
-    arrays: dict[str, Any] = _arrays(directory, summary, manifest.config, len(order))
+    arrays: dict[str, Any] = _arrays(directory, summary, manifest, len(order))
     for name, values in zip(("seed", "setting"), order.T, strict=True):
         if not np.array_equal(arrays[name], values):
             raise RunError(f"{directory / 'results.npz'} has other {name}s than the manifest")
@@ -190,6 +193,8 @@ def load(directory: str | os.PathLike[str], build: Build | None = None) -> Run:
         compile_seconds=summary["compile_seconds"],
         wall_seconds=summary["wall_seconds"],
         manifest=manifest,
+        evaluations=_evaluations(directory, manifest, arrays),
+        start=starts.read(directory, manifest),
     )
     return Run(directory, manifest, summary, population, build)
 
@@ -234,10 +239,10 @@ def _content(directory: Path, name: str, summary: dict[str, Any]) -> bytes:
 
 
 def _arrays(
-    directory: Path, summary: dict[str, Any], config: Config, rows: int
+    directory: Path, summary: dict[str, Any], manifest: Manifest, rows: int
 ) -> dict[str, np.ndarray]:
     """The arrays of results.npz, whose sizes are known before one is unpacked."""
-    path = directory / "results.npz"
+    path, config = directory / "results.npz", manifest.config
     floats, row, by_update = np.dtype(config.float_type), (rows,), (rows, config.num_updates)
     wanted: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         "seed": (row, np.dtype("uint32")),
@@ -248,6 +253,11 @@ def _arrays(
     }
     for name in metric_names(config):
         wanted[name] = (by_update, np.dtype("int32") if name in COUNTED else floats)
+    if manifest.evaluating is not None:
+        times = len(points(config, manifest.evaluating.every))
+        at, *returns = results.EVALUATIONS
+        wanted[at] = ((times,), np.dtype("int32"))
+        wanted |= dict.fromkeys(returns, ((rows, times), floats))
     content = _content(directory, path.name, summary)
     arrays = {}
     try:
@@ -271,6 +281,18 @@ def _arrays(
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
         raise RunError(f"{path} is damaged ({' '.join(str(error).split()):.200})") from None
     return arrays
+
+
+def _evaluations(directory: Path, manifest: Manifest, arrays: dict[str, Any]) -> Evaluations | None:
+    """Those while it trained, at the updates that the manifest says; None if it says none."""
+    if manifest.evaluating is None:
+        return None
+    found = Evaluations(*(arrays[name] for name in results.EVALUATIONS))
+    if found.update.tolist() != points(manifest.config, manifest.evaluating.every):
+        raise RunError(
+            f"{directory / 'results.npz'} was evaluated otherwise than the manifest says"
+        )
+    return found
 
 
 def _params(directory: Path, summary: dict[str, Any], manifest: Manifest, rows: int) -> Params:

@@ -19,7 +19,8 @@ from jaxpg.core.config import (
     validate,
 )
 from jaxpg.errors import RunError
-from jaxpg.population import own
+from jaxpg.population import evaluations, own
+from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import OPTION, Build, Source
 from jaxpg.population.settings import MOST_SEEDS, value_of, with_setting
 
@@ -35,6 +36,14 @@ _LATER = (
 )
 LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
+
+
+class Origin(NamedTuple):
+    """Whose parameters a run starts from: a finished run's, which it has a copy of."""
+
+    run: str | None  # its directory then, for people; None of a population in memory
+    manifest: str  # SHA-256 of its manifest.json, by which it is known
+    params: str  # SHA-256 of start.safetensors, its parameters, which decide the results
 
 
 class Manifest(NamedTuple):
@@ -53,6 +62,8 @@ class Manifest(NamedTuple):
     build: str | None = None
     build_sha256: str | None = None
     options: EnvParams = OWN_PARAMS
+    start: Origin | None = None  # each seed starts from the same seed's parameters there
+    evaluating: Evaluating | None = None
 
     @property
     def source(self) -> Source | None:
@@ -99,6 +110,11 @@ class Manifest(NamedTuple):
 
 def write(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json, whole or not at all."""
+    files.write(directory / NAME, text(manifest))
+
+
+def text(manifest: Manifest) -> str:
+    """What manifest.json says of it."""
     content = {
         "schema": SCHEMA,
         "preset": manifest.preset,
@@ -112,9 +128,10 @@ def write(directory: Path, manifest: Manifest) -> None:
         "build": manifest.build,
         "build_sha256": manifest.build_sha256,
         "options": manifest.options,
+        "start": manifest.start and manifest.start._asdict(),
+        "evaluating": manifest.evaluating and manifest.evaluating._asdict(),
     }
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    files.write(directory / NAME, text)
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def read(directory: Path) -> Manifest:
@@ -210,7 +227,11 @@ def parse(content: bytes, path: Path) -> Manifest:
             build=_typed(fields.get("build"), str | None),
             build_sha256=_typed(fields.get("build_sha256"), str | None),
             options=own.checked(EnvParams(_typed(fields.get("options", {}), dict))),
+            start=_parse_origin(fields.get("start")),
         )
+        if fields.get("evaluating") is not None:
+            asked = evaluations.asked(manifest.config, **_typed(fields["evaluating"], dict))
+            manifest = manifest._replace(evaluating=asked)
         seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
         if not seeds or len(set(seeds)) != len(seeds):
             raise ValueError("seeds must be different and at least one")
@@ -272,6 +293,8 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
         "build": (old.build, new.build),
         "build_sha256": (old.build_sha256, new.build_sha256),
         "options": (old.options, new.options),
+        "start": (old.start and old.start.params, new.start and new.start.params),
+        "evaluating": (old.evaluating, new.evaluating),
         **{name: (getattr(old.config, name), getattr(new.config, name)) for name in FIELDS},
     }
     return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]
@@ -334,6 +357,17 @@ def _content(directory: Path) -> bytes:
         raise RunError(f"{directory} is not a run: it has no {NAME}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _parse_origin(fields: Any) -> Origin | None:
+    """The origin that these fields are, if they are any."""
+    if fields is None:
+        return None
+    origin = Origin(**_typed(fields, dict))
+    _typed(origin.run, str | None)
+    for hashed in (origin.manifest, origin.params):
+        _typed(hashed, str)
+    return origin
 
 
 def _typed(value: Any, wanted: Any) -> Any:

@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 from jaxpg import fast, words
 from jaxpg.core.config import PRESETS, Config, ConfigError
 from jaxpg.errors import DoesNotFit, Stopped
-from jaxpg.population import own, population, progress
+from jaxpg.population import evaluations, own, population, progress
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list, with_values
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import run
-from jaxpg.runs.load import load
-from jaxpg.runs.trained import Trained
+from jaxpg.runs import start as starts
+from jaxpg.runs.load import Run, load
+from jaxpg.runs.start import Start
+from jaxpg.runs.trained import Trained, check_params
 
 
 class GridPoint(NamedTuple):
@@ -38,6 +40,9 @@ def train_population(
     report: Callable[[Progress], None] | None = None,
     build: Build = fast.build,
     out: str | os.PathLike[str] | None = None,
+    evaluate_every: int | None = None,
+    evaluate_episodes: int = evaluations.EPISODES,
+    start_from: str | os.PathLike[str] | Run | Trained | None = None,
 ) -> Trained:
     """Train every seed with every setting, for the whole budget.
 
@@ -63,24 +68,38 @@ def train_population(
         are numbers, true or false are its options (`jaxpg.population.own`).
       out: a run directory, as of `jaxpg train`: new, or empty, or of this very run, which is then
         continued. Ctrl-C and SIGTERM save and raise Stopped; the same call goes on.
+      evaluate_every: how much of its budget (environment steps, or episodes, per row) lies between
+        two evaluations of a row's policy; it divides the budget, and the first is before training.
+        None is never. The result has them as `evaluations`; training is the same to the bit.
+      evaluate_episodes: fresh ones, greedy and as many sampled, of each evaluation.
+      start_from: a finished run, its directory, or a population, of one setting: every seed starts
+        from the same seed's parameters there (and the moments of observations), with an optimizer
+        and noise of its own.
 
     Raises:
       ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
         as DoesNotFit, if there is not enough memory.
-      RunError: if `out` is something else, in use, damaged or cannot be written.
+      RunError: if `out` is something else, in use, damaged or cannot be written; or the seeds
+        cannot start from `start_from`.
       Stopped: if training into `out` was stopped.
     """
     config, seeds = plain(config), seed_list(seeds)
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
+    evaluating = evaluations.asked(config, evaluate_every, evaluate_episodes)
+    start = _start(start_from)
     options: dict[str, Any] = {"settings": settings, "segments": segments, "build": build}
+    options |= {"start": start, "evaluating": evaluating}
     if out is not None:
         with _shown(config, seeds, report) as show:
             return _train_into(Path(out), config, seeds, lanes, show, options)
+    if start is not None:
+        starts.check(start, config, seeds, build)
+    of_rows = {**options, "start": start and starts.of_seeds(start, seeds)}
     with _shown(config, seeds, report) as show:
-        found = population.train_rows(config, seeds, lanes=lanes, report=show, **options)
+        found = population.train_rows(config, seeds, lanes=lanes, report=show, **of_rows)
     what = run.plan(_name(config), config, seeds, found.lanes, **options)
-    return Trained(*found._replace(manifest=what))
+    return Trained(*found._replace(manifest=what, start=start))
 
 
 def train_grid(
@@ -112,7 +131,9 @@ def train_grid(
     programs, settings = expand(config, grid, build)
     points = [(with_values(config, values), own.fixed(build, values)) for values in programs]
     lanes = options.get("lanes") or population.default_lanes()
+    every = options.get("evaluate_every")
     for point, made in points:
+        evaluations.asked(point, every, options.get("evaluate_episodes", evaluations.EPISODES))
         population.make_chunks(point, seeds, settings, lanes, own.options(made))
     return [
         GridPoint(
@@ -139,7 +160,7 @@ def _train_into(
     what = run.plan(_name(config), config, seeds, chosen, **options)
     build = options["build"]
     run.check_parts(what, build)
-    run.begin(directory, what)
+    run.begin(directory, what, options["start"])
     try:
         if not run.is_finished(directory):
             run.train(directory, report=report, stall_seconds=math.inf, build=build)
@@ -152,6 +173,18 @@ def _train_into(
             raise
         return _train_into(directory, config, seeds, problem.lanes, report, options)
     return load(directory).population
+
+
+def _start(source: str | os.PathLike[str] | Run | Trained | None) -> Start | None:
+    """What seeds start from; None for None."""
+    if source is None:
+        return None
+    if isinstance(source, str | os.PathLike):
+        source = load(source)
+    if isinstance(source, Run):
+        return starts.of(source.population, source.directory)
+    check_params(source.params)
+    return starts.of(source)
 
 
 @contextmanager

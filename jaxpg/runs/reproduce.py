@@ -21,7 +21,8 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
       out: the directory that they train into.
 
     Returns:
-      One line or more; a comment where the algorithm was made by what no line can name.
+      One line or more; a comment where the algorithm was made, or what it started from, by what no
+      line can name.
     """
     if manifest.build is not None and not own.is_importable(manifest.build):
         return [f"# by jaxpg.train_population(…, build=…), with the algorithm of {manifest.build}"]
@@ -36,6 +37,13 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
         line += ["--algorithm", manifest.build]
         if manifest.options:
             line += ["--option", *words.parameters(manifest.options).split()]
+    if manifest.evaluating is not None:
+        every, episodes = map(str, manifest.evaluating)
+        line += ["--evaluate-every", every, "--evaluate-episodes", episodes]
+    if manifest.start is not None:
+        if manifest.start.run is None:
+            return ["# by jaxpg.train_population(…, start_from=…), of a population in memory"]
+        line += ["--from", manifest.start.run]
     line += ["--lanes", str(manifest.lanes)]
     if len(manifest.parts) == 1:
         return [shlex.join([*line, "--seeds", manifest.parts[0], "--out", out])]

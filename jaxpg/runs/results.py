@@ -12,15 +12,18 @@ import numpy as np
 
 from jaxpg import files, words
 from jaxpg.analysis.measures import spread
+from jaxpg.analysis.outcomes import evaluated as counted_evaluations
 from jaxpg.analysis.outcomes import learning, scores, select
-from jaxpg.analysis.stats import SOLVED
+from jaxpg.analysis.stats import SOLVED, iqm
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import provenance
 from jaxpg.population.chunks import CAUSES
+from jaxpg.population.evaluations import MODES
 from jaxpg.population.population import Population
 from jaxpg.population.settings import Setting
 
+EVALUATIONS = ("evaluated_at", "greedy_return", "sampled_return")  # as `Evaluations` has them
 FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says that all are there
 
 
@@ -46,7 +49,8 @@ def save(
     Raises:
       OSError: if they could not be written; summary.json is then that of before.
     """
-    packed = io.BytesIO()
+    packed, seen = io.BytesIO(), population.evaluations
+    evaluations: dict[str, Any] = dict(zip(EVALUATIONS, seen, strict=True)) if seen else {}
     np.savez_compressed(
         packed,
         seed=population.seeds,
@@ -55,15 +59,9 @@ def save(
         frozen_at=population.frozen_at,
         cause=population.cause,
         **population.metrics.named(),
+        **evaluations,
     )
-    metadata = {
-        "seeds": json.dumps(population.seeds.tolist()),
-        "setting": json.dumps(population.setting.tolist()),
-    }
-    contents = {
-        "results.npz": packed.getvalue(),
-        "params.safetensors": files.safetensors(to_torch(population.params), metadata),
-    }
+    contents = {"results.npz": packed.getvalue(), "params.safetensors": packed_params(population)}
     for name, content in contents.items():
         files.write(directory / name, content)
     summary = {
@@ -73,6 +71,15 @@ def save(
     }
     files.write(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
+
+
+def packed_params(population: Population) -> bytes:
+    """params.safetensors."""
+    metadata = {
+        "seeds": json.dumps(population.seeds.tolist()),
+        "setting": json.dumps(population.setting.tolist()),
+    }
+    return files.safetensors(to_torch(population.params), metadata)
 
 
 def summarize(
@@ -141,6 +148,12 @@ def closing(summary: dict[str, Any], out: Path) -> str:
     if summary["solved_fraction"] is not None:
         share = words.share(summary["solved_fraction"])
         lines.append(f"solved (>= {summary['solved_at']:g}): {share}")
+    seen = summary["evaluations"]
+    if seen:
+        said = {mode: words.returned(parts["last"]["iqm"]) for mode, parts in seen.items()}
+        lines.append(
+            f"evaluated at its end: IQM {said['greedy']} greedily, {said['sampled']} sampled"
+        )
     diverged = summary["diverged"]
     if diverged:
         first = diverged[0]
@@ -158,7 +171,8 @@ def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any
     """Of these rows: the spread of what they count with, who solves the task, if they learnt."""
     finals, counted = population.final_return[rows], scores(population)[rows]
     solved = SOLVED.get(config.env)
-    learnt = learning(select(population, np.arange(len(population.seeds))[rows]))
+    some = select(population, np.arange(len(population.seeds))[rows])
+    learnt = learning(some)
     # A row that finished no episode, or diverged, has not solved its task.
     reached = (population.frozen_at[rows] < 0) & (
         np.nan_to_num(finals, nan=-np.inf) >= (solved or 0)
@@ -168,4 +182,23 @@ def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any
         "solved_at": solved,
         "solved_fraction": None if solved is None else float(np.mean(reached)),
         "learning": None if learnt is None else {**learnt._asdict(), "warning": learnt.warning},
+        "evaluations": evaluated(config, some),
     }
+
+
+def evaluated(config: Config, population: Population) -> dict[str, Any] | None:
+    """Of the evaluations while it trained the last one, and that with the largest IQM; by mode.
+
+    `at` is what each seed had spent of its budget. None if there was none.
+    """
+    seen = counted_evaluations(population)
+    if seen is None:
+        return None
+    found = {}
+    for mode, returns in zip(MODES, seen[1:], strict=True):
+        best = int(np.argmax(iqm(returns)))
+        found[mode] = {
+            name: {"at": int(seen.update[k]) * config.update_cost, **spread(returns[:, k])}
+            for name, k in (("last", len(seen.update) - 1), ("best", best))
+        }
+    return found

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxpg import fast, files
-from jaxpg.core import learner, noise, trace
+from jaxpg.core import learner, trace
 from jaxpg.core.config import Config, EnvParams
 from jaxpg.core.types import LearnerState, Metrics
 from jaxpg.errors import RunError
@@ -24,8 +24,10 @@ from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
 from jaxpg.population.own import Build
 from jaxpg.runs import checkpoints
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import start as starts
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.run import make_chunks
+from jaxpg.runs.start import Start
 
 
 def retrace(
@@ -62,9 +64,12 @@ def retrace(
     if update is not None and not 0 <= update < updates:
         raise RunError(f"--update must be in [0, {updates}); got {update}")
     wanted = range(updates) if update is None else range(update, update + 1)
-    saved = _saved_metrics(directory, manifest, seed, setting, build)
+    start = starts.read(directory, manifest)
+    saved = _saved_metrics(directory, manifest, start, seed, setting, build)
     what = (manifest.config, [seed], [manifest.settings[setting]], manifest.lanes)
-    (lane,) = population.make_chunks(*what, manifest.options)
+    (lane,) = population.make_chunks(
+        *what, manifest.options, start and starts.of_seeds(start, [seed])
+    )
     compared = 0 if saved is None else sum(u < saved.env_steps.shape[0] for u in wanted)
     with files.whole_directory(out, "--out") as partial:
         same_end, differs = 0, []
@@ -110,8 +115,7 @@ def _records(
             lanes, _ = _advance(program, chunk, lanes, u - done)
         after, metrics = _advance(program, chunk, lanes, 1)
         with chunks.own_jax(manifest.config):
-            key = noise.typed(lanes.state.key)
-            state = lanes.state._replace(key=key)
+            state = chunks.restored(lanes.state)
             watched, seen = watch(chunk.config, chunk.options, state)
             record = trace.record(*jax.tree.map(lambda x: x[0], (watched.params, seen)))
         params = jax.tree.map(lambda x: x[0], after.state.params)
@@ -132,10 +136,15 @@ def _equal(metrics: Metrics, saved: Metrics, update: int) -> bool:
 
 
 def _saved_metrics(
-    directory: Path, manifest: Manifest, seed: int, setting: int, build: Build
+    directory: Path,
+    manifest: Manifest,
+    start: Start | None,
+    seed: int,
+    setting: int,
+    build: Build,
 ) -> Any:
     """The run's metrics of this seed with this setting, leaves [u], or None if there are none."""
-    groups = make_chunks(manifest)
+    groups = make_chunks(manifest, start)
     row = manifest.rows.index((seed, setting))
     first = np.cumsum([0] + [chunk.real for chunk in groups])
     i = int(np.searchsorted(first, row, side="right")) - 1

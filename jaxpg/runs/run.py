@@ -27,18 +27,21 @@ from jaxpg.core.config import Config
 from jaxpg.errors import Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Chunk, Lane, Program
+from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, plain, plain_setting, seed_list
 from jaxpg.runs import checkpoints, compiling, results, track
 from jaxpg.runs import manifest as manifests
+from jaxpg.runs import start as starts
 from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.share import ALONE, PEER_SECONDS, Peers, Share
 from jaxpg.runs.share import FOLDER as PROCESSES
+from jaxpg.runs.start import Start
 from jaxpg.runs.trained import check_params
 from jaxpg.runs.watch import Watchdog, stop_on_signals
 
@@ -68,6 +71,8 @@ def plan(
     settings: Sequence[Setting] = ({},),
     segments: int | None = None,
     build: Build = fast.build,
+    start: Start | None = None,
+    evaluating: Evaluating | None = None,
 ) -> Manifest:
     """The manifest of a new run.
 
@@ -79,10 +84,13 @@ def plan(
       segments: that each chunk is divided into at least, where it has so many updates; None for
         SEGMENTS.
       build: makes the algorithm.
+      start: what the seeds start from; None for parameters that they draw.
+      evaluating: when they are evaluated while they train; None for never.
 
     Raises:
       ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
         written.
+      RunError: if the seeds cannot start there.
     """
     config, seeds = env.settle(plain(config)), seed_list(seeds)
     with chunks.own_jax(config):
@@ -90,6 +98,8 @@ def plan(
     lanes = population.default_lanes() if lanes is None else lanes
     options, source = own.options(build), own.source(build)
     population.make_chunks(config, seeds[:1], settings, lanes, options)
+    if start is not None:
+        starts.check(start, config, seeds, build)
     return Manifest(
         preset=preset,
         config=config,
@@ -107,6 +117,8 @@ def plan(
         build=source and source.name,
         build_sha256=source and source.sha256,
         options=options,
+        start=start and start.origin,
+        evaluating=evaluating,
     )
 
 
@@ -121,8 +133,11 @@ def check_parts(manifest: Manifest, build: Build) -> None:
         check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params))
 
 
-def begin(directory: Path, manifest: Manifest) -> None:
+def begin(directory: Path, manifest: Manifest, start: Start | None = None) -> None:
     """Make the directory this run, or find that it already is.
+
+    Args:
+      start: what the manifest says that the run starts from.
 
     Raises:
       RunError: if it is another run (the sentence says what differs), or holds something else.
@@ -134,6 +149,8 @@ def begin(directory: Path, manifest: Manifest) -> None:
             is_new = not (directory / manifests.NAME).exists()
             if not is_new:
                 check_same(directory, manifest)
+            if is_new or not (directory / starts.NAME).exists():
+                starts.write(directory, start)
             if is_new or manifests.read(directory).source != manifest.source:
                 manifests.write(directory, manifest)
 
@@ -145,7 +162,8 @@ def withdraw(directory: Path) -> None:
             (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
             if (directory / PROCESSES).exists():
                 shutil.rmtree(directory / PROCESSES)
-            (directory / track.NAME).unlink(missing_ok=True)
+            for name in (track.NAME, starts.NAME):
+                (directory / name).unlink(missing_ok=True)
             (directory / manifests.NAME).unlink()
     except OSError as error:
         raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
@@ -182,7 +200,8 @@ def check_usable(directory: Path) -> None:
         names = {path.name for path in directory.iterdir()}
     except OSError as error:
         raise RunError(f"{directory} cannot be a run directory ({error.strerror})") from None
-    foreign = {name for name in names if name != LOCK and not name.startswith(files.TEMPORARY)}
+    ours = (LOCK, starts.NAME)  # which a run that was killed as it began has left
+    foreign = {name for name in names if name not in ours and not name.startswith(files.TEMPORARY)}
     if foreign and manifests.NAME not in foreign:
         raise RunError(
             f"{directory} must be a run, or new or empty; it holds {sorted(foreign)[0]} and no "
@@ -246,7 +265,8 @@ def train(
             manifests.check_same_bits(directory, manifest)
             manifests.check_source(directory, manifest, own.source(build))
             _compare_machines(manifest, note)
-            groups = make_chunks(manifest)
+            start = starts.read(directory, manifest)
+            groups = make_chunks(manifest, start)
             shapes = chunks.lane_shapes(groups[0], build)
             mine = {i: groups[i].real for i in share.mine(len(groups))}
             log = _log(directory / (LOG if first else f"{share.process}-{LOG}"), report)
@@ -288,14 +308,23 @@ def train(
             return summary
 
 
-def make_chunks(manifest: Manifest) -> list[Chunk]:
-    """The chunks of a run, by index."""
-    parts = [manifests.parse_seeds(part) for part in manifest.parts]
+def make_chunks(manifest: Manifest, start: Start | None = None) -> list[Chunk]:
+    """The chunks of a run, by index.
+
+    Args:
+      start: what the manifest says that it starts from.
+    """
+    what = (manifest.settings, manifest.lanes, manifest.options)
     return [
         chunk
-        for seeds in parts
+        for part in manifest.parts
+        for seeds in [manifests.parse_seeds(part)]
         for chunk in population.make_chunks(
-            manifest.config, seeds, manifest.settings, manifest.lanes, manifest.options
+            manifest.config,
+            seeds,
+            *what,
+            start and starts.of_seeds(start, seeds),
+            manifest.evaluating,
         )
     ]
 

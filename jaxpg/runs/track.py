@@ -1,8 +1,8 @@
 """Trackers: what a run reports, for TensorBoard or Weights & Biases, from the host.
 
-    progress/…   after each commit: returns, losses, entropy and norms of the newest update, over
-                 all rows that have begun; speed
-    curve/…      at the end, of all rows at the same update
+    progress/…   after each commit: returns, losses, entropy and norms of the newest update, and
+                 the newest evaluation, over all rows that have begun; speed
+    curve/…      at the end, of all rows at the same update, evaluations too
     seeds/…      at the end, a histogram over the rows
     final/…      at the end, what summary.json says
 
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxpg import files
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import RunError
+from jaxpg.population.evaluations import MODES
 from jaxpg.runs import manifest as manifests
 
 if TYPE_CHECKING:
@@ -227,6 +228,10 @@ def _progress(at: "Progress") -> dict[str, float]:
             "progress/return_min": float(known.min()),
             "progress/return_max": float(known.max()),
         }
+    if at.evaluations is not None:
+        for mode, returns in zip(MODES, at.evaluations.T, strict=True):
+            if np.isfinite(returns).any():
+                values[f"progress/{mode}_return_iqm"] = float(iqm(returns[np.isfinite(returns)]))
     return values | {f"progress/{name}": x for name, x in _means(at.metrics.named()).items()}
 
 
@@ -235,6 +240,7 @@ def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     import numpy as np
 
     from jaxpg.analysis.curves import curve_points
+    from jaxpg.analysis.outcomes import evaluated
     from jaxpg.analysis.stats import iqm
 
     population, updates = run.population, run.config.num_updates
@@ -249,15 +255,21 @@ def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
         if update >= after:
             means = _means({name: x[:, update] for name, x in metrics.named().items()})
             yield int(steps[update]), {f"curve/{name}_mean": x for name, x in means.items()}
+    seen = evaluated(population)
+    for k, update in enumerate(seen.update.tolist() if seen else []):
+        if update > after or not after:
+            by_mode = {mode: float(iqm(getattr(seen, mode)[:, k])) for mode in MODES}
+            values = {f"curve/{mode}_return_iqm": x for mode, x in by_mode.items()}
+            yield int(steps[update - 1]) if update else 0, values
     final, last = population.final_return, int(steps[-1])
     if np.isfinite(final).any():
         yield last, {"seeds/final_return": final[np.isfinite(final)]}
     spread = run.summary.get("final_return") or {}
-    values: dict[str, Any] = {
-        f"final/return_{name}": float(value) for name, value in spread.items()
-    }
+    values = {f"final/return_{name}": float(value) for name, value in spread.items()}
     if run.summary.get("solved_fraction") is not None:
         values["final/solved_fraction"] = float(run.summary["solved_fraction"])
+    for mode, parts in (run.summary.get("evaluations") or {}).items():
+        values |= {f"final/{mode}_return_{name}": float(x["iqm"]) for name, x in parts.items()}
     values["final/diverged"] = float((population.frozen_at >= 0).sum())
     yield last, values
 

@@ -20,6 +20,7 @@ from jaxpg.population.population import Population
 from jaxpg.population.settings import with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
+from jaxpg.runs import start as starts
 from jaxpg.runs.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Trained(Population):
         what = self._trained()
         check_params(self.params)
         with whole_directory(Path(out), "out") as partial:
+            starts.write(partial, self.start)
             manifests.write(partial, what)
             sha256 = manifests.sha256(partial)
             said = (what.preset, what.config, self, sha256, what.settings, what.build)

@@ -175,14 +175,6 @@ FAULTS = {
         beginning(lambda state: state._replace(time=state.time * 1.0)),
         r"time must be int32 \[N\], of N = 8; reset gives float32\[8\]",
     ),
-    "key": (
-        beginning(
-            lambda state: state._replace(
-                inner=(state.inner, noise.split(noise.key(0), len(state.time)))
-            )
-        ),
-        r"must be numbers, which a checkpoint holds; inner\[1\] is a key: keep jax.random.key_data",
-    ),
     "type": (
         stepping(
             lambda key, old, after, *rest: (

@@ -82,7 +82,8 @@ def test_another_end_is_shown_for_a_while():
 
 def untrained(run):
     acting = render.Acting(run.config, "sampled", None)
-    return render._again_and_again(acting, CARTPOLE, 9, 300, 0)
+    params = render.first_params(run, acting, [9])
+    return render._again_and_again(acting, CARTPOLE, params, 9, 300, 0)
 
 
 def test_untrained_episodes_follow_one_another(run):

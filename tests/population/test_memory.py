@@ -28,7 +28,7 @@ def compiled(platform, program_bytes):
     )
     function = SimpleNamespace(memory_analysis=lambda: used)
     device = SimpleNamespace(platform=platform)
-    return SimpleNamespace(device=device, start=function, advance=function)
+    return SimpleNamespace(device=device, start=function, advance=function, evaluate=None)
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +43,20 @@ def bytes_of(tree):
 
 def test_prediction_by_hand(lane):
     """Two lanes, five chunks of 100 updates, two cores: 32 bytes a lane and update."""
-    need = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 100, 8, writes=False)
+    need = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 800, writes=False)
     state, params = bytes_of(lane), bytes_of(lane.state.params)
     assert need.device == 0
     assert need.training == 2 * (MIB + state + 3 * 2 * 100 * 32)
     assert need.results == 5 * (state + 3 * 2 * 100 * 32 + params + memory.ARRAYS)
-    written = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 100, 8, writes=True)
+    written = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 800, writes=True)
     more = memory.WRITING + 5 * (2 * params + 2 * memory.LINE)
     assert written.results == need.results + more
-    one = memory.predict([compiled("cpu", MIB)] * 2, lane, 1, 100, 8, writes=False)
+    one = memory.predict([compiled("cpu", MIB)] * 2, lane, 1, 800, writes=False)
     assert one.training == need.training // 2  # one chunk has one worker
 
 
 def test_a_device_has_memory_of_its_own(lane):
-    need = memory.predict([compiled("gpu", MIB)] * 4, lane, 5, 100, 8, writes=False)
+    need = memory.predict([compiled("gpu", MIB)] * 4, lane, 5, 800, writes=False)
     assert need.device == MIB
     assert need.training == 4 * (bytes_of(lane) + 3 * 2 * 100 * 32)
 

@@ -1,0 +1,127 @@
+"""Runs that are evaluated while they train: stopped, extended, reported and tracked."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg.analysis.stats import iqm
+from jaxpg.cli.main import main
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.errors import RunError, Stopped
+from jaxpg.report import page
+from jaxpg.runs import edit, manifest, reproduce, run, track
+
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
+TINY = Config(
+    num_envs=3, num_steps=24, total_steps=72 * 6, hidden_sizes=(6,), lr_schedule="constant"
+)
+HOW = {"evaluate_every": 144, "evaluate_episodes": 2, "lanes": 2}
+SEEDS = [2, 9, 4]
+
+
+@pytest.fixture(scope="module")
+def memory():
+    return jaxpg.train_population(TINY, SEEDS, **HOW)
+
+
+def evaluations_of(directory):
+    return jaxpg.load(directory).population.evaluations
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.as_users_run(1)
+@pytest.mark.parametrize("reports", [1, 4])
+def test_stopped_it_goes_on_to_the_same_evaluations(memory, tmp_path, monkeypatch, reports):
+    """After the first segment; and between two evaluations of the second chunk."""
+    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
+    told = []
+
+    def stop(at):
+        told.append(at)
+        if len(told) == reports:
+            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+
+    with pytest.raises(Stopped):
+        jaxpg.train_population(TINY, SEEDS, **HOW, out=tmp_path / "run", report=stop)
+    run.train(tmp_path / "run", stall_seconds=600.0)
+    assert_same(evaluations_of(tmp_path / "run"), memory.evaluations)
+
+
+@pytest.mark.as_users_run(1)
+def test_extended_it_is_what_had_the_budget_from_the_start(memory, tmp_path):
+    short = dataclasses.replace(TINY, total_steps=72 * 4)
+    directory = tmp_path / "run"
+    jaxpg.train_population(short, SEEDS, **HOW, out=directory)
+    with pytest.raises(ConfigError, match="evaluate_every must divide total_steps, 360"):
+        edit.extend(directory, 72 * 5, None)
+    edit.extend(directory, 72 * 6, None)
+    run.train(directory, stall_seconds=600.0)
+    assert_same(evaluations_of(directory), memory.evaluations)
+
+
+def test_another_way_to_evaluate_is_another_run(memory, tmp_path):
+    memory.save(tmp_path / "run")
+    other = {**HOW, "evaluate_episodes": 3}
+    with pytest.raises(RunError, match=r"of something else \(evaluating: .*episodes=2.*episodes=3"):
+        jaxpg.train_population(TINY, SEEDS, **other, out=tmp_path / "run")
+    path = tmp_path / "run" / manifest.NAME
+    fields = json.loads(path.read_text())
+    fields["evaluating"]["every"] = 145
+    path.write_text(json.dumps(fields))
+    with pytest.raises(RunError, match=r"damaged, or of another version.*evaluate_every must div"):
+        manifest.read(tmp_path / "run")
+
+
+def test_by_command_with_a_report(memory, tmp_path, capsys):
+    out = tmp_path / "run"
+    small = ["--num-envs", "3", "--num-steps", "24", "--hidden-sizes", "6", "--total-steps", "432"]
+    small += ["--lr-schedule", "constant", "--seeds", "2,9,4", "--lanes", "2"]
+    how = ["--evaluate-every", "144", "--evaluate-episodes", "2"]
+    main(["train", "vpg", *small, *how, "--out", str(out)])
+    found = evaluations_of(out)
+    assert_same(found, memory.evaluations)
+    said = json.loads((out / "summary.json").read_text())["evaluations"]
+    assert (
+        f"evaluated at its end: IQM {said['greedy']['last']['iqm']:.1f}" in capsys.readouterr().out
+    )
+    text = (out / page.NAME).read_text()
+    assert 'id="evaluations"' in text
+    assert (out / "figures" / "evaluations.svg").exists()
+    (again,) = reproduce.commands(manifest.read(out))
+    assert "--evaluate-every 144 --evaluate-episodes 2" in again
+
+
+def test_trackers_are_told(memory, tmp_path):
+    told = []
+    jaxpg.train_population(TINY, SEEDS, **HOW, report=told.append)
+    memory.save(tmp_path / "run")
+    loaded = jaxpg.load(tmp_path / "run")
+    results = list(track._results(loaded, after=0))
+    later = list(track._results(loaded, after=2))
+    for mode in ("greedy", "sampled"):
+        newest = float(iqm(getattr(memory.evaluations, mode)[:, -1]))
+        assert track._progress(told[-1])[f"progress/{mode}_return_iqm"] == newest
+        last = loaded.summary["evaluations"][mode]["last"]["iqm"]
+        assert results[-1][1][f"final/{mode}_return_last"] == last == newest
+        tag = f"curve/{mode}_return_iqm"
+        curve = {step: values[tag] for step, values in results if tag in values}
+        assert sorted(curve) == [0, 144, 288, 432]
+        assert curve[432] == last
+        assert [step for step, values in later if tag in values] == [288, 432]
+
+
+def test_bad_options_get_one_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "vpg", "--evaluate-every", "7777", "--out", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert "evaluate_every must divide total_steps, 500,000" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

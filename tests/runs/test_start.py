@@ -1,0 +1,210 @@
+"""Runs that start from a finished run: whose parameters, and that nobody needs that run again."""
+
+import dataclasses
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import jaxpg
+from jaxpg.cli.main import main
+from jaxpg.cli.show import describe
+from jaxpg.core import noise
+from jaxpg.core.config import Config
+from jaxpg.errors import RunError, Stopped
+from jaxpg.policies import render
+from jaxpg.population import chunks, population
+from jaxpg.report import page
+from jaxpg.runs import edit, manifest, reproduce, run
+from jaxpg.runs import start as starts
+from jaxpg.runs.retrace import retrace
+
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
+FIRST = Config(
+    num_envs=3, num_steps=24, total_steps=72 * 2, hidden_sizes=(6,), lr_schedule="constant",
+    normalize_obs=True, env_params={"gravity": 9.8},
+)  # fmt: skip
+THEN = dataclasses.replace(FIRST, total_steps=72 * 5, env_params={"gravity": 12.0})
+
+
+@pytest.fixture(scope="module")
+def first():
+    return jaxpg.train_population(FIRST, [2, 9, 4, 0, 5], lanes=2)
+
+
+@pytest.fixture
+def origin(first, tmp_path):
+    first.save(tmp_path / "first")
+    return tmp_path / "first"
+
+
+@pytest.fixture(scope="module")
+def then(first):
+    """Seeds in another order than there, in memory."""
+    return jaxpg.train_population(THEN, [9, 5, 2], lanes=2, start_from=first)
+
+
+def assert_same(one, other):
+    ours, theirs = ((x.params, x.metrics, x.final_return) for x in (one, other))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_each_seed_starts_from_its_own_parameters_and_all_else_is_new(first):
+    given = starts.of_seeds(starts.of(first), [9, 5, 2])
+    groups = population.make_chunks(THEN, [9, 5, 2], [{}], 2, start=given)
+    (program,) = chunks.compile_programs(groups[0], 1, 1)
+    for group, rows in zip(groups, ([1, 4], [0, 0]), strict=True):  # the last is padding
+        state = chunks.start(program, group).state
+        wanted = jax.tree.map(lambda x, at=rows: x[at], first.params)
+        jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
+        assert (state.params["obs"]["count"] > 100).all()  # moments are carried on
+        assert not any(np.asarray(x).any() for x in jax.tree.leaves(state.opt_state))
+        assert (np.asarray(state.update) == 0).all()
+
+
+def test_its_noise_is_neither_the_first_runs_nor_that_of_another_start(first):
+    """What a policy has been fitted to is not what it is trained with again."""
+
+    def keys(word):
+        if word is None:
+            return np.asarray(jax.random.key_data(noise.keys([9, 5, 2])))
+        given = starts.of_seeds(starts.of(first), [9, 5, 2])._replace(word=word)
+        (group,) = population.make_chunks(THEN, [9, 5, 2], [{}], 3, start=given)
+        return group.keys
+
+    some = np.concatenate([keys(None), keys(0), keys(1), keys(2**32 - 1)])
+    assert len(np.unique(some, axis=0)) == len(some)
+    np.testing.assert_array_equal(keys(7), keys(7))
+
+
+def test_settings_all_start_there(first, then):
+    found = jaxpg.train_population(
+        THEN, [5], lanes=2, settings=[{"gamma": 0.9}, {"gamma": THEN.gamma}], start_from=first
+    )
+    row = jax.tree.map(lambda x: x[1], found.params)
+    jax.tree.map(np.testing.assert_array_equal, row, jax.tree.map(lambda x: x[1], then.params))
+
+
+@pytest.mark.as_users_run(1)
+def test_stopped_and_retraced_without_the_first_run(origin, first, then, tmp_path, monkeypatch):
+    """To the bits of what was never stopped; the run has a copy of what it needs."""
+    directory = tmp_path / "then"
+    again = {"lanes": 2, "out": directory}
+    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
+
+    def stop(at):
+        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+
+    with pytest.raises(Stopped):
+        jaxpg.train_population(THEN, [9, 5, 2], start_from=origin, report=stop, **again)
+    assert_same(jaxpg.train_population(THEN, [9, 5, 2], start_from=first, **again), then)
+    shutil.rmtree(origin)
+    said = retrace(directory, 5, 0, None, tmp_path / "again")
+    assert "5 could be compared with the run, and all are equal to the bit" in said
+    run.train(directory, stall_seconds=600.0)
+    edit.extend(directory, 72 * 6, None)
+    run.train(directory, stall_seconds=600.0)
+    longer = dataclasses.replace(THEN, total_steps=72 * 6)
+    whole = jaxpg.train_population(longer, [9, 5, 2], lanes=2, start_from=first)
+    assert_same(jaxpg.load(directory).population, whole)
+
+
+def test_what_it_says_of_where_it_started(origin, first, tmp_path, capsys):
+    directory = tmp_path / "then"
+    small = ["--num-envs", "3", "--num-steps", "24", "--hidden-sizes", "6", "--normalize-obs"]
+    line = ["train", "vpg", *small, "--total-steps", "144", "--env-params", "gravity=12"]
+    line += ["--seeds", "9,5", "--lanes", "2", "--from", str(origin), "--out", str(directory)]
+    main(line)
+    said = json.loads((directory / "manifest.json").read_text())["start"]
+    assert said["run"] == str(origin)
+    assert said["manifest"] == manifest.sha256(origin)
+    assert (directory / starts.NAME).read_bytes() == (origin / "params.safetensors").read_bytes()
+    assert f", from {origin}, seeds 9,5: finished" in describe(directory)
+    assert manifest.sha256(origin) in (directory / page.NAME).read_text()
+    (again,) = reproduce.commands(manifest.read(directory))
+    assert f"--from {origin}" in again
+    capsys.readouterr()
+    main(line)  # the same line finds it finished
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([word for word in line if word not in ("--from", str(origin))])
+    assert ended.value.code == 2
+    assert "is a run of something else (start: '" in capsys.readouterr().err
+    loaded = jaxpg.load(directory)
+    acting = render.Acting(loaded.config, "sampled", None)
+    before = render.first_params(loaded, acting, [9, 5])
+    wanted = jax.tree.map(lambda x: x[[1, 4]], first.params)
+    jax.tree.map(np.testing.assert_array_equal, before, wanted)
+    for save in (loaded.save, loaded.population.save):
+        save(tmp_path / save.__self__.__class__.__name__)
+        kept = jaxpg.load(tmp_path / save.__self__.__class__.__name__)
+        assert kept.population.start == loaded.population.start
+
+
+def test_in_memory_it_can_be_saved_and_continued(then, tmp_path):
+    then.save(tmp_path / "saved")
+    assert jaxpg.load(tmp_path / "saved").manifest.start.run is None
+    assert "from a population in memory" in describe(tmp_path / "saved")
+    edit.extend(tmp_path / "saved", 72 * 5 + 1, None)  # no update more, and no checkpoints
+    run.train(tmp_path / "saved", stall_seconds=600.0)
+    assert_same(jaxpg.load(tmp_path / "saved").population, then)
+
+
+@pytest.mark.parametrize(
+    ("change", "seeds", "words"),
+    [
+        ({}, [9, 3], "has no seed 3, and every seed starts from its own there; its seeds are"),
+        ({"hidden_sizes": (7,)}, [9], r"policy.hidden_0.bias is float32 \[6\] there, and here "
+         r"float32 \[7\]"),
+        ({"normalize_obs": False}, [9], r"obs.count is float32 \[\] there, and here missing"),
+        ({"env": "Acrobot-v1", "env_params": {}}, [9], "other networks than this config: obs.mean"),
+    ],
+)  # fmt: skip
+def test_what_cannot_start_there_is_refused(first, tmp_path, change, seeds, words):
+    config = dataclasses.replace(THEN, **change)
+    for out in (None, tmp_path / "new"):
+        with pytest.raises(RunError, match=words):
+            jaxpg.train_population(config, seeds, lanes=2, start_from=first, out=out)
+    assert not (tmp_path / "new").exists()
+
+
+def test_where_nobody_can_start_is_refused(first, origin, tmp_path):
+    several = jaxpg.train_population(
+        FIRST, [2], lanes=2, settings=[{"gamma": 0.9}, {"gamma": 0.8}], segments=2
+    )
+    with pytest.raises(RunError, match="has 2 settings, and a run starts from the seeds of one"):
+        jaxpg.train_population(THEN, [2], start_from=several)
+    with pytest.raises(RunError, match="its manifest is None"):
+        jaxpg.train_population(THEN, [2], start_from=first._replace(manifest=None))
+    with pytest.raises(RunError, match="is not a run"):
+        jaxpg.train_population(THEN, [2], start_from=tmp_path)
+    jaxpg.train_population(FIRST, [2], lanes=2, start_from=origin, out=tmp_path / "run")
+    copy = tmp_path / "run" / starts.NAME
+    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
+    with pytest.raises(RunError, match=r"start\.safetensors is damaged: it has not the SHA-256"):
+        jaxpg.load(tmp_path / "run")
+    copy.unlink()
+    with pytest.raises(RunError, match=r"start\.safetensors cannot be read"):
+        jaxpg.load(tmp_path / "run")
+
+
+def test_merged_runs_have_one_start(origin, first, then, tmp_path):
+    for name, seeds in (("a", [9, 5]), ("b", [2])):
+        jaxpg.train_population(THEN, seeds, lanes=2, start_from=origin, out=tmp_path / name)
+    edit.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    run.train(tmp_path / "both", stall_seconds=600.0)
+    assert_same(jaxpg.load(tmp_path / "both").population, then)
+    jaxpg.train_population(THEN, [4], lanes=2, out=tmp_path / "c")
+    with pytest.raises(RunError, match="differ in more than their seeds: start: "):
+        edit.merge([tmp_path / "a", tmp_path / "c"], tmp_path / "none")
+
+
+def test_a_run_that_was_killed_as_it_began_begins(origin, tmp_path):
+    """It may have its start already, and no manifest."""
+    (tmp_path / "run").mkdir()
+    shutil.copyfile(origin / "params.safetensors", tmp_path / "run" / starts.NAME)
+    jaxpg.train_population(FIRST, [2], lanes=2, start_from=origin, out=tmp_path / "run")
