@@ -407,7 +407,13 @@ PRESETS = {
         activation="relu",
         learning_rate=1e-3,
     ),
-    "ppo-deep-sea": dataclasses.replace(_PPO, env="DeepSea-bsuite", ent_coef=0.1),
+    "ppo-deep-sea": dataclasses.replace(
+        _PPO,
+        env="DeepSea-bsuite",
+        ent_coef=0.01,
+        normalize_advantage=False,  # else the price of a move is all that is learnt before the goal
+        normalize_over="batch",
+    ),
     "rloo": Config(
         collect="episodes",
         num_envs=16,
