@@ -248,9 +248,18 @@ def test_a_mask_that_is_none_is_said(fault):
         check_env(plant(env.make(DIALS)), steps=STEPS)
 
 
-def test_where_a_mask_is_given_nothing_else_is_done():
-    """A dial that is turned beyond its stop never comes to the end together with the other."""
-    assert check_env(DIALS, steps=STEPS).terminated > 0
+@pytest.mark.parametrize("frames", [1, 2])
+def test_where_a_mask_is_given_nothing_else_is_done(frames):
+    """No dial is ever beyond its stop, also where the mask is the newest of several."""
+    world = env.stack_frames(env.make(DIALS), frames)
+
+    def turned(key, state, action):
+        after, *rest = world.step(key, state, action)
+        dials = jnp.stack([after.inner.first, after.inner.second])
+        beyond = jnp.any((dials < 0) | (dials > 3), axis=0)
+        return after._replace(time=after.time + beyond), *rest  # which check_env would see
+
+    assert check_env(world._replace(step=turned), steps=STEPS).terminated > 0
 
 
 def test_a_mask_of_the_last_observation_may_allow_nothing():
