@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ from tests.runs.test_runs import SEEDS, TINY, assert_same_results, begun
 pytestmark = pytest.mark.as_users_run(1)
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'jaxpg[ray]'")
 
+ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("JAXPG_KILLS", "2"))
 # In a process of its own: Ray forks, which jax does not like, and what is left over ends with it.
 KEEPER = """
@@ -268,6 +270,66 @@ def test_a_full_object_store(whole, tmp_path, monkeypatch, every_segment):
         ray.shutdown()
         some.close()
     assert_same_results(whole, tmp_path / "run")
+
+
+# Stand-ins for the programs of docs/scaling: ssh, srun and gcloud are a local shell, each node has
+# one core, and `ray stop` ends what this test has started, and nobody else's.
+STAND_INS = {
+    "ssh": 'shift; exec "$@"',
+    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "gcloud": 'exec bash -c "${@: -1}"',
+    "scontrol": 'echo "$@"',
+    "jaxpg": f'exec "$PYTHON" -m jaxpg "$@" {" ".join(OPTIONS)}',
+    "ray": """
+        if [ "$1" = stop ]; then
+          [ ! -e pids ] || kill $(cat pids)
+          rm -f pids
+          exit
+        fi
+        words=(start --num-cpus=1 --block)
+        shift
+        for word in "$@"; do [[ $word =~ block|num-cpus ]] || words+=("$word"); done
+        log=$(mktemp)
+        export RAY_worker_niceness=0
+        setsid "$PYTHON" -m ray.scripts.scripts "${words[@]}" > "$log" 2>&1 &
+        echo $! >> pids
+        until grep -q "runtime started" "$log"; do kill -0 $! || exit 1; sleep 0.1; done
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ssh.sh jaxpg train vpg --seeds 10000 --out runs/big",
+        "tpu.sh my-pod jaxpg train vpg --seeds 10000 --out runs/big",
+        "slurm.sh",
+    ],
+)
+def test_the_scripts_of_the_page(line, uninterrupted, tmp_path):
+    for name, body in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "HOSTS": "node1",
+        "WORKERS": "2",
+        "SLURM_NNODES": "2",
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_JOB_ID": "17",
+        "SCRATCH": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
+    script = f"{ROOT / 'docs' / 'scaling'}/{line}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = {"slurm.sh": tmp_path / "jaxpg" / "big"}.get(line, tmp_path / "runs" / "big")
+    assert_same_results(uninterrupted, out)
+    assert not (tmp_path / "pids").exists()  # every node has left
 
 
 @pytest.mark.slow
