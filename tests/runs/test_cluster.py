@@ -197,22 +197,22 @@ def test_nodes_that_join_and_leave(tmp_path, uninterrupted, monkeypatch):
     """Killed at random instants, one at a time, until none is left; and others that join."""
     rng, some = random.Random(KILLS), Nodes()
     some.add("0")
-    process = start(tmp_path / "run", options=["--cluster", some.address])
-    said = []
-    reader = threading.Thread(target=lambda: said.extend(process.stderr))
-    reader.start()
-    for kill in range(KILLS):
-        when_reported(process, tmp_path / "run", reported(tmp_path / "run"))
-        time.sleep(rng.random())
-        before = saved(tmp_path / "run")
-        some.remove(str(kill))
-        assert saved(tmp_path / "run") >= before
-        some.add(str(kill + 1))
-    assert process.wait() == 0
-    reader.join()
+    out, said = tmp_path / "run", []
+    with start(out, options=["--cluster", some.address]) as process:
+        reader = threading.Thread(target=lambda: said.extend(process.stderr))
+        reader.start()
+        for kill in range(KILLS):
+            when_reported(process, out, reported(out))
+            time.sleep(rng.random() * 0.4)
+            before = saved(out)
+            some.remove(str(kill))
+            assert saved(out) >= before
+            some.add(str(kill + 1))
+        assert process.wait() == 0
+        reader.join()
     some.close()
     assert any("is lost" in line or "are lost" in line for line in said), said
-    assert_same_results(uninterrupted, tmp_path / "run")
+    assert_same_results(uninterrupted, out)
 
 
 @pytest.mark.slow
