@@ -51,7 +51,7 @@ test-slow: $(VENV)/dev.done
 
 torture: $(VENV)/dev.done
 	XLA_FLAGS= JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/runs/test_faults.py tests/runs/test_runs.py \
-	    tests/runs/test_cluster.py
+	    tests/runs/test_clusters.py
 	XLA_FLAGS=--xla_backend_optimization_level=3 JAXPG_SOAK_SEEDS=4096 \
 	    $(BIN)/python -m pytest -s tests/runs/test_soak.py
 

@@ -53,7 +53,7 @@ def test_prediction_by_hand(lane):
     assert written.results == need.results + more
     one = memory.predict([compiled("cpu", MIB)] * 2, lane, 1, 800, writes=False)
     assert one.training == need.training // 2  # one chunk has one worker
-    kept = memory.predict([], lane, 5, 100, 8, writes=False, elsewhere=3)
+    kept = memory.predict([], lane, 5, 800, writes=False, elsewhere=3)
     assert (kept.device, kept.results) == (0, need.results)
     assert kept.training == 3 * (state + 3 * 2 * 100 * 32)  # their programs are elsewhere, too
 
