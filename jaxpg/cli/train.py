@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
@@ -142,7 +142,7 @@ def train(options: Train) -> None:
             lanes = manifests.read(out).lanes
         if not is_new:
             say_if_empty(out)
-        asked = {"build": build, "start": start, "evaluating": evaluating}
+        asked: dict[str, Any] = {"build": build, "start": start, "evaluating": evaluating}
 
         def begin(lanes: int | None) -> None:
             device = None if nodes is None else nodes.device
