@@ -308,11 +308,13 @@ STAND_INS = {
     ],
 )
 def test_the_scripts_of_the_page(line, uninterrupted, tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
     for name, body in STAND_INS.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
     environment = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHON": sys.executable,
         "HOSTS": "node1",
         "WORKERS": "2",
