@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 DIST := dist
 MEASURED := train presets reference throughput ppo scaling roofline time_to_solve compile memory gpu \
-    invariance article family trust_region optimum race audit
+    invariance article family trust_region optimum race audit cluster
 
 .PHONY: help train test test-slow torture lint docs smoke minima newest wheel check figures certificate clean dist
 .DEFAULT_GOAL := help
@@ -51,7 +51,7 @@ test-slow: $(VENV)/dev.done
 
 torture: $(VENV)/dev.done
 	XLA_FLAGS= JAXPG_KILLS=200 $(BIN)/python -m pytest -s tests/runs/test_faults.py tests/runs/test_runs.py \
-	    tests/runs/test_distributed.py
+	    tests/runs/test_clusters.py
 	XLA_FLAGS=--xla_backend_optimization_level=3 JAXPG_SOAK_SEEDS=4096 \
 	    $(BIN)/python -m pytest -s tests/runs/test_soak.py
 

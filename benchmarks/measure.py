@@ -41,11 +41,11 @@ class Script(NamedTuple):
     rounds: int  # unless --rounds says otherwise
     measures: dict[str, Callable[..., dict[str, Any]]]  # by name; each in a process of its own
     compare: Callable[[bool, int], dict[str, Any]]  # (smoke, rounds) -> record, with its "table"
-    draw: Callable[[dict[str, Any], Path], None]
+    draw: Callable[[dict[str, Any], Path], None] = lambda content, path: None
 
 
 def run(script: Script) -> None:
-    """Measure, print the table, write the record and the picture; a smoke run keeps neither."""
+    """Measure, print the table, write the record and its picture; a smoke run keeps neither."""
     parser = argparse.ArgumentParser(
         description=script.doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

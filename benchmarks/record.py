@@ -12,7 +12,7 @@ def write(name: str, content: dict[str, Any]) -> Path:
     """Write results/NAME-PLATFORM.json with the command, commit, versions and device."""
     import jax
 
-    from jaxpg.population.provenance import commit, device, versions
+    from jaxpg.population.provenance import commit, device, processor, versions
 
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
@@ -33,16 +33,6 @@ def read(name: str, platform: str = "cpu") -> dict[str, Any] | None:
     """What was written; None where nothing was."""
     path = RESULTS / f"{name}-{platform}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def processor() -> str:
-    """The processor's name, and whether it has the widest vectors; where Linux tells."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = dict(line.split(":", 1) for line in lines if ":" in line)
-    named = {key.strip(): value.strip() for key, value in found.items()}
-    wide = " with AVX-512" if "avx512f" in named.get("flags", "").split() else ""
-    return named.get("model name", "unknown") + wide
 
 
 def fill(text: str, parts: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # For use; the others are for work.
-EXTRAS = ("brax", "craftax", "export", "jumanji", "optuna", "tensorboard", "torch", "wandb")
+EXTRAS = ("brax", "craftax", "export", "jumanji", "optuna", "ray", "tensorboard", "torch", "wandb")
 
 
 def pins() -> Iterator[str]:

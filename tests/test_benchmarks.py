@@ -19,7 +19,7 @@ SCRIPTS = (  # the first in CI
         "throughput",
         "train",
     ),
-    *("time_to_solve", "trust_region"),
+    *("time_to_solve", "trust_region", "cluster"),
 )
 
 

@@ -177,7 +177,7 @@ _HELP: dict[str, str] = {}
 def test_the_commands_of_the_pages_are_found():
     shown = [parameter.values[0] for parameter in command_lines()]
     assert len(shown) > 20
-    assert any("--process-id" in words for words in shown)
+    assert any("--cluster" in words for words in shown)
     assert any(words[0] == "merge" for words in shown)
 
 
@@ -219,37 +219,64 @@ def test_supervise_passes_a_stop_on(tmp_path):
     assert (rest, process.returncode) == ("saved\n", 75)
 
 
+def stand_ins(folder, **bodies):
+    """An environment whose PATH begins with these programs."""
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "4", "SLURM_CPUS_PER_TASK": "2"}
+    array = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3", "SCRATCH": "/scratch"}
+    return {**os.environ, **slurm, **array, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True), (76, True)])
-def test_the_slurm_job_is_queued_again_when_it_was_stopped(code, requeued, tmp_path):
-    for name, body in {"srun": f'echo "$@" > srun.log\nexit {code}', "scontrol": "echo $@"}.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "SLURM_JOB_ID": "17", "SCRATCH": "/scratch"}
-    script = DOCS / "scaling" / "slurm.sh"
-    done = subprocess.run(
-        ["bash", "-u", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+@pytest.mark.parametrize("name", ["slurm.sh", "array.sh"])
+def test_a_slurm_job_is_queued_again_when_it_was_stopped(name, code, requeued, tmp_path):
+    train = f'echo "$@" >> jaxpg.log; exit {code}'
+    environment = stand_ins(
+        tmp_path, srun='"$@"', ray='echo "$@" >> ray.log', jaxpg=train, scontrol='echo "$@"'
     )
+    script = ["bash", "-u", DOCS / "scaling" / name]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
-    assert done.stdout == ("requeue 17\n" if requeued else "")
-    assert "--distributed" in (tmp_path / "srun.log").read_text()
+    job = {"slurm.sh": "17", "array.sh": "17_3"}[name]
+    assert done.stdout == (f"requeue {job}\n" if requeued else "")
+
+
+def test_a_slurm_job_passes_a_stop_on(tmp_path):
+    """TERM reaches the training, which saves and exits with 75: it is waited for, and requeued."""
+    environment = stand_ins(
+        tmp_path,
+        srun="true",
+        ray="true",
+        jaxpg="trap 'sleep 1; exit 75' TERM\necho begun\nwhile true; do sleep 0.1; done",
+        scontrol='echo "$@"',
+    )
+    script = ["bash", "-u", DOCS / "scaling" / "slurm.sh"]
+    with subprocess.Popen(
+        script, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.terminate()
+        rest, _ = process.communicate(timeout=20)
+    assert (rest, process.returncode) == ("requeue 17\n", 75)
 
 
 def test_the_kubernetes_job_is_complete():
-    service, job = yaml.safe_load_all((DOCS / "scaling" / "kubernetes.yaml").read_text())
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
-    assert spec["completionMode"] == "Indexed"
-    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy asks for
-    assert pod["subdomain"] == service["metadata"]["name"]
-    assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
+    job = yaml.safe_load((DOCS / "scaling" / "kubernetes.yaml").read_text())
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"  # it trains nothing
+    pod = head["template"]["spec"]
     [container] = pod["containers"]
-    [script] = container["args"]
-    subprocess.run(["bash", "-n", "-c", script], check=True)
-    assert f"--num-processes {spec['completions']}" in script
-    assert spec["completions"] == spec["parallelism"]
-    name = f"{job['metadata']['name']}-0.{pod['subdomain']}"
-    assert f"--coordinator {name}:" in script
-    assert container["name"] == spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"]
+    [claim] = pod["volumes"]
+    [mount] = container["volumeMounts"]
+    assert mount["name"] == claim["name"]
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[words.index("--out") + 1].startswith(mount["mountPath"] + "/")
+    [workers] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    [worker] = workers["template"]["spec"]["containers"]
+    assert worker["image"] == container["image"]
+    assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
 
 
 def test_the_workflow_does_what_ci_does():

@@ -4,14 +4,24 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
 #SBATCH --time=04:00:00
-#SBATCH --signal=TERM@180
+#SBATCH --signal=B:TERM@180
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# TERM reaches the tasks three minutes before the time is up: they save and exit with 75.
-srun --kill-on-bad-exit=0 jaxpg train vpg --seeds 10000 --out "$SCRATCH/jaxpg/big" --distributed
-code=$?
+# This script runs on the first node, which is one of the cluster's and writes.
+address="$(hostname -I | cut -d' ' -f1):6379"
+ray start --head --port=6379 --num-cpus="$SLURM_CPUS_PER_TASK"
+srun --nodes=$((SLURM_NNODES - 1)) --exclude="$(hostname)" \
+  ray start --address="$address" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
+jaxpg train vpg --seeds 10000 --out "$SCRATCH/jaxpg/big" --cluster "$address" &
+training=$!
 
+# TERM reaches this script three minutes before the time is up: the run is saved, and exits with 75.
+trap 'kill -TERM $training' TERM
+wait $training
+code=$?
+[ $code -le 128 ] || { wait $training; code=$?; } # TERM ended the wait, not the training
+ray stop
 case $code in
   75 | 76) scontrol requeue "$SLURM_JOB_ID" ;; # stopped, or hung: go on where it was
 esac

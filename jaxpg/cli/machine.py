@@ -47,24 +47,14 @@ def own() -> None:
             print(f"jaxpg: {name}={value} is for debugging, and not heeded", file=sys.stderr)
 
 
-def prepare(config: Config, alone: bool = True) -> None:
+def prepare(config: Config) -> None:
     """Set up jax for a config; must come before jax is imported.
 
-    Args:
-      alone: False if the process will meet others first, and then `check` by itself.
+    Raises:
+      ConfigError: if the environment asks for a device that is not there.
     """
     keep_compiled()
     os.environ["JAX_ENABLE_X64"] = "1" if config.float_type == "float64" else "0"
-    if alone:
-        check()
-
-
-def check() -> None:
-    """Start jax where the environment asks for a device.
-
-    Raises:
-      ConfigError: if there is no such device.
-    """
     for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
         asked = os.environ.get(name)
         if not asked:

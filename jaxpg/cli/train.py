@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
@@ -19,12 +19,13 @@ from jaxpg.core.config import PRESETS, Config, ConfigError, validate
 from jaxpg.errors import DoesNotFit, Stopped
 from jaxpg.population import evaluations, own
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs import share, track
 from jaxpg.runs import sweep as sweeps
+from jaxpg.runs import track
 from jaxpg.runs.manifest import Manifest, parse_seeds
 from jaxpg.runs.watch import EXIT_STOPPED
 
 if TYPE_CHECKING:
+    from jaxpg.population.cluster import Cluster
     from jaxpg.population.progress import Progress
 
 BUDGET = create_mutex_group(required=True)
@@ -43,20 +44,20 @@ class Launch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
-    """A run that several processes share."""
+class Machines:
+    """Where a run is trained."""
 
-    distributed: bool = False
-    """Share the run with the other processes that are started so, each on its own machine or not;
-    Slurm, Kubernetes, MPI and TPU pods are detected. All must see the directory."""
-    coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
-    """Of the first process, where no cluster is detected; with --distributed."""
-    num_processes: Annotated[int | None, arg(metavar="N")] = None
-    """How many there are; with --coordinator."""
-    process_id: Annotated[int | None, arg(metavar="I")] = None
-    """Which this one is, from 0; with --coordinator."""
-    peer_seconds: float = share.PEER_SECONDS
-    """Stop and save, with code 75, if another process shows no sign of life for so long."""
+    cluster: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """Train on the nodes of the Ray cluster whose first node this is, or auto, of the one that this
+    machine is in; this process writes."""
+    mixed: bool = False
+    """On nodes with other versions or processors than here, too: last bits may differ there."""
+
+    @property
+    def words(self) -> list[str]:
+        """These options, as they are said."""
+        cluster = [] if self.cluster is None else ["--cluster", self.cluster]
+        return [*cluster, "--mixed"] if self.mixed else cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Train:
     during: OmitArgPrefixes[During] = During()
     own: OmitArgPrefixes[Own] = Own()
     launch: OmitArgPrefixes[Launch] = Launch()
-    processes: OmitArgPrefixes[Processes] = Processes()
+    machines: OmitArgPrefixes[Machines] = Machines()
     config: OmitArgPrefixes[Config] = PRESETS["vpg"]
 
 
@@ -118,53 +119,48 @@ def train(options: Train) -> None:
     """jaxpg train."""
     config = validate(options.config)
     seeds = parse_seeds(options.run.seeds)
-    check(options.launch, options.processes)
+    check(options.launch)
     if options.run.track is not None:
         track.check(options.run.track)
     during, given = options.during, own.parse(options.own.option)
     evaluating = evaluations.asked(config, during.evaluate_every, during.evaluate_episodes)
     out = options.run.out or default_out(options.preset, config)
-    machine.prepare(config, alone=not options.processes.distributed)
-    whose = join(options.processes)
-    from jaxpg.runs import run
-    from jaxpg.runs import start as starts
-    from jaxpg.runs.load import load
+    machine.prepare(config)
+    with joined(options.machines) as nodes:
+        from jaxpg.runs import run
+        from jaxpg.runs import start as starts
+        from jaxpg.runs.load import load
 
-    run.check_usable(out)
-    import_callback(options.launch)
-    build = own.find(options.own.algorithm, given)
-    start = None
-    if during.from_ is not None:
-        start = starts.of(load(during.from_).population, during.from_)
-    share.wait_for_first(out, whose, options.processes.peer_seconds, run.is_finished)
-    lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
-    if lanes is None and not is_new:
-        lanes = manifests.read(out).lanes
-    if not is_new:
-        say_if_empty(out)
+        run.check_usable(out)
+        import_callback(options.launch)
+        build = own.find(options.own.algorithm, given)
+        start = None
+        if during.from_ is not None:
+            start = starts.of(load(during.from_).population, during.from_)
+        lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
+        if lanes is None and not is_new:
+            lanes = manifests.read(out).lanes
+        if not is_new:
+            say_if_empty(out)
+        asked: dict[str, Any] = {"build": build, "start": start, "evaluating": evaluating}
 
-    def begin(lanes: int | None) -> None:
-        what = (options.preset, config, seeds, lanes)
-        planned = run.plan(*what, build=build, start=start, evaluating=evaluating)
-        run.check_parts(planned, build)
-        if whose.process:
-            run.check_same(out, planned)
-        else:
+        def begin(lanes: int | None) -> None:
+            device = None if nodes is None else nodes.device
+            planned = run.plan(options.preset, config, seeds, lanes, device=device, **asked)
+            run.check_parts(planned, build)
             run.begin(out, planned, start)
             track.choose(out, options.run.track)
-        to_the_end(out, options.launch, whose, options.processes.peer_seconds)
+            to_the_end(out, options.launch, options.machines, nodes)
 
-    try:
-        begin(lanes)
-    except DoesNotFit as problem:
-        if whose.processes > 1:
-            raise  # the others have begun it too
-        if is_new:
-            run.withdraw(out)
-        if lanes is not None or problem.lanes is None:
-            raise
-        say(f"{problem}, and is taken")
-        begin(problem.lanes)
+        try:
+            begin(lanes)
+        except DoesNotFit as problem:
+            if is_new:
+                run.withdraw(out)
+            if lanes is not None or problem.lanes is None:
+                raise
+            say(f"{problem}, and is taken")
+            begin(problem.lanes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,24 +171,21 @@ class Resume:
     """A run directory."""
     changed_algorithm: Changed = False
     launch: OmitArgPrefixes[Launch] = Launch()
-    processes: OmitArgPrefixes[Processes] = Processes()
+    machines: OmitArgPrefixes[Machines] = Machines()
 
 
 def resume(options: Resume) -> None:
     """jaxpg resume."""
-    check(options.launch, options.processes)
-    config = manifests.read(options.dir).config
-    machine.prepare(config, alone=not options.processes.distributed)
-    whose = join(options.processes)
-    from jaxpg.runs import run
+    check(options.launch)
+    machine.prepare(manifests.read(options.dir).config)
+    with joined(options.machines) as nodes:
+        from jaxpg.runs import run
 
-    import_callback(options.launch)
-    patience = options.processes.peer_seconds
-    share.wait_for_first(options.dir, whose, patience, run.is_finished)
-    say_if_empty(options.dir)
-    if not run.is_finished(options.dir) and not whose.process:
-        take_algorithm(options.dir, options.changed_algorithm)
-    to_the_end(options.dir, options.launch, whose, patience)
+        import_callback(options.launch)
+        say_if_empty(options.dir)
+        if not run.is_finished(options.dir):
+            take_algorithm(options.dir, options.changed_algorithm)
+        to_the_end(options.dir, options.launch, options.machines, nodes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +259,7 @@ class Sweep:
     run: OmitArgPrefixes[Run] = Run()
     own: OmitArgPrefixes[Own] = Own()
     launch: OmitArgPrefixes[Launch] = Launch()
+    machines: OmitArgPrefixes[Machines] = Machines()
     config: OmitArgPrefixes[Config] = PRESETS["vpg"]
 
 
@@ -276,16 +270,17 @@ def sweep(options: Sweep) -> None:
         track.check(options.run.track)
     grid, given = sweeps.parse_grid(options.grid), own.parse(options.own.option)
     machine.prepare(validate(options.config))  # the plan asks the environment for its parameters
-    import_callback(options.launch)
-    what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
-    asked = sweeps.plan(*what, options.own.algorithm, given)
-    out = options.run.out or default_out(options.preset, asked.config, "-sweep")
-    directories = sweeps.begin(out, asked)
     launch = dataclasses.replace(options.launch, report=False)
-    for i, directory in enumerate(directories, 1):
-        print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
-        track.choose(directory, options.run.track)
-        to_the_end(directory, launch, again="the same line")
+    with joined(options.machines) as nodes:
+        import_callback(options.launch)
+        what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
+        asked = sweeps.plan(*what, options.own.algorithm, given)
+        out = options.run.out or default_out(options.preset, asked.config, "-sweep")
+        directories = sweeps.begin(out, asked, None if nodes is None else nodes.device)
+        for i, directory in enumerate(directories, 1):
+            print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
+            track.choose(directory, options.run.track)
+            to_the_end(directory, launch, options.machines, nodes, again="the same line")
     from jaxpg.report import sweep as sweep_report
 
     found = sweep_report.load_sweep(out)
@@ -326,27 +321,11 @@ def retrace(options: Retrace) -> None:
     print(again(options.dir, options.seed, options.setting, options.update, out, build))
 
 
-def check(launch: Launch, processes: Processes = Processes()) -> None:
-    """Raise ConfigError unless the options have a meaning together."""
-    for option, seconds in (
-        ("--stall-seconds", launch.stall_seconds),
-        ("--peer-seconds", processes.peer_seconds),
-    ):
-        if not 0 < seconds < math.inf:
-            raise ConfigError(f"{option} must be finite and greater than 0; got {seconds:g}")
-    count, index, place = processes.num_processes, processes.process_id, processes.coordinator
-    if not processes.distributed and (place, count, index) != (None, None, None):
-        raise ConfigError(
-            "--coordinator, --num-processes and --process-id need --distributed, which is missing"
-        )
-    if count is not None and count < 1:
-        raise ConfigError(f"--num-processes must be at least 1; got {count}")
-    if index is not None and not 0 <= index < (math.inf if count is None else count):
-        raise ConfigError(f"--process-id must be in [0, --num-processes); got {index}")
-    if place is not None:
-        host, _, port = place.rpartition(":")
-        if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
-            raise ConfigError(f"--coordinator must be HOST:PORT; got {place!r}")
+def check(launch: Launch) -> None:
+    """Raise ConfigError unless the options have a meaning."""
+    if not 0 < launch.stall_seconds < math.inf:
+        seconds = launch.stall_seconds
+        raise ConfigError(f"--stall-seconds must be finite and greater than 0; got {seconds:g}")
 
 
 def import_callback(launch: Launch) -> Callable[..., None] | None:
@@ -365,26 +344,33 @@ def default_out(name: str, config: Config, suffix: str = "") -> Path:
     return Path("runs") / f"{name}{other}{suffix}"
 
 
-def join(processes: Processes) -> share.Share:
-    """Which of the processes this is; must come before anything else uses jax."""
-    if not processes.distributed:
-        return share.ALONE
-    whose = share.join(processes.coordinator, processes.num_processes, processes.process_id)
-    machine.check()
-    return whose
+@contextmanager
+def joined(machines: Machines) -> Iterator["Cluster | None"]:
+    """In the cluster, if one is asked for; comes before anything that starts jax."""
+    if machines == Machines():
+        yield None
+        return
+    import jax
+
+    from jaxpg.population import cluster
+
+    with cluster.joined(machines.cluster, machines.mixed, say) as nodes:
+        jax.config.update("jax_platforms", "cpu")  # an accelerator here is a worker's
+        yield nodes
 
 
 def to_the_end(
     directory: Path,
     launch: Launch,
-    whose: share.Share = share.ALONE,
-    peer_seconds: float = share.PEER_SECONDS,
+    machines: Machines = Machines(),
+    nodes: "Cluster | None" = None,
     again: str | None = None,
 ) -> None:
     """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
 
     Args:
-      whose: share of the run this process trains.
+      machines: by which `nodes` were joined.
+      nodes: the cluster that trains; None for this machine.
       again: what continues it, for people; `jaxpg resume DIR` if not given.
     """
     from jaxpg.population.progress import shown
@@ -394,23 +380,18 @@ def to_the_end(
     manifest = manifests.read(directory)
     if run.is_finished(directory):
         print(f"{directory} is finished: {describe(directory)}")
-        if not whose.process:
-            _log_results(directory)
-            draw(directory, launch.report, anew=False)
+        _log_results(directory)
+        draw(directory, launch.report, anew=False)
         return
     build = manifests.algorithm(directory, manifest)
     call = _callback(directory, launch)
-    again = again or manifests.resume_line(directory, launch.callback)
+    again = again or manifests.resume_line(directory, launch.callback, machines.words)
     try:
-        with (
-            _tracked(directory, not whose.process) as tell,
-            shown(_title(manifest, whose)) as show,
-        ):
+        with _tracked(directory) as tell, shown(_title(manifest)) as show:
 
             def report(at: "Progress") -> None:
                 tell(at)
-                if not whose.process:
-                    call(at)
+                call(at)
                 show(at)
 
             summary = run.train(
@@ -418,19 +399,15 @@ def to_the_end(
                 report=report,
                 note=say,
                 stall_seconds=launch.stall_seconds,
-                share=whose,
-                peer_seconds=peer_seconds,
                 build=build,
+                nodes=nodes,
             )
     except Stopped:
         say(f"stopped and saved; continue with: {again}")
         sys.exit(EXIT_STOPPED)
-    if summary is None:
-        print(f"{directory} is finished; this was process {whose.process} of {whose.processes}")
-    else:
-        print(closing(summary, directory))
-        _log_results(directory)
-        draw(directory, launch.report, anew=True)
+    print(closing(summary, directory))
+    _log_results(directory)
+    draw(directory, launch.report, anew=True)
 
 
 def take_algorithm(directory: Path, changed: bool) -> None:
@@ -474,12 +451,12 @@ def draw(directory: Path, report: bool, anew: bool) -> None:
 
 
 @contextmanager
-def _tracked(directory: Path, active: bool) -> Iterator[Callable[["Progress"], None]]:
+def _tracked(directory: Path) -> Iterator[Callable[["Progress"], None]]:
     """A reporter to the run's tracker; where that fails, training goes on without it."""
     with ExitStack() as stack:
         tell: Callable[[Progress], None] | None = None
         with attempt("its tracker could not be opened"):
-            tell = stack.enter_context(track.tracking(directory, active))
+            tell = stack.enter_context(track.tracking(directory))
         yield _until_it_fails(tell, "its tracker")
         with attempt("its tracker could not be closed"):
             stack.close()
@@ -513,10 +490,8 @@ def _log_results(directory: Path) -> None:
         track.log_results(directory)
 
 
-def _title(manifest: Manifest, whose: share.Share) -> str:
+def _title(manifest: Manifest) -> str:
     title = f"{manifest.config.env}, {words.seeds(len(manifest.seeds))}"
     if len(manifest.settings) > 1:
         title += f" × {len(manifest.settings)} settings"
-    if whose.processes > 1:
-        title += f", process {whose.process} of {whose.processes}"
     return title

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from jaxpg import fast
 from jaxpg.core import learner, noise, ring
 from jaxpg.core.config import OWN_PARAMS, Config, EnvParams
 from jaxpg.core.types import LearnerState, Metrics, Params
-from jaxpg.population import devices
+from jaxpg.population import devices, memory
 from jaxpg.population.episodes import play
 from jaxpg.population.evaluations import MODES, Evaluating, points
 from jaxpg.population.own import Build
@@ -99,6 +100,11 @@ class Program(NamedTuple):
     evaluate: Callable[..., jax.Array] | None = None
 
 
+# Trains a chunk until it has done so many updates, from a snapshot of it or None on: `advance`, by
+# somebody.
+Advance = Callable[[Chunk, int, Snapshot | None], Iterator[tuple[int, Snapshot]]]
+
+
 @contextmanager
 def own_jax(config: Config) -> Iterator[None]:
     """JAX as our programs rely on it, in this thread, whatever the process has set.
@@ -155,6 +161,29 @@ def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
     with own_jax(chunk.config):
         start, _ = _functions(1, build)
         return jax.eval_shape(start, chunk.config, chunk.options, chunk.keys, chunk.params)
+
+
+def check_memory(
+    programs: Sequence[Program],
+    shapes: Lane,
+    groups: Sequence[Chunk],
+    updates: int,
+    writes: bool,
+    elsewhere: int = 0,
+) -> str:
+    """What training these chunks takes of this process's memory at its peak, in a line.
+
+    Args:
+      writes: whether the results become files.
+      elsewhere: how many others train chunks at once, whose ends this process keeps.
+
+    Raises:
+      DoesNotFit: if it is more than there is.
+    """
+    numbers = updates * len(metric_names(groups[0].config))
+    numbers += len(MODES) * len(points_of(groups[0]))
+    need = memory.predict(programs, shapes, len(groups), numbers, writes, elsewhere)
+    return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 
 def start(program: Program, chunk: Chunk) -> Lane:
@@ -222,10 +251,10 @@ def join_metrics(parts: Sequence[Metrics]) -> Metrics:
 def work(
     programs: Sequence[Program],
     jobs: Sequence[int],
-    job: Callable[[Program, int], None],
+    job: Callable[[Advance, int], None],
     stop: threading.Event,
 ) -> None:
-    """Do `job(program, i)` for each i of the jobs, every worker taking the next one.
+    """Do `job(advance, i)` for each i of the jobs, every worker taking the next one.
 
     The first exception, in a worker or (Ctrl-C) here, sets `stop`; it is raised once every worker
     has left its job. No further job is begun once `stop` is set.
@@ -239,7 +268,7 @@ def work(
                     i = next(left, None)
                 if i is None:
                     return
-                job(program, i)
+                job(partial(advance, program), i)
         except BaseException:
             stop.set()
             raise

@@ -38,22 +38,24 @@ def predict(
     num_chunks: int,
     numbers: int,
     writes: bool,
+    elsewhere: int = 0,
 ) -> Need:
     """What training will take.
 
     Args:
-      programs: from `chunks.compile_programs`.
+      programs: from `chunks.compile_programs`, of this process.
       lane: the shapes and dtypes of a chunk's lanes, from `chunks.lane_shapes`.
       num_chunks: that will be trained.
       numbers: that a row reports: its metrics in all updates, and its evaluations.
       writes: whether the results become files and a picture.
+      elsewhere: chunks that other processes train at once, and this one saves.
     """
     recent = lane.state.recent_returns.rows
     num_lanes, float_bytes = recent.shape[0], recent.dtype.itemsize
-    compiled = (programs[0].start, programs[0].advance, programs[0].evaluate)
-    device = max(of_program(function) for function in compiled if function is not None)
-    on_cpu = programs[0].device.platform == "cpu"
-    workers = min(len(programs), num_chunks)
+    compiled = [f for one in programs[:1] for f in (one.start, one.advance, one.evaluate)]
+    device = max((of_program(function) for function in compiled if function is not None), default=0)
+    on_cpu = all(program.device.platform == "cpu" for program in programs)
+    workers = min(len(programs) + elsewhere, num_chunks)
     state, params = _bytes(lane), _bytes(lane.state.params)
     history = num_lanes * numbers * float_bytes
     training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))

@@ -17,9 +17,10 @@ from jaxpg.core import noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
-from jaxpg.population import chunks, memory, own
-from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
-from jaxpg.population.evaluations import MODES, Evaluating, Evaluations
+from jaxpg.population import chunks, cluster, memory, own
+from jaxpg.population.chunks import Advance, Chunk, Program, Snapshot
+from jaxpg.population.cluster import Cluster, Task
+from jaxpg.population.evaluations import Evaluating, Evaluations
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, check_alike, plain, seed_list, with_setting
@@ -63,48 +64,71 @@ def train_rows(
     segments: int,
     report: Callable[[Progress], None] | None,
     build: Build,
+    nodes: Cluster | None,
     start: Start | None = None,
     evaluating: Evaluating | None = None,
 ) -> Population:
-    """Train every seed with every setting, in memory; arguments as of `runs.python`."""
+    """Train every seed with every setting, in memory; arguments as of `runs.python`.
+
+    Args:
+      nodes: the cluster that trains; None for this machine.
+    """
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
-    number = default_lanes() if lanes is None else lanes
+    number = default_lanes(None if nodes is None else nodes.device) if lanes is None else lanes
     groups = make_chunks(config, seeds, settings, number, own.options(build), start, evaluating)
     length = -(-config.num_updates // min(segments, config.num_updates))
-    began = time.perf_counter()
-    programs = chunks.compile_programs(groups[0], length, len(groups), build)
+    tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
+    compile_seconds = 0.0
+    reached: dict[int, Snapshot] = {}
+    stop = threading.Event()
+
+    def ready(seconds: float) -> None:
+        nonlocal compile_seconds
+        compile_seconds, tally.began = seconds, time.perf_counter()
+
+    def train_one(advance: Advance, i: int) -> None:
+        for _, snapshot in advance(groups[i], config.num_updates, reached.get(i)):
+            tally.add(i, snapshot)
+            if nodes is not None:  # its arrays stay as they are; another worker may go on from it
+                reached[i] = snapshot
+            if stop.is_set():
+                return
+        # Copies: jax's own arrays are larger than what is in them.
+        reached[i] = snapshot._replace(lanes=jax.tree.map(np.array, snapshot.lanes))
+
+    began, jobs = time.perf_counter(), range(len(groups))
+    programs: Sequence[Program] = ()
     try:
-        shapes = chunks.lane_shapes(groups[0], build)
-        check_memory(programs, shapes, groups, config.num_updates, writes=False)
+        if nodes is None:
+            programs = chunks.compile_programs(groups[0], length, len(groups), build)
+        shapes, elsewhere = chunks.lane_shapes(groups[0], build), nodes.size if nodes else 0
+        chunks.check_memory(programs, shapes, groups, config.num_updates, False, elsewhere)
+        if nodes is None:
+            ready(time.perf_counter() - began)
+            chunks.work(programs, jobs, train_one, stop)
+        else:
+            task = Task(groups[0], length, config.num_updates, build)
+            cluster.work(nodes, task, jobs, train_one, stop, ready=ready)
     except memory.DoesNotFit as problem:
         if lanes is not None or problem.lanes is None:
             raise
         fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
-        given: dict[str, Any] = {"build": build, "start": start, "evaluating": evaluating}
-        return train_rows(config, seeds, settings, **fewer, **given)
-    tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
-    compile_seconds = tally.began - began
-    finals: dict[int, Snapshot] = {}
-    stop = threading.Event()
-
-    def train_one(program: Program, i: int) -> None:
-        for _, snapshot in chunks.advance(program, groups[i], config.num_updates, None):
-            tally.add(i, snapshot)
-            if stop.is_set():
-                return
-        # Copies: jax's own arrays are larger than what is in them.
-        finals[i] = snapshot._replace(lanes=jax.tree.map(np.array, snapshot.lanes))
-
-    chunks.work(programs, range(len(groups)), train_one, stop)
-    ends = [finals[i] for i in range(len(groups))]
+        given: dict[str, Any] = {"start": start, "evaluating": evaluating, "nodes": nodes}
+        return train_rows(config, seeds, settings, build=build, **fewer, **given)
+    ends = [reached[i] for i in range(len(groups))]
     order = rows(seeds, len(settings))
     return gather(groups, ends, order, compile_seconds, tally.seconds())
 
 
-def default_lanes() -> int:
-    """L where nobody has chosen it: the backend's."""
-    return LANES.get(jax.default_backend(), LANES["cpu"])
+def default_lanes(device: Mapping[str, Any] | None = None) -> int:
+    """L where nobody has chosen it: that of the backend.
+
+    Args:
+      device: that trains, as of `provenance.device`; None for this process's.
+    """
+    platform = jax.default_backend() if device is None else device["platform"]
+    return LANES.get(platform, LANES["cpu"])
 
 
 def make_chunks(
@@ -160,23 +184,6 @@ def make_chunks(
             chunk = chunk._replace(evaluating=evaluating, evaluation_keys=evaluation_keys[seed])
         groups.append(chunk)
     return groups
-
-
-def check_memory(
-    programs: Sequence[Program], shapes: Lane, groups: Sequence[Chunk], updates: int, writes: bool
-) -> str:
-    """What training these chunks takes at its peak, and what there is, in a line.
-
-    Args:
-      writes: whether the results become files.
-
-    Raises:
-      DoesNotFit: if it is more than there is.
-    """
-    numbers = updates * len(chunks.metric_names(groups[0].config))
-    numbers += len(MODES) * len(chunks.points_of(groups[0]))
-    need = memory.predict(programs, shapes, len(groups), numbers, writes)
-    return memory.check(need, len(groups[0].keys), [program.device for program in programs])
 
 
 def rows(seeds: Sequence[int], num_settings: int) -> tuple[np.ndarray, np.ndarray]:

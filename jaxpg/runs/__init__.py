@@ -6,8 +6,8 @@
     lock             held by the process that works here
     summary.json, results.npz, params.safetensors, curve.png     once it is finished
 
-Imports point up: lock, watch, manifest, checkpoints, share, results, trained, load, track, run,
-edit, retrace, and python, which trains from Python.
+Imports point up: lock, watch, manifest, checkpoints, results, trained, load, track, run, edit,
+retrace, and python, which trains from Python.
 """
 
 from jaxpg.errors import RunError as RunError  # their former place

@@ -15,8 +15,8 @@ NAME = "lock"
 
 
 @contextmanager
-def locked(directory: Path, process: int = 0) -> Iterator[None]:
-    """Hold the directory's lock, or that of one of several processes that share a run.
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock.
 
     The kernel holds it for the process and lets go when that ends, however it ends: there is no
     stale lock. The file stays, and says who holds it or held it last.
@@ -24,7 +24,7 @@ def locked(directory: Path, process: int = 0) -> Iterator[None]:
     Raises:
       RunError: if another process holds it, or the directory cannot be written.
     """
-    path = directory / (f"{NAME}-{process}" if process else NAME)
+    path = directory / NAME
     with files.writing(directory):
         file = path.open("a+", encoding="utf-8")
     with file:

@@ -278,10 +278,14 @@ def parse_config(fields: Any, path: Path | str = "the config") -> Config:
     return validate(of_json(fields))
 
 
-def resume_line(directory: Path, callback: str | None = None) -> str:
-    """What continues a run, for a shell."""
+def resume_line(directory: Path, callback: str | None = None, machines: Sequence[str] = ()) -> str:
+    """What continues a run, for a shell.
+
+    Args:
+      machines: options that say where.
+    """
     own = [] if callback is None else ["--callback", callback]
-    return shlex.join(["jaxpg", "resume", str(directory), *own])
+    return shlex.join(["jaxpg", "resume", str(directory), *own, *machines])
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:

@@ -11,6 +11,7 @@ from jaxpg import fast, words
 from jaxpg.core.config import PRESETS, Config, ConfigError
 from jaxpg.errors import DoesNotFit, Stopped
 from jaxpg.population import evaluations, own, population, progress
+from jaxpg.population.cluster import Cluster, joined
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list, with_values
@@ -43,6 +44,8 @@ def train_population(
     evaluate_every: int | None = None,
     evaluate_episodes: int = evaluations.EPISODES,
     start_from: str | os.PathLike[str] | Run | Trained | None = None,
+    cluster: str | None = None,
+    mixed: bool = False,
 ) -> Trained:
     """Train every seed with every setting, for the whole budget.
 
@@ -75,10 +78,15 @@ def train_population(
       start_from: a finished run, its directory, or a population, of one setting: every seed starts
         from the same seed's parameters there (and the moments of observations), with an optimizer
         and noise of its own.
+      cluster: HOST:PORT of a Ray cluster that this machine is in, or "auto": its nodes train, and
+        this process keeps what they send. It needs no accelerator. One that is connected to Ray
+        stays so.
+      mixed: whether a node may have another processor or other versions, and so other last bits.
 
     Raises:
       ConfigError: if the config has no meaning, or the seeds are none, repeated or out of range;
-        as DoesNotFit, if there is not enough memory.
+        or there is no such cluster, or none of it that trains this to the same bits; as
+        DoesNotFit, if there is not enough memory.
       RunError: if `out` is something else, in use, damaged or cannot be written; or the seeds
         cannot start from `start_from`.
       Stopped: if training into `out` was stopped.
@@ -90,15 +98,15 @@ def train_population(
     start = _start(start_from)
     options: dict[str, Any] = {"settings": settings, "segments": segments, "build": build}
     options |= {"start": start, "evaluating": evaluating}
-    if out is not None:
-        with _shown(config, seeds, report) as show:
-            return _train_into(Path(out), config, seeds, lanes, show, options)
-    if start is not None:
-        starts.check(start, config, seeds, build)
-    of_rows = {**options, "start": start and starts.of_seeds(start, seeds)}
-    with _shown(config, seeds, report) as show:
+    with joined(cluster, mixed) as nodes, _shown(config, seeds, report) as show:
+        if out is not None:
+            return _train_into(Path(out), config, seeds, lanes, show, options, nodes)
+        if start is not None:
+            starts.check(start, config, seeds, build)
+        of_rows = {**options, "start": start and starts.of_seeds(start, seeds), "nodes": nodes}
         found = population.train_rows(config, seeds, lanes=lanes, report=show, **of_rows)
-    what = run.plan(_name(config), config, seeds, found.lanes, **options)
+        device = None if nodes is None else nodes.device
+    what = run.plan(_name(config), config, seeds, found.lanes, device=device, **options)
     return Trained(*found._replace(manifest=what, start=start))
 
 
@@ -152,18 +160,19 @@ def _train_into(
     lanes: int | None,
     report: Callable[[Progress], None] | None,
     options: dict[str, Any],
+    nodes: Cluster | None,
 ) -> Trained:
     """Begin a run, or go on with it, to its end."""
     run.check_usable(directory)
     is_new = not (directory / manifests.NAME).exists()
     chosen = lanes if is_new or lanes is not None else manifests.read(directory).lanes
-    what = run.plan(_name(config), config, seeds, chosen, **options)
-    build = options["build"]
+    device, build = None if nodes is None else nodes.device, options["build"]
+    what = run.plan(_name(config), config, seeds, chosen, device=device, **options)
     run.check_parts(what, build)
     run.begin(directory, what, options["start"])
     try:
         if not run.is_finished(directory):
-            run.train(directory, report=report, stall_seconds=math.inf, build=build)
+            run.train(directory, report=report, stall_seconds=math.inf, build=build, nodes=nodes)
     except Stopped:
         raise Stopped(f"stopped, and saved in {directory}: the same call goes on") from None
     except DoesNotFit as problem:
@@ -171,7 +180,7 @@ def _train_into(
             run.withdraw(directory)
         if not is_new or lanes is not None or problem.lanes is None:
             raise
-        return _train_into(directory, config, seeds, problem.lanes, report, options)
+        return _train_into(directory, config, seeds, problem.lanes, report, options, nodes)
     return load(directory).population
 
 

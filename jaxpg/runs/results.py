@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def save(
     manifest: str | None = None,
     settings: Sequence[Setting] = ({},),
     build: str | None = None,
+    device: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write results.npz, params.safetensors and then summary.json into a directory.
 
@@ -42,6 +43,7 @@ def save(
       manifest: SHA-256 of the run's manifest.json, for the summary.
       settings: what `population.setting` is the index of.
       build: what made an algorithm of one's own, by name.
+      device: that trained, as of `provenance.device`; None for this process's.
 
     Returns:
       The summary.
@@ -65,7 +67,7 @@ def save(
     for name, content in contents.items():
         files.write(directory / name, content)
     summary = {
-        **summarize(preset, config, population, settings, build),
+        **summarize(preset, config, population, settings, build, device),
         "manifest": manifest,
         "sha256": {name: hashlib.sha256(x).hexdigest() for name, x in contents.items()},
     }
@@ -88,6 +90,7 @@ def summarize(
     population: Population,
     settings: Sequence[Setting] = ({},),
     build: str | None = None,
+    device: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What summary.json says; every number a JSON number, or null where there is none."""
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
@@ -120,7 +123,7 @@ def summarize(
         ],
         "config": dataclasses.asdict(config),
         "versions": provenance.versions(config.env),
-        "device": provenance.device(),
+        "device": device or provenance.device(),
     }
 
 

@@ -7,12 +7,13 @@ most a segment and SAVE_RATIO commits' time of work. Progress is reported after 
 """
 
 import json
+import math
 import shlex
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +26,9 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.core import env
 from jaxpg.core.config import Config
 from jaxpg.errors import Foreign, RunError, Stopped
-from jaxpg.population import chunks, own, population, provenance
-from jaxpg.population.chunks import Chunk, Lane, Program
+from jaxpg.population import chunks, cluster, own, population, provenance
+from jaxpg.population.chunks import Advance, Chunk, Lane, Program
+from jaxpg.population.cluster import Cluster, Task
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
@@ -39,8 +41,6 @@ from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.share import ALONE, PEER_SECONDS, Peers, Share
-from jaxpg.runs.share import FOLDER as PROCESSES
 from jaxpg.runs.start import Start
 from jaxpg.runs.trained import check_params
 from jaxpg.runs.watch import Watchdog, stop_on_signals
@@ -73,6 +73,7 @@ def plan(
     build: Build = fast.build,
     start: Start | None = None,
     evaluating: Evaluating | None = None,
+    device: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """The manifest of a new run.
 
@@ -86,6 +87,7 @@ def plan(
       build: makes the algorithm.
       start: what the seeds start from; None for parameters that they draw.
       evaluating: when they are evaluated while they train; None for never.
+      device: that trains, as of `provenance.device`; None for this process's.
 
     Raises:
       ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
@@ -95,7 +97,7 @@ def plan(
     config, seeds = env.settle(plain(config)), seed_list(seeds)
     with chunks.own_jax(config):
         build(config)
-    lanes = population.default_lanes() if lanes is None else lanes
+    lanes = population.default_lanes(device) if lanes is None else lanes
     options, source = own.options(build), own.source(build)
     population.make_chunks(config, seeds[:1], settings, lanes, options)
     if start is not None:
@@ -110,7 +112,7 @@ def plan(
         made={
             "versions": provenance.versions(config.env),
             "commit": provenance.commit(),
-            "device": provenance.device(),
+            "device": device or provenance.device(),
             "command": shlex.join(sys.argv),
         },
         bits=manifests.BITS,
@@ -160,8 +162,6 @@ def withdraw(directory: Path) -> None:
     try:
         with locked(directory):
             (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
-            if (directory / PROCESSES).exists():
-                shutil.rmtree(directory / PROCESSES)
             for name in (track.NAME, starts.NAME):
                 (directory / name).unlink(missing_ok=True)
             (directory / manifests.NAME).unlink()
@@ -226,86 +226,89 @@ def train(
     report: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] = lambda sentence: None,
     stall_seconds: float,
-    share: Share = ALONE,
-    peer_seconds: float = PEER_SECONDS,
     build: Build = fast.build,
-) -> dict[str, Any] | None:
+    nodes: Cluster | None = None,
+) -> dict[str, Any]:
     """Train what the directory's manifest says, from where it was, and write the results.
-
-    Where several processes share the run, the first writes the results once all have trained
-    their chunks, and the others wait for that.
 
     Args:
       report: called after each commit, from any thread, one at a time.
       note: called with a sentence for a person, as about a damaged checkpoint.
       stall_seconds: the process ends with EXIT_STALLED if a segment takes longer, or compiling
-        longer than this and than COMPILE_SECONDS. While it is stopped no time passes.
-      share: which of the processes that train this run this is.
-      peer_seconds: of silence, after which another process is given up.
+        longer than this and than COMPILE_SECONDS; of a cluster the worker does, and another
+        goes on. While the process is stopped no time passes.
       build: makes the algorithm; the same that the run was begun with.
+      nodes: the cluster that trains; None for this machine.
 
     Returns:
-      The summary; None where another process has written it.
+      The summary.
 
     Raises:
       RunError: if the directory is in use, damaged or cannot be written, or was begun by a version
         that trains to other bits.
-      Stopped: after SIGTERM or SIGINT, here or in another process, or after the death of one; once
-        everything is saved.
+      Stopped: after SIGTERM or SIGINT, once everything is saved.
       DoesNotFit: if there is not enough memory; nothing is trained.
+      ConfigError: if no node of the cluster can train it.
     """
     stop = threading.Event()
-    first = share.process == 0
-    with locked(directory, share.process), stop_on_signals(stop):
+    with locked(directory), stop_on_signals(stop):
         begun = (directory / checkpoints.FOLDER).exists()
-        if first:
-            _clean(directory)
-        with Peers(directory, share, stop, note, peer_seconds) as peers:
-            manifest = manifests.read(directory)
-            manifests.check_same_bits(directory, manifest)
-            manifests.check_source(directory, manifest, own.source(build))
-            _compare_machines(manifest, note)
-            start = starts.read(directory, manifest)
-            groups = make_chunks(manifest, start)
-            shapes = chunks.lane_shapes(groups[0], build)
-            mine = {i: groups[i].real for i in share.mine(len(groups))}
-            log = _log(directory / (LOG if first else f"{share.process}-{LOG}"), report)
-            tally = Tally(mine, manifest.config.num_updates, log)
-            chains = _restore(directory, manifest, groups, shapes, tally, mine, note)
-            if begun and first and not any(chain.update for chain in chains.values()):
-                note(
-                    f"{directory} was begun before, and ended before anything was saved, as while "
-                    "it compiled: training begins at its start"
-                )
-            compile_seconds = 0.0
-            if not _trained(manifest, chains):
-                note(compiling.expectation(manifest))
-                began = time.perf_counter()
-                limit = max(COMPILE_SECONDS, stall_seconds)
-                with Watchdog(limit, "compiling has not ended") as watchdog:
-                    watchdog.beat(0)
-                    programs = chunks.compile_programs(
-                        groups[0], manifest.segment, len(mine), build
-                    )
-                compile_seconds = time.perf_counter() - began
-                compiling.remember(manifest, compile_seconds)
-                here = groups if first else [groups[i] for i in mine]
-                updates = manifest.config.num_updates
-                note(population.check_memory(programs, shapes, here, updates, writes=first))
-                tally.began += compile_seconds
-                job = _job(directory, manifest, groups, shapes, chains, tally, stop, stall_seconds)
-                with job as train_chunk:
-                    chunks.work(programs, list(mine), train_chunk, stop)
-            if not _trained(manifest, chains):
-                raise Stopped
-            peers.say("trained")
-            if not all(peers.wait(i, "trained" if first else "finished") for i in peers.awaited()):
-                raise Stopped
-            summary = (
-                _finish(directory, manifest, groups, shapes, compile_seconds) if first else None
+        _clean(directory)
+        manifest = manifests.read(directory)
+        manifests.check_same_bits(directory, manifest)
+        manifests.check_source(directory, manifest, own.source(build))
+        device = provenance.device() if nodes is None else nodes.device
+        _compare_machines(manifest, device, note)
+        groups = make_chunks(manifest, starts.read(directory, manifest))
+        updates = manifest.config.num_updates
+        shapes = chunks.lane_shapes(groups[0], build)
+        rows = {i: group.real for i, group in enumerate(groups)}
+        tally = Tally(rows, updates, _log(directory / LOG, report))
+        chains = _restore(directory, manifest, groups, shapes, tally, note)
+        if begun and not any(chain.update for chain in chains.values()):
+            note(
+                f"{directory} was begun before, and ended before anything was saved, as while "
+                "it compiled: training begins at its start"
             )
-            peers.say("finished")
-            return summary
+        compile_seconds = 0.0
+
+        def ready(seconds: float) -> None:
+            """Training begins; until now its clock has stood still."""
+            nonlocal compile_seconds
+            compile_seconds = seconds
+            tally.began += time.perf_counter() - waiting
+
+        jobs = [i for i, chain in chains.items() if chain.update < updates]
+        if jobs:
+            waiting = time.perf_counter()
+            programs: list[Program] = []
+            if nodes is None:
+                programs = _compile(manifest, groups[0], len(jobs), build, stall_seconds, note)
+            elsewhere = 0 if nodes is None else nodes.size
+            note(chunks.check_memory(programs, shapes, groups, updates, True, elsewhere))
+            watched = stall_seconds if nodes is None else math.inf  # a cluster watches its own
+            with _job(directory, manifest, groups, shapes, chains, tally, stop, watched) as (
+                train_chunk,
+                pace,
+            ):
+                if nodes is None:
+                    ready(time.perf_counter() - waiting)
+                    chunks.work(programs, jobs, train_chunk, stop)
+                else:
+                    cluster.work(
+                        nodes,
+                        Task(groups[0], manifest.segment, updates, build),
+                        jobs,
+                        train_chunk,
+                        stop,
+                        ready=ready,
+                        pace=pace,
+                        compile_seconds=max(COMPILE_SECONDS, stall_seconds),
+                        stall_seconds=stall_seconds,
+                    )
+        if any(chain.update < updates for chain in chains.values()):
+            raise Stopped
+        return _finish(directory, manifest, groups, shapes, compile_seconds, device)
 
 
 def make_chunks(manifest: Manifest, start: Start | None = None) -> list[Chunk]:
@@ -335,17 +338,16 @@ def _restore(
     groups: list[Chunk],
     shapes: Lane,
     tally: Tally,
-    mine: Iterable[int],
     note: Callable[[str], None],
 ) -> dict[int, Chain]:
-    """The good checkpoints of each of these chunks; damaged ones are removed, with a note.
+    """The good checkpoints of each chunk; damaged ones are removed, with a note.
 
     Raises:
       Foreign: if one is whole, but not of this run and version.
     """
     found = checkpoints.listed(directory)
     chains, seconds = {}, 0.0
-    for i in mine:
+    for i in range(len(groups)):
         kept = found.get(i, [])
         while kept:
             try:
@@ -365,8 +367,23 @@ def _restore(
     return chains
 
 
-def _trained(manifest: Manifest, chains: dict[int, Chain]) -> bool:
-    return all(chain.update == manifest.config.num_updates for chain in chains.values())
+def _compile(
+    manifest: Manifest,
+    chunk: Chunk,
+    workers: int,
+    build: Build,
+    stall_seconds: float,
+    note: Callable[[str], None],
+) -> list[Program]:
+    """The program of this machine's workers, with a word on how long that takes."""
+    note(compiling.expectation(manifest))
+    began = time.perf_counter()
+    limit = max(COMPILE_SECONDS, stall_seconds)
+    with Watchdog(limit, "compiling has not ended") as watchdog:
+        watchdog.beat(0)
+        programs = chunks.compile_programs(chunk, manifest.segment, workers, build)
+    compiling.remember(manifest, time.perf_counter() - began)
+    return programs
 
 
 @contextmanager
@@ -379,21 +396,25 @@ def _job(
     tally: Tally,
     stop: threading.Event,
     stall_seconds: float,
-) -> Iterator[Callable[[Program, int], None]]:
-    """What a worker does with a chunk: train it from its newest checkpoint on, and commit."""
+) -> Iterator[tuple[Callable[[Advance, int], None], Callable[[], float]]]:
+    """What is done with a chunk: train it from its newest checkpoint on, and commit; and the
+    seconds of work that a commit is worth."""
     updates = manifest.config.num_updates
     commit_seconds = 0.0  # what the last commit of any worker took
 
-    def train_chunk(program: Program, i: int) -> None:
+    def pace() -> float:
+        return SAVE_RATIO * commit_seconds
+
+    def train_chunk(advance: Advance, i: int) -> None:
         nonlocal commit_seconds
         chunk, kept, worker = groups[i], chains[i].kept, threading.get_ident()
         watchdog.beat(worker)
         at = checkpoints.load(kept[-1], chunk, shapes, updates).snapshot if kept else None
         committed = clock.seconds()
-        for done, snapshot in chunks.advance(program, chunk, updates, at):
+        for done, snapshot in advance(chunk, updates, at):
             watchdog.beat(worker)
             waited = clock.seconds() - committed
-            if done == updates or stop.is_set() or waited >= SAVE_RATIO * commit_seconds:
+            if done == updates or stop.is_set() or waited >= pace():
                 began = clock.seconds()
                 kept.append(checkpoints.save(directory, i, chunk, snapshot, tally.seconds()))
                 for old in kept[: -checkpoints.KEPT]:
@@ -409,7 +430,7 @@ def _job(
 
     with Watchdog(stall_seconds, "no segment has ended") as watchdog:
         clock = watchdog.clock
-        yield train_chunk
+        yield train_chunk, pace
 
 
 def _finish(
@@ -418,16 +439,11 @@ def _finish(
     groups: list[Chunk],
     shapes: Lane,
     compile_seconds: float,
+    device: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the results of finished chunks; the summary, which says that they are there, last."""
     updates = manifest.config.num_updates
     found = checkpoints.listed(directory)
-    missing = [i for i in range(len(groups)) if i not in found or found[i][-1].update < updates]
-    if missing:
-        raise RunError(
-            f"{directory / checkpoints.FOLDER} lacks the end of chunk {missing[0]}, which another "
-            "process has trained: the directory must be on a file system that all processes share"
-        )
     ends = [
         checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(groups)
     ]
@@ -442,7 +458,7 @@ def _finish(
     advice = f"; training is finished and saved: make room, then {again} writes the results"
     with files.writing(directory, advice):
         said = (manifest.preset, manifest.config, whole, sha256, manifest.settings, manifest.build)
-        return results.save(directory, *said)
+        return results.save(directory, *said, device=device)
 
 
 def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
@@ -468,12 +484,10 @@ def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Pro
 
 
 def _clean(directory: Path) -> None:
-    """Make the folder of checkpoints; remove what killed processes were writing or have said."""
+    """Make the folder of checkpoints; remove what killed processes were writing."""
     folder = directory / checkpoints.FOLDER
     with files.writing(directory):
         folder.mkdir(exist_ok=True)
-        if (directory / PROCESSES).exists():
-            shutil.rmtree(directory / PROCESSES)
         for path in [*directory.iterdir(), *folder.iterdir()]:
             if path.name.startswith(files.TEMPORARY):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -486,12 +500,11 @@ def _remove(path: Path) -> None:
         raise RunError(f"{path} cannot be removed ({error.strerror})") from None
 
 
-def _compare_machines(manifest: Manifest, note: Callable[[str], None]) -> None:
+def _compare_machines(
+    manifest: Manifest, device: Mapping[str, Any], note: Callable[[str], None]
+) -> None:
     """Note what may change the last bits since the run was begun."""
-    now = {
-        "versions": provenance.versions(manifest.config.env),
-        "device": provenance.device(),
-    }
+    now = {"versions": provenance.versions(manifest.config.env), "device": device}
     changed = [
         f"{name} {old.get(name)} -> {new[name]}"
         for old, new in ((manifest.made.get(kind), now[kind]) for kind in now)

@@ -115,8 +115,11 @@ def plan(
     return asked
 
 
-def begin(out: Path, asked: Plan) -> list[Path]:
+def begin(out: Path, asked: Plan, device: Mapping[str, Any] | None = None) -> list[Path]:
     """Make the directory this sweep, with a run directory for every combination of static values.
+
+    Args:
+      device: that trains, as of `provenance.device`; None for this process's.
 
     Raises:
       ConfigError: if a point has no meaning; nothing is written.
@@ -131,7 +134,7 @@ def begin(out: Path, asked: Plan) -> list[Path]:
             raise RunError(f"{out} is a run, and no sweep: take another --out")
     elif asked.lanes is None:
         asked = asked._replace(lanes=old.lanes)
-    manifests = _manifests(asked)
+    manifests = _manifests(asked, device)
     asked = asked._replace(lanes=manifests[0].lanes)
     if old is not None and old != asked:
         raise RunError(
@@ -256,7 +259,7 @@ def _read(name: str, word: str, whose: str) -> Any:
         raise ConfigError(f"{whose} {name} must be {kind.says}; got {word!r}") from None
 
 
-def _manifests(plan: Plan) -> list[Manifest]:
+def _manifests(plan: Plan, device: Mapping[str, Any] | None) -> list[Manifest]:
     """The manifest of every run; this is where every point is tried."""
     from jaxpg.runs import run
 
@@ -267,7 +270,8 @@ def _manifests(plan: Plan) -> list[Manifest]:
         # What a setting replaces has the first setting's value, so that it says nothing false.
         config = with_setting(with_values(plan.config, program), settings[0])
         fixed = own.fixed(build, {**program, **settings[0]})
-        found.append(run.plan(plan.preset, config, seeds, plan.lanes, settings, build=fixed))
+        what = (plan.preset, config, seeds, plan.lanes, settings)
+        found.append(run.plan(*what, build=fixed, device=device))
         run.check_parts(found[-1], fixed)
     return found
 

@@ -106,18 +106,14 @@ def read(directory: Path) -> State:
 
 
 @contextmanager
-def tracking(directory: Path, active: bool = True) -> Iterator[Callable[["Progress"], None]]:
+def tracking(directory: Path) -> Iterator[Callable[["Progress"], None]]:
     """A reporter that passes progress on to the run's tracker, which is open meanwhile.
-
-    Args:
-      active: whether this process tracks; of several that share a run the first does.
 
     Raises:
       ConfigError: if its package is not installed.
       RunError: if tracker.json is damaged.
     """
-    state = read(directory) if active else NO_TRACKER
-    with _open(directory, state) as log:
+    with _open(directory, read(directory)) as log:
         yield lambda at: log(_progress(at), round(at.env_steps_per_row))
 
 

@@ -40,7 +40,7 @@ class Trained(Population):
         """What `summary.json` says of a run: spreads, what diverged, speed, config, versions."""
         what = self._trained()
         said = (what.preset, what.config, self, what.settings, what.build)
-        summary = results.summarize(*said)
+        summary = results.summarize(*said, device=what.made.get("device"))
         return json.loads(json.dumps(summary))  # tuples are lists there
 
     def row(self, seed: int | str, setting: int = 0) -> int:
@@ -76,7 +76,7 @@ class Trained(Population):
             manifests.write(partial, what)
             sha256 = manifests.sha256(partial)
             said = (what.preset, what.config, self, sha256, what.settings, what.build)
-            results.save(partial, *said)
+            results.save(partial, *said, device=what.made.get("device"))
 
     def _trained(self) -> Manifest:
         if self.manifest is None:

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from jaxpg.population.progress import Progress
-from jaxpg.runs import run
+from jaxpg.runs import results, run
 
 def train(directory, report, note, **options):
     for i in range(1, 101):
@@ -41,7 +41,9 @@ run.plan = lambda *arguments, **options: arguments
 run.check_parts = lambda planned, build: None
 run.begin = lambda directory, planned: directory.mkdir()
 run.is_finished = lambda directory: False
+results.closing = lambda summary, out: "finished"
 from jaxpg.cli import train as command
+command._log_results = command.draw = lambda *arguments, **options: None
 command.manifests.read = lambda directory: command.Manifest(
     "vpg", command.PRESETS["vpg"], ("0:2",), 2, 1, ({},), {})
 from jaxpg.cli.main import main
@@ -310,7 +312,7 @@ def test_a_tracker_that_fails_ends_nothing(when, tmp_path, monkeypatch, capsys):
                 raise OSError("no network")
 
     monkeypatch.setattr(track, "tracking", Tracker)
-    with training._tracked(tmp_path, True) as tell:
+    with training._tracked(tmp_path) as tell:
         tell(1)
         tell(2)
     said = capsys.readouterr().err
@@ -327,6 +329,8 @@ def test_the_directory_says_the_environment_where_the_preset_does_not():
 
 def test_what_continues_a_run_can_be_pasted_into_a_shell():
     assert manifests.resume_line(Path("runs/my run")) == "jaxpg resume 'runs/my run'"
+    where = training.Machines(cluster="a:1", mixed=True).words
+    assert manifests.resume_line(Path("r"), machines=where).endswith("r --cluster a:1 --mixed")
 
 
 def test_compiling_says_how_long_it_took_the_first_time(trained, tmp_path, monkeypatch):

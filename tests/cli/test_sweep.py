@@ -154,12 +154,6 @@ def test_an_unknown_environment_in_the_grid_is_refused_before_anything_is_traine
     assert not (tmp_path / "out").exists()
 
 
-def test_a_distributed_sweep_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["sweep", "--grid", "gamma=0.9", "--distributed", "--out", str(tmp_path / "out")])
-    assert "unknown option --distributed" in capsys.readouterr().err
-
-
 def test_values_of_every_kind_are_read():
     grid = sweep.parse_grid(
         [

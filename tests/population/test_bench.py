@@ -84,7 +84,7 @@ def test_every_core_works_at_the_same_time(monkeypatch):
 def cheap(monkeypatch):
     """Nothing is compiled and nothing measured, but what the textbook's process does."""
     monkeypatch.setattr(bench.population, "make_chunks", lambda *a: [None])
-    monkeypatch.setattr(bench.population, "check_memory", lambda *a, **k: "")
+    monkeypatch.setattr(bench.chunks, "check_memory", lambda *a, **k: "")
     program = SimpleNamespace(start=None, advance=None)
     monkeypatch.setattr(bench.chunks, "compile_programs", lambda *a: [program])
     monkeypatch.setattr(bench.chunks, "lane_shapes", lambda *a: None)

@@ -53,6 +53,9 @@ def test_prediction_by_hand(lane):
     assert written.results == need.results + more
     one = memory.predict([compiled("cpu", MIB)] * 2, lane, 1, 800, writes=False)
     assert one.training == need.training // 2  # one chunk has one worker
+    kept = memory.predict([], lane, 5, 800, writes=False, elsewhere=3)
+    assert (kept.device, kept.results) == (0, need.results)
+    assert kept.training == 3 * (state + 3 * 2 * 100 * 32)  # their programs are elsewhere, too
 
 
 def test_a_device_has_memory_of_its_own(lane):
@@ -104,7 +107,7 @@ def test_fewer_lanes_are_taken_where_nobody_chose_them(monkeypatch):
         return whole(programs, lane, *rest, **options)._replace(training=lanes * MIB)
 
     monkeypatch.setattr(memory, "predict", by_lanes)
-    monkeypatch.setattr(population, "default_lanes", lambda: 6)
+    monkeypatch.setattr(population, "default_lanes", lambda device: 6)
     room(monkeypatch, 5 * MIB)
     made = train_population(TINY, [0, 1, 2])
     assert made.lanes == 4

@@ -19,7 +19,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
-from jaxpg.population import population as rows
+from jaxpg.population import chunks
 from jaxpg.runs import manifest, reproduce, run
 from jaxpg.runs.results import FILES
 from tests import pages
@@ -137,7 +137,7 @@ def test_in_another_thread_than_the_main_one(memory, tmp_path):
 
 
 def test_fewer_lanes_where_memory_is_short(memory, tmp_path, monkeypatch):
-    real, lanes = rows.check_memory, []
+    real, lanes = chunks.check_memory, []
 
     def check(programs, shapes, groups, *rest, **options):
         lanes.append(len(groups[0].keys))
@@ -145,7 +145,7 @@ def test_fewer_lanes_where_memory_is_short(memory, tmp_path, monkeypatch):
             raise DoesNotFit("too many lanes", 2)
         return real(programs, shapes, groups, *rest, **options)
 
-    monkeypatch.setattr(rows, "check_memory", check)
+    monkeypatch.setattr(chunks, "check_memory", check)
     assert_same(memory, jaxpg.train_population(TINY, SEEDS, out=tmp_path / "run"))
     assert_same(memory, jaxpg.train_population(TINY, SEEDS))
     assert lanes == [16, 2] * 2

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jaxpg.runs import run, share, watch
+from jaxpg.runs import run, watch
 
 LIMIT = 2.0
 WATCHED = f"""
@@ -96,27 +96,6 @@ def test_only_time_in_which_somebody_ticks_counts(monkeypatch):
     clock.tick()
     time_.now += 0.5
     assert clock.seconds() == pytest.approx(13.5)
-
-
-def test_who_was_stopped_gives_nobody_up(monkeypatch, tmp_path):
-    """Both processes of a run were paused together, and this one wakes first."""
-    time_, notes = Time(monkeypatch), []
-    stop = share.threading.Event()
-    peers = share.Peers(tmp_path, share.Share(0, 2, 7), stop, notes.append, 120.0)
-    peers._heard = {1: ({}, peers._clock.seconds())}
-    monkeypatch.setattr(
-        share, "_read", lambda directory, i: {"start": 7, "beat": 1, "doing": "training"}
-    )
-    for passed in (2.0, 2.0, 7200.0, 2.0):
-        time_.now += passed
-        peers._clock.tick()
-        peers._listen(1)
-    assert not stop.is_set(), notes
-    for _ in range(60):
-        time_.now += 2.0
-        peers._clock.tick()
-        peers._listen(1)
-    assert "no sign of life for 120 s" in notes[0]
 
 
 def test_compiling_that_hangs_ends_too(tmp_path):

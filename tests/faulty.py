@@ -1,0 +1,46 @@
+"""Workers of a cluster that meet a fault; they are imported where they work."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from jaxpg.population.cluster import Worker
+
+FAULTS = "JAXPG_TEST_FAULTS"  # names a folder, where a fault that was met leaves a file
+
+
+class Killed(Worker):
+    """By the system, before its third increment, once in all."""
+
+    sent = 0
+
+    def train(self, *arguments):
+        """As that of a worker."""
+        self.sent += 1
+        if self.sent == 3:
+            with contextlib.suppress(FileExistsError):
+                (Path(os.environ[FAULTS]) / "met").touch(exist_ok=False)
+                self.fault()
+        return super().train(*arguments)
+
+    def fault(self):
+        """What happens."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hung(Killed):
+    """It hangs instead."""
+
+    def fault(self):
+        """What happens."""
+        time.sleep(1000)
+
+
+class Stillborn(Worker):
+    """By the system, before it can train."""
+
+    def compile(self, task):
+        """As that of a worker."""
+        os.kill(os.getpid(), signal.SIGKILL)

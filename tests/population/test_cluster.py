@@ -1,0 +1,97 @@
+"""What a worker of a cluster sends, and what it says of itself; without Ray."""
+
+import pickle
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpg import fast
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.population import chunks, cluster, evaluations, population, provenance
+
+CONFIG = Config(
+    num_envs=2,
+    num_steps=4,
+    total_steps=8 * 6,
+    max_episode_steps=3,
+    hidden_sizes=(4,),
+    value_steps=1,
+    lr_schedule="constant",
+)
+EVALUATING = evaluations.asked(CONFIG, 8 * 3, 2)
+
+
+@pytest.fixture(scope="module")
+def task():
+    (chunk,) = population.make_chunks(CONFIG, [5, 7], [{}], 2, evaluating=EVALUATING)
+    return cluster.Task(chunk, 2, CONFIG.num_updates, fast.build)
+
+
+@pytest.fixture(scope="module")
+def worker(task):
+    made = cluster.Worker()
+    assert made.compile(pickle.loads(pickle.dumps(task))) > 0
+    return made
+
+
+def test_increments_are_the_snapshots_of_one_machine(worker, task):
+    """From the start and from the midst; each segment apart, or all at once where time is given."""
+    program = worker._program
+    snapshots = [
+        jax.tree.map(np.array, snapshot._replace(history=list(snapshot.history)))
+        for _, snapshot in chunks.advance(program, task.chunk, task.updates, None)
+    ]
+    for at, seconds, calls in ((None, 0.0, 4), (snapshots[1], 0.0, 2), (None, 1e6, 1)):
+        history, sent = [] if at is None else list(at.history), []
+        begin = (task.chunk, task.updates, at)
+        while (found := worker.train(seconds, begin)) is not None:
+            sent.append(found)
+            begin = None
+        assert len(sent) == calls  # segments of 2 end at the points of evaluation, too
+        last = sent[-1]
+        history = chunks.join_metrics([*history, *(one.metrics for one in sent)])
+        end = snapshots[-1]
+        assert last.evaluations.shape == (2, 3, 2)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            (last.lanes, history, last.recent_return, last.evaluations),
+            (end.lanes, chunks.join_metrics(end.history), end.recent_return, end.evaluations),
+        )
+
+
+def test_who_is_in_a_hurry_ends_with_the_segment(task, worker):
+    worker.hurry()
+    found = worker.train(1e6, (task.chunk, task.updates, None))
+    assert found.metrics.env_steps.shape == (2, 2)
+    worker._hurry.clear()
+
+
+def test_what_bits_depend_on(tmp_path):
+    device = provenance.device()
+    here = cluster.describe(CONFIG, fast.build, device)
+    assert {"jax", "jaxpg", "source of jaxpg", "platform", "form", "processor"} <= here.keys()
+    assert not {"python", "numpy", "count"} & here.keys()
+    gpu = cluster.describe(CONFIG, fast.build, {"platform": "gpu", "kind": "H100", "form": "fused"})
+    assert "processor" not in gpu
+    (tmp_path / "a.py").write_text("x = 1")
+    before = cluster._sha256.__wrapped__(tmp_path)
+    (tmp_path / "a.py").write_text("x = 2")
+    assert cluster._sha256.__wrapped__(tmp_path) != before
+
+
+def test_workers_have_the_settings_of_here(monkeypatch):
+    for name in ("JAX_PLATFORMS", "JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM", "OTHER"):
+        monkeypatch.setenv(name, "x")
+    variables = cluster._options("GPU")["runtime_env"]["env_vars"]
+    assert {"JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM"} <= variables.keys()
+    assert not {"JAX_PLATFORMS", "OTHER"} & variables.keys()
+    assert cluster._options("CPU")["runtime_env"]["env_vars"]["JAX_PLATFORMS"] == "cpu"
+
+
+def test_without_ray_one_sentence_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = r"ray is not installed: pip install 'jaxpg\[ray\]'"
+    with pytest.raises(ConfigError, match=said), cluster.joined("auto"):
+        pass
