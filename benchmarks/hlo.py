@@ -61,7 +61,7 @@ def count(text: str) -> Counts:
     """
     computations: dict[str, list[Instruction]] = {}
     entry = ""
-    for name, is_entry, instructions in _computations(text):
+    for name, is_entry, instructions in parsed(text):
         computations[name] = instructions
         entry = name if is_entry else entry
     return _of_computation(entry, computations)
@@ -69,7 +69,7 @@ def count(text: str) -> Counts:
 
 def custom_calls(text: str) -> Counter[str]:
     """How often each kernel that is called by name runs, in one run of a program."""
-    found = list(_computations(text))
+    found = list(parsed(text))
     computations = {name: instructions for name, _, instructions in found}
     (entry,) = (name for name, is_entry, _ in found if is_entry)
 
@@ -86,6 +86,18 @@ def custom_calls(text: str) -> Counter[str]:
         return total
 
     return within(entry)
+
+
+def parsed(text: str) -> Iterator[tuple[str, bool, list[Instruction]]]:
+    """Name, whether it is the entry, and instructions of each computation."""
+    name, is_entry, instructions = "", False, []
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith((" ", "HloModule")):
+            name, is_entry, instructions = NAME.findall(line)[0], line.startswith("ENTRY"), []
+        elif line.startswith("}"):
+            yield name, is_entry, instructions
+        elif line.startswith(" ") and " = " in line and name:
+            instructions.append(_instruction(line))
 
 
 def _of_computation(name: str, computations: dict[str, list[Instruction]]) -> Counts:
@@ -178,18 +190,6 @@ def _moved(one: Instruction, read: list[int], shapes: dict[str, str]) -> float:
     if one.op == "dynamic-update-slice":
         return 2.0 * _bytes(shapes[one.operands[1]])
     return float(sum(read) + _bytes(one.shape))
-
-
-def _computations(text: str) -> Iterator[tuple[str, bool, list[Instruction]]]:
-    """Name, whether it is the entry, and instructions of each computation."""
-    name, is_entry, instructions = "", False, []
-    for line in text.splitlines():
-        if line.endswith("{") and not line.startswith((" ", "HloModule")):
-            name, is_entry, instructions = NAME.findall(line)[0], line.startswith("ENTRY"), []
-        elif line.startswith("}"):
-            yield name, is_entry, instructions
-        elif line.startswith(" ") and " = " in line and name:
-            instructions.append(_instruction(line))
 
 
 def _instruction(line: str) -> Instruction:

@@ -9,11 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu, race
+from benchmarks import gpu, race, tpu
 from benchmarks.audit import page as audit
 from benchmarks.measure import short
 from benchmarks.record import fill, markdown, read
 from jaxpg import words
+from jaxpg.core.config import PRESETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -210,6 +211,13 @@ def _gpu_line(record: dict[str, Any]) -> str:
     )
 
 
+def _tpu(record: dict[str, Any]) -> str:
+    done = {(row["preset"], row["chip"]) for row in record["rows"]}
+    empty = len(PRESETS) * len(tpu.CHIPS) - len(done)
+    said = f" Not compiled until now: the {empty} empty cells." if empty else ""
+    return f"{record['table']}\n\n{_origin(record)}, libtpu {record['libtpu']}.{said}"
+
+
 def _trust_region(record: dict[str, Any]) -> str:
     table, *said = record["table"].split("\n\n")
     return "\n\n".join([table, *map(_filled, said), f"{_origin(record)}, {_machine(record)}."])
@@ -265,6 +273,7 @@ PAGES = {
             plain,
         ),
         "gpu": _gpu,
+        "tpu": _tpu,
         "trust_region": _trust_region,
     },
 }

@@ -8,18 +8,8 @@ import pytest
 
 SCRIPTS = (  # the first in CI
     *("memory", "article", "certificate", "compile", "divergence", "gpu", "roofline", "scaling"),
-    *(
-        "family",
-        "invariance",
-        "optimum",
-        "ppo",
-        "presets",
-        "race",
-        "reference",
-        "throughput",
-        "train",
-    ),
-    *("time_to_solve", "trust_region", "cluster"),
+    *("cluster", "family", "invariance", "optimum", "ppo", "presets", "race", "reference"),
+    *("throughput", "time_to_solve", "tpu", "train", "trust_region"),
 )
 
 

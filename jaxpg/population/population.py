@@ -25,8 +25,9 @@ from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, check_alike, plain, seed_list, with_setting
 
-# Rows that a worker trains at once: measured on a CPU, predicted for a GPU (benchmarks.gpu).
-LANES = {"cpu": 16, "gpu": 1024, "tpu": 256}
+# Rows that a worker trains at once: measured on a CPU, predicted without one for a GPU
+# (benchmarks.gpu) and a TPU (benchmarks.tpu).
+LANES = {"cpu": 16, "gpu": 1024, "tpu": 512}
 MOST_LANES = 2**20
 
 
@@ -156,6 +157,11 @@ def make_chunks(
         raise ConfigError(f"lanes must be in [2, {MOST_LANES:,}]; got {lanes:,}")
     if not len(settings):
         raise ConfigError("settings must be at least one; got none")
+    if config.grid_bits and jax.default_backend() == "tpu":
+        raise ConfigError(
+            f"arithmetic={config.arithmetic!r} rounds float64, which a TPU only emulates and "
+            "cannot round: take float32, or the machine's CPU (JAX_PLATFORMS=cpu)"
+        )
     with chunks.own_jax(config):
         arrays = [as_arrays(with_setting(config, setting)) for setting in settings]
         check_alike(arrays)

@@ -355,6 +355,14 @@ def test_progress_is_reported_to_the_end():
     assert len(reports[-1].recent_return) == 3
 
 
+def test_a_grid_is_refused_on_a_tpu_which_emulates_float64(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    on_grid = dataclasses.replace(TINY, arithmetic="float24_grid")
+    with pytest.raises(ConfigError, match="a TPU only emulates and cannot round: take float32"):
+        train_population(on_grid, [0, 1], lanes=2)
+    assert len(population.make_chunks(TINY, [0, 1], [{}], 2)) == 1
+
+
 @pytest.mark.parametrize(
     ("seeds", "lanes", "words"),
     [
