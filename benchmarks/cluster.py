@@ -123,8 +123,7 @@ def load(workers: int, seconds: float) -> dict[str, Any]:
     (chunk,) = population.make_chunks(config, range(16), ({},), 16)
     program = chunks.compile_programs(chunk, UPDATES, 1)[0]
     ((_, end),) = chunks.advance(program, chunk, UPDATES, None)
-    lanes, metrics, recent = end.lanes, end.history[0], end.recent_return
-    whole = cluster.Increment(*_numpy((lanes, metrics, recent)))
+    whole = cluster.Increment(*_numpy((end.lanes, end.history[0], end.recent_return, None)))
     ray.init(num_cpus=HOSTS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     host = ray.remote(num_cpus=1, max_concurrency=2 * workers // HOSTS + 2)(Host)
     hosts = [host.remote(whole, seconds / UPDATES) for _ in range(min(HOSTS, workers))]

@@ -496,6 +496,12 @@ def _enter(ray: Any, address: str) -> None:
     Raises:
       ConfigError: if there is no such cluster.
     """
+    host, _, port = address.rpartition(":")
+    try:
+        if host:  # not auto; ray would try for minutes
+            socket.create_connection((host, int(port)), PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(f"--cluster {address}: nobody answers there ({error})") from None
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")

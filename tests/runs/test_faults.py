@@ -288,6 +288,7 @@ BAD = [
     ["--stall-seconds", "0"],
     ["--mixed"],
     ["--cluster", "host"],
+    ["--cluster", "127.0.0.1:1"],
     ["--cluster", "ray://host:10001"],
     ["--hidden-sizes", "0"],
     ["--hidden-sizes"],
