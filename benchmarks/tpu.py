@@ -117,8 +117,11 @@ def draw(content: dict[str, Any], path: Path) -> None:
         rows = [row for row in content["rows"] if row["preset"] == preset and row["chip"] == ON]
         rows.sort(key=lambda row: row["lanes"])
         costs = [_of_a_step(row) for row in rows]
-        if rows:  # the smallest size has none without the compiler
-            axes.loglog([row["lanes"] for row in rows], costs, "o-", color=color, label=preset)
+        axes.plot([row["lanes"] for row in rows], costs, "o-", color=color, label=preset)
+    axes.set_xscale("symlog", base=2, linthresh=64)  # "log" fails where nothing was compiled
+    sizes = sorted({number for tried in TRIED.values() for number in tried})
+    axes.set_xticks(sizes, [f"{number:,}" for number in sizes])
+    axes.set_ylim(0)
     axes.set(xlabel="lanes", ylabel="cycles a step, estimated")
     figure.legend(loc="outside right center", frameon=False)
     figure.savefig(path)

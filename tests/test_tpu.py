@@ -21,6 +21,15 @@ def test_what_a_worker_runs_compiles_and_fits(preset, chip):
     assert 0 < found["start_bytes"] < found["program_bytes"] < tpu.CHIPS[chip].memory
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(WHY is not None, reason=str(WHY))
+def test_a_grid_does_not_compile_which_is_why_it_is_refused(capfd):
+    asked = {"preset": "vpg", "chip": tpu.ON, "lanes": 128, "arithmetic": "float32_grid"}
+    with pytest.raises(SystemExit):
+        measure.in_process("tpu", measure.Case("program", asked), {"XLA_FLAGS": ""})
+    assert "this rewriting is not implemented: %reduce_precision" in capfd.readouterr().err
+
+
 def test_the_lanes_of_a_tpu_are_those_that_were_enough():
     found = record.read("tpu")
     assert found["lanes"] == population.LANES["tpu"] == tpu.enough(found["rows"])
