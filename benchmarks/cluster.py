@@ -132,12 +132,14 @@ def load(workers: int, seconds: float) -> dict[str, Any]:
 
     def employ() -> Any:
         i = next(made)
-        on = hosts[i % len(hosts)]
+        on, calls = hosts[i % len(hosts)], iter(range(2**31))
         return SimpleNamespace(
             describe=SimpleNamespace(remote=lambda *_: ray.put(("a host", theirs))),
             compile=SimpleNamespace(remote=lambda _: ray.put(0.0)),
             train=SimpleNamespace(
-                remote=lambda paced, begin=None: on.train.remote(i, paced, begin is not None)
+                remote=lambda paced, begin=None: on.train.remote(
+                    i, next(calls), paced, begin is not None
+                )
             ),
             hurry=SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: None)),
         )
@@ -167,21 +169,24 @@ class Host:
     def __init__(self, whole: Any, seconds: float):
         """Have what a chunk sends, and how long an update takes."""
         self._whole, self._seconds = whole, seconds
-        self._locks: dict[int, threading.Lock] = {}
-        self._left: dict[int, int] = {}
+        self._turns = threading.Condition()
+        self._done: dict[int, int] = {}  # calls of each worker
+        self._left: dict[int, int] = {}  # updates of its chunk
 
-    def train(self, i: int, paced: float, begins: bool) -> Any:
-        """As of `cluster.Worker`, of the i-th worker."""
-        with self._locks.setdefault(i, threading.Lock()):
-            if begins:
-                self._left[i] = UPDATES
-            count = min(self._left[i], max(1, -int(-paced // self._seconds)))
-            if not count:
-                return None
-            time.sleep(count * self._seconds)
-            self._left[i] -= count
-            metrics = _map(lambda x: x[:, :count], self._whole.metrics)
-            return self._whole._replace(metrics=metrics)
+    def train(self, i: int, call: int, paced: float, begins: bool) -> Any:
+        """As of `cluster.Worker`, of the i-th worker, whose calls are answered in their order."""
+        with self._turns:
+            self._turns.wait_for(lambda: self._done.get(i, 0) == call)
+        if begins:
+            self._left[i] = UPDATES
+        count = min(self._left[i], max(1, -int(-paced // self._seconds)))
+        time.sleep(count * self._seconds)
+        self._left[i] -= count
+        with self._turns:
+            self._done[i] = call + 1
+            self._turns.notify_all()
+        metrics = _map(lambda x: x[:, :count], self._whole.metrics)
+        return self._whole._replace(metrics=metrics) if count else None
 
 
 def _run(config: Any, seeds: int, nodes: Any) -> dict[str, Any]:
