@@ -388,6 +388,7 @@ PRESETS = {
         _PPO_SCALED,
         env="Pendulum-v1",
         total_steps=500_000,
+        squash=True,
         gamma=0.97,
         gae_lambda=0.9,
         learning_rate=5e-4,
