@@ -45,7 +45,7 @@ def device() -> dict[str, Any]:
 def processor() -> str:
     """The processor's name, and whether it has the widest vectors; where Linux tells."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = dict(line.split(":", 1) for line in lines if ":" in line)
     named = {key.strip(): value.strip() for key, value in found.items()}
     wide = " with AVX-512" if "avx512f" in named.get("flags", "").split() else ""

@@ -32,7 +32,7 @@ _LATER = (
     *("fit", "epochs", "minibatches", "clip_coef", "clip_value", "target_kl", "normalize_over"),
     *("max_kl", "damping", "cg_steps", "backtrack_steps"),
     *("group_std", "joint_loss", "optimizer_eps", "adam_b1", "adam_b2", "init", "env_params"),
-    *("normalize_obs", "normalize_reward", "conv_features", "frame_stack"),
+    *("normalize_obs", "normalize_reward", "conv_features", "frame_stack", "squash"),
 )
 LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
 LARGEST = 16 * 2**20  # bytes; no manifest is as large

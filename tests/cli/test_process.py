@@ -39,7 +39,7 @@ def train(directory, report, note, **options):
 run.train = train
 run.plan = lambda *arguments, **options: arguments
 run.check_parts = lambda planned, build: None
-run.begin = lambda directory, planned: directory.mkdir()
+run.begin = lambda directory, planned, start: directory.mkdir()
 run.is_finished = lambda directory: False
 results.closing = lambda summary, out: "finished"
 from jaxpg.cli import train as command
