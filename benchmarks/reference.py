@@ -177,11 +177,16 @@ def _interval(found: dict[str, float], *keys: str) -> str:
 
 
 def draw(rows: list[dict[str, Any]], directory: Path) -> None:
-    """Return over steps, a panel for each environment; the best published score as a line."""
+    """Return over steps, a panel for each environment that has a row; the best published score as
+    a line."""
     for name, environments in PICTURES.items():
-        made, panels = figure(3 * len(environments), 3.4, len(environments))
-        for axes, env in zip(panels, environments, strict=True):
-            _draw_one(axes, TASKS[env], [row for row in rows if row["env"] == env])
+        of_each = {env: [row for row in rows if row["env"] == env] for env in environments}
+        shown = {env: of_it for env, of_it in of_each.items() if of_it}
+        if not shown:
+            continue
+        made, panels = figure(3 * len(shown), 3.4, len(shown))
+        for axes, (env, of_it) in zip(panels, shown.items(), strict=True):
+            _draw_one(axes, TASKS[env], of_it)
             axes.set_title(env, loc="left", fontsize=10)
             axes.xaxis.set_major_formatter(lambda steps, _: short(steps))
             axes.set_xlabel("environment steps of a seed")
@@ -190,7 +195,7 @@ def draw(rows: list[dict[str, Any]], directory: Path) -> None:
         for axes in panels:
             named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         made.legend(
-            named.values(), named, loc="outside upper center", ncols=len(named) or 1, frameon=False
+            named.values(), named, loc="outside upper center", ncols=len(named), frameon=False
         )
         made.savefig(directory / name)
 

@@ -172,11 +172,13 @@ def _certify(options: Parity) -> tuple[list["Row"], list["Catch"]]:
 
 
 def _plant(faults: Sequence[Any], report: Callable[[str], None]) -> list["Catch"]:
+    from rich.markup import escape
+
     from jaxpg.proof.faults import examine
 
     catches = []
     for fault in faults:
-        report(f"planting: {fault.description}")
+        report(f"planting: {escape(fault.description)}")
         catches.append(examine(fault))
     return catches
 
@@ -217,12 +219,13 @@ def _level_table(levels: list["Row"]) -> Any:
 
 
 def _fault_table(catches: list["Catch"]) -> Any:
+    from rich.markup import escape  # of [height, width]
     from rich.table import Table
 
     table = Table("planted in torch_ref", "caught by", "where", "error", title="Planted faults")
     for catch in catches:
         caught = catch.level or "[bold red]NOTHING[/]"
-        table.add_row(catch.description, caught, catch.where, _number(catch.error))
+        table.add_row(escape(catch.description), caught, escape(catch.where), _number(catch.error))
     return table
 
 

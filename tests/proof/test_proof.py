@@ -298,3 +298,12 @@ def test_a_recorded_config_can_be_read_back(recorded):
         assert (steps, envs) == (config["num_steps"], config["num_envs"])
         fields = dataclasses.asdict(levels.CASES["vpg"]) | {"arithmetic": "float32_grid"}
         assert config == json.loads(json.dumps(fields))
+
+
+def test_the_table_of_faults_shows_what_is_in_brackets(capsys):
+    """Rich would take them for its own marks."""
+    said = "An image [height, width] lies on its side."
+    command._print([], [faults.Catch("turned", said, "none", "gradients", "kernel[0]", 1.0, 0.1)])
+    shown = capsys.readouterr().out
+    assert said in shown
+    assert "kernel[0]" in shown
