@@ -255,7 +255,7 @@ def _number(error: float) -> str:
 
 
 PAGES = {
-    "README.md": {"train": _train_line, "throughput": _speed_line, "gpu": _gpu_line},
+    "README.md": {"train": _train_line, "gpu": _gpu_line},
     "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
     "docs/results.md": {"reference": _reference, "optimum": _table},
     "docs/scaling.md": {"cluster": plain},

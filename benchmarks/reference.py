@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,29 +76,24 @@ def main() -> None:
             draw([row], Path(directory))
         return
     start_as_jaxpg()
-    train = partial(reached, seeds=options.seeds)
-    rows = trained.rows("reference", cases(options.seeds), train, {"seeds": options.seeds}, table)
+    common = {"seeds": options.seeds}
+    rows = trained.rows("reference", cases(options.seeds), reached, common, table, ("seeds",))
     print(table(rows))
     draw(rows, DOCS)
-
-
-def paid(env: str, seeds: int) -> int:
-    """How many of so many seeds are trained."""
-    return min(seeds, TASKS[env].seeds or seeds)
 
 
 def cases(seeds: int) -> list[tuple[dict[str, Any], Config]]:
     """For each environment its own preset; then the others."""
     own = [
         (
-            {"env": env, "preset": task.preset, "seeds": paid(env, seeds)},
+            {"env": env, "preset": task.preset, "seeds": min(seeds, task.seeds or seeds)},
             dataclasses.replace(PRESETS[task.preset], env=env),
         )
         for env, task in TASKS.items()
     ]
     others = [
         (
-            {"env": env, "preset": name, "seeds": paid(env, seeds)},
+            {"env": env, "preset": name, "seeds": seeds},
             dataclasses.replace(
                 PRESETS[name], env=env, total_steps=PRESETS[task.preset].total_steps
             ),
@@ -118,7 +112,6 @@ def reached(config: Config, seeds: int, episodes: int = EPISODES) -> dict[str, A
     from jaxpg.runs.python import train_population
 
     began = time.perf_counter()
-    seeds = paid(config.env, seeds)
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
         population = train_population(config, range(seeds), out=out)

@@ -15,20 +15,18 @@ soon as it is there, and a second call goes on after the last.
 """
 
 import dataclasses
-import json
 import os
 import re
-import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from benchmarks import hlo, measure
+from benchmarks import hlo, measure, trained
 from benchmarks.measure import Case
-from benchmarks.record import markdown, read, write
-from jaxpg.core.config import PRESETS
+from benchmarks.record import markdown
+from jaxpg.core.config import PRESETS, Config
 from jaxpg.population.population import LANES
 
 
@@ -43,6 +41,7 @@ CHIPS = {"v5e": Chip("v5e:2x2", 16 * 2**30), "v6e": Chip("v6e:2x2", 32 * 2**30)}
 TRIED = {"vpg": (128, 256, 512, 1024), "ppo": (256, 512, 1024)}  # numbers of lanes
 ON = "v5e"  # the chip for which they are tried
 ENOUGH = 1.1  # cycles of a step, to those with the best number of lanes
+ROW = ("preset", "chip", "lanes")  # by which a row is known
 SLOW = ("gather", "scatter", "sort")  # what a TPU has no unit for
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
@@ -57,49 +56,34 @@ def compare(smoke: bool, rounds: int) -> dict[str, Any]:
     reason = missing()
     if reason and not smoke:
         raise SystemExit(f"tpu: {reason}")
-    usual = LANES["tpu"]
     asked = [(preset, ON, lanes) for preset, sizes in TRIED.items() for lanes in sizes]
-    asked += [(preset, chip, usual) for chip in CHIPS for preset in PRESETS]
-    wanted = [_row(*one) for one in dict.fromkeys(asked)]
+    asked += [(preset, chip, LANES["tpu"]) for chip in CHIPS for preset in PRESETS]
+    wanted = [(dict(zip(ROW, one, strict=True)), PRESETS[one[0]]) for one in dict.fromkeys(asked)]
+    common = {"lanes": LANES["tpu"], "libtpu": None if reason else version("libtpu")}
     if smoke:
-        wanted = [] if reason else wanted[:1]
-    old = [] if smoke else (read("tpu") or {"rows": []})["rows"]
-    # Through JSON and back: of its tuples that makes lists.
-    found = [next((one for one in old if {**one, **row} == one), None) for row in _plain(wanted)]
-    content = {"lanes": usual, "libtpu": None if reason else version("libtpu")}
-    for i, row in enumerate(wanted):
-        if found[i] is None:
-            options = {name: row[name] for name in ("preset", "chip", "lanes")}
-            print(*options.values(), file=sys.stderr, flush=True)
-            found[i] = {**row, **measure.in_process("tpu", Case("program", options))}
-            content["rows"] = [one for one in found if one]
-            content["table"] = table(content)
-            if not smoke:
-                write("tpu", content)
-    return {**content, "rows": found, "table": table({**content, "rows": found})}
+        first = [] if reason else wanted[:1]
+        rows = [{**labels, **compile_one(config, **labels)} for labels, config in first]
+    else:
+        rows = trained.rows("tpu", wanted, compile_one, common, table, ROW)
+    return {**common, "rows": rows, "table": table(rows)}
 
 
-def _row(preset: str, chip: str, lanes: int) -> dict[str, Any]:
-    """What a row is known by: a changed preset is compiled again."""
-    config = dataclasses.asdict(PRESETS[preset])
-    return {"preset": preset, "chip": chip, "lanes": lanes, "config": config}
+def compile_one(_: Config, **labels: Any) -> dict[str, Any]:
+    """`program` of what a row is known by, in a process of its own."""
+    return measure.in_process("tpu", Case("program", labels))
 
 
-def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return json.loads(json.dumps(rows))
-
-
-def table(content: dict[str, Any]) -> str:
+def table(found: list[dict[str, Any]]) -> str:
     """A line for each preset, with as many lanes as it gets; a line for each number of lanes."""
-    rows = {(row["preset"], row["chip"], row["lanes"]): row for row in content["rows"]}
+    rows, usual = {tuple(row[name] for name in ROW): row for row in found}, LANES["tpu"]
     lines = []
     for preset in PRESETS:
-        of_chips = [rows.get((preset, chip, content["lanes"])) for chip in CHIPS]
+        of_chips = [rows.get((preset, chip, usual)) for chip in CHIPS]
         slow = next((row["slow"] for row in of_chips if row), {})
         said = ", ".join(f"{number} × {name}" for name, number in slow.items() if number)
         lines.append([f"`{preset}`", *map(_memory, of_chips), said])
     kinds = [f"{name}, of {chip.memory / 2**30:.0f} GiB" for name, chip in CHIPS.items()]
-    presets = markdown([f"{content['lanes']} lanes", *kinds, "in its program"], lines)
+    presets = markdown([f"{usual} lanes", *kinds, "in its program"], lines)
     lines = []
     for number in sorted({number for sizes in TRIED.values() for number in sizes}):
         of_presets = [rows.get((preset, ON, number)) for preset in TRIED]

@@ -13,9 +13,10 @@ from jaxpg.runs.manifest import parse_config
 def rows(
     name: str,
     wanted: Sequence[tuple[dict[str, Any], Config]],
-    measure: Callable[[Config], dict[str, Any]],
+    measure: Callable[..., dict[str, Any]],
     common: dict[str, Any],
     table: Callable[[list[dict[str, Any]]], str],
+    by: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Train what benchmarks/results/NAME-PLATFORM.json does not have, and return all rows in order.
 
@@ -24,23 +25,29 @@ def rows(
     Args:
       name: of the benchmark.
       wanted: what a row begins with (labels), and what is trained for it.
-      measure: gives the rest of the row; takes minutes.
+      measure: gives the rest of the row, of a config; takes minutes.
       common: what else decides the numbers (how many seeds …); if that changes, all begin anew.
       table: of rows, as Markdown; kept in the record.
+      by: labels that a row belongs to beside its config; `measure` is given them by name.
     """
     import jax
 
     record = read(name, jax.default_backend()) or {}
     same = record and {key: record.get(key) for key in common} == common
     old = [(parse_config(row["config"]), row) for row in record["rows"]] if same else []
-    found: list[dict[str, Any] | None] = [
-        next(({**row, **labels} for before, row in old if before == config), None)
-        for labels, config in wanted
-    ]
+
+    def known(labels: dict[str, Any], config: Config) -> dict[str, Any] | None:
+        for before, row in old:
+            if before == config and all(row[name] == labels[name] for name in by):
+                return {**row, **labels}
+        return None
+
+    found = [known(labels, config) for labels, config in wanted]
     for i, (labels, config) in enumerate(wanted):
         if found[i] is None:
             print(*labels.values(), file=sys.stderr, flush=True)
-            found[i] = {**labels, "config": dataclasses.asdict(config), **measure(config)}
+            own = measure(config, **{name: labels[name] for name in by})
+            found[i] = {**labels, "config": dataclasses.asdict(config), **own}
             there = [row for row in found if row is not None]
             write(name, {**common, "rows": there, "table": table(there)})
     return [row for row in found if row is not None]

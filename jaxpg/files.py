@@ -165,6 +165,12 @@ def safetensors(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
+def safetensors_metadata(content: bytes) -> dict[str, str]:
+    """What such a file, which safetensors can load, says beside its arrays; {} if nothing."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__", {})
+
+
 def forsake() -> None:
     """Remove the directories that are being filled; the process ends."""
     for partial in list(_unfinished):

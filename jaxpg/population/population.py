@@ -173,7 +173,8 @@ def make_chunks(
             for setting in settings
         ]
         keys = np.asarray(jax.random.key_data(_training_keys(seeds, start)))
-        evaluation_keys = np.asarray(jax.random.key_data(noise.keys(seeds, "validation")))
+        if evaluating is not None:
+            evaluation_keys = np.asarray(jax.random.key_data(noise.keys(seeds, "validation")))
     count = len(configs) * len(seeds)
     stacked, stacked_options = (
         jax.tree.map(lambda *values: np.stack(values), *some) for some in (configs, given)

@@ -161,8 +161,7 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     """
     try:
         leaves = from_safetensors(content)
-        size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        metadata = files.safetensors_metadata(content)
         seconds = float(metadata["seconds"])
         whose = metadata["identity"]
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:

@@ -103,9 +103,8 @@ def of_seeds(start: Start, seeds: Sequence[int]) -> population.Start:
     """
     try:
         named = from_safetensors(start.content)
-        size = int.from_bytes(start.content[:8], "little")
-        metadata = json.loads(start.content[8 : 8 + size])["__metadata__"]
-        known = {seed: i for i, seed in enumerate(json.loads(metadata["seeds"]))}
+        seeds_there = json.loads(files.safetensors_metadata(start.content)["seeds"])
+        known = {seed: i for i, seed in enumerate(seeds_there)}
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{start.called} has no parameters of seeds ({reason})") from None

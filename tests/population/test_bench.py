@@ -237,6 +237,24 @@ def test_a_row_is_trained_once_for_each_config(monkeypatch, tmp_path):
     assert (kept["seeds"], kept["table"], len(kept["rows"])) == (8, "2", 2)
 
 
+def test_rows_of_one_config_are_told_apart_by_labels(monkeypatch, tmp_path):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    taken = []
+
+    def measure(config, lanes):
+        taken.append(lanes)
+        return {"seen": lanes}
+
+    def rows(*sizes):
+        wanted = [({"lanes": lanes, "note": "-"}, PRESETS["vpg"]) for lanes in sizes]
+        found = trained.rows("x", wanted, measure, {}, lambda rows: "", by=("lanes",))
+        return [row["seen"] for row in found]
+
+    assert rows(2, 4) == [2, 4]
+    assert rows(4, 8, 2) == [4, 8, 2]
+    assert taken == [2, 4, 8]
+
+
 def test_a_page_says_what_was_not_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     text = "<!-- scaling: begin --><!-- scaling: end -->"
