@@ -223,7 +223,7 @@ class TestJumanji:
 
     @pytest.mark.parametrize("name", ["Snake-v1", "Tetris-v0", "Cleaner-v0"])
     def test_it_is_trained(self, name, tmp_path):
-        run = trained(tmp_path / "run", f"jumanji:{name}")
+        run = trained(tmp_path / "run", f"jumanji:{name}", "--max-episode-steps", "30")
         assert np.isfinite(run.population.final_return).all()
 
 

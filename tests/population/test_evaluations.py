@@ -45,6 +45,12 @@ def test_they_are_after_the_updates_that_so_much_pays_for(whole):
     assert evaluations.points(episodes, 1000) == [0, 62, 125, 187, 250]
 
 
+def test_they_interrupt_a_segment():
+    seen = train([2, 9], segments=1).evaluations
+    assert seen.update.tolist() == [0, 2, 4, 7]
+    assert seen.greedy.shape == seen.sampled.shape == (2, 4)
+
+
 @pytest.mark.parametrize(
     ("every", "episodes", "words"),
     [
