@@ -10,6 +10,7 @@ this machine's cores with the process that writes; what it takes of them is coun
 """
 
 import dataclasses
+import os
 import tempfile
 import threading
 import time
@@ -115,6 +116,7 @@ def overhead(on: str, seeds: int, steps: int) -> dict[str, Any]:
 def load(workers: int, seconds: float) -> dict[str, Any]:
     """A run of workers that sleep; each ends two chunks, and begins when it likes."""
     measure.start_as_jaxpg()
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else ray.init leaves a token in the home
     import ray
 
     from jaxpg.population import chunks, cluster, population, provenance

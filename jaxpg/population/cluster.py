@@ -508,7 +508,8 @@ def _enter(ray: Any, address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--cluster {address}: there is no Ray cluster that this machine is in "
-            f"({_line(error)}); ray start --head begins one, and ray start --address joins it"
+            f"({_line(error)}); ray start --head begins one, and ray start --address joins it; "
+            "where it asks for a token, RAY_AUTH_MODE=token sends this machine's"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -317,6 +317,7 @@ def test_the_scripts_of_the_page(line, uninterrupted, tmp_path):
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHON": sys.executable,
         "HOSTS": "node1",
+        "RAY_AUTH_MODE": "disabled",  # a head asks for a token wherever it finds one
         "WORKERS": "2",
         "SLURM_NNODES": "2",
         "SLURM_CPUS_PER_TASK": "1",
