@@ -1,6 +1,6 @@
 """How wide is the range of step sizes that works, and how often does a solved seed collapse?
 
-    python -m benchmarks.family [--smoke] [--seeds 256]
+    python -m benchmarks.family [--smoke] [--seeds 160]
 
 The article's two complaints about policy gradients, asked of the members that came after. Trains
 seeds 0 … N-1 of each preset, with its own budget, at multiples of its step size (the policy's
@@ -26,7 +26,7 @@ from jaxpg.analysis.outcomes import trailing_return
 from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import PRESETS, Config
 
-SEEDS = 256  # in each cell, so 1,792 of each member
+SEEDS = 160  # in each cell, so 1,120 of each member
 MEMBERS = {  # preset -> the field that says how far a step goes
     "vpg": "learning_rate",
     "ppo": "learning_rate",
