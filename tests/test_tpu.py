@@ -71,6 +71,13 @@ HloModule by_hand
   ROOT %less = pred[]{:T(512)} compare(%i, %n), direction=LT
 }
 
+%down (s: (s32[], f32[8])) -> pred[] {
+  %s = (s32[]{:T(128)}, f32[8]{0:T(256)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%s), index=0
+  %n = s32[]{:T(128)} constant(4)
+  ROOT %more = pred[]{:T(512)} compare(%i, %n), direction=GT
+}
+
 %told (s: (s32[], f32[8])) -> pred[] {
   %s = (s32[]{:T(128)}, f32[8]{0:T(256)}) parameter(0)
   %i = s32[]{:T(128)} get-tuple-element(%s), index=0
@@ -83,7 +90,8 @@ HloModule by_hand
   %c = f32[8]{0:T(256)} copy(%s), backend_config={"estimated_cycles":"100"}
   %w = (s32[]{:T(128)}, f32[8]{0:T(256)}) while(%s), condition=%four, body=%minibatch
   %v = (s32[]{:T(128)}, f32[8]{0:T(256)}) while(%w), condition=%told, body=%minibatch
-  ROOT %both = (s32[]{:T(128)}, f32[8]{0:T(256)}) tuple(%v, %c)
+  %u = (s32[]{:T(128)}, f32[8]{0:T(256)}) while(%v), condition=%down, body=%minibatch
+  ROOT %both = (s32[]{:T(128)}, f32[8]{0:T(256)}) tuple(%u, %c)
 }
 
 ENTRY %main (s: (s32[], f32[8])) -> (s32[], f32[8]) {
@@ -95,6 +103,6 @@ ENTRY %main (s: (s32[], f32[8])) -> (s32[], f32[8]) {
 
 
 def test_cycles_of_an_update_worked_by_hand():
-    """100 of the update, 4 × 7 of the loop that counts to 4, 7 of the one whose end is not known;
-    not the 1000 before the first update."""
-    assert tpu.cycles(HAND) == 100 + 4 * 7 + 7
+    """100 of the update, 4 × 7 of the loop that counts to 4, 7 of each whose end is not known and
+    that does not count up; not the 1000 before the first update."""
+    assert tpu.cycles(HAND) == 100 + 4 * 7 + 7 + 7

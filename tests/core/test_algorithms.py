@@ -151,6 +151,12 @@ def test_normalisation_comes_last_and_leaves_padding_out(package):
     np.testing.assert_allclose(psi, expected, rtol=1e-6)
 
 
+@packages
+def test_what_cannot_be_squashed_is_refused(package):
+    with pytest.raises(ValueError, match="squash needs continuous actions; CartPole-v1 has none"):
+        PACKAGES[package][0].build(Config(squash=True))
+
+
 def test_an_algorithm_needs_a_known_environment():
     with pytest.raises(ConfigError, match="did you mean 'CartPole-v1'"):
         algorithms.build(Config(env="CartPole"))

@@ -1,5 +1,6 @@
 """What a worker of a cluster sends, and what it says of itself; without Ray."""
 
+import importlib
 import pickle
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.population import chunks, cluster, evaluations, population, provenance
+from jaxpg.population import chunks, cluster, evaluations, own, population, provenance
 
 CONFIG = Config(
     num_envs=2,
@@ -79,6 +80,19 @@ def test_what_bits_depend_on(tmp_path):
     before = cluster._sha256.__wrapped__(tmp_path)
     (tmp_path / "a.py").write_text("x = 2")
     assert cluster._sha256.__wrapped__(tmp_path) != before
+
+
+def test_bits_depend_on_the_source_of_ones_own_algorithm(tmp_path, monkeypatch):
+    """Of what every node imports for itself; a function of a script or a notebook is sent."""
+    device = provenance.device()
+    (tmp_path / "mine_of_a_node.py").write_text("from jaxpg import build as _b\n\n\n"
+                                                "def mine(config):\n    return _b(config)\n")  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    build = importlib.import_module("mine_of_a_node").mine
+    found = cluster.describe(CONFIG, build, device)
+    assert found.pop("source of mine_of_a_node:mine") == own.source(build).sha256
+    assert found == cluster.describe(CONFIG, fast.build, device)
+    assert found == cluster.describe(CONFIG, lambda config: fast.build(config), device)
 
 
 def test_workers_have_the_settings_of_here(monkeypatch):

@@ -14,7 +14,9 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
 from jaxpg.report import page
-from jaxpg.runs import edit, manifest, reproduce, run, track
+from jaxpg.population.evaluations import Evaluations
+from jaxpg.runs import edit, manifest, reproduce, results, run, track
+from tests.runs.test_loading import change_arrays
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -98,6 +100,30 @@ def test_by_command_with_a_report(memory, tmp_path, capsys):
     assert (out / "figures" / "evaluations.svg").exists()
     (again,) = reproduce.commands(manifest.read(out))
     assert "--evaluate-every 144 --evaluate-episodes 2" in again
+
+
+def test_the_best_evaluation_is_that_with_the_largest_iqm(memory):
+    """After 2 of 6 updates greedily, sampled at the end; each seed is alike."""
+    update = np.array([0, 2, 6], np.int32)
+    greedy, sampled = (np.tile(means, (3, 1)) for means in ([1.0, 9.0, 5.0], [1.0, 5.0, 9.0]))
+    found = results.evaluated(
+        TINY, memory._replace(evaluations=Evaluations(update, greedy, sampled))
+    )
+    at = {(mode, name): (one["at"], one["iqm"])
+          for mode, both in found.items() for name, one in both.items()}  # fmt: skip
+    assert at == {
+        ("greedy", "last"): (6 * 72, 5.0),
+        ("greedy", "best"): (2 * 72, 9.0),
+        ("sampled", "last"): (6 * 72, 9.0),
+        ("sampled", "best"): (6 * 72, 9.0),
+    }
+
+
+def test_evaluations_at_other_updates_than_the_manifest_says_are_refused(memory, tmp_path):
+    memory.save(tmp_path / "run")
+    change_arrays(evaluated_at=lambda update: update + 1)(tmp_path / "run")
+    with pytest.raises(RunError, match=r"results\.npz was evaluated otherwise than the manifest"):
+        jaxpg.load(tmp_path / "run")
 
 
 def test_trackers_are_told(memory, tmp_path):

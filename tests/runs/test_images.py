@@ -11,6 +11,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS, Config, ConfigError
 from jaxpg.core.env import make, newest
 from jaxpg.errors import RunError
+from jaxpg.policies import evaluate
 from jaxpg.policies.evaluate import recorder
 from jaxpg.runs import sweep
 from jaxpg.runs.manifest import parse_config
@@ -72,6 +73,33 @@ def test_gymnasium_is_shown_the_last_observations(tmp_path):
     means = {(row["simulator"], row["mode"]): row["iqm"] for row in rows}
     for mode in ("greedy", "sampled"):
         assert abs(means["gymnax", mode] - means["gymnasium", mode]) < 12.0
+
+
+def test_gymnasiums_frames_are_in_the_order_of_training(monkeypatch):
+    """The oldest first; before the first step all are the one that there is."""
+    shown = []
+
+    chooser = evaluate._chooser
+
+    def showing(act, mode):
+        choose = chooser(act, mode)
+
+        def choose_what_is_shown(params, obs, keys, t):
+            shown.append(np.array(obs))
+            return choose(params, obs, keys, t)
+
+        return choose_what_is_shown
+
+    monkeypatch.setattr(evaluate, "_chooser", showing)
+    config = Config(hidden_sizes=(2,), frame_stack=3, num_envs=2, num_steps=8, total_steps=16)
+    population = jaxpg.train_population(config, [4])
+    run = jaxpg.Run(None, population.manifest, {}, population)
+    evaluate.in_gymnasium(run, [4], 2, "greedy")
+    seen = np.stack(shown)  # [T, 1, 2, 3, 4]
+    np.testing.assert_array_equal(seen[0], seen[0][:, :, :1].repeat(3, axis=2))
+    assert len(seen) >= 8
+    np.testing.assert_array_equal(seen[1:8, :, :, :2], seen[:7, :, :, 1:])
+    assert (seen[1:8, :, :, 2] != seen[:7, :, :, 2]).any(axis=-1).all()
 
 
 def test_what_is_drawn_is_the_last_observation():
