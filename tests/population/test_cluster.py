@@ -85,8 +85,8 @@ def test_what_bits_depend_on(tmp_path):
 def test_bits_depend_on_the_source_of_ones_own_algorithm(tmp_path, monkeypatch):
     """Of what every node imports for itself; a function of a script or a notebook is sent."""
     device = provenance.device()
-    (tmp_path / "mine_of_a_node.py").write_text("from jaxpg import build as _b\n\n\n"
-                                                "def mine(config):\n    return _b(config)\n")  # fmt: skip
+    source = "from jaxpg import build\n\n\ndef mine(config):\n    return build(config)\n"
+    (tmp_path / "mine_of_a_node.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     build = importlib.import_module("mine_of_a_node").mine
     found = cluster.describe(CONFIG, build, device)

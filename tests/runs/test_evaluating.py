@@ -13,8 +13,8 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
-from jaxpg.report import page
 from jaxpg.population.evaluations import Evaluations
+from jaxpg.report import page
 from jaxpg.runs import edit, manifest, reproduce, results, run, track
 from tests.runs.test_loading import change_arrays
 
