@@ -27,6 +27,7 @@ from jaxpg.runs.watch import EXIT_STOPPED
 if TYPE_CHECKING:
     from jaxpg.population.cluster import Cluster
     from jaxpg.population.progress import Progress
+    from jaxpg.runs.start import Start
 
 BUDGET = create_mutex_group(required=True)
 
@@ -128,15 +129,11 @@ def train(options: Train) -> None:
     machine.prepare(config)
     with joined(options.machines) as nodes:
         from jaxpg.runs import run
-        from jaxpg.runs import start as starts
-        from jaxpg.runs.load import load
 
         run.check_usable(out)
         import_callback(options.launch)
         build = own.find(options.own.algorithm, given)
-        start = None
-        if during.from_ is not None:
-            start = starts.of(load(during.from_).population, during.from_)
+        start = _start(during)
         lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
         if lanes is None and not is_new:
             lanes = manifests.read(out).lanes
@@ -257,6 +254,7 @@ class Sweep:
     hidden_sizes=32,64x64 max_grad_norm=0.5,none env.gravity=5,9.8 option.scale=0.5,1; every
     combination is trained."""
     run: OmitArgPrefixes[Run] = Run()
+    during: OmitArgPrefixes[During] = During()
     own: OmitArgPrefixes[Own] = Own()
     launch: OmitArgPrefixes[Launch] = Launch()
     machines: OmitArgPrefixes[Machines] = Machines()
@@ -269,14 +267,18 @@ def sweep(options: Sweep) -> None:
     if options.run.track is not None:
         track.check(options.run.track)
     grid, given = sweeps.parse_grid(options.grid), own.parse(options.own.option)
+    during = options.during
     machine.prepare(validate(options.config))  # the plan asks the environment for its parameters
     launch = dataclasses.replace(options.launch, report=False)
     with joined(options.machines) as nodes:
         import_callback(options.launch)
         what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
-        asked = sweeps.plan(*what, options.own.algorithm, given)
+        start = _start(during)
+        seen = (during.evaluate_every, during.evaluate_episodes)
+        asked = sweeps.plan(*what, options.own.algorithm, given, start, *seen)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
-        directories = sweeps.begin(out, asked, None if nodes is None else nodes.device)
+        device = None if nodes is None else nodes.device
+        directories = sweeps.begin(out, asked, device, start)
         for i, directory in enumerate(directories, 1):
             print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
             track.choose(directory, options.run.track)
@@ -319,6 +321,16 @@ def retrace(options: Retrace) -> None:
         name += f"-setting-{options.setting}"
     out = options.out or options.dir.resolve().with_name(name)
     print(again(options.dir, options.seed, options.setting, options.update, out, build))
+
+
+def _start(during: During) -> "Start | None":
+    """What the seeds start from."""
+    if during.from_ is None:
+        return None
+    from jaxpg.runs import start as starts
+    from jaxpg.runs.load import load
+
+    return starts.of(load(during.from_).population, during.from_)
 
 
 def check(launch: Launch) -> None:

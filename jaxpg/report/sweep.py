@@ -14,8 +14,10 @@ import numpy as np
 from jaxpg import words
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
-from jaxpg.analysis.outcomes import Outcomes, outcomes, select
+from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
+from jaxpg.population.evaluations import MODES
+from jaxpg.population.population import Population
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import (
     ACCENT,
@@ -49,6 +51,7 @@ class Point(NamedTuple):
     setting: int  # index in its run's settings
     some: Outcomes
     measures: dict[str, Estimate | None]
+    evaluated: dict[str, Estimate]  # the IQM of the last evaluation while it trained, by mode
     amount: np.ndarray  # [P]
     returns: np.ndarray  # [S, P]
 
@@ -116,8 +119,16 @@ def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Poi
         some = outcomes(run.config, part, target)
         curve = curve_points(run.config, part)
         values = {**program, **setting}
-        found.append(Point(values, run.directory, i, some, measure(some), *curve))
+        seen = _evaluated(part)
+        found.append(Point(values, run.directory, i, some, measure(some), seen, *curve))
     return found
+
+
+def _evaluated(part: Population) -> dict[str, Estimate]:
+    seen = evaluated(part)
+    if seen is None:
+        return {}
+    return {mode: estimate(iqm, [getattr(seen, mode)[:, -1]]) for mode in MODES}
 
 
 def _with_a_floor(points: list[Point]) -> list[Point]:
@@ -147,16 +158,23 @@ def show(found: Found) -> None:
     console = Console(highlight=False)
     diverged = any(point.some.diverged.any() for point in found.points)
     heads = ["IQM", "95 %", "solved", *(["diverged"] if diverged else [])]
-    table = Table(box=SIMPLE_HEAD)
-    for head in [*found.grid, *heads]:
-        table.add_column(head, justify="right", no_wrap=True)
+    heads += [f"{mode} IQM" for mode in found.points[0].evaluated]
+    rows = []
     for point in found.ranked[:SHOWN]:
         cells = [sweep.show(point.values[name]) for name in found.grid]
         score, solved = point.measures["iqm"], point.measures["solved"]
         cells += ["-", ""] if score is None else _written(score, "return")
         cells.append("-" if solved is None else write(solved.value, "share"))
-        table.add_row(*cells, *([str(int(point.some.diverged.sum()))] if diverged else []))
-    console.print(table)
+        cells += [str(int(point.some.diverged.sum()))] if diverged else []
+        cells += [write(one.value, "return") for one in point.evaluated.values()]
+        rows.append(cells)
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for head, column in zip([*found.grid, *heads], zip(*rows, strict=True), strict=True):
+        least = max(map(len, column))  # a head is folded where there is no room, a number never
+        table.add_column(head, justify="right", overflow="fold", min_width=least)
+    for cells in rows:
+        table.add_row(*cells)
+    console.print(table, crop=False)
     if len(found.points) > SHOWN:
         console.print(f"and {len(found.points) - SHOWN} more: the report has all")
     console.print(CAVEAT)
@@ -168,8 +186,8 @@ CAVEAT = (
 )
 
 
-def _written(one: Estimate, kind: str) -> list[str]:
-    return [write(one.value, kind), write_interval(one, kind)]
+def _written(one: Estimate, kind: str) -> tuple[str, str]:
+    return write(one.value, kind), write_interval(one, kind)
 
 
 def make(found: Found) -> Path:
@@ -192,10 +210,9 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
     for rank, point in enumerate(found.ranked, 1):
         cells = []
         for name in TABLED:
-            one, kind = point.measures[name], MEASURES[name].kind
-            cells.append(
-                ("-", "") if one is None else (write(one.value, kind), write_interval(one, kind))
-            )
+            one = point.measures[name]
+            cells.append(("-", "") if one is None else _written(one, MEASURES[name].kind))
+        cells += [_written(one, "return") for one in point.evaluated.values()]
         where = f"{point.directory.name}, setting {point.setting}"
         rows.append(
             (
@@ -219,7 +236,8 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         sections=pictures,
         drawn=drawn,
         fields=list(found.grid),
-        labels=[MEASURES[name].label for name in TABLED],
+        labels=[MEASURES[name].label for name in TABLED]
+        + [f"{mode} at the end, IQM" for mode in best.evaluated],
         rows=rows,
         caveat=CAVEAT,
         config={

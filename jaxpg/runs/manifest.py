@@ -227,7 +227,7 @@ def parse(content: bytes, path: Path) -> Manifest:
             build=_typed(fields.get("build"), str | None),
             build_sha256=_typed(fields.get("build_sha256"), str | None),
             options=own.checked(EnvParams(_typed(fields.get("options", {}), dict))),
-            start=_parse_origin(fields.get("start")),
+            start=parse_origin(fields.get("start")),
         )
         if fields.get("evaluating") is not None:
             asked = evaluations.asked(manifest.config, **_typed(fields["evaluating"], dict))
@@ -363,7 +363,7 @@ def _content(directory: Path) -> bytes:
         raise RunError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _parse_origin(fields: Any) -> Origin | None:
+def parse_origin(fields: Any) -> Origin | None:
     """The origin that these fields are, if they are any."""
     if fields is None:
         return None

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from jaxpg import files
 from jaxpg.core.config import (
@@ -28,11 +28,22 @@ from jaxpg.core.config import (
     validate,
 )
 from jaxpg.errors import RunError
-from jaxpg.population import own
+from jaxpg.population import evaluations, own
+from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import OPTION
 from jaxpg.population.settings import ENV, expand, settled, with_setting, with_values
 from jaxpg.runs import manifest
-from jaxpg.runs.manifest import Manifest, format_seeds, parse_config, parse_seeds
+from jaxpg.runs.manifest import (
+    Manifest,
+    Origin,
+    format_seeds,
+    parse_config,
+    parse_origin,
+    parse_seeds,
+)
+
+if TYPE_CHECKING:
+    from jaxpg.runs.start import Start
 
 NAME = "sweep.json"
 SCHEMA = 1
@@ -71,6 +82,8 @@ class Plan(NamedTuple):
     lanes: int | None  # None: the backend's, not chosen yet
     build: str | None = None  # of an algorithm of one's own: MODULE:FUNCTION,
     options: EnvParams = OWN_PARAMS  # and its options, where the grid has no others
+    start: Origin | None = None  # each seed of every run starts from the same seed's parameters
+    evaluating: Evaluating | None = None
 
     @property
     def programs(self) -> list[dict[str, Any]]:
@@ -97,12 +110,19 @@ def plan(
     lanes: int | None,
     build: str | None = None,
     options: Mapping[str, Any] = OWN_PARAMS,
+    start: "Start | None" = None,
+    evaluate_every: int | None = None,
+    evaluate_episodes: int = evaluations.EPISODES,
 ) -> Plan:
     """A sweep of every point of a grid with every seed.
 
     Args:
       build: MODULE:FUNCTION, which makes an algorithm of one's own; it is imported.
       options: of it, that are to be others than its own.
+      start: what the seeds start from; None for parameters that they draw.
+      evaluate_every: how much of its budget lies between two evaluations of a seed's policy, which
+        divides the budget of every point; None for never.
+      evaluate_episodes: of each evaluation, greedy and as many sampled.
 
     Raises:
       ConfigError: if the config, the grid, a point of it or the seeds have no meaning.
@@ -110,16 +130,26 @@ def plan(
     seeds = format_seeds(parse_seeds(seeds))
     made = own.find(build, options)
     grid = settled(config, grid, made)
-    asked = Plan(preset, validate(config), grid, seeds, lanes, build, own.options(made))
-    expand(asked.config, asked.grid)
-    return asked
+    programs, _ = expand(validate(config), grid)
+    points = (with_values(config, program) for program in programs)
+    (evaluating,) = {
+        evaluations.asked(point, evaluate_every, evaluate_episodes) for point in points
+    }
+    what = (preset, config, grid, seeds, lanes, build, own.options(made))
+    return Plan(*what, start and start.origin, evaluating)
 
 
-def begin(out: Path, asked: Plan, device: Mapping[str, Any] | None = None) -> list[Path]:
+def begin(
+    out: Path,
+    asked: Plan,
+    device: Mapping[str, Any] | None = None,
+    start: "Start | None" = None,
+) -> list[Path]:
     """Make the directory this sweep, with a run directory for every combination of static values.
 
     Args:
       device: that trains, as of `provenance.device`; None for this process's.
+      start: what the plan says that the seeds start from.
 
     Raises:
       ConfigError: if a point has no meaning; nothing is written.
@@ -134,19 +164,19 @@ def begin(out: Path, asked: Plan, device: Mapping[str, Any] | None = None) -> li
             raise RunError(f"{out} is a run, and no sweep: take another --out")
     elif asked.lanes is None:
         asked = asked._replace(lanes=old.lanes)
-    manifests = _manifests(asked, device)
+    manifests = _manifests(asked, device, start)
     asked = asked._replace(lanes=manifests[0].lanes)
-    if old is not None and old != asked:
+    if old is not None and (differ := _differences(old, asked)):
         raise RunError(
-            f"{out} is a sweep of something else ({'; '.join(_differences(old, asked))}): take "
-            "another --out, or the same options"
+            f"{out} is a sweep of something else ({'; '.join(differ)}): take another --out, or the "
+            "same options"
         )
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
         files.write(out / NAME, _text(asked))
     directories = [out / name for name in asked.names]
     for directory, content in zip(directories, manifests, strict=True):
-        run.begin(directory, content)
+        run.begin(directory, content, start)
     return directories
 
 
@@ -173,6 +203,8 @@ def read(directory: Path) -> Plan:
             fields["lanes"],
             fields.get("build"),
             own.checked(EnvParams(fields.get("options", {}))),
+            parse_origin(fields.get("start")),
+            fields.get("evaluating") and Evaluating(**fields["evaluating"]),
         )
         parse_seeds(plan.seeds)
         expand(plan.config, plan.grid)
@@ -259,19 +291,22 @@ def _read(name: str, word: str, whose: str) -> Any:
         raise ConfigError(f"{whose} {name} must be {kind.says}; got {word!r}") from None
 
 
-def _manifests(plan: Plan, device: Mapping[str, Any] | None) -> list[Manifest]:
+def _manifests(
+    plan: Plan, device: Mapping[str, Any] | None, start: "Start | None"
+) -> list[Manifest]:
     """The manifest of every run; this is where every point is tried."""
     from jaxpg.runs import run
 
     programs, settings = expand(plan.config, plan.grid)
     seeds, build = parse_seeds(plan.seeds), own.find(plan.build, plan.options)
+    during: dict[str, Any] = {"start": start, "evaluating": plan.evaluating}
     found = []
     for program in programs:
         # What a setting replaces has the first setting's value, so that it says nothing false.
         config = with_setting(with_values(plan.config, program), settings[0])
         fixed = own.fixed(build, {**program, **settings[0]})
         what = (plan.preset, config, seeds, plan.lanes, settings)
-        found.append(run.plan(*what, build=fixed, device=device))
+        found.append(run.plan(*what, build=fixed, device=device, **during))
         run.check_parts(found[-1], fixed)
     return found
 
@@ -286,13 +321,25 @@ def is_sweep(directory: Path) -> bool:
 
 
 def _text(plan: Plan) -> str:
-    content = {"schema": SCHEMA, **plan._asdict(), "config": dataclasses.asdict(plan.config)}
+    content = {
+        "schema": SCHEMA,
+        **plan._asdict(),
+        "config": dataclasses.asdict(plan.config),
+        "start": plan.start and plan.start._asdict(),
+        "evaluating": plan.evaluating and plan.evaluating._asdict(),
+    }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _differences(old: Plan, new: Plan) -> list[str]:
     ours, theirs = (
-        {**plan._asdict(), **dataclasses.asdict(plan.config), "config": None} for plan in (old, new)
+        {
+            **plan._asdict(),
+            **dataclasses.asdict(plan.config),
+            "config": None,
+            "start": plan.start and plan.start.params,
+        }
+        for plan in (old, new)
     )
     return [
         f"{name}: {ours[name]!r} -> {theirs[name]!r}" for name in ours if ours[name] != theirs[name]

@@ -23,7 +23,7 @@ from jaxpg.report import sweep as sweep_report
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep
 from jaxpg.runs.load import load
-from jaxpg.runs.python import train_grid
+from jaxpg.runs.python import train_grid, train_population
 from tests.report.test_report import EVIL, VISIBLE, Page
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -106,6 +106,35 @@ def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, caps
         with pytest.raises(RunError, match="is a sweep of something else") as refused:
             sweep.begin(trained, other)
         assert words in str(refused.value)
+
+
+def test_its_points_start_from_a_run_and_are_evaluated(tmp_path, capsys):
+    source, out = tmp_path / "source", tmp_path / "out"
+    train_population(TINY, SEEDS, lanes=2, out=source)
+    during = training.During(from_=source, evaluate_every=72, evaluate_episodes=2)
+    asked = dataclasses.replace(line(out, lanes=2), during=during)
+    training.sweep(asked)
+    assert "greedy IQM" in capsys.readouterr().out
+    found = sweep_report.load_sweep(out)
+    how = {"start_from": source, "evaluate_every": 72, "evaluate_episodes": 2, "lanes": 2}
+    for directory in {point.directory for point in found.points}:
+        run = load(directory)
+        alone = train_population(run.config, SEEDS, settings=run.settings, **how)
+        for ours, theirs in zip(run.population.evaluations, alone.evaluations, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        for point in found.points:
+            if point.directory == directory:
+                last = alone.evaluations.greedy[alone.setting == point.setting, -1]
+                assert point.evaluated["greedy"].value == pytest.approx(float(iqm(last)))
+    text = Page((out / report.NAME).read_text()).text
+    assert "greedy at the end, IQM" in text
+    training.sweep(asked)
+    assert capsys.readouterr().out.count("is finished") == 2
+    without = dataclasses.replace(during, from_=None)
+    with pytest.raises(RunError, match=r"of something else \(start: '[0-9a-f]{64}' -> None\)"):
+        training.sweep(dataclasses.replace(asked, during=without))
+    with pytest.raises(ConfigError, match="evaluate_every must divide total_steps, 288"):
+        sweep.plan("vpg", TINY, GRID, "3", 2, evaluate_every=108)
 
 
 def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
