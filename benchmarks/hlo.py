@@ -118,7 +118,7 @@ def _of_computation(name: str, computations: dict[str, list[Instruction]]) -> Co
         elif one.op == "fusion":
             inside = computations[called[0]]
             total += _operations(inside, computations)._replace(
-                kernels=1, bytes=_fusion_bytes(one, inside, shapes)
+                kernels=1, bytes=_fusion_bytes(one, inside)
             )
         elif one.op not in FREE:
             read = [_bytes(shapes[operand]) for operand in one.operands]
@@ -160,7 +160,7 @@ def _operations(
     return total
 
 
-def _fusion_bytes(fusion: Instruction, inside: list[Instruction], shapes: dict[str, str]) -> float:
+def _fusion_bytes(fusion: Instruction, inside: list[Instruction]) -> float:
     """Of a fusion's operands and result; of what it slices or updates in place only the slice."""
     within = {one.name: one.shape for one in inside}
     total = 0.0

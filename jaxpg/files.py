@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxpg import words
 from jaxpg.errors import RunError
 
 TEMPORARY = ".tmp-"  # how the name of what is still being written begins
@@ -102,7 +103,7 @@ def reading(path: Path) -> Iterator[None]:
     except KeyError as error:
         raise RunError(f"{path} is damaged: it lacks {error}") from None
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        raise RunError(f"{path} is damaged: {words.line(error)}") from None
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def writing(path: Path, advice: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or words.line(error)
         raise RunError(f"{path} cannot be written ({reason}){advice}") from error
 
 

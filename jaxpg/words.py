@@ -31,9 +31,14 @@ def share(value: float) -> str:
     return f"{value:.1%}".replace("%", " %")
 
 
+def line(said: object) -> str:
+    """What an error or another text says, in a line."""
+    return " ".join(str(said).split())
+
+
 def raised(error: Exception) -> str:
     """What somebody else's code has raised, in a line: ValueError: no such axis."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return line(f"{type(error).__name__}: {error}")
 
 
 def amount(value: float) -> str:

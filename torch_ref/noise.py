@@ -75,7 +75,7 @@ def streams(key: np.ndarray) -> np.ndarray:
 
 def first_reset(key_run: np.ndarray, config: Config, spec: EnvSpec) -> torch.Tensor | np.ndarray:
     """The noise that places N environments at their first state."""
-    key_reset, *_ = split(fold_in(key_run, 0), 4)
+    key_reset, *_ = split(fold_in(key_run, 0), 5)
     return _reset_noise(key_reset, (config.num_envs,), spec)
 
 

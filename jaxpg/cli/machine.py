@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from jaxpg import files
+from jaxpg import files, words
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.runs.watch import EXIT_INTERRUPTED
 
-EXIT_INTERRUPTED = 130
 DEBUGGING = (  # what no program of ours is written for; `chunks.own_jax` does it for Python
     "JAX_CHECK_TRACER_LEAKS",
     "JAX_DEBUG_INFS",
@@ -64,7 +64,7 @@ def prepare(config: Config) -> None:
         try:
             jax.devices()
         except (RuntimeError, AssertionError) as error:  # jax asserts that a GPU's plugin is there
-            reason = " ".join(str(error).split()) or "jax has nothing for it"
+            reason = words.line(error) or "jax has nothing for it"
             raise ConfigError(
                 f"{name} must name devices of this machine, such as cpu; got {asked!r} ({reason})"
             ) from None

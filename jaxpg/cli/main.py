@@ -13,6 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: the words after `jaxpg`; None for those of this process, which is then ours.
     """
     from jaxpg.cli import machine, streams
+    from jaxpg.runs.watch import EXIT_INTERRUPTED
 
     ours = arguments is None
     if ours:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         print("jaxpg: interrupted", file=sys.stderr)
-        sys.exit(machine.EXIT_INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     finally:
         if ours and streams.lost():
             print(f"jaxpg: standard output is incomplete ({streams.lost()})", file=sys.stderr)

@@ -86,16 +86,14 @@ def parity(options: Parity) -> None:
     if options.seeds is not None and options.seeds < 1:
         raise ConfigError(f"--seeds must be at least 1; got {options.seeds}")
     files.check(options.json, "--json")
-    _need_torch()
-    machine.keep_compiled()
-    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
+    _prepare()
     import torch
 
     torch.set_num_threads(1)
     levels, catches = _certify(options)
     passed = all(row.passed for row in levels) and all(catch.level for catch in catches)
     if options.json:
-        document = _document(options, passed, levels, catches)
+        document = _document(passed, levels, catches)
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         files.save(options.json, text + "\n")
     _print(levels, catches)
@@ -116,9 +114,7 @@ class Record:
 
 def record(options: Record) -> None:
     """jaxpg parity record."""
-    _need_torch()
-    machine.keep_compiled()
-    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
+    _prepare()
     from rich.console import Console
 
     from jaxpg.proof import golden
@@ -127,11 +123,14 @@ def record(options: Record) -> None:
     print(f"{options.dir}: {len(golden.CASES)} golden files, and README.md that explains them")
 
 
-def _need_torch() -> None:
+def _prepare() -> None:
+    """A process that compares with PyTorch, on the CPU and in 64 bits where it is asked for."""
     if importlib.util.find_spec("torch") is None:
         raise ConfigError(
             "parity compares with PyTorch, which is not installed: pip install 'jaxpg[torch]'"
         )
+    machine.keep_compiled()
+    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
 
 
 def _certify(options: Parity) -> tuple[list["Row"], list["Catch"]]:
@@ -235,9 +234,7 @@ def _number(error: float) -> str:
     return f"{error:.1e}" if math.isfinite(error) else ""
 
 
-def _document(
-    options: Parity, passed: bool, levels: list["Row"], catches: list["Catch"]
-) -> dict[str, Any]:
+def _document(passed: bool, levels: list["Row"], catches: list["Catch"]) -> dict[str, Any]:
     """Everything found, and what it was found with."""
     import torch
 

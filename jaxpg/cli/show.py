@@ -141,4 +141,4 @@ def attempt(otherwise: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of whatever draws, tracks or writes
-        say(f"{otherwise} ({' '.join(f'{type(error).__name__}: {error}'.split()):.500})")
+        say(f"{otherwise} ({words.raised(error):.500})")

@@ -137,8 +137,6 @@ def train(options: Train) -> None:
         lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
         if lanes is None and not is_new:
             lanes = manifests.read(out).lanes
-        if not is_new:
-            say_if_empty(out)
         asked: dict[str, Any] = {"build": build, "start": start, "evaluating": evaluating}
 
         def begin(lanes: int | None) -> None:
@@ -179,7 +177,6 @@ def resume(options: Resume) -> None:
         from jaxpg.runs import run
 
         import_callback(options.launch)
-        say_if_empty(options.dir)
         if not run.is_finished(options.dir):
             take_algorithm(options.dir, options.changed_algorithm)
         to_the_end(options.dir, options.launch, options.machines, nodes)
@@ -433,14 +430,6 @@ def take_algorithm(directory: Path, changed: bool) -> None:
     changed = changed or run.is_empty(directory)
     manifest = manifests.read(directory)
     edit.adopt(directory, manifests.algorithm(directory, manifest, changed))
-
-
-def say_if_empty(directory: Path) -> None:
-    """A word on a run that was begun before and has saved nothing."""
-    from jaxpg.runs import run
-
-    if run.is_empty(directory):
-        say(f"{directory} was stopped before it saved anything, as while compiling: it starts anew")
 
 
 def draw(directory: Path, report: bool, anew: bool) -> None:

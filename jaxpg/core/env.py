@@ -1,6 +1,6 @@
 """N gymnax environments as pure functions: reset, step, restart.
 
-The package's only import of gymnax. It is done late, because it starts the JAX backend.
+gymnax is imported late, because that starts the JAX backend.
 """
 
 import dataclasses

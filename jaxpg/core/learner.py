@@ -1,7 +1,7 @@
 """init and update: one seed's training state, and one step of the algorithm.
 
 An update has three stages: collect what the policy meets, estimate what it was worth, fit the
-networks to that. The package's only import of optax.
+networks to that.
 """
 
 from collections.abc import Callable

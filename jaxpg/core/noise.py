@@ -81,7 +81,7 @@ def streams(key: jax.Array) -> jax.Array:
 
 def first_reset(key_run: jax.Array, config: Config, spec: EnvSpec) -> jax.Array:
     """The noise that places N environments at their first state."""
-    key_reset, *_ = split(fold_in(key_run, 0), 4)
+    key_reset, *_ = split(fold_in(key_run, 0), 5)
     return _reset_noise(key_reset, (config.num_envs,), spec)
 
 

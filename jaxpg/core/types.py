@@ -1,4 +1,4 @@
-"""The data that flows between the modules; no code.
+"""The data that flows between the modules.
 
 Letters: T steps, N environments, D observation, A actions, M rows of a ring, K outputs of the
 policy network. Arrays are time-major. Floats have the working dtype, unless a line says otherwise.

@@ -115,13 +115,12 @@ def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
 def how_to_load(run: Run, target: str, path: str) -> str:
     """The lines that load it, to be copied."""
     policy = run.policy(run.seeds[0])
-    inputs = policy.actor.spec.obs_size
     spec = policy.actor.spec
     outputs = "logits" if spec.discrete else "mean, then log σ unless it is saved"
     if spec.masked:
         outputs += f", of which the last {spec.num_actions} of an observation allow those with a 1"
     return HOW[target].format(
-        path=path, inputs=inputs, dtype=run.config.float_type, outputs=outputs
+        path=path, inputs=spec.obs_size, dtype=run.config.float_type, outputs=outputs
     )
 
 

@@ -73,7 +73,8 @@ def measure(
         programs = chunks.compile_programs(chunk, length)
         row: dict[str, Any] = {"lanes": number, "compile_seconds": time.perf_counter() - began}
         shapes = chunks.lane_shapes(chunk)
-        chunks.check_memory(programs, shapes, [chunk], config.num_updates, writes=False)
+        at_once = [chunk] * len(programs)
+        chunks.check_memory(programs, shapes, at_once, config.num_updates, writes=False)
         a_worker = max(map(memory.of_program, (programs[0].start, programs[0].advance)))
         rows.append({**row, "program_bytes": a_worker, "steps_per_second": []})
         runs.append((programs, chunk))

@@ -106,7 +106,7 @@ def joined(
     """
     if address is None:
         if mixed:
-            raise ConfigError("--mixed is of a cluster's nodes, and --cluster is missing")
+            raise ConfigError("mixed is of a cluster's nodes, and no cluster is given")
         yield None
         return
     host, _, port = address.rpartition(":")

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import serialize_executable
 
+from jaxpg import words
 from jaxpg.population import cgroups
 
 OPTIONS: dict[str, Any] = {  # of XLA, for a core's programs
@@ -63,7 +64,7 @@ def workers() -> list[Any]:
     except (ImportError, AttributeError, TypeError) as error:
         warnings.warn(
             f"jax {jax.__version__} does not give every core a device of its own "
-            f"({' '.join(str(error).split())}): training is slower",
+            f"({words.line(error)}): training is slower",
             stacklevel=2,
         )
         return local

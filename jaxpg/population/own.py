@@ -119,7 +119,10 @@ def options(build: Build) -> EnvParams:
     parameters = _parameters(build)
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty:
-            raise ConfigError(f"{_name(build)} must be given {name!r}: --option {name}=VALUE")
+            raise ConfigError(
+                f"{_name(build)} must be given {name!r}: --option {name}=VALUE, or in Python "
+                f"functools.partial of it with {name}=VALUE"
+            )
     values = {
         name: parameter.default
         for name, parameter in parameters.items()

@@ -74,8 +74,6 @@ def train_rows(
     Args:
       nodes: the cluster that trains; None for this machine.
     """
-    if segments < 1:
-        raise ConfigError(f"segments must be at least 1; got {segments}")
     number = default_lanes(None if nodes is None else nodes.device) if lanes is None else lanes
     groups = make_chunks(config, seeds, settings, number, own.options(build), start, evaluating)
     length = -(-config.num_updates // min(segments, config.num_updates))

@@ -7,6 +7,7 @@ environment is called env.NAME, an option of an algorithm of one's own option.NA
 import dataclasses
 import itertools
 import operator
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,8 +49,11 @@ def seed_list(seeds: Any) -> list[int]:
         raise ConfigError(
             f"seeds must be integers in [0, 2^32), as range(8); got {seeds!r:.60}"
         ) from None
-    if not numbers or len(set(numbers)) != len(numbers):
-        raise ConfigError(f"seeds must be different and at least one; got {len(numbers)} of them")
+    if not numbers:
+        raise ConfigError("seeds must be at least one; got none")
+    if len(set(numbers)) != len(numbers):
+        (twice, _), *_ = Counter(numbers).most_common(1)
+        raise ConfigError(f"seeds must be different; got {twice} twice")
     wrong = [number for number in numbers if not 0 <= number < 2**32]
     if wrong:
         raise ConfigError(f"a seed must be an integer in [0, 2^32); got {wrong[0]}")

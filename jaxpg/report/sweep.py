@@ -275,7 +275,7 @@ def _sensitivities(found: Found) -> list[Picture]:
 
 def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool) -> None:
     values = found.grid[name]
-    places = _places(axes, name, values)
+    places = _places(axes, values)
     groups: dict[str, dict[Any, float]] = {}
     for point in found.points:
         rest = {k: v for k, v in point.values.items() if k != name}
@@ -328,7 +328,7 @@ def _finite(x: float) -> float:
     return x if math.isfinite(x) else math.nan
 
 
-def _places(axes: Any, name: str, values: Sequence[Any]) -> np.ndarray:
+def _places(axes: Any, values: Sequence[Any]) -> np.ndarray:
     """Where values lie on the horizontal axis: numbers where they are, others side by side."""
     labels = [sweep.show(value) for value in values]
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)

@@ -1,13 +1,10 @@
 """A run directory: training that survives being killed at any instant.
 
-    manifest.json    what is trained, and how that came about; written once, and by extend
-    checkpoints/     of each chunk of seeds the newest two states, whole; see `checkpoints`
-    progress.jsonl   a line per commit, to be looked at; nothing is read back from it
-    lock             held by the process that works here
-    summary.json, results.npz, params.safetensors, curve.png     once it is finished
-
-Imports point up: lock, watch, manifest, checkpoints, results, trained, load, track, run, edit,
-retrace, and python, which trains from Python.
+manifest.json    what is trained, and how that came about; written once, and by `edit`
+checkpoints/     of each chunk of seeds the newest two states, whole; see `checkpoints`
+progress.jsonl   a line per commit, to be looked at; nothing is read back from it
+lock             held by the process that works here
+summary.json, results.npz, params.safetensors, curve.png     once it is finished
 """
 
 from jaxpg.errors import RunError as RunError  # their former place

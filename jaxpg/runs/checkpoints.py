@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
-from jaxpg import files
+from jaxpg import files, words
 from jaxpg.core.config import STATIC
 from jaxpg.core.types import Metrics
 from jaxpg.errors import Foreign, RunError
@@ -165,7 +165,7 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
         seconds = float(metadata["seconds"])
         whose = metadata["identity"]
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{path} is not a checkpoint ({' '.join(str(error).split())})") from None
+        raise RunError(f"{path} is not a checkpoint ({words.line(error)})") from None
     names = _named(wanted)
     expected = {name: (x.shape, np.dtype(x.dtype)) for name, x in names.items()}
     if whose != identity(chunk) or expected != {

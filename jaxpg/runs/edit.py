@@ -32,8 +32,8 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
         manifest = manifests.read(directory)
         manifests.check_same_bits(directory, manifest)
         config = manifest.config
-        unit = "total_steps" if config.collect == "steps" else "total_episodes"
-        budget = total_steps if config.collect == "steps" else total_episodes
+        unit = config.budget
+        budget = {"total_steps": total_steps, "total_episodes": total_episodes}[unit]
         if budget is None:
             raise RunError(f"{directory} has collect={config.collect!r}, so it needs {unit}")
         if config.lr_schedule != "constant":

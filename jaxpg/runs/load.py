@@ -207,7 +207,7 @@ def _summary(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"{directory} is not finished: {again} finishes it") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
+        raise RunError(f"{path} cannot be read ({words.line(error)})") from None
     if not isinstance(summary, dict):
         raise RunError(f"{path} is damaged: it is no object")
     if summary.get("manifest") != manifests.sha256(directory):
@@ -279,7 +279,7 @@ def _arrays(
                     )
                 arrays[name] = array
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
-        raise RunError(f"{path} is damaged ({' '.join(str(error).split()):.200})") from None
+        raise RunError(f"{path} is damaged ({words.line(error):.200})") from None
     return arrays
 
 
@@ -302,7 +302,7 @@ def _params(directory: Path, summary: dict[str, Any], manifest: Manifest, rows: 
     try:
         named = from_safetensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({' '.join(str(error).split()):.200})") from None
+        raise RunError(f"{path} is damaged ({words.line(error):.200})") from None
     found = {name: (leaf.shape, leaf.dtype.name) for name, leaf in named.items()}
     if manifest.build is None:
         wanted = _param_shapes(manifest.config, named, rows)

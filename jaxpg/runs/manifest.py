@@ -246,10 +246,10 @@ def parse(content: bytes, path: Path) -> Manifest:
         raise RunError(f"{path} is damaged: it lacks {error}") from None
     except ConfigError as error:
         raise RunError(
-            f"{path} is damaged, or of another version of jaxpg: {' '.join(str(error).split())}"
+            f"{path} is damaged, or of another version of jaxpg: {words.line(error)}"
         ) from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        raise RunError(f"{path} is damaged: {words.line(error)}") from None
     return manifest
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
-from jaxpg import files
+from jaxpg import files, words
 from jaxpg.core.config import Config
 from jaxpg.core.types import Params
 from jaxpg.errors import RunError
@@ -106,7 +106,7 @@ def of_seeds(start: Start, seeds: Sequence[int]) -> population.Start:
         seeds_there = json.loads(files.safetensors_metadata(start.content)["seeds"])
         known = {seed: i for i, seed in enumerate(seeds_there)}
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = words.line(error)
         raise RunError(f"{start.called} has no parameters of seeds ({reason})") from None
     missing = [seed for seed in seeds if seed not in known]
     if missing:

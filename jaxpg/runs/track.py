@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxpg import files
+from jaxpg import files, words
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MODES
@@ -100,7 +100,7 @@ def read(directory: Path) -> State:
     except FileNotFoundError:
         return NO_TRACKER
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = words.line(error)
         raise RunError(f"{path} is damaged ({reason}): remove it, or give --track again") from None
     return state
 

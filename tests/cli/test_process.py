@@ -18,7 +18,7 @@ from jaxpg.cli import train as training
 from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS, Config
 from jaxpg.policies import evaluate as evaluation
-from jaxpg.runs import compiling, run, track
+from jaxpg.runs import compiling, track
 from jaxpg.runs import manifest as manifests
 
 JAXPG = [sys.executable, "-m", "jaxpg"]
@@ -347,14 +347,6 @@ def test_compiling_says_how_long_it_took_the_first_time(trained, tmp_path, monke
     assert "34 s" in compiling.expectation(longer)
     (tmp_path / compiling.NAME).write_bytes(b"\xff")
     assert "up to a minute" in compiling.expectation(manifest)
-
-
-def test_a_run_that_has_saved_nothing_says_so_when_it_goes_on(trained, tmp_path, capsys):
-    run.begin(tmp_path / "run", manifests.read(trained))
-    training.say_if_empty(tmp_path / "run")
-    assert "was stopped before it saved anything, as while compiling" in capsys.readouterr().err
-    training.say_if_empty(trained)
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,17 @@ def in_the_textbooks_place(monkeypatch, code):
     monkeypatch.setattr(bench, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
 
 
+def test_memory_must_have_room_for_all_workers_at_once(cheap, monkeypatch):
+    """Every one of them trains while speed is measured."""
+    asked = []
+    program = SimpleNamespace(start=None, advance=None)
+    monkeypatch.setattr(bench.chunks, "compile_programs", lambda *a: [program] * 5)
+    monkeypatch.setattr(bench.chunks, "check_memory", lambda *a, **k: asked.append(a))
+    bench.measure(PRESETS["vpg"], [8], 1, 1.0, lambda line: None, textbook=False)
+    ((programs, _, groups, _),) = asked
+    assert len(groups) == len(programs) == 5
+
+
 def test_the_textbook_can_be_left_out(cheap):
     said = []
     measured = bench.measure(PRESETS["vpg"], [8, 16], 2, 1.0, said.append, textbook=False)

@@ -367,7 +367,7 @@ def test_a_grid_is_refused_on_a_tpu_which_emulates_float64(monkeypatch):
     ("seeds", "lanes", "words"),
     [
         ([], None, "at least one"),
-        ([1, 1], None, "different"),
+        ([7, 1, 7], None, "seeds must be different; got 7 twice"),
         ([-1], None, "2^32"),
         ([True], None, "2^32"),
         (np.array([True]), None, "2^32"),
