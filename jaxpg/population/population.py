@@ -7,6 +7,7 @@ their order, or on the number of devices; only, in the last bits, on the number 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
 from jaxpg.population import chunks, cluster, memory, own
-from jaxpg.population.chunks import Advance, Chunk, Program, Snapshot
+from jaxpg.population.chunks import Advance, Chunk, Snapshot
 from jaxpg.population.cluster import Cluster, Task
 from jaxpg.population.evaluations import Evaluating, Evaluations
 from jaxpg.population.own import Build
@@ -89,26 +90,15 @@ def train_rows(
     def train_one(advance: Advance, i: int) -> None:
         for _, snapshot in advance(groups[i], config.num_updates, reached.get(i)):
             tally.add(i, snapshot)
-            if nodes is not None:  # its arrays stay as they are; another worker may go on from it
-                reached[i] = snapshot
+            reached[i] = snapshot  # from which another worker of a cluster may go on
             if stop.is_set():
                 return
         # Copies: jax's own arrays are larger than what is in them.
         reached[i] = snapshot._replace(lanes=jax.tree.map(np.array, snapshot.lanes))
 
-    began, jobs = time.perf_counter(), range(len(groups))
-    programs: Sequence[Program] = ()
+    task = Task(groups[0], length, config.num_updates, build)
     try:
-        if nodes is None:
-            programs = chunks.compile_programs(groups[0], length, len(groups), build)
-        shapes, elsewhere = chunks.lane_shapes(groups[0], build), nodes.size if nodes else 0
-        chunks.check_memory(programs, shapes, groups, config.num_updates, False, elsewhere)
-        if nodes is None:
-            ready(time.perf_counter() - began)
-            chunks.work(programs, jobs, train_one, stop)
-        else:
-            task = Task(groups[0], length, config.num_updates, build)
-            cluster.work(nodes, task, jobs, train_one, stop, ready=ready)
+        carry_out(nodes, task, groups, range(len(groups)), train_one, stop, ready=ready)
     except memory.DoesNotFit as problem:
         if lanes is not None or problem.lanes is None:
             raise
@@ -118,6 +108,48 @@ def train_rows(
     ends = [reached[i] for i in range(len(groups))]
     order = rows(seeds, len(settings))
     return gather(groups, ends, order, compile_seconds, tally.seconds())
+
+
+def carry_out(
+    nodes: Cluster | None,
+    task: Task,
+    groups: Sequence[Chunk],
+    jobs: Sequence[int],
+    job: Callable[[Advance, int], None],
+    stop: threading.Event,
+    *,
+    ready: Callable[[float], None],
+    writes: bool = False,
+    note: Callable[[str], None] = lambda sentence: None,
+    compiling: Callable[[], AbstractContextManager[None]] = nullcontext,
+    **limits: Any,
+) -> None:
+    """Do `job(advance, i)` for each i of the jobs, on this machine's workers or a cluster's.
+
+    Args:
+      nodes: the cluster that trains; None for this machine.
+      groups: all chunks, of which the jobs are some; their results must fit into memory, too.
+      stop: once it is set no job is begun; those that are hear of it.
+      ready: called once, when it is compiled, with the seconds which that took.
+      writes: whether the results become files.
+      note: called with a line on the memory that it takes.
+      compiling: what this machine compiles in.
+      limits: of a cluster's workers, as of `cluster.work`.
+
+    Raises:
+      DoesNotFit: if there is not enough memory; no job is begun.
+      ConfigError: if no node of the cluster can train it.
+    """
+    shapes, began = chunks.lane_shapes(task.chunk, task.build), time.perf_counter()
+    if nodes is not None:
+        note(chunks.check_memory((), shapes, groups, task.updates, writes, nodes.size))
+        cluster.work(nodes, task, jobs, job, stop, ready=ready, **limits)
+        return
+    with compiling():
+        programs = chunks.compile_programs(task.chunk, task.length, len(jobs), task.build)
+    note(chunks.check_memory(programs, shapes, groups, task.updates, writes))
+    ready(time.perf_counter() - began)
+    chunks.work(programs, jobs, job, stop)
 
 
 def default_lanes(device: Mapping[str, Any] | None = None) -> int:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.core import env
 from jaxpg.core.config import Config
 from jaxpg.errors import Foreign, RunError, Stopped
-from jaxpg.population import chunks, cluster, own, population, provenance
-from jaxpg.population.chunks import Advance, Chunk, Lane, Program
+from jaxpg.population import chunks, own, population, provenance
+from jaxpg.population.chunks import Advance, Chunk, Lane
 from jaxpg.population.cluster import Cluster, Task
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
@@ -281,31 +282,27 @@ def train(
         jobs = [i for i, chain in chains.items() if chain.update < updates]
         if jobs:
             waiting = time.perf_counter()
-            programs: list[Program] = []
-            if nodes is None:
-                programs = _compile(manifest, groups[0], len(jobs), build, stall_seconds, note)
-            elsewhere = 0 if nodes is None else nodes.size
-            note(chunks.check_memory(programs, shapes, groups, updates, True, elsewhere))
+            to_compile = max(COMPILE_SECONDS, stall_seconds)
             watched = stall_seconds if nodes is None else math.inf  # a cluster watches its own
             with _job(directory, manifest, groups, shapes, chains, tally, stop, watched) as (
                 train_chunk,
                 pace,
             ):
-                if nodes is None:
-                    ready(time.perf_counter() - waiting)
-                    chunks.work(programs, jobs, train_chunk, stop)
-                else:
-                    cluster.work(
-                        nodes,
-                        Task(groups[0], manifest.segment, updates, build),
-                        jobs,
-                        train_chunk,
-                        stop,
-                        ready=ready,
-                        pace=pace,
-                        compile_seconds=max(COMPILE_SECONDS, stall_seconds),
-                        stall_seconds=stall_seconds,
-                    )
+                population.carry_out(
+                    nodes,
+                    Task(groups[0], manifest.segment, updates, build),
+                    groups,
+                    jobs,
+                    train_chunk,
+                    stop,
+                    ready=ready,
+                    writes=True,
+                    note=note,
+                    compiling=partial(_compiling, manifest, to_compile, note),
+                    pace=pace,
+                    compile_seconds=to_compile,
+                    stall_seconds=stall_seconds,
+                )
         if any(chain.update < updates for chain in chains.values()):
             raise Stopped
         return _finish(directory, manifest, groups, shapes, compile_seconds, device)
@@ -367,23 +364,15 @@ def _restore(
     return chains
 
 
-def _compile(
-    manifest: Manifest,
-    chunk: Chunk,
-    workers: int,
-    build: Build,
-    stall_seconds: float,
-    note: Callable[[str], None],
-) -> list[Program]:
-    """The program of this machine's workers, with a word on how long that takes."""
+@contextmanager
+def _compiling(manifest: Manifest, limit: float, note: Callable[[str], None]) -> Iterator[None]:
+    """What this machine compiles in: a word on how long that takes, and an end to what hangs."""
     note(compiling.expectation(manifest))
     began = time.perf_counter()
-    limit = max(COMPILE_SECONDS, stall_seconds)
     with Watchdog(limit, "compiling has not ended") as watchdog:
         watchdog.beat(0)
-        programs = chunks.compile_programs(chunk, manifest.segment, workers, build)
+        yield
     compiling.remember(manifest, time.perf_counter() - began)
-    return programs
 
 
 @contextmanager
