@@ -16,7 +16,7 @@ from jaxpg.cli import machine
 from jaxpg.cli.arguments import Changed, Directories, Directory, Preset
 from jaxpg.cli.show import attempt, describe, say
 from jaxpg.core.config import PRESETS, Config, ConfigError, validate
-from jaxpg.errors import DoesNotFit, Stopped
+from jaxpg.errors import Stopped
 from jaxpg.population import evaluations, own
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep as sweeps
@@ -134,9 +134,6 @@ def train(options: Train) -> None:
         import_callback(options.launch)
         build = own.find(options.own.algorithm, given)
         start = _start(during)
-        lanes, is_new = options.run.lanes, not (out / manifests.NAME).exists()
-        if lanes is None and not is_new:
-            lanes = manifests.read(out).lanes
         asked: dict[str, Any] = {"build": build, "start": start, "evaluating": evaluating}
 
         def begin(lanes: int | None) -> None:
@@ -147,15 +144,7 @@ def train(options: Train) -> None:
             track.choose(out, options.run.track)
             to_the_end(out, options.launch, options.machines, nodes)
 
-        try:
-            begin(lanes)
-        except DoesNotFit as problem:
-            if is_new:
-                run.withdraw(out)
-            if lanes is not None or problem.lanes is None:
-                raise
-            say(f"{problem}, and is taken")
-            begin(problem.lanes)
+        run.with_lanes_that_fit(out, options.run.lanes, begin, say)
 
 
 @dataclasses.dataclass(frozen=True)

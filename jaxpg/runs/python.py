@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 from jaxpg import fast, words
 from jaxpg.core.config import PRESETS, Config, ConfigError
-from jaxpg.errors import DoesNotFit, Stopped
+from jaxpg.errors import Stopped
 from jaxpg.population import evaluations, own, population, progress
 from jaxpg.population.cluster import Cluster, joined
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list, with_values
-from jaxpg.runs import manifest as manifests
 from jaxpg.runs import run
 from jaxpg.runs import start as starts
 from jaxpg.runs.load import Run, load
@@ -164,23 +163,19 @@ def _train_into(
 ) -> Trained:
     """Begin a run, or go on with it, to its end."""
     run.check_usable(directory)
-    is_new = not (directory / manifests.NAME).exists()
-    chosen = lanes if is_new or lanes is not None else manifests.read(directory).lanes
     device, build = None if nodes is None else nodes.device, options["build"]
-    what = run.plan(_name(config), config, seeds, chosen, device=device, **options)
-    run.check_parts(what, build)
-    run.begin(directory, what, options["start"])
-    try:
+
+    def begin(lanes: int | None) -> None:
+        what = run.plan(_name(config), config, seeds, lanes, device=device, **options)
+        run.check_parts(what, build)
+        run.begin(directory, what, options["start"])
         if not run.is_finished(directory):
             run.train(directory, report=report, stall_seconds=math.inf, build=build, nodes=nodes)
+
+    try:
+        run.with_lanes_that_fit(directory, lanes, begin)
     except Stopped:
         raise Stopped(f"stopped, and saved in {directory}: the same call goes on") from None
-    except DoesNotFit as problem:
-        if is_new:
-            run.withdraw(directory)
-        if not is_new or lanes is not None or problem.lanes is None:
-            raise
-        return _train_into(directory, config, seeds, problem.lanes, report, options, nodes)
     return load(directory).population
 
 

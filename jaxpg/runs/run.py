@@ -26,7 +26,7 @@ from jaxpg import fast, files
 from jaxpg.analysis.stats import iqm
 from jaxpg.core import env
 from jaxpg.core.config import Config
-from jaxpg.errors import Foreign, RunError, Stopped
+from jaxpg.errors import DoesNotFit, Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
 from jaxpg.population.cluster import Cluster, Task
@@ -168,6 +168,36 @@ def withdraw(directory: Path) -> None:
             (directory / manifests.NAME).unlink()
     except OSError as error:
         raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
+
+
+def with_lanes_that_fit(
+    directory: Path,
+    lanes: int | None,
+    begin: Callable[[int | None], None],
+    note: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """`begin(lanes)`, which trains; where nobody chose them and memory has no room, as many as fit.
+
+    Args:
+      directory: that it trains into; one that is new is left empty if nothing fits.
+      lanes: None for those that the run has, or the backend's.
+      note: called with a sentence if others are taken.
+
+    Raises:
+      DoesNotFit: if there is not enough memory; nothing is trained.
+    """
+    is_new = not (directory / manifests.NAME).exists()
+    if lanes is None and not is_new:
+        lanes = manifests.read(directory).lanes
+    try:
+        begin(lanes)
+    except DoesNotFit as problem:
+        if is_new:
+            withdraw(directory)
+        if lanes is not None or problem.lanes is None:
+            raise
+        note(f"{problem}, and is taken")
+        with_lanes_that_fit(directory, problem.lanes, begin, note)
 
 
 def check_same(directory: Path, manifest: Manifest) -> None:

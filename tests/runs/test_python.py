@@ -154,6 +154,26 @@ def test_fewer_lanes_where_memory_is_short(memory, tmp_path, monkeypatch):
     assert not list((tmp_path / "other").glob("*.json"))
 
 
+def test_nothing_is_left_where_nothing_fits(tmp_path, monkeypatch, capsys):
+    """With the usual lanes, nor with those that should have; by a call and by a command."""
+    tried = []
+
+    def check(programs, shapes, groups, *rest, **options):
+        tried.append(len(groups[0].keys))
+        raise DoesNotFit(f"too many lanes: {tried[-1]}", 2 if tried[-1] > 2 else None)
+
+    monkeypatch.setattr(chunks, "check_memory", check)
+    with pytest.raises(DoesNotFit, match="lanes: 2"):
+        jaxpg.train_population(TINY, SEEDS, out=tmp_path / "called")
+    small = ["--num-envs", "3", "--num-steps", "24", "--total-steps", "288", "--hidden-sizes", "6"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "vpg", *small, "--seeds", "5", "--out", str(tmp_path / "by-command")])
+    assert ended.value.code == 2
+    assert "jaxpg: too many lanes: 16, and is taken" in capsys.readouterr().err
+    assert tried == [16, 2] * 2
+    assert not list(tmp_path.glob("*/*.json"))
+
+
 def test_the_page_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pages.run(readme.ROOT / "docs" / "runs.md") == 2
