@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import trained
-from benchmarks.record import fill, markdown, read
+from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.stats import SOLVED
 from jaxpg.core.config import PRESETS, Config
@@ -171,7 +171,7 @@ def fill_page(page: Path, record: dict[str, Any]) -> None:
     rollout = [cell["useful_rollout"] for cell in cells]
     gradient = [cell["useful_gradient"] for cell in cells]
     parts = {
-        "table": f"{_table(cells)}\n\n`{record['command']}`, commit {record['commit']}, jax "
+        "table": f"{_table(cells)}\n\n`{record['command']}`, {commits(record)}, jax "
         f"{versions['jax']}, {device['count']} CPU cores: {record['seeds']} seeds in each row, "
         f"{sum(cell['env_steps'] for cell in cells) / 1e6:,.0f} million environment steps in "
         f"{sum(cell['seconds'] for cell in cells) / 60:.0f} minutes.",

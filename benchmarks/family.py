@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import trained
 from benchmarks.measure import DOCS, figure, start_as_jaxpg
-from benchmarks.record import fill, markdown, read
+from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.outcomes import trailing_return
 from jaxpg.analysis.stats import SOLVED
@@ -131,7 +131,7 @@ def page_part(before: list[dict[str, Any]], record: dict[str, Any]) -> str:
     """The table, and where it comes from."""
     rows = record["rows"]
     return (
-        f"{table(before + rows)}\n\n`{record['command']}`, commit {record['commit']}, jax "
+        f"{table(before + rows)}\n\n`{record['command']}`, {commits(record)}, jax "
         f"{record['versions']['jax']}, {record['device']['count']} CPU cores "
         f"({record['processor']}): {record['seeds']} seeds in each cell, "
         f"{len(rows) * record['seeds']:,} in all and "

@@ -35,6 +35,15 @@ def read(name: str, platform: str = "cpu") -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def commits(record: dict[str, Any]) -> str:
+    """Of which commits its rows are: commit 1a2b3c, or commits 1a2b3c and 4d5e6f."""
+    found = list(
+        dict.fromkeys(row.get("commit", record["commit"]) for row in record.get("rows", [{}]))
+    )
+    *before, last = found
+    return f"commits {', '.join(before)} and {last}" if before else f"commit {last}"
+
+
 def fill(text: str, parts: dict[str, str]) -> str:
     """The text with each named part put between its markers, which must be there."""
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""Benchmarks that train for long: a row is written when it is there; a second call goes on."""
+"""Benchmarks that take long: a row is written when it is there; a second call goes on."""
 
 import dataclasses
 import sys
@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.record import read, write
 from jaxpg.core.config import Config
+from jaxpg.population.provenance import commit
 from jaxpg.runs.manifest import parse_config
 
 
@@ -18,14 +19,15 @@ def rows(
     table: Callable[[list[dict[str, Any]]], str],
     by: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Train what benchmarks/results/NAME-PLATFORM.json does not have, and return all rows in order.
+    """Measure what benchmarks/results/NAME-PLATFORM.json does not have; all rows in order.
 
-    A row belongs to a config: one of a preset that has changed since is trained again.
+    A row belongs to a config: one of a preset that has changed since is measured again. It says of
+    which commit it is.
 
     Args:
       name: of the benchmark.
-      wanted: what a row begins with (labels), and what is trained for it.
-      measure: gives the rest of the row, of a config; takes minutes.
+      wanted: what a row begins with (labels), and the config that it is of.
+      measure: gives the rest of the row, of a config.
       common: what else decides the numbers (how many seeds …); if that changes, all begin anew.
       table: of rows, as Markdown; kept in the record.
       by: labels that a row belongs to beside its config; `measure` is given them by name.
@@ -39,7 +41,7 @@ def rows(
     def known(labels: dict[str, Any], config: Config) -> dict[str, Any] | None:
         for before, row in old:
             if before == config and all(row[name] == labels[name] for name in by):
-                return {**row, **labels}
+                return {"commit": record["commit"], **row, **labels}
         return None
 
     found = [known(labels, config) for labels, config in wanted]
@@ -47,7 +49,8 @@ def rows(
         if found[i] is None:
             print(*labels.values(), file=sys.stderr, flush=True)
             own = measure(config, **{name: labels[name] for name in by})
-            found[i] = {**labels, "config": dataclasses.asdict(config), **own}
+            about = {"config": dataclasses.asdict(config), "commit": commit()}
+            found[i] = {**labels, **about, **own}
             there = [row for row in found if row is not None]
             write(name, {**common, "rows": there, "table": table(there)})
     return [row for row in found if row is not None]

@@ -14,7 +14,7 @@ from benchmarks import contenders, measure, ppo, readme, record, trained
 from benchmarks.baselines import textbook
 from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS
-from jaxpg.population import bench
+from jaxpg.population import bench, provenance
 
 
 @pytest.mark.slow
@@ -264,6 +264,27 @@ def test_rows_of_one_config_are_told_apart_by_labels(monkeypatch, tmp_path):
     assert rows(2, 4) == [2, 4]
     assert rows(4, 8, 2) == [4, 8, 2]
     assert taken == [2, 4, 8]
+
+
+def test_a_row_says_of_which_commit_it_is(monkeypatch, tmp_path):
+    """One that was there before the rows said so is of the commit that wrote it."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+
+    def rows(commit, *gammas):
+        monkeypatch.setattr(provenance, "commit", lambda: commit)
+        monkeypatch.setattr(trained, "commit", lambda: commit)
+        configs = [dataclasses.replace(PRESETS["vpg"], gamma=gamma) for gamma in gammas]
+        trained.rows("x", [({}, config) for config in configs], lambda config: {}, {}, str)
+        return record.read("x")
+
+    found = rows("a1", 0.5, 0.6)
+    del found["rows"][0]["commit"]
+    (tmp_path / "x-cpu.json").write_text(json.dumps(found))
+    assert record.commits(found) == "commit a1"
+    found = rows("b2", 0.5, 0.6, 0.7)
+    assert [row["commit"] for row in found["rows"]] == ["a1", "a1", "b2"]
+    assert record.commits(found) == "commits a1 and b2"
+    assert record.commits({"commit": "c3", "levels": []}) == "commit c3"
 
 
 def test_a_page_says_what_was_not_measured(monkeypatch, tmp_path):
