@@ -29,6 +29,27 @@ Changed = Annotated[
     bool, arg(help="Take the source of --algorithm as it is now, if it was another.")
 ]
 File = Annotated[Path | None, arg(metavar="FILE")]
+ELSEWHERE = {  # options as other libraries call them
+    "anneal-lr": "lr-schedule",
+    "clip-eps": "clip-coef",
+    "clip-range": "clip-coef",
+    "clip-vloss": "clip-value",
+    "entropy-coef": "ent-coef",
+    "env-id": "env",
+    "lr": "learning-rate",
+    "n-envs": "num-envs",
+    "n-epochs": "epochs",
+    "n-steps": "num-steps",
+    "norm-adv": "normalize-advantage",
+    "num-minibatches": "minibatches",
+    "seed": "seeds",
+    "tensorboard": "track",
+    "timesteps": "total-steps",
+    "total-timesteps": "total-steps",
+    "update-epochs": "epochs",
+    "value-coef": "vf-coef",
+    "wandb": "track",
+}
 
 
 class Command(NamedTuple):
@@ -116,9 +137,9 @@ def _check_options(name: str, options: type, words: Sequence[str]) -> None:
     for word in words:
         option = _option(word)
         if word.startswith("--") and option and option not in known:
-            parts = [x for x in known if option in x.split("-")]
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.6) or parts
-            near = near or difflib.get_close_matches(option, known, n=3, cutoff=0.3)
+            near = [ELSEWHERE[option]] if ELSEWHERE.get(option) in known else []
+            near = near or difflib.get_close_matches(option, known, n=1, cutoff=0.6)
+            near = near or [x for x in known if option in x.split("-")]
             names = " or ".join(f"--{x}" for x in near)
             hint = f"; did you mean {names}? See" if near else "; see"
             raise ConfigError(f"{name}: unknown option --{option}{hint} jaxpg {name} --help")

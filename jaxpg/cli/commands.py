@@ -22,7 +22,7 @@ COMMANDS = {
     "resume": Command(train.Resume, train.resume, ("jaxpg resume runs/cartpole",)),
     "status": Command(show.Status, show.status, ("jaxpg status runs/cartpole",)),
     "extend": Command(
-        train.Extend, train.extend, ("jaxpg extend runs/cartpole --total-steps 1000000",)
+        train.Extend, train.extend, ("jaxpg extend runs/long --total-steps 1000000",)
     ),
     "merge": Command(train.Merge, train.merge, ("jaxpg merge runs/a runs/b --out runs/both",)),
     "report": Command(show.Report, show.report, ("jaxpg report runs/cartpole",)),
@@ -75,7 +75,7 @@ COMMANDS = {
         environments.check_env,
         ("jaxpg check-env brax:ant", "jaxpg check-env my_environments:Echo-v0"),
     ),
-    "presets": Command(show.Presets, show.presets, ("jaxpg presets",)),
+    "presets": Command(show.Presets, show.presets, ("jaxpg presets", "jaxpg presets ppo")),
     "oracle": Command(
         oracle.Oracle,
         oracle.oracle,

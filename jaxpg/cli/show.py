@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from jaxpg import files, words
 from jaxpg.cli.arguments import Directories, Directory, File
-from jaxpg.core.config import PRESET_NOTES, PRESETS, Config, ConfigError
+from jaxpg.core.config import PRESET_NOTES, PRESETS, ConfigError, preset
 from jaxpg.runs import manifest as manifests
 
 Solved = Annotated[float | None, arg(metavar="RETURN")]
@@ -90,19 +90,31 @@ def compare(options: Compare) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Presets:
-    """List the presets, and what they set."""
+    """List the presets, and what they set; or all values of one."""
+
+    name: Annotated[str | None, Positional, arg(metavar="[PRESET]")] = None
+    """Only this one, with everything that it leaves as it is."""
 
 
 def presets(options: Presets) -> None:
     """jaxpg presets."""
+    if options.name is not None:
+        _preset(options.name, dataclasses.asdict(preset(options.name)))
+        return
     for name, config in PRESETS.items():
-        print(f"{name}\n  {PRESET_NOTES[name]}")
-        for field in dataclasses.fields(Config):
-            value = getattr(config, field.name)
-            if name == "vpg" or value != field.default:
-                print(f"    {field.name} = {value}")
+        values = dataclasses.asdict(config)
+        if name != "vpg":
+            usual = dataclasses.asdict(PRESETS["vpg"])
+            values = {field: x for field, x in values.items() if x != usual[field]}
+        _preset(name, values)
         if name != "vpg":
             print("    (the rest as in vpg)")
+
+
+def _preset(name: str, values: dict[str, Any]) -> None:
+    print(f"{name}\n  {PRESET_NOTES[name]}")
+    for field, value in values.items():
+        print(f"    {field} = {value}")
 
 
 def describe(directory: Path) -> str:

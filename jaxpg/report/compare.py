@@ -18,6 +18,7 @@ from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import DASHES, MUTED, SERIES
 from jaxpg.runs.load import Run, load
+from jaxpg.runs.manifest import sha256
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
 KINDS = (".png", ".svg", ".pdf")
@@ -99,9 +100,25 @@ def pairs(some: Sequence[Entry]) -> list[Pair]:
 
 
 def notes(some: Sequence[Entry]) -> list[str]:
-    """What a reader must know besides: unequal budgets first, then seeds unlike the others."""
+    """What a reader must know besides: what was trained before, unequal budgets, and seeds unlike
+    the others."""
     seeds = [f"{entry.letter}: {line}" for entry in some for line in remarks(entry.some)]
-    return budgets(some) + seeds
+    return starts(some) + budgets(some) + seeds
+
+
+def starts(some: Sequence[Entry]) -> list[str]:
+    """Which of them start from a finished run; nothing if none does."""
+    known = {sha256(entry.run.directory): entry.letter for entry in reversed(some)}
+    lines = []
+    for entry in some:
+        origin = entry.run.manifest.start
+        if origin is not None:
+            whose = known.get(origin.manifest) or origin.run or "a population in memory"
+            lines.append(
+                f"{entry.letter} starts from what {whose} had trained, which is not in its budget: "
+                "it is no fair comparison with what starts anew"
+            )
+    return lines
 
 
 def budgets(some: Sequence[Entry]) -> list[str]:

@@ -1,5 +1,6 @@
 """The command: what it writes, and what it says to bad input."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -8,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from jaxpg.cli.arguments import ELSEWHERE
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
-from jaxpg.core.config import PRESETS, ConfigError
+from jaxpg.core.config import PRESETS, Config, ConfigError
 from jaxpg.runs.manifest import parse_seeds
 
 
@@ -73,7 +75,8 @@ def test_train_writes_a_complete_directory(tmp_path):
         (["train", "--estimator", "total_return"], "needs collect='episodes'"),
         (["train", "--networks", "shared"], "value_steps=1"),
         (["train", "--env", "CartPol-v1", "--seeds", "2"], "did you mean 'CartPole-v1'"),
-        (["presets", "vpg"], "presets: Unrecognized options: vpg"),
+        (["presets", "vgp"], "unknown preset 'vgp'; did you mean 'vpg'"),
+        (["presets", "vpg", "ppo"], "presets: Unrecognized options: ppo"),
         (["status", "runs/x", "--hlep"], "status: unknown option --hlep; did you mean --help?"),
         (["merge", "runs/x", "--ot=runs/y"], "merge: unknown option --ot; did you mean --out?"),
         (["retrace", "runs/x"], "Missing from jaxpg retrace: --seed INT"),
@@ -103,6 +106,29 @@ def test_a_typo_in_an_option_gets_a_suggestion(capsys):
         main(["train", "--gama", "0.9"])
     assert exit_.value.code == 2
     assert "did you mean --gamma?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        *((f"--{theirs}", f"; did you mean --{ours}? See") for theirs, ours in ELSEWHERE.items()),
+        ("--save-model", "; see"),
+        ("--schedule", "; did you mean --lr-schedule? See"),
+    ],
+)
+def test_options_as_other_libraries_call_them(given, hint, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", given, "1"])
+    said = f"jaxpg: train: unknown option {given}{hint} jaxpg train --help"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+def test_one_preset_is_shown_whole(capsys):
+    main(["presets", "ppo"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ppo"
+    assert "    clip_coef = 0.2" in lines  # which is also vpg's
+    assert len(lines) == 2 + len(dataclasses.fields(Config))
 
 
 def test_a_directory_with_anything_in_it_is_left_alone(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """jaxpg compare: what it says of two runs, and what it refuses."""
 
+import dataclasses
 import json
 
 import handmade
@@ -9,6 +10,7 @@ import pytest
 from jaxpg.analysis.stats import improvement, seeds_needed
 from jaxpg.cli.main import main
 from jaxpg.report import compare
+from jaxpg.runs import manifest as manifests
 
 UPDATES = 5
 
@@ -103,6 +105,22 @@ def test_unequal_budgets_are_said_first_and_compared_after_the_smaller(runs, tmp
     assert found["pairs"][0]["probability_of_improvement"]["value"] == 0
     assert "B beats A with probability 0.000 (0.000 to 0.459) after 100 environment steps" in shown
     assert found["notes"][0].startswith("budgets differ")
+
+
+def test_what_was_trained_before_is_said_first(runs):
+    """A run that starts from the other, or from one that is not compared."""
+    first, second = compare.entries(runs)
+
+    def started(whose, where):
+        origin = manifests.Origin(where, whose, "c" * 64)
+        run = dataclasses.replace(second.run, manifest=second.run.manifest._replace(start=origin))
+        return compare.notes([first, second._replace(run=run)])[0]
+
+    assert not compare.starts([first, second])
+    parent = manifests.sha256(runs[0])
+    assert started(parent, "x").startswith("B starts from what A had trained, which is not in its")
+    assert started("d" * 64, "runs/x").startswith("B starts from what runs/x had trained")
+    assert started("d" * 64, None).startswith("B starts from what a population in memory had")
 
 
 def test_a_learning_rate_that_was_to_fall_later_is_said(runs, tmp_path, capsys):
