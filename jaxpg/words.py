@@ -36,7 +36,7 @@ def line(said: object) -> str:
     return " ".join(str(said).split())
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """What somebody else's code has raised, in a line: ValueError: no such axis."""
     return line(f"{type(error).__name__}: {error}")
 

@@ -585,7 +585,7 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
         return
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise ConfigError(f"{name} must be a number; got {value!r}")
-    for number in map(float, _entries(value)):
+    for number in map(_as_float, _entries(value)):
         if not low <= number <= high or math.isinf(number):
             allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
             if low > 0:
@@ -593,6 +593,14 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
             if low == -math.inf:
                 allowed = "finite"
             raise ConfigError(f"{name} must be {allowed}; got {number!r}")
+
+
+def _as_float(value: Any) -> float:
+    """Infinite if it is too large to be one."""
+    try:
+        return float(value)
+    except OverflowError:  # of Python's integers
+        return math.inf
 
 
 def parse_env_params(entries: Sequence[str]) -> EnvParams:
@@ -663,6 +671,8 @@ def with_types(
         elif (kind is bool) != (given is bool) or given is float:
             what = {float: "a number", int: "an integer, which is static", bool: "true or false"}
             raise ConfigError(f"{name} of {env} must be {what[kind]}; got {value!r}")
+        elif kind is int and abs(value) > _MOST:
+            raise ConfigError(f"{name} of {env} must be in [-{_MOST:,}, {_MOST:,}]; got {value:,}")
     return EnvParams(found, frozenset(name for name in found if kinds[name] is not float))
 
 

@@ -33,6 +33,7 @@ ELSEWHERE = {  # options as other libraries call them
     "anneal-lr": "lr-schedule",
     "clip-eps": "clip-coef",
     "clip-range": "clip-coef",
+    "clip-range-vf": "clip-value",
     "clip-vloss": "clip-value",
     "entropy-coef": "ent-coef",
     "env-id": "env",

@@ -14,6 +14,7 @@ from jaxpg.cli.arguments import Changed, Directory, File
 from jaxpg.cli.show import say
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
+from jaxpg.population.evaluations import MOST_EPISODES
 from jaxpg.runs import manifest as manifests
 from jaxpg.words import environment, returned, seeds
 
@@ -55,8 +56,8 @@ class Evaluate:
 
 def evaluate(options: Evaluate) -> None:
     """jaxpg evaluate."""
-    if options.episodes < 1:
-        raise ConfigError(f"--episodes must be at least 1; got {options.episodes}")
+    if not 1 <= options.episodes <= MOST_EPISODES:
+        raise ConfigError(f"--episodes must be in [1, {MOST_EPISODES:,}]; got {options.episodes}")
     check_seed("--evaluation-seed", options.evaluation_seed)
     files.check(options.json, "--json")
     run = load(options.dir, options.changed_algorithm)
@@ -211,7 +212,7 @@ def one_seed(run: "Run", text: str, setting: int) -> int:
     Raises:
       RunError: if the run has none.
     """
-    row = run.row(int(text) if text.isdecimal() else text, setting)
+    row = run.row(int(text) if _is_count(text) else text, setting)
     return int(run.population.seeds[row])
 
 
@@ -237,6 +238,11 @@ def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> Sequ
     return wanted
 
 
+def _is_count(text: str) -> bool:
+    """Whether it is a number of so many digits as seeds may have."""
+    return text.isdecimal() and len(text) <= 10
+
+
 def check_seed(argument: str, seed: int) -> None:
     """Raise ConfigError unless it is in [0, 2^32)."""
     if not 0 <= seed < 2**32:
@@ -251,8 +257,8 @@ def _gymnasium_seeds(config: Config, text: str, available: int, episodes: int) -
         gymnasium_maker(config)
         return available, ""
     if text != "some":
-        if not text.isdecimal():
-            raise ConfigError(f"--gymnasium-seeds must be a number or all; got {text!r}")
+        if not _is_count(text):
+            raise ConfigError(f"--gymnasium-seeds must be a number or all; got {text!r:.60}")
         if int(text):
             gymnasium_maker(config)
         return min(int(text), available), ""

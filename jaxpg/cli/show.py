@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ def report(options: Report) -> None:
     """jaxpg report."""
     from jaxpg.report.page import make
 
+    _check_solved(options.solved)
     print(make(options.dir, options.solved))
 
 
@@ -73,6 +75,7 @@ def compare(options: Compare) -> None:
     if options.picture is not None and options.picture.suffix not in compare.KINDS:
         kinds = ", ".join(compare.KINDS)
         raise ConfigError(f"--picture must end in {kinds}; got {options.picture}")
+    _check_solved(options.solved)
     files.check(options.json, "--json")
     files.check(options.picture, "--picture")
     some = compare.entries(options.dirs, options.solved)
@@ -86,6 +89,12 @@ def compare(options: Compare) -> None:
     if options.picture is not None:
         compare.draw(some, options.picture)
         print(f"picture: {options.picture}")
+
+
+def _check_solved(solved: float | None) -> None:
+    """Raise ConfigError unless it is a return, or None."""
+    if solved is not None and not math.isfinite(solved):
+        raise ConfigError(f"--solved must be finite; got {solved}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,5 +161,5 @@ def attempt(otherwise: str) -> Iterator[None]:
     """What is not training: if it fails, that is said, and the command goes on."""
     try:
         yield
-    except Exception as error:  # of whatever draws, tracks or writes
+    except (Exception, SystemExit) as error:  # of whatever draws, tracks or writes
         say(f"{otherwise} ({words.raised(error):.500})")

@@ -168,13 +168,14 @@ def interface(
     _check_spaces(name, gym, params)
     obs_space, _ = _spaces(gym, params)
     obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
+    image = _image(() if getattr(gym, "masks_actions", False) else obs_shape)
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     if frame_stack == 1:
         return Interface(obs_shape, encode, lambda action: decode(action, {}))
 
     def encode_all(observations: jax.Array) -> jax.Array:
         obs = jax.vmap(encode)(observations)
-        pixels = math.prod(_image(obs_shape)[:2])
+        pixels = math.prod(image[:2])
         return obs.reshape(frame_stack, pixels, -1).swapaxes(0, 1).reshape(-1)
 
     return Interface((frame_stack, *obs_shape), encode_all, lambda action: decode(action, {}))

@@ -66,6 +66,17 @@ def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
     return partial(function, **checked(with_types(name, EnvParams(given), _kinds(function))))
 
 
+def check_made(build: Build, made: Any) -> None:
+    """Raise ConfigError unless what it has made of a config is an Algorithm."""
+    from jaxpg.core.types import Algorithm  # late, for it brings jax
+
+    if not isinstance(made, Algorithm):
+        raise ConfigError(
+            f"{_name(build)} must make an Algorithm of a config, as jaxpg.build does; it returned "
+            f"{made!r:.60}"
+        )
+
+
 def imported(name: str, whose: str) -> Callable[..., Any]:
     """The function called MODULE:FUNCTION.
 

@@ -103,7 +103,7 @@ def value_of(config: Config, name: str) -> Any:
 
 def check_alike(configs: Sequence[Config]) -> None:
     """Raise ConfigError unless the configs of all settings have the same parameters of the
-    environment; others are another program."""
+    environment, and static ones with the same value; others are another program."""
     every = sorted({name for config in configs for name in config.env_params})
     for i, config in enumerate(configs):
         missing = [name for name in every if name not in config.env_params]
@@ -112,6 +112,13 @@ def check_alike(configs: Sequence[Config]) -> None:
                 f"setting {i} has no {ENV}{missing[0]}, which others have: give every setting its "
                 "own, if only the environment's"
             )
+        for name in config.env_params.static:
+            ours, theirs = config.env_params[name], configs[0].env_params[name]
+            if ours != theirs:
+                raise ConfigError(
+                    f"{ENV}{name} is static, each value a program of its own: train them apart, or "
+                    f"in a grid; got {theirs!r} and {ours!r}"
+                )
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -124,14 +131,12 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def expand(
-    config: Config, grid: Mapping[str, Sequence[Any]], build: Build | None = None
+    config: Config, grid: Mapping[str, Sequence[Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A grid as programs and settings: every combination of static values is a program.
 
     Args:
-      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]};
-        an array of numbers too.
-      build: makes the algorithm; None where the grid's options have its types already.
+      grid: values of each field, from `settled`.
 
     Returns:
       Static values of each program, and the settings that each of them trains; the last field of
@@ -146,7 +151,6 @@ def expand(
         if name == "env_params":
             raise ConfigError(f"a grid has each parameter by its name, as {ENV}gravity; got {name}")
     grid = {name: _values(name, values) for name, values in grid.items()}
-    grid = settled(config, grid, build)
     prefixed = [name for name in grid if name.startswith((ENV, OPTION))]
     traced = {*TRACED, *(name for name in prefixed if isinstance(grid[name][0], float))}
     # Whether there is such a bound is static; what it is, is traced.
@@ -166,21 +170,23 @@ def settled(
     env.gravity=5.
 
     Args:
+      grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]};
+        an array of numbers too.
       build: makes the algorithm; None leaves its options as they are.
 
     Raises:
       ConfigError: if an environment of the grid has no such parameter, or the algorithm no such
         option.
     """
-    found = {name: list(values) for name, values in grid.items()}
+    found = {name: _values(name, values) for name, values in grid.items()}
     for name in grid:
         if name.startswith(OPTION) and build is not None:
             base = own.options(build)
             found[name] = [
-                own.typed(base, {name: x})[name.removeprefix(OPTION)] for x in grid[name]
+                own.typed(base, {name: x})[name.removeprefix(OPTION)] for x in found[name]
             ]
     params = [name for name in grid if name.startswith(ENV)]
-    for where, name in itertools.product(grid.get("env", [config.env]) if params else (), params):
+    for where, name in itertools.product(found.get("env", [config.env]) if params else (), params):
         from jaxpg.core import env  # late, for it brings jax
 
         one = dataclasses.replace(config, env=where, env_params=EnvParams())

@@ -79,9 +79,13 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
         own = words.parameters(run.config.env_params, run.manifest.varied)
         name = f"{run.directory}  {own}".rstrip()
         if len(run.settings) > 1:
-            name += "  " + ", ".join(f"{k}={v:g}" for k, v in run.settings[setting].items())
+            name += "  " + ", ".join(f"{k}={_shown(v)}" for k, v in run.settings[setting].items())
         found.append(Entry(letter, name, run, rows, within, some, measure(some)))
     return found
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 def pairs(some: Sequence[Entry]) -> list[Pair]:

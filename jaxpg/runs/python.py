@@ -14,7 +14,7 @@ from jaxpg.population import evaluations, own, population, progress
 from jaxpg.population.cluster import Cluster, joined
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import Setting, expand, plain, seed_list, with_values
+from jaxpg.population.settings import Setting, expand, plain, seed_list, settled, with_values
 from jaxpg.runs import run
 from jaxpg.runs import start as starts
 from jaxpg.runs.load import Run, load
@@ -135,7 +135,7 @@ def train_grid(
         )
     seeds = seed_list(seeds)
     build = options.pop("build", fast.build)
-    programs, settings = expand(config, grid, build)
+    programs, settings = expand(config, settled(config, grid, build))
     points = [(with_values(config, values), own.fixed(build, values)) for values in programs]
     lanes = options.get("lanes") or population.default_lanes()
     every = options.get("evaluate_every")

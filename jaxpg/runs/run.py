@@ -34,7 +34,7 @@ from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import Setting, plain, plain_setting, seed_list
+from jaxpg.population.settings import Setting, plain, plain_setting, seed_list, with_setting
 from jaxpg.runs import checkpoints, compiling, results, track
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
@@ -95,9 +95,11 @@ def plan(
         written.
       RunError: if the seeds cannot start there.
     """
+    if len(settings) == 1:  # so that the config says nothing false
+        config, build = with_setting(config, settings[0]), own.fixed(build, settings[0])
     config, seeds = env.settle(plain(config)), seed_list(seeds)
     with chunks.own_jax(config):
-        build(config)
+        own.check_made(build, build(config))
     lanes = population.default_lanes(device) if lanes is None else lanes
     options, source = own.options(build), own.source(build)
     population.make_chunks(config, seeds[:1], settings, lanes, options)

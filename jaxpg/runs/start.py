@@ -26,6 +26,7 @@ from jaxpg.runs import results
 from jaxpg.runs.manifest import Manifest, Origin
 
 NAME = "start.safetensors"
+MEANING = ("activation", "squash")  # of parameters, beside their shapes
 
 
 class Start(NamedTuple):
@@ -33,6 +34,7 @@ class Start(NamedTuple):
 
     origin: Origin
     content: bytes  # params.safetensors
+    config: Config | None = None  # of jaxpg's own algorithm; None of one's own, or where unknown
 
     @property
     def called(self) -> str:
@@ -66,7 +68,7 @@ def of(trained: Any, directory: Path | None = None) -> Start:
         else manifests.sha256(directory),
         params=hashlib.sha256(content).hexdigest(),
     )
-    return Start(origin, content)
+    return Start(origin, content, what.config if what.build is None else None)
 
 
 def write(directory: Path, start: Start | None) -> None:
@@ -122,6 +124,14 @@ def of_seeds(start: Start, seeds: Sequence[int]) -> population.Start:
 def check(start: Start, config: Config, seeds: Sequence[int], build: Build) -> None:
     """Raise RunError unless these seeds of this config can start there."""
     given = of_seeds(start, seeds)
+    if start.config is not None and own.source(build) is None:
+        for name in MEANING:
+            there, here = (getattr(one, name) for one in (start.config, config))
+            if there != here:
+                raise RunError(
+                    f"{start.called} has {name}={there!r}, and this config {here!r}: the same "
+                    "parameters would be another policy"
+                )
     (drawn, *_) = population.make_chunks(config, seeds[:1], [{}], 2, own.options(build))
     wanted = _shapes(chunks.lane_shapes(drawn, build).state.params)
     found = _shapes(given.params)

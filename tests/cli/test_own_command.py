@@ -44,6 +44,10 @@ def watch(directory, progress):
 
 def fails(directory, progress):
     raise OSError("no more room")
+
+
+def leaves(directory, progress):
+    raise SystemExit(3)
 """
 SMALL = ["--num-envs=3", "--num-steps=24", "--total-steps=504", "--hidden-sizes=6", "--lanes=2"]
 OWN = ["--algorithm", "theirs:scaled"]
@@ -223,12 +227,13 @@ def test_a_callback_is_called_after_each_commit(theirs, stopped, tmp_path, capsy
     told = [json.loads(line) for line in (stopped / "progress.jsonl").read_text().splitlines()]
     assert [x[0] for x in lines] == [x["fraction"] for x in told][-len(lines) :]
     assert lines[-1] == [1.0, 2 * 504]
-    out = tmp_path / "other"
-    small = [*SMALL, "--seeds", "2", "--no-report", "--out", str(out)]
-    main(["train", "vpg", *small, "--callback", "theirs:fails"])
-    said = capsys.readouterr().err
-    assert said.count("the callback theirs:fails failed, and is told nothing more") == 1
-    assert run.is_finished(out)
+    for name in ("fails", "leaves"):
+        out = tmp_path / name
+        small = [*SMALL, "--seeds", "2", "--no-report", "--out", str(out)]
+        main(["train", "vpg", *small, "--callback", f"theirs:{name}"])
+        said = capsys.readouterr().err
+        assert said.count(f"the callback theirs:{name} failed, and is told nothing more") == 1
+        assert run.is_finished(out)
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,19 @@ def test_the_command_line_is_that_of_train_and_a_grid():
     assert asked.seeds == "0:5"
 
 
+def test_to_read_a_sweep_imports_no_environment(tmp_path):
+    """A stranger's is safe to look at; what its module has was asked when it was planned."""
+    config = dataclasses.replace(TINY, env="nowhere:Mine-v0")
+    grid = {"env.slope": [1.0, 2.0], "env.depth": [3, 4]}
+    asked = planned(config=config, grid=grid)
+    (tmp_path / sweep.NAME).write_text(sweep._text(asked))
+    found = sweep.read(tmp_path)
+    assert found == asked
+    assert found.names == ["1-env.depth=3", "2-env.depth=4"]
+    with pytest.raises(ConfigError, match=r"'nowhere'.* cannot be imported"):
+        sweep.plan("vpg", config, grid, "3", 2)
+
+
 def test_other_directories_are_left_alone(tmp_path, trained):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=r"it holds notes\.txt"):

@@ -252,16 +252,6 @@ def test_without_a_time_limit_one_must_be_given(register):
     assert rows.truncated.tolist() == [False, False, True] * 2 + [False, False]
 
 
-def test_actions_without_bounds_cannot_be_squashed_into_them(register):
-    class Unbounded(Walk):
-        def action_space(self, params):
-            return spaces.Box(-1.0, np.inf, (1,), jnp.float32)
-
-    register("Unbounded-v0", Unbounded)
-    with pytest.raises(ConfigError, match="finite bounds; Unbounded-v0 acts in"):
-        jaxpg.build(Config(env="Unbounded-v0", squash=True))
-
-
 def test_a_limit_in_another_type_is_kept_in_it():
     """BernoulliBandit has its limit as a float, and cannot do with an int."""
     assert env.make("BernoulliBandit-misc", max_episode_steps=5).spec.time_limit == 5

@@ -175,3 +175,31 @@ def test_whoever_acts_gives_the_last_observations_the_oldest_first():
     flat = dataclasses.replace(config, env="CartPole-v1", conv_features=())
     encode = jaxpg.Policy.of(flat, {}).actor.interface.encode
     np.testing.assert_array_equal(encode(jnp.arange(8.0).reshape(2, 4)), np.arange(8.0))
+
+
+class Masking(type(gymnax.make("CartPole-v1")[0])):
+    """CartPole that observes two rows of four numbers, the last two of which mask its actions."""
+
+    masks_actions = True
+
+    def get_obs(self, state, params=None, key=None):
+        mask = jnp.array([state.x > 0, True], jnp.float32)
+        rows = [super().get_obs(state), jnp.full(2, state.time), mask]
+        return jnp.concatenate(rows).reshape(2, 4)
+
+    def observation_space(self, params):
+        return gymnax.environments.spaces.Box(-jnp.inf, jnp.inf, (2, 4))
+
+
+def test_rows_with_a_mask_are_no_image_to_whoever_acts():
+    """They lie one after the other, as in training, so that the mask is the end of the newest."""
+    gymnax.register("Masking-test", Masking)
+    one, stacked = (env.make("Masking-test") for _ in range(2))
+    stacked = env.stack_frames(stacked, 2)
+    before = one.reset(keys(1))
+    now, *_ = one.step(keys(1), before, jnp.array([1]))
+    then, *_ = stacked.step(keys(1), stacked.reset(keys(1)), jnp.array([1]))
+    frames = jnp.stack([before.obs[0], now.obs[0]]).reshape(2, 2, 4)
+    encode = env.interface("Masking-test", frame_stack=2).encode
+    np.testing.assert_array_equal(encode(frames), then.obs[0])
+    assert stacked.spec.image == ()

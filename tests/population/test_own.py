@@ -15,7 +15,7 @@ import jaxpg
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.population import own
-from jaxpg.population.settings import expand
+from jaxpg.population.settings import expand, settled
 
 TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 3, hidden_sizes=(4,))
 
@@ -143,7 +143,7 @@ def test_each_lane_has_its_own_option(form, monkeypatch):
 
 def test_a_grid_of_options_has_settings_and_programs():
     grid = {"option.scale": [0, 1], "option.layers": [1, 2], "gamma": [0.9]}
-    programs, settings = expand(TINY, grid, scaled)
+    programs, settings = expand(TINY, settled(TINY, grid, scaled))
     assert programs == [{"option.layers": 1}, {"option.layers": 2}]
     assert settings == [
         {"option.scale": 0.0, "gamma": 0.9},
@@ -153,7 +153,7 @@ def test_a_grid_of_options_has_settings_and_programs():
     assert own.options(own.fixed(scaled, programs[1]))["layers"] == 2
     assert own.fixed(scaled, {"gamma": 0.9}) is scaled
     with pytest.raises(ConfigError, match="has no parameter 'scael'"):
-        expand(TINY, {"option.scael": [0.0]}, scaled)
+        settled(TINY, {"option.scael": [0.0]}, scaled)
 
 
 def test_what_is_made_for_acting_is_one_object():

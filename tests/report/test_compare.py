@@ -123,6 +123,11 @@ def test_what_was_trained_before_is_said_first(runs):
     assert started("d" * 64, None).startswith("B starts from what a population in memory had")
 
 
+def test_a_bound_that_there_is_not_is_shown(runs):
+    """Among the settings of a run."""
+    assert [compare._shown(x) for x in (None, 0.5)] == ["none", "0.5"]
+
+
 def test_a_learning_rate_that_was_to_fall_later_is_said(runs, tmp_path, capsys):
     made = [np.linspace(20, 500, 9)] * 3
     longer = handmade.run(tmp_path / "longer", made, lr_schedule="linear")

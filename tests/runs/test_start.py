@@ -81,6 +81,17 @@ def test_its_noise_is_neither_the_first_runs_nor_that_of_another_start(first):
     np.testing.assert_array_equal(keys(7), keys(7))
 
 
+@pytest.mark.parametrize(("name", "other"), [("activation", "tanh"), ("squash", True)])
+def test_parameters_that_would_mean_something_else_are_refused(first, name, other):
+    """Though the shapes are the same; an algorithm of one's own may do as it will."""
+    start, config = starts.of(first), dataclasses.replace(THEN, **{name: other})
+    said = rf"has {name}={getattr(THEN, name)!r}, and this config {other!r}: .* another policy"
+    with pytest.raises(RunError, match=said):
+        starts.check(start, config, [5], jaxpg.build)
+    if name == "activation":
+        starts.check(start, config, [5], lambda config: jaxpg.build(config))
+
+
 def test_settings_all_start_there(first, then):
     found = jaxpg.train_population(
         THEN, [5], lanes=2, settings=[{"gamma": 0.9}, {"gamma": THEN.gamma}], start_from=first
