@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import gpu, race, tpu
 from benchmarks.audit import page as audit
 from benchmarks.measure import short
-from benchmarks.record import fill, markdown, read
+from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.core.config import PRESETS
 
@@ -56,9 +56,10 @@ def _train_line(record: dict[str, Any]) -> str:
     solved = round(s["solved_fraction"] * s["seeds"])
     of_them = "all" if solved == s["seeds"] else f"{solved:,} of them"
     return _filled(
-        f"{words.seeds(s['seeds'])} train in {words.duration(s['wall_seconds'])} on "
-        f"{s['device']['count']} CPU cores, compiling aside; {of_them} solve {s['env']}, and "
-        f"the worst ends at a return of {words.returned(s['final_return']['min'])}."
+        f"{words.seeds(s['seeds'])} of `vpg` train in {words.duration(s['wall_seconds'])} on "
+        f"{s['device']['count']} CPU cores ({record['processor']}), compiling aside; {of_them} "
+        f"solve {s['env']}, and the worst ends at a return of "
+        f"{words.returned(s['final_return']['min'])}."
     )
 
 
@@ -149,6 +150,29 @@ def _speed_line(record: dict[str, Any]) -> str:
     )
 
 
+def _ppo_line(record: dict[str, Any]) -> str:
+    speeds = {
+        (row["what"], row["options"]["seeds"], row["options"]["num_envs"]): statistics.median(
+            row["steps_per_second"]
+        )
+        for row in record["rows"]
+        if row["steps_per_second"]
+    }
+    with_4, with_16 = (speeds["jaxpg", 64, number] for number in (4, 16))
+    few, many = (
+        speed / speeds["textbook", 64, number] for speed, number in ((with_4, 4), (with_16, 16))
+    )
+    return _filled(
+        "`ppo` at PureJaxRL's sizes (two networks of 64 × 64, 4 epochs of 4 minibatches) trains "
+        f"64 seeds on {with_4 / 1e3:.0f},000 steps a second with 4 environments, {few:.1f} times "
+        f"the textbook's loop, and on {with_16 / 1e3:.0f},000 with 16, {many:.1f} times "
+        f"({record['device']['count']} cores, {record['processor']}). It is arithmetic: "
+        f"{with_4 * record['flop_per_step'] / record['limit_flop_per_second']:.0%} and "
+        f"{with_16 * record['flop_per_step'] / record['limit_flop_per_second']:.0%} of what the "
+        "machine can multiply and add."
+    )
+
+
 def _table(record: dict[str, Any]) -> str:
     return f"{record['table']}\n\n{_origin(record)}, {_machine(record)}."
 
@@ -205,9 +229,10 @@ def _gpu_line(record: dict[str, Any]) -> str:
     fused, plain = (rates["vpg", form, seeds] for form in ("fused", "textbook"))
     solved = round(whole["solved"] * seeds)
     return _filled(
-        f"{words.seeds(seeds)} train to the end in {whole['wall_seconds']:.1f} s on one "
-        f"{record['device']['kind']}, and {solved:,} of them solve CartPole: {fused / 1e9:.2f} "
-        f"billion steps a second, {fused / plain:.1f} times the textbook's loop on the same card."
+        f"{words.seeds(seeds)} of `vpg` train to the end in {whole['wall_seconds']:.1f} s on one "
+        f"{record['device']['kind']}, compiling aside, and {solved:,} of them solve CartPole: "
+        f"{fused / 1e9:.2f} billion steps a second, {fused / plain:.1f} times the textbook's loop "
+        "on the same card."
     )
 
 
@@ -235,7 +260,7 @@ def _trust_region_line(record: dict[str, Any]) -> str:
 
 
 def _origin(record: dict[str, Any]) -> str:
-    return f"`{record['command']}`, commit {record['commit']}, jax {record['versions']['jax']}"
+    return f"`{record['command']}`, {commits(record)}, jax {record['versions']['jax']}"
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -256,7 +281,7 @@ def _number(error: float) -> str:
 
 PAGES = {
     "README.md": {"train": _train_line, "gpu": _gpu_line},
-    "docs/performance.md": {"throughput": _speed_line, "gpu": _gpu_line},
+    "docs/performance.md": {"throughput": _speed_line, "ppo": _ppo_line, "gpu": _gpu_line},
     "docs/results.md": {"reference": _reference, "optimum": _table},
     "docs/scaling.md": {"cluster": plain},
     "docs/mathematics.md": {"trust_region": _trust_region_line},

@@ -22,6 +22,9 @@ import yaml
 import jaxpg
 from jaxpg.cli import commands
 from jaxpg.cli import main as cli
+from jaxpg.cli.arguments import ELSEWHERE
+from jaxpg.core.config import FIELDS
+from tests import pages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -106,6 +109,10 @@ def test_the_notebook_shows_what_it_prints():
             assert len(pictures) == ("alt" in cell["metadata"])
 
 
+def test_the_twins_page_is_true(a_readers_jax):
+    assert pages.run(DOCS / "torch.md") == 1
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_name_that_is_linked_exists(page):
     for target in re.findall(r"\(#(jaxpg[\w.]*)\)", page.read_text()):
@@ -159,6 +166,35 @@ def test_every_command_has_the_options_that_are_shown(words, capsys):
     known = help_of(command, capsys)
     for option in options:
         assert re.search(rf"{option}(?![\w-])", known), option
+
+
+def test_no_two_runs_of_the_pages_have_one_directory():
+    """They could not be trained one after the other; but on a cluster the same run can."""
+    made = {}
+    for found in command_lines():
+        (words,) = found.values
+        words = [word for word in words if word not in ("--cluster", "auto")]
+        if "--out" in words and words[0] in ("train", "sweep", "race", "merge"):
+            made.setdefault(words[words.index("--out") + 1], set()).add(" ".join(words))
+    for page in PAGES:
+        for line in re.findall(
+            r"^(.* = jaxpg\.train_population\(.*)$", page.read_text(), flags=re.M
+        ):
+            if found := re.search('out="(.*?)"', line):
+                made.setdefault(found[1], set()).add(line)
+    assert len(made) > 15
+    assert not {directory: lines for directory, lines in made.items() if len(lines) > 1}
+
+
+def test_what_others_call_an_option_is_ours_in_the_questions():
+    rows = re.findall(r"^\| (`.*) \| `(\w+)`.* \|$", (DOCS / "faq.md").read_text(), flags=re.M)
+    said = {theirs: ours for them, ours in rows for theirs in re.findall(r"`(\w+)`", them)}
+    own = {ours for ours in said.values() if ours not in FIELDS}
+    assert own == {"seeds", "track"}
+    named = {k.replace("-", "_"): x.replace("-", "_") for k, x in ELSEWHERE.items()}
+    both = named.keys() & said.keys()
+    assert len(both) > 10
+    assert {name: said[name] for name in both} == {name: named[name] for name in both}
 
 
 def help_of(command, capsys):

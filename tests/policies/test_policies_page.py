@@ -9,6 +9,6 @@ PAGE = readme.ROOT / "docs" / "policies.md"
 
 
 def test_the_page_is_true(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained, tmp_path / "runs" / "cartpole")
+    shutil.copytree(trained, tmp_path / "runs" / "tiny")
     monkeypatch.chdir(tmp_path)
     assert pages.run(PAGE) == 4

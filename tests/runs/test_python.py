@@ -178,7 +178,7 @@ def test_the_page_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pages.run(readme.ROOT / "docs" / "runs.md") == 2
     assert run.is_finished(tmp_path / "runs" / "mine")
-    lines = (tmp_path / "runs" / "seen" / "quartiles.jsonl").read_text().splitlines()
+    lines = (tmp_path / "runs" / "quartiles" / "quartiles.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["env_steps"] == 16 * 20_480
 
 
