@@ -1015,7 +1015,7 @@ def weight_decay() -> Plant:
 # The update as a whole.
 
 
-def schedule_one_update_late() -> Plant:
+def schedule_one_update_early() -> Plant:
     """The learning rate falls one update too early."""
     return _wrap(learner, "rates", lambda original, config, update: original(config, update + 1))
 
@@ -1852,7 +1852,7 @@ FAULTS = (
     Fault(rmsprop_epsilon_inside_the_root, "returns"),
     Fault(gradients_that_pile_up, "episodes"),
     Fault(weight_decay, "steps"),
-    Fault(schedule_one_update_late, "episodes"),
+    Fault(schedule_one_update_early, "episodes"),
     Fault(one_value_step_too_many, "episodes"),
     Fault(policy_after_the_value_step, "episodes"),
     Fault(critic_with_the_rate_of_the_policy, "episodes"),
