@@ -168,7 +168,7 @@ def test_the_command_fails_where_the_packages_differ(capsys, monkeypatch, tmp_pa
     """One side takes the noise of another update: a level fails, and no control is sound."""
     monkeypatch.setattr(faults, "FAULTS", faults.FAULTS[:1])
     path = tmp_path / "parity.json"
-    with faults.noise_of_the_update_before(), pytest.raises(SystemExit) as exit_:
+    with faults.start.noise_of_the_update_before(), pytest.raises(SystemExit) as exit_:
         main(["parity", "--smoke", "--level", "noise", "faults", "--json", str(path)])
     assert exit_.value.code == 1
     printed = capsys.readouterr().out
