@@ -13,7 +13,16 @@ import numpy as np
 
 from jaxpg.core import noise
 from jaxpg.core.types import Params, Trajectory
-from jaxpg.proof.oracle import MAX_BATCHES, TOLERANCE, Truth, chain, every_batch, inputs, moments
+from jaxpg.proof.oracle import (
+    MAX_BATCHES,
+    TOLERANCE,
+    Truth,
+    against,
+    chain,
+    every_batch,
+    inputs,
+    moments,
+)
 from jaxpg.proof.problems import Problem, cartpole, probability, quick_jit, train
 
 Slopes = Callable[..., Any]  # log π, trajectory, V(s), V(s') -> ∂ loss / ∂ log π, [T, N, K]
@@ -124,16 +133,8 @@ def _hold(
 ) -> Held:
     """ĝ of every batch, [K, P], against ∇U, [P]."""
     mean, variance = moments(gradient, batches, probability(problem, params))
-    norm, length = np.linalg.norm(truth), np.linalg.norm(mean)
-    return Held(
-        problem.name,
-        parameters,
-        value,
-        bias=float(np.linalg.norm(mean - truth) / norm),
-        cosine=float(mean @ truth / (length * norm)) if length > 0 else 0.0,
-        length=float(length / norm),
-        variance=variance,
-    )
+    _, bias, cosine, length = against(mean, truth)
+    return Held(problem.name, parameters, value, bias, cosine, length, variance)
 
 
 def _in_jax(call: Callable[..., Any], loss: Callable[..., Any] | None) -> Slopes:

@@ -480,16 +480,16 @@ def _held(
     open: bool = False,
 ) -> Finding:
     """The finding; who asks is filled in later."""
-    norm, length = np.linalg.norm(truth), np.linalg.norm(found)
+    _, amount, cosine, length = oracle.against(found, truth)
     return Finding(
         question="",
         problem=problem.name,
         case=case,
         x=x,
         against=against,
-        amount=float(np.linalg.norm(found - truth) / norm),
-        cosine=float(found @ truth / (length * norm)) if length > 0 else 0.0,
-        length=float(length / norm),
+        amount=amount,
+        cosine=cosine,
+        length=length,
         kl=kl,
         expected=expected,
         open=open and expected is None,

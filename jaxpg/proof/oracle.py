@@ -60,6 +60,15 @@ class Moments(NamedTuple):
     variance: float  # trace of ĝ's covariance, times the N trajectories that ĝ averages
 
 
+class Comparison(NamedTuple):
+    """A gradient that was found, beside the true one."""
+
+    distance: float  # ‖found - truth‖
+    amount: float  # ‖found - truth‖ / ‖truth‖
+    cosine: float  # of the angle between the two; 0 where the one found is 0
+    length: float  # ‖found‖ / ‖truth‖
+
+
 class Truth(NamedTuple):
     """What an estimator at one γ is held against, and the V that it may use."""
 
@@ -162,6 +171,17 @@ def moments(gradient: np.ndarray, batches: jax.Array, probability: jax.Array) ->
     return Moments(mean, len(batches) * float(weight @ spread))
 
 
+def against(found: Any, truth: Any) -> Comparison:
+    """Of two vectors, [P] each."""
+    distance, norm, length = map(np.linalg.norm, (found - truth, truth, found))
+    return Comparison(
+        distance=float(distance),
+        amount=float(distance / norm),
+        cosine=float(found @ truth / (length * norm)) if length > 0 else 0.0,
+        length=float(length / norm),
+    )
+
+
 @quick_jit
 def inputs(problem: Problem, params: Params) -> tuple[tuple, tuple]:
     """What a loss is a function of, log π(a_t|s_t), V(s_t), V(s_{t+1}), and their Jacobians.
@@ -254,8 +274,7 @@ def hold(
     truth = truth or Truth.of(problem, params, float(config.gamma))
     exact = (truth.value, truth.next_value) if baseline.endswith("exact V") else ()
     moments = expectation(problem, params, config, *exact)
-    norm, length = np.linalg.norm(truth.gradient), np.linalg.norm(moments.mean)
-    bias = np.linalg.norm(moments.mean - truth.gradient)
+    compared = against(moments.mean, truth.gradient)
     note = why_biased(config, baseline)
     return Row(
         problem=problem.name,
@@ -268,9 +287,9 @@ def hold(
         reduction=config.reduction,
         normalized=config.normalize_advantage,
         trajectories=config.num_envs,
-        bias=float(bias),
-        relative_bias=float(bias / norm),
-        cosine=float(moments.mean @ truth.gradient / (length * norm)) if length > 0 else 0.0,
+        bias=compared.distance,
+        relative_bias=compared.amount,
+        cosine=compared.cosine,
         variance=moments.variance,
         unbiased_by_theory=not note,
         note=note,
