@@ -282,7 +282,7 @@ def epochs(problem: Problem, params: Params) -> Iterator[Finding]:
             after, gradients = _fit(
                 problem, config, params, batch, next(iter(_orders(size).values()))
             )
-            alone = _estimate(problem, config, params, _batches(problem, params, 1)[1], values)
+            alone = _estimate(problem, config, params, oracle.every_batch(problem, 1), values)
             start = np.asarray(natural.as_vector(params))
             reached = np.tile(start, (len(weight), 1))  # [K, P]
             case = clip if size == 2 else f"{clip}, batches of {size}"
@@ -327,7 +327,7 @@ def direction(problem: Problem, params: Params) -> Iterator[Finding]:
     exact = {c: _solve(fisher, gradient, c) for c in DAMPINGS if c or known}
     enough = np.linalg.matrix_rank(fisher, tol=GAP[1], hermitian=True) if known else len(gradient)
     config = _config(estimator="reward_to_go", baseline="none", fit="npg")
-    alone = _estimate(problem, config, params, _batches(problem, params, 1)[1])
+    alone = _estimate(problem, config, params, oracle.every_batch(problem, 1))
     for (damping, truth), steps in itertools.product(exact.items(), (*ITERATIONS, len(gradient))):
         yield _held(
             problem,
@@ -345,7 +345,7 @@ def direction(problem: Problem, params: Params) -> Iterator[Finding]:
                 problem, f"damping {damping:g}, solved", found, exact[0.0], against="F⁻¹ ∇U"
             )
 
-    everything = np.arange(len(weight))[:, None]
+    everything = jnp.arange(len(weight))[:, None]  # a batch of all trajectories
     config = _config(
         **{"estimator": "reward_to_go", "baseline": "none", "fit": "npg"},
         **{"num_envs": len(everything), "cg_steps": len(gradient)},
@@ -446,7 +446,7 @@ def bias_before_cut(problem: Problem, params: Params) -> Iterator[Finding]:
     weight = np.asarray(probability(problem, params))
     score = np.asarray(_score(problem, params))[0]  # of the first step, [M, P]
     truth = (weight * _returns(problem)[0]) @ score
-    _, alone = _batches(problem, params, 1)
+    alone = oracle.every_batch(problem, 1)
     far = problem.horizon
     for kind, distances in (("wrong V", CUTS), ("exact V", CUTS[1:2])):
         values = _values(problem, params, kind, 1.0)
@@ -511,11 +511,10 @@ def _algorithm(problem: Problem, config: Config) -> Algorithm:
     return algorithms.build(config)._replace(env=problem.env, networks=problem.networks)
 
 
-def _batches(problem: Problem, params: Params, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _batches(problem: Problem, params: Params, size: int) -> tuple[np.ndarray, jax.Array]:
     """All batches of so many trajectories: their probabilities [K], and columns [N, K]."""
-    one = np.asarray(probability(problem, params))
-    columns = np.indices((len(one),) * size).reshape(size, -1)
-    return np.prod(one[columns], axis=0), columns
+    columns = oracle.every_batch(problem, size)
+    return oracle.chances(columns, probability(problem, params)), columns
 
 
 @cache
@@ -540,7 +539,7 @@ def _estimate(
     problem: Problem,
     config: Config,
     params: Params,
-    batches: np.ndarray,
+    batches: jax.Array,
     values: Values | None = None,
     *,
     rows: int | None = None,
@@ -564,7 +563,7 @@ def _estimate(
     )
     trajectory = _written(problem, params)
     trajectory, values = jax.tree.map(lambda x: x[:rows], (trajectory, values))
-    return _estimates(problem, config, params, trajectory, values, jnp.asarray(batches))
+    return _estimates(problem, config, params, trajectory, values, batches)
 
 
 @quick_jit

@@ -156,6 +156,16 @@ def every_batch(problem: Problem, count: int) -> jax.Array:
     return jnp.asarray(np.indices((trajectories,) * count).reshape(count, -1))
 
 
+def chances(batches: jax.Array, probability: jax.Array) -> np.ndarray:
+    """P of every batch, the product over its trajectories, [K].
+
+    Args:
+      batches: from `every_batch`, [N, K].
+      probability: P(τ;θ), [M].
+    """
+    return np.prod(np.asarray(probability)[batches], axis=0)
+
+
 def moments(gradient: np.ndarray, batches: jax.Array, probability: jax.Array) -> Moments:
     """Of ĝ over all batches.
 
@@ -164,7 +174,7 @@ def moments(gradient: np.ndarray, batches: jax.Array, probability: jax.Array) ->
       batches: from `every_batch`, [N, K].
       probability: P(τ;θ), [M].
     """
-    weight = np.prod(np.asarray(probability)[batches], axis=0)
+    weight = chances(batches, probability)
     mean = weight @ gradient
     off = gradient - mean
     spread = np.einsum("kp,kp->k", off, off)

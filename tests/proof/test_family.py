@@ -17,7 +17,7 @@ import pytest
 
 from jaxpg.core import advantages, natural, noise, ppo, ring
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import family, problems
+from jaxpg.proof import family, oracle, problems
 from jaxpg.report.oracle import draw_family
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -121,8 +121,7 @@ def test_epochs_go_where_the_fit_goes(chain):
     config = family._config(
         estimator="reward_to_go", fit="ppo", epochs=2, num_envs=1, learning_rate=0.1
     )
-    _, columns = family._batches(problem, params, 1)
-    batch = family._estimate(problem, config, params, columns)
+    batch = family._estimate(problem, config, params, oracle.every_batch(problem, 1))
     after, gradients = family._fit(problem, config, params, batch, family._orders(1)[(0,)])
     start = np.asarray(natural.as_vector(params))
     np.testing.assert_allclose(start + 0.1 * gradients.sum(1), after, atol=1e-15)
