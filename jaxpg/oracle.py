@@ -6,6 +6,8 @@ from jaxpg.proof.family import Finding as Finding
 from jaxpg.proof.family import findings as findings
 from jaxpg.proof.oracle import *  # noqa: F403
 from jaxpg.proof.problems import *  # noqa: F403
+from jaxpg.proof.tables import markdown as markdown
+from jaxpg.proof.tables import rich as rich
 from jaxpg.report.oracle import draw as draw
 from jaxpg.report.oracle import draw_bias as draw_bias
 from jaxpg.report.oracle import draw_family as draw_family

@@ -41,7 +41,7 @@ def oracle(options: Oracle) -> None:
     import jax
     from rich.console import Console
 
-    from jaxpg.proof import family, oracle
+    from jaxpg.proof import family, oracle, tables
     from jaxpg.report.oracle import draw, draw_family
 
     with jax.enable_x64(True):
@@ -56,8 +56,8 @@ def oracle(options: Oracle) -> None:
         listed = [f'"{name}": [\n{_lines(part)}\n]' for name, part in parts.items()]
         files.save(options.json, "{\n" + ",\n".join(listed) + "\n}\n")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(oracle.table(found))
-    console.print(family.table(findings))
+    console.print(tables.rich(oracle.tables(found)))
+    console.print(tables.rich(family.tables(findings)))
     if options.out:
         draw(found, options.out)
     if options.family_out:

@@ -24,6 +24,7 @@ from jaxpg.proof.oracle import (
     moments,
 )
 from jaxpg.proof.problems import Problem, cartpole, probability, quick_jit, train
+from jaxpg.proof.tables import share
 
 Slopes = Callable[..., Any]  # log π, trajectory, V(s), V(s') -> ∂ loss / ∂ log π, [T, N, K]
 COLUMNS = ("problem", "parameters", "V", "bias", "cosine", "length", "variance")
@@ -43,7 +44,7 @@ class Held(NamedTuple):
     @property
     def row(self) -> tuple[str, ...]:
         """A line of a table, as `COLUMNS` says."""
-        bias = f"{self.bias:.0e}" if self.bias <= TOLERANCE else f"{self.bias:.1%}"
+        bias = share(self.bias, tolerance=TOLERANCE)
         numbers = (f"{self.cosine:.4f}", f"{self.length:.3f}", f"{self.variance:.3g}")
         return (self.problem, self.parameters, self.value, bias, *numbers)
 

@@ -39,6 +39,7 @@ from jaxpg.proof.problems import (
     tabular,
     written,
 )
+from jaxpg.proof.tables import Table, share
 
 ESTIMATORS: tuple[tuple[dict[str, Any], str], ...] = (  # and the kind of V, as in oracle.KINDS
     ({"estimator": "total_return", "baseline": "constant"}, "constant"),
@@ -135,14 +136,6 @@ def as_theory_says(finding: Finding) -> bool:
     return abs(finding.amount - finding.expected) <= tolerance
 
 
-class Table(NamedTuple):
-    """Findings of one question, to be shown."""
-
-    title: str
-    headings: tuple[str, ...]
-    lines: list[tuple[str, ...]]
-
-
 def tables(found: Sequence[Finding]) -> list[Table]:
     """Each question's findings, those that vary nothing apart from those that do: these have a
     column for each x. An amount that is not what theory says has a (!)."""
@@ -151,7 +144,7 @@ def tables(found: Sequence[Finding]) -> list[Table]:
         ours = [finding for finding in found if finding.question == question]
         single, varied = ([f for f in ours if (f.x is None) == alone] for alone in (True, False))
         if single:
-            shown.append(Table(question, HEADINGS, [_line(finding) for finding in single]))
+            shown.append(Table(question, HEADINGS, [_line(finding) for finding in single], 3))
         if varied:
             xs = sorted({finding.x for finding in varied if finding.x is not None})
             headings = ("problem", "what", "against", *(f"{x:g}" for x in xs))
@@ -159,34 +152,8 @@ def tables(found: Sequence[Finding]) -> list[Table]:
             for f in varied:
                 by_case.setdefault((f.problem, f.case, f.against), {})[f.x] = _amount(f)
             lines = [(*case, *(cells.get(x, "–") for x in xs)) for case, cells in by_case.items()]
-            shown.append(Table(f"{question}: amount by {X_NAMES[question]}", headings, lines))
+            shown.append(Table(f"{question}: amount by {X_NAMES[question]}", headings, lines, 3))
     return shown
-
-
-def table(found: Sequence[Finding]) -> Any:
-    """`tables`, as a rich renderable for the terminal."""
-    from rich.console import Group
-    from rich.table import Table as View
-
-    views = []
-    for title, headings, lines in tables(found):
-        view = View(title=title, title_justify="left", header_style="bold")
-        for i, heading in enumerate(headings):
-            view.add_column(heading, justify="left" if i < 3 else "right", no_wrap=i < 3)
-        for line in lines:
-            view.add_row(*line)
-        views.append(view)
-    return Group(*views)
-
-
-def markdown(found: Sequence[Finding]) -> str:
-    """`tables`, as Markdown."""
-    parts = []
-    for title, headings, lines in tables(found):
-        parts += [f"**{title[0].upper()}{title[1:]}**", "", f"| {' | '.join(headings)} |"]
-        parts += ["|---|---|---|" + "---:|" * (len(headings) - 3)]
-        parts += [f"| {' | '.join(line)} |" for line in lines] + [""]
-    return "\n".join(parts)
 
 
 def _line(finding: Finding) -> tuple[str, ...]:
@@ -196,8 +163,8 @@ def _line(finding: Finding) -> tuple[str, ...]:
 
 
 def _amount(finding: Finding) -> str:
-    small = finding.amount <= TOLERANCES.get(finding.question, oracle.TOLERANCE)
-    shown = f"{finding.amount:.0e}" if small else f"{finding.amount:.2%}"
+    tolerance = TOLERANCES.get(finding.question, oracle.TOLERANCE)
+    shown = share(finding.amount, tolerance=tolerance, digits=2)
     return shown if as_theory_says(finding) else f"{shown} (!)"
 
 

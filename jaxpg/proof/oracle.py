@@ -36,6 +36,7 @@ from jaxpg.proof.problems import (
     tabular,
     train,
 )
+from jaxpg.proof.tables import Table, share
 
 KINDS = {  # of V that a baseline may use
     "value": ("exact V", "wrong V"),
@@ -376,7 +377,7 @@ def summary(rows: Sequence[Row]) -> list[list[str]]:
         cells = [label, baseline]
         for variant in VARIANTS:
             found = by_variant.get(variant)
-            cells.append(_bias(found.relative_bias) if found else "–")
+            cells.append(share(found.relative_bias, tolerance=TOLERANCE) if found else "–")
             angle = variant in VARIANTS[3:]
             spread = found and (f"{found.cosine:.4f}" if angle else f"{found.variance:.3g}")
             cells.append(spread or "–")
@@ -392,30 +393,9 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def table(rows: Sequence[Row]) -> Any:
-    """`summary` of each group, as a rich renderable for the terminal."""
-    from rich.console import Group
-    from rich.table import Table
-
-    tables = []
-    for title, group in groups(rows).items():
-        view = Table(title=title, title_justify="left", header_style="bold")
-        for i, heading in enumerate(HEADINGS):
-            view.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i < 2)
-        for cells in summary(group):
-            view.add_row(*cells)
-        tables.append(view)
-    return Group(*tables)
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """`summary` of each group, as Markdown."""
-    lines = []
-    for title, group in groups(rows).items():
-        lines += [f"**{title}**", "", f"| {' | '.join(HEADINGS)} |"]
-        lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 2)]
-        lines += [f"| {' | '.join(cells)} |" for cells in summary(group)] + [""]
-    return "\n".join(lines)
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """`summary` of each group."""
+    return [Table(title, HEADINGS, summary(group), 2) for title, group in groups(rows).items()]
 
 
 def label_of(row: Row | Config) -> str:
@@ -432,10 +412,6 @@ def variant_of(row: Row) -> str | None:
     if row.gamma < 1.0:
         return f"γ={row.gamma:g} {row.discounting}"
     return "normalised" if row.normalized else "mean over steps" if changes[2] else "γ=1"
-
-
-def _bias(relative: float) -> str:
-    return f"{relative:.0e}" if relative <= TOLERANCE else f"{relative:.1%}"
 
 
 @quick_jit
