@@ -362,6 +362,11 @@ def why_biased(config: Config, baseline: str) -> str:
     return "; ".join(reason for reason, holds in reasons.items() if holds)
 
 
+def as_theory_says(row: Row) -> bool:
+    """Whether an estimator is unbiased, to rounding, if theory calls it so; NaN never is."""
+    return not row.unbiased_by_theory or row.relative_bias <= TOLERANCE
+
+
 def summary(rows: Sequence[Row]) -> list[list[str]]:
     """The rows of one problem and one set of parameters, an estimator a line, as `HEADINGS` says.
 

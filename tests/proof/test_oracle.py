@@ -206,6 +206,15 @@ def test_biased_estimators_are_seen_to_be(rows):
     assert all(row.note for row in biased)
 
 
+def test_only_what_should_be_unbiased_can_contradict_theory(rows):
+    assert all(map(oracle.as_theory_says, rows))
+    unbiased = find(rows, estimator="reward_to_go", baseline="wrong V")
+    biased = find(rows, estimator="td_error", baseline="wrong V")
+    for amount in (2.0 * oracle.TOLERANCE, float("nan")):
+        assert not oracle.as_theory_says(unbiased._replace(relative_bias=amount))
+        assert oracle.as_theory_says(biased._replace(relative_bias=amount))
+
+
 def find(rows, **fields):
     """The one row with these fields, at random parameters, γ = 1 and no tricks."""
     defaults = {
