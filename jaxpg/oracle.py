@@ -2,8 +2,8 @@
 
 from jaxpg.proof.bias import Bias as Bias
 from jaxpg.proof.bias import estimator_bias as estimator_bias
-from jaxpg.proof.family import Finding as Finding
 from jaxpg.proof.family import findings as findings
+from jaxpg.proof.finding import Finding as Finding
 from jaxpg.proof.oracle import *  # noqa: F403
 from jaxpg.proof.problems import *  # noqa: F403
 from jaxpg.proof.tables import markdown as markdown

@@ -41,7 +41,7 @@ def oracle(options: Oracle) -> None:
     import jax
     from rich.console import Console
 
-    from jaxpg.proof import family, oracle, tables
+    from jaxpg.proof import family, finding, oracle, tables
     from jaxpg.report.oracle import draw, draw_family
 
     with jax.enable_x64(True):
@@ -57,7 +57,7 @@ def oracle(options: Oracle) -> None:
         files.save(options.json, "{\n" + ",\n".join(listed) + "\n}\n")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(tables.rich(oracle.tables(found)))
-    console.print(tables.rich(family.tables(findings)))
+    console.print(tables.rich(finding.tables(findings)))
     if options.out:
         draw(found, options.out)
     if options.family_out:
@@ -69,9 +69,9 @@ def oracle(options: Oracle) -> None:
         f"{len(found)} estimators held against the exact gradient; theory calls {len(unbiased)} "
         f"unbiased, of which the furthest is off by {worst.relative_bias:.1e} of ‖∇U‖"
     )
-    known = sum(finding.expected is not None for finding in findings)
-    unknown = sum(finding.open for finding in findings)
-    others = sum(not family.as_theory_says(finding) for finding in findings)
+    known = sum(f.expected is not None for f in findings)
+    unknown = sum(f.open for f in findings)
+    others = sum(not finding.as_theory_says(f) for f in findings)
     print(
         f"{len(findings)} findings on the rest of the family; theory knows the amount of {known}, "
         f"and of {len(findings) - known - unknown} others that it is not 0"

@@ -11,10 +11,10 @@ Letters: T steps, M trajectories, N of them in a batch, K batches, P parameters 
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from jaxpg.core.learner import estimate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, Batch, Learned, Params, Trajectory
 from jaxpg.proof import oracle
+from jaxpg.proof.finding import Finding, held
 from jaxpg.proof.problems import (
     BASE,
     Problem,
@@ -39,7 +40,6 @@ from jaxpg.proof.problems import (
     tabular,
     written,
 )
-from jaxpg.proof.tables import Table, share
 
 ESTIMATORS: tuple[tuple[dict[str, Any], str], ...] = (  # and the kind of V, as in oracle.KINDS
     ({"estimator": "total_return", "baseline": "constant"}, "constant"),
@@ -67,16 +67,6 @@ LAMBDAS = (0.8, 0.95, 1.0)
 CUTS = (1, 2, 3, 5, 8, 12)  # steps from the first to the end of the view
 SMALL_UNITS = 1e8  # that make one unit of reward
 GAP = (1e-14, 1e-9)  # shares of the largest eigenvalue; F can be inverted if none is between
-TOLERANCES = {"natural direction": 1e-10}  # of the amount by theory; others have oracle.TOLERANCE
-X_NAMES = {  # of the questions that vary something
-    "epochs": "learning rate",
-    "natural direction": "iterations",
-    "weights before a cut": "steps to the cut",
-    "bias before a cut": "steps to the cut",
-}
-HEADINGS: tuple[str, ...] = (
-    *("problem", "what", "against", "amount", "by theory", "cosine", "length"),
-)
 PLAIN = dataclasses.replace(
     BASE,
     discounting="absolute",
@@ -88,22 +78,6 @@ PLAIN = dataclasses.replace(
     max_grad_norm=None,
 )
 Values = tuple[jax.Array, jax.Array]  # V(s_t) and V(s_{t+1}) of every trajectory, [T, M]
-
-
-class Finding(NamedTuple):
-    """Something exact, held against its truth."""
-
-    question: str  # of QUESTIONS
-    problem: str
-    case: str
-    x: float | None  # what the question varies: a rate, iterations, a distance; None: nothing
-    against: str  # what the truth is
-    amount: float  # ‖found - truth‖ / ‖truth‖
-    cosine: float  # of the angle between the two; 0 where one is 0
-    length: float  # ‖found‖ / ‖truth‖
-    kl: float | None  # nats, from the policy that acted to where a gradient is evaluated
-    expected: float | None  # the amount by theory; None: theory says that it is not 0
-    open: bool = False  # theory says nothing, neither that it is 0 nor that it is not
 
 
 def findings(*, seed: int = 0, report: Callable[[str], None] = lambda _: None) -> list[Finding]:
@@ -128,46 +102,6 @@ def findings(*, seed: int = 0, report: Callable[[str], None] = lambda _: None) -
         return [finding for found in pool.map(asked, QUESTIONS) for finding in found]
 
 
-def as_theory_says(finding: Finding) -> bool:
-    """Whether the amount is what theory says, to rounding; NaN never is."""
-    tolerance = TOLERANCES.get(finding.question, oracle.TOLERANCE)
-    if finding.expected is None:
-        return finding.open or finding.amount > tolerance
-    return abs(finding.amount - finding.expected) <= tolerance
-
-
-def tables(found: Sequence[Finding]) -> list[Table]:
-    """Each question's findings, those that vary nothing apart from those that do: these have a
-    column for each x. An amount that is not what theory says has a (!)."""
-    shown = []
-    for question in dict.fromkeys(finding.question for finding in found):
-        ours = [finding for finding in found if finding.question == question]
-        single, varied = ([f for f in ours if (f.x is None) == alone] for alone in (True, False))
-        if single:
-            shown.append(Table(question, HEADINGS, [_line(finding) for finding in single], 3))
-        if varied:
-            xs = sorted({finding.x for finding in varied if finding.x is not None})
-            headings = ("problem", "what", "against", *(f"{x:g}" for x in xs))
-            by_case: dict[tuple[str, ...], dict[float | None, str]] = {}
-            for f in varied:
-                by_case.setdefault((f.problem, f.case, f.against), {})[f.x] = _amount(f)
-            lines = [(*case, *(cells.get(x, "–") for x in xs)) for case, cells in by_case.items()]
-            shown.append(Table(f"{question}: amount by {X_NAMES[question]}", headings, lines, 3))
-    return shown
-
-
-def _line(finding: Finding) -> tuple[str, ...]:
-    theory = "not 0" if finding.expected is None else f"{finding.expected:.4g}"
-    named = (finding.problem, finding.case, finding.against)
-    return (*named, _amount(finding), theory, f"{finding.cosine:.4f}", f"{finding.length:.3f}")
-
-
-def _amount(finding: Finding) -> str:
-    tolerance = TOLERANCES.get(finding.question, oracle.TOLERANCE)
-    shown = share(finding.amount, tolerance=tolerance, digits=2)
-    return shown if as_theory_says(finding) else f"{shown} (!)"
-
-
 def first_minibatch(problem: Problem, params: Params) -> Iterator[Finding]:
     """PPO's first gradient, of one of two episodes, in expectation over both orders of the two.
 
@@ -190,7 +124,7 @@ def first_minibatch(problem: Problem, params: Params) -> Iterator[Finding]:
             )
             fits = [_fit(problem, config, params, batch, order) for order in _orders(2).values()]
             found = np.mean([weight @ gradients[:, 0] for _, gradients in fits], axis=0)
-            yield _held(
+            yield held(
                 problem,
                 f"{oracle.label_of(config)}, {kind}, "
                 + (f"normalised per {over}" if over else f"γ={gamma:g}"),
@@ -215,7 +149,7 @@ def first_steps(problem: Problem, params: Params) -> Iterator[Finding]:
         config = dataclasses.replace(vpg, fit="ppo", minibatches=3, normalize_over=over or "batch")
         whole, batch = (_estimate(problem, c, params, batches, rows=3) for c in (vpg, config))
         fits = [_fit(problem, config, params, batch, order) for order in orders.values()]
-        yield _held(
+        yield held(
             problem,
             "pairs of steps, GAE(0.95), " + (f"normalised per {over}" if over else "as it is"),
             np.mean([weight @ gradients[:, 0] for _, gradients in fits], axis=0),
@@ -264,13 +198,13 @@ def epochs(problem: Problem, params: Params) -> Iterator[Finding]:
                     "against": "∇U there",
                     "expected": expected,
                 }
-                yield _held(problem, f"epoch {k + 1}, {case}", found, exact, **told)
-                yield _held(problem, f"epoch {k + 1}, {case}, fresh", fresh, exact, **told)
+                yield held(problem, f"epoch {k + 1}, {case}", found, exact, **told)
+                yield held(problem, f"epoch {k + 1}, {case}, fresh", fresh, exact, **told)
                 reached = reached + rate * gradients[:, k]
             path = start
             for _ in range(EPOCHS):
                 path = path + rate * _gradient(problem, _as_policy(params, path), 1.0)
-            yield _held(
+            yield held(
                 problem,
                 f"way of {EPOCHS} epochs, {case}",
                 weight @ (after - start),
@@ -296,7 +230,7 @@ def direction(problem: Problem, params: Params) -> Iterator[Finding]:
     config = _config(estimator="reward_to_go", baseline="none", fit="npg")
     alone = _estimate(problem, config, params, oracle.every_batch(problem, 1))
     for (damping, truth), steps in itertools.product(exact.items(), (*ITERATIONS, len(gradient))):
-        yield _held(
+        yield held(
             problem,
             f"conjugate gradients, damping {damping:g}",
             _conjugate(problem, config, params, alone, weight, gradient, damping, steps),
@@ -308,9 +242,7 @@ def direction(problem: Problem, params: Params) -> Iterator[Finding]:
         )
     for damping, found in exact.items():
         if damping and 0.0 in exact:
-            yield _held(
-                problem, f"damping {damping:g}, solved", found, exact[0.0], against="F⁻¹ ∇U"
-            )
+            yield held(problem, f"damping {damping:g}, solved", found, exact[0.0], against="F⁻¹ ∇U")
 
     everything = jnp.arange(len(weight))[:, None]  # a batch of all trajectories
     config = _config(
@@ -320,7 +252,7 @@ def direction(problem: Problem, params: Params) -> Iterator[Finding]:
     batch = _estimate(problem, config, params, everything)
     even = np.full(len(weight), 1.0 / len(weight))
     g = np.einsum("m,tm,tmp->p", even, _returns(problem), _score(problem, params))
-    yield _held(
+    yield held(
         problem,
         "natural_gradient of one batch, damping 0.1",
         _natural(problem, config, params, jax.tree.map(lambda x: x[0], batch)),
@@ -335,7 +267,7 @@ def direction(problem: Problem, params: Params) -> Iterator[Finding]:
         )
         batch = _estimate(problem, config, params, batches)
         after, _ = _fit(problem, config, params, batch)
-        yield _held(
+        yield held(
             problem,
             f"NPG's step, batches of {size}, damping 0.1",
             weight @ (after - np.asarray(natural.as_vector(params))) / float(config.learning_rate),
@@ -356,7 +288,7 @@ def groups(problem: Problem, params: Params) -> Iterator[Finding]:
             batch = _estimate(problem, config, params, batches)
             order = next(iter(_orders(size).values()))
             expected = {"leave-one-out": 0.0, "mean": 1.0 / size}.get(case)
-            yield _held(
+            yield held(
                 problem,
                 f"{case}, groups of {size}",
                 weight @ _fit(problem, config, params, batch, order)[1][:, 0],
@@ -384,7 +316,7 @@ def weights_before_cut(problem: Problem, params: Params) -> Iterator[Finding]:
             theory = np.where(n < distance, 1.0 - gae_lambda, 1.0) * gae_lambda ** (n - 1.0)
             weights = found[steps - distance, :distance]
             case = f"GAE({gae_lambda:g}): the weight of"
-            yield _held(
+            yield held(
                 problem,
                 f"{case} each",
                 weights,
@@ -393,7 +325,7 @@ def weights_before_cut(problem: Problem, params: Params) -> Iterator[Finding]:
                 against="theory",
                 expected=0.0,
             )
-            yield _held(
+            yield held(
                 problem,
                 f"{case} the longest",
                 weights[-1:],
@@ -423,7 +355,7 @@ def bias_before_cut(problem: Problem, params: Params) -> Iterator[Finding]:
             )
             batch = _estimate(problem, config, params, alone, values, rows=distance)
             known = kind == "exact V" or (gae_lambda == 1.0 and distance == far)
-            yield _held(
+            yield held(
                 problem,
                 f"GAE({gae_lambda:g}), {kind}",
                 (weight * batch.advantage[:, 0, 0]) @ score,
@@ -432,35 +364,6 @@ def bias_before_cut(problem: Problem, params: Params) -> Iterator[Finding]:
                 against="∇U of the first step",
                 expected=0.0 if known else None,
             )
-
-
-def _held(
-    problem: Problem,
-    case: str,
-    found: Any,
-    truth: Any,
-    *,
-    x: float | None = None,
-    against: str = "∇U",
-    kl: float | None = None,
-    expected: float | None = None,
-    open: bool = False,
-) -> Finding:
-    """The finding; who asks is filled in later."""
-    _, amount, cosine, length = oracle.against(found, truth)
-    return Finding(
-        question="",
-        problem=problem.name,
-        case=case,
-        x=x,
-        against=against,
-        amount=amount,
-        cosine=cosine,
-        length=length,
-        kl=kl,
-        expected=expected,
-        open=open and expected is None,
-    )
 
 
 def _config(**fields: Any) -> Config:

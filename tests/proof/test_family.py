@@ -17,7 +17,7 @@ import pytest
 
 from jaxpg.core import advantages, natural, noise, ppo, ring
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import family, oracle, problems, tables
+from jaxpg.proof import family, finding, oracle, problems, tables
 from jaxpg.report.oracle import draw_family
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -63,7 +63,7 @@ def asked(monkeypatch):
 
 
 def wrong(found):
-    return [case for case, finding in found.items() if not family.as_theory_says(finding)]
+    return [case for case, f in found.items() if not finding.as_theory_says(f)]
 
 
 def test_what_acting_writes_down_is_what_was_enumerated(chain, pole):
@@ -290,15 +290,15 @@ def test_a_planted_fault_is_caught(fault, chain, pole, asked, monkeypatch):
 
 def on_the_page(found):
     """The tables as Markdown; there a question's title begins with a capital."""
-    capital = [t._replace(title=t.title[0].upper() + t.title[1:]) for t in family.tables(found)]
+    capital = [t._replace(title=t.title[0].upper() + t.title[1:]) for t in finding.tables(found)]
     return tables.markdown(capital)
 
 
 def test_the_page_shows_its_numbers(tmp_path):
     listed = json.loads((DOCS / "oracle.json").read_text(encoding="utf-8"))["family"]
-    found = [family.Finding(**finding) for finding in listed]
-    assert all(family.as_theory_says(finding) for finding in found)
-    assert {finding.question for finding in found} == set(family.QUESTIONS)
+    found = [finding.Finding(**fields) for fields in listed]
+    assert all(map(finding.as_theory_says, found))
+    assert {f.question for f in found} == set(family.QUESTIONS)
     page = (DOCS / "oracle-family.md").read_text(encoding="utf-8")
     shown = re.findall(r"<!-- table -->\n(.*?)<!-- end -->", page, re.DOTALL)
     assert "\n".join(part.strip() + "\n" for part in shown).strip() == on_the_page(found).strip()
@@ -307,10 +307,10 @@ def test_the_page_shows_its_numbers(tmp_path):
 
 
 def test_what_is_not_what_theory_says_is_marked():
-    right = family.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
-    assert family.as_theory_says(right)
+    right = finding.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
+    assert finding.as_theory_says(right)
     for wrong in (right._replace(amount=0.6), right._replace(amount=float("nan"))):
-        assert not family.as_theory_says(wrong)
+        assert not finding.as_theory_says(wrong)
         assert "(!)" in on_the_page([wrong])
-    assert not family.as_theory_says(right._replace(amount=0.0, expected=None))
+    assert not finding.as_theory_says(right._replace(amount=0.0, expected=None))
     assert "(!)" not in on_the_page([right])

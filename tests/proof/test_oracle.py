@@ -22,7 +22,7 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.distributions import categorical
 from jaxpg.core.rollout import collect_episodes
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import family, oracle, problems, tables
+from jaxpg.proof import family, finding, oracle, problems, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -463,14 +463,14 @@ def test_the_command(monkeypatch, capsys, tmp_path, chain, rows):
     monkeypatch.setattr(oracle, "cartpole", lambda horizon: chain[0])
     monkeypatch.setattr(oracle, "tabular", lambda: None)
     monkeypatch.setattr(oracle, "rows", lambda problems, report: rows)
-    right = family.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
+    right = finding.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
     monkeypatch.setattr(family, "findings", lambda report: [right])
     files = {"--json": tmp_path / "rows.json", "--out": tmp_path / "rows.png"}
     main(["oracle", *(str(word) for pair in files.items() for word in pair)])
     assert "theory calls 64" in capsys.readouterr().out
     written = json.loads(files["--json"].read_text())
     assert [oracle.Row(**row) for row in written["estimators"]] == rows
-    assert [family.Finding(**finding) for finding in written["family"]] == [right]
+    assert [finding.Finding(**fields) for fields in written["family"]] == [right]
     assert files["--out"].read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.setattr(family, "findings", lambda report: [right._replace(amount=0.6)])
