@@ -17,7 +17,7 @@ import pytest
 
 from jaxpg.core import advantages, natural, noise, ppo, ring
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import family, finding, oracle, problems, tables
+from jaxpg.proof import family, finding, judged, oracle, problems, tables
 from jaxpg.report.oracle import draw_family
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -68,8 +68,8 @@ def wrong(found):
 
 def test_what_acting_writes_down_is_what_was_enumerated(chain, pole):
     for problem, params in (chain, pole):
-        config = as_arrays(family.PLAIN)
-        t = problems.written(problem, params, family._algorithm(problem, config))
+        config = as_arrays(judged.PLAIN)
+        t = problems.written(problem, params, judged.build(problem, config))
         log_prob = np.sum(np.asarray(t.log_prob), axis=0)  # of whole trajectories
         np.testing.assert_allclose(
             np.exp(log_prob + problem.log_dynamics),
@@ -81,8 +81,8 @@ def test_what_acting_writes_down_is_what_was_enumerated(chain, pole):
 
 
 def test_orders_are_orders():
-    assert sorted(family._orders(2)) == [(0, 1), (1, 0)]
-    pairs = {frozenset(order[:2]) for order in family._orders(6)}
+    assert sorted(judged.orders(2)) == [(0, 1), (1, 0)]
+    pairs = {frozenset(order[:2]) for order in judged.orders(6)}
     assert len(pairs) == 15  # 6 · 5 / 2
 
 
@@ -118,11 +118,11 @@ def test_epochs_are_biased_by_their_step(chain, asked):
 def test_epochs_go_where_the_fit_goes(chain):
     """The parameters at which an epoch is judged are those that the fit ends at."""
     problem, params = chain
-    config = family._config(
+    config = judged.config(
         estimator="reward_to_go", fit="ppo", epochs=2, num_envs=1, learning_rate=0.1
     )
-    batch = family._estimate(problem, config, params, oracle.every_batch(problem, 1))
-    after, gradients = family._fit(problem, config, params, batch, family._orders(1)[(0,)])
+    batch = judged.estimate(problem, config, params, oracle.every_batch(problem, 1))
+    after, gradients = judged.fit(problem, config, params, batch, judged.orders(1)[(0,)])
     start = np.asarray(natural.as_vector(params))
     np.testing.assert_allclose(start + 0.1 * gradients.sum(1), after, atol=1e-15)
 
@@ -137,7 +137,7 @@ def test_the_natural_direction_is_exact(chain, asked):
     # One iteration goes along the gradient itself.
     problem, params = chain
     weight = np.asarray(problems.probability(problem, params))
-    gradient = family._gradient(problem, params, 1.0)
+    gradient = judged.gradient(problem, params, 1.0)
     direction = family._solve(family._fisher(problem, params, weight), gradient, 0.0)
     cosine = gradient @ direction / np.linalg.norm(gradient) / np.linalg.norm(direction)
     assert undamped[1].cosine == pytest.approx(cosine, abs=1e-12)
@@ -151,7 +151,7 @@ def test_the_exact_fisher_matrix_is_the_curvature_of_the_kl(chain):
     valid = np.asarray(problem.trajectory.valid)
 
     def kl(policy):
-        there = problem.networks.policy(family._as_policy(params, policy), problem.trajectory.obs)
+        there = problem.networks.policy(judged.as_policy(params, policy), problem.trajectory.obs)
         old, new = jax.nn.log_softmax(outputs), jax.nn.log_softmax(there)
         each = jnp.sum(jnp.exp(old) * (old - new), axis=-1)
         return weight @ jnp.sum(jnp.where(valid, each, 0.0), axis=0) / np.sum(weight * valid)
@@ -184,10 +184,10 @@ def test_bias_before_a_cut(pole, asked, monkeypatch):
 def test_a_view_that_is_cut_is_what_collect_steps_sees(pole):
     """The first D rows of the trajectories are what `collect_steps` writes down in D steps."""
     problem, params = pole
-    config = family._config(collect="steps", num_steps=3, estimator="gae")
+    config = judged.config(collect="steps", num_steps=3, estimator="gae")
     cut = dataclasses.replace(problem, choices=problem.choices[:3])
-    seen = problems.written(cut, params, family._algorithm(problem, config))
-    whole = family._written(problem, params)
+    seen = problems.written(cut, params, judged.build(problem, config))
+    whole = judged.trajectories(problem, params)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-14), seen, jax.tree.map(lambda x: x[:3], whole)
     )
@@ -268,7 +268,10 @@ FAULTS = {
     "a cut is an end of a step": (advantages, "gae", dead, "bias before a cut"),
     "the longest weighs as if uncut": (advantages, "gae", summing_to_one, "weights before a cut"),
 }
-PROGRAMS = ("_estimates", "_fits", "_conjugate", "_natural", "_weights")
+PROGRAMS = (
+    *(judged._estimates, judged._fits),
+    *(family._conjugate, family._natural, family._weights),
+)
 
 
 @pytest.mark.thin(3)
@@ -277,14 +280,14 @@ def test_a_planted_fault_is_caught(fault, chain, pole, asked, monkeypatch):
     where, name, change, question = FAULTS[fault]
     monkeypatch.setattr(family, "ESTIMATORS", family.ESTIMATORS[:1])
     for program in PROGRAMS:  # a compiled one would hide the fault
-        getattr(family, program).clear_cache()
+        program.clear_cache()
     put = monkeypatch.setitem if isinstance(where, dict) else monkeypatch.setattr
     original = where[name] if isinstance(where, dict) else getattr(where, name)
     put(where, name, partial(change, original))
     on_pole = question in ("first steps", "weights before a cut", "bias before a cut")
     found = asked(question, pole if on_pole else chain)
     for program in PROGRAMS:
-        getattr(family, program).clear_cache()
+        program.clear_cache()
     assert wrong(found)
 
 
