@@ -17,7 +17,18 @@ import pytest
 
 from jaxpg.core import advantages, natural, noise, ppo, ring
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import family, finding, judged, oracle, problems, tables
+from jaxpg.proof import (
+    cuts,
+    epochs,
+    family,
+    finding,
+    fisher,
+    groups,
+    judged,
+    oracle,
+    problems,
+    tables,
+)
 from jaxpg.report.oracle import draw_family
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -47,13 +58,13 @@ def chain():
 @pytest.fixture
 def asked(monkeypatch):
     """What a question finds, by case (and x), on a problem; little of it."""
-    monkeypatch.setattr(family, "ESTIMATORS", [family.ESTIMATORS[i] for i in (1, 2, 4)])
-    monkeypatch.setattr(family, "RATES", (0.05, 0.1))
-    monkeypatch.setattr(family, "CLIPS", {"no clip": 1e9})
-    monkeypatch.setattr(family, "EPOCHS", 2)
-    monkeypatch.setattr(family, "GROUP_SIZES", (2,))
-    monkeypatch.setattr(family, "DAMPINGS", (0.0, 0.1))
-    monkeypatch.setattr(family, "ITERATIONS", (1,))
+    monkeypatch.setattr(epochs, "ESTIMATORS", [epochs.ESTIMATORS[i] for i in (1, 2, 4)])
+    monkeypatch.setattr(epochs, "RATES", (0.05, 0.1))
+    monkeypatch.setattr(epochs, "CLIPS", {"no clip": 1e9})
+    monkeypatch.setattr(epochs, "EPOCHS", 2)
+    monkeypatch.setattr(groups, "GROUP_SIZES", (2,))
+    monkeypatch.setattr(fisher, "DAMPINGS", (0.0, 0.1))
+    monkeypatch.setattr(fisher, "ITERATIONS", (1,))
 
     def ask(question, problem):
         found = [f._replace(question=question) for f in family.QUESTIONS[question][0](*problem)]
@@ -138,7 +149,7 @@ def test_the_natural_direction_is_exact(chain, asked):
     problem, params = chain
     weight = np.asarray(problems.probability(problem, params))
     gradient = judged.gradient(problem, params, 1.0)
-    direction = family._solve(family._fisher(problem, params, weight), gradient, 0.0)
+    direction = fisher.solve(fisher.matrix(problem, params, weight), gradient, 0.0)
     cosine = gradient @ direction / np.linalg.norm(gradient) / np.linalg.norm(direction)
     assert undamped[1].cosine == pytest.approx(cosine, abs=1e-12)
 
@@ -156,8 +167,8 @@ def test_the_exact_fisher_matrix_is_the_curvature_of_the_kl(chain):
         each = jnp.sum(jnp.exp(old) * (old - new), axis=-1)
         return weight @ jnp.sum(jnp.where(valid, each, 0.0), axis=0) / np.sum(weight * valid)
 
-    fisher = family._fisher(problem, params, weight)
-    np.testing.assert_allclose(fisher, jax.jit(jax.hessian(kl))(start), atol=1e-13)
+    found = fisher.matrix(problem, params, weight)
+    np.testing.assert_allclose(found, jax.jit(jax.hessian(kl))(start), atol=1e-13)
 
 
 def test_group_baselines(chain, asked):
@@ -175,7 +186,7 @@ def test_weights_before_a_cut(pole, asked):
 
 
 def test_bias_before_a_cut(pole, asked, monkeypatch):
-    monkeypatch.setattr(family, "CUTS", (2, 3, 4))
+    monkeypatch.setattr(cuts, "CUTS", (2, 3, 4))
     found = asked("bias before a cut", pole)
     assert not wrong(found)
     assert found["GAE(1), wrong V", 3].amount > found["GAE(1), wrong V", 4].amount
@@ -268,17 +279,14 @@ FAULTS = {
     "a cut is an end of a step": (advantages, "gae", dead, "bias before a cut"),
     "the longest weighs as if uncut": (advantages, "gae", summing_to_one, "weights before a cut"),
 }
-PROGRAMS = (
-    *(judged._estimates, judged._fits),
-    *(family._conjugate, family._natural, family._weights),
-)
+PROGRAMS = (judged._estimates, judged._fits, fisher._conjugate, fisher._natural, cuts._weights)
 
 
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault, chain, pole, asked, monkeypatch):
     where, name, change, question = FAULTS[fault]
-    monkeypatch.setattr(family, "ESTIMATORS", family.ESTIMATORS[:1])
+    monkeypatch.setattr(epochs, "ESTIMATORS", epochs.ESTIMATORS[:1])
     for program in PROGRAMS:  # a compiled one would hide the fault
         program.clear_cache()
     put = monkeypatch.setitem if isinstance(where, dict) else monkeypatch.setattr
