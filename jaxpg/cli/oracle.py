@@ -41,7 +41,7 @@ def oracle(options: Oracle) -> None:
     import jax
     from rich.console import Console
 
-    from jaxpg.proof import family, oracle
+    from jaxpg.proof import family, finding, oracle, tables
     from jaxpg.report.oracle import draw, draw_family
 
     with jax.enable_x64(True):
@@ -56,22 +56,22 @@ def oracle(options: Oracle) -> None:
         listed = [f'"{name}": [\n{_lines(part)}\n]' for name, part in parts.items()]
         files.save(options.json, "{\n" + ",\n".join(listed) + "\n}\n")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(oracle.table(found))
-    console.print(family.table(findings))
+    console.print(tables.rich(oracle.tables(found)))
+    console.print(tables.rich(finding.tables(findings)))
     if options.out:
         draw(found, options.out)
     if options.family_out:
         draw_family(findings, options.family_out)
     unbiased = [row for row in found if row.unbiased_by_theory]
     worst = max(unbiased, key=lambda row: row.relative_bias)
-    wrong = sum(not row.relative_bias <= oracle.TOLERANCE for row in unbiased)  # NaN is wrong too
+    wrong = sum(not oracle.as_theory_says(row) for row in found)
     print(
         f"{len(found)} estimators held against the exact gradient; theory calls {len(unbiased)} "
         f"unbiased, of which the furthest is off by {worst.relative_bias:.1e} of ‖∇U‖"
     )
-    known = sum(finding.expected is not None for finding in findings)
-    unknown = sum(finding.open for finding in findings)
-    others = sum(not family.as_theory_says(finding) for finding in findings)
+    known = sum(f.expected is not None for f in findings)
+    unknown = sum(f.open for f in findings)
+    others = sum(not finding.as_theory_says(f) for f in findings)
     print(
         f"{len(findings)} findings on the rest of the family; theory knows the amount of {known}, "
         f"and of {len(findings) - known - unknown} others that it is not 0"

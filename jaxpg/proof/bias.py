@@ -13,8 +13,18 @@ import numpy as np
 
 from jaxpg.core import noise
 from jaxpg.core.types import Params, Trajectory
-from jaxpg.proof.oracle import MAX_BATCHES, TOLERANCE, Truth, chain, every_batch, inputs, moments
+from jaxpg.proof.oracle import (
+    MAX_BATCHES,
+    TOLERANCE,
+    Truth,
+    against,
+    chain,
+    every_batch,
+    inputs,
+    moments,
+)
 from jaxpg.proof.problems import Problem, cartpole, probability, quick_jit, train
+from jaxpg.proof.tables import share
 
 Slopes = Callable[..., Any]  # log π, trajectory, V(s), V(s') -> ∂ loss / ∂ log π, [T, N, K]
 COLUMNS = ("problem", "parameters", "V", "bias", "cosine", "length", "variance")
@@ -34,7 +44,7 @@ class Held(NamedTuple):
     @property
     def row(self) -> tuple[str, ...]:
         """A line of a table, as `COLUMNS` says."""
-        bias = f"{self.bias:.0e}" if self.bias <= TOLERANCE else f"{self.bias:.1%}"
+        bias = share(self.bias, tolerance=TOLERANCE)
         numbers = (f"{self.cosine:.4f}", f"{self.length:.3f}", f"{self.variance:.3g}")
         return (self.problem, self.parameters, self.value, bias, *numbers)
 
@@ -124,16 +134,8 @@ def _hold(
 ) -> Held:
     """ĝ of every batch, [K, P], against ∇U, [P]."""
     mean, variance = moments(gradient, batches, probability(problem, params))
-    norm, length = np.linalg.norm(truth), np.linalg.norm(mean)
-    return Held(
-        problem.name,
-        parameters,
-        value,
-        bias=float(np.linalg.norm(mean - truth) / norm),
-        cosine=float(mean @ truth / (length * norm)) if length > 0 else 0.0,
-        length=float(length / norm),
-        variance=variance,
-    )
+    _, bias, cosine, length = against(mean, truth)
+    return Held(problem.name, parameters, value, bias, cosine, length, variance)
 
 
 def _in_jax(call: Callable[..., Any], loss: Callable[..., Any] | None) -> Slopes:

@@ -36,6 +36,7 @@ from jaxpg.proof.problems import (
     tabular,
     train,
 )
+from jaxpg.proof.tables import Table, share
 
 KINDS = {  # of V that a baseline may use
     "value": ("exact V", "wrong V"),
@@ -58,6 +59,15 @@ class Moments(NamedTuple):
 
     mean: np.ndarray  # E ĝ, [P]
     variance: float  # trace of ĝ's covariance, times the N trajectories that ĝ averages
+
+
+class Comparison(NamedTuple):
+    """A gradient that was found, beside the true one."""
+
+    distance: float  # ‖found - truth‖
+    amount: float  # ‖found - truth‖ / ‖truth‖
+    cosine: float  # of the angle between the two; 0 where the one found is 0
+    length: float  # ‖found‖ / ‖truth‖
 
 
 class Truth(NamedTuple):
@@ -147,6 +157,16 @@ def every_batch(problem: Problem, count: int) -> jax.Array:
     return jnp.asarray(np.indices((trajectories,) * count).reshape(count, -1))
 
 
+def chances(batches: jax.Array, probability: jax.Array) -> np.ndarray:
+    """P of every batch, the product over its trajectories, [K].
+
+    Args:
+      batches: from `every_batch`, [N, K].
+      probability: P(τ;θ), [M].
+    """
+    return np.prod(np.asarray(probability)[batches], axis=0)
+
+
 def moments(gradient: np.ndarray, batches: jax.Array, probability: jax.Array) -> Moments:
     """Of ĝ over all batches.
 
@@ -155,11 +175,22 @@ def moments(gradient: np.ndarray, batches: jax.Array, probability: jax.Array) ->
       batches: from `every_batch`, [N, K].
       probability: P(τ;θ), [M].
     """
-    weight = np.prod(np.asarray(probability)[batches], axis=0)
+    weight = chances(batches, probability)
     mean = weight @ gradient
     off = gradient - mean
     spread = np.einsum("kp,kp->k", off, off)
     return Moments(mean, len(batches) * float(weight @ spread))
+
+
+def against(found: Any, truth: Any) -> Comparison:
+    """Of two vectors, [P] each."""
+    distance, norm, length = map(np.linalg.norm, (found - truth, truth, found))
+    return Comparison(
+        distance=float(distance),
+        amount=float(distance / norm),
+        cosine=float(found @ truth / (length * norm)) if length > 0 else 0.0,
+        length=float(length / norm),
+    )
 
 
 @quick_jit
@@ -254,8 +285,7 @@ def hold(
     truth = truth or Truth.of(problem, params, float(config.gamma))
     exact = (truth.value, truth.next_value) if baseline.endswith("exact V") else ()
     moments = expectation(problem, params, config, *exact)
-    norm, length = np.linalg.norm(truth.gradient), np.linalg.norm(moments.mean)
-    bias = np.linalg.norm(moments.mean - truth.gradient)
+    compared = against(moments.mean, truth.gradient)
     note = why_biased(config, baseline)
     return Row(
         problem=problem.name,
@@ -268,9 +298,9 @@ def hold(
         reduction=config.reduction,
         normalized=config.normalize_advantage,
         trajectories=config.num_envs,
-        bias=float(bias),
-        relative_bias=float(bias / norm),
-        cosine=float(moments.mean @ truth.gradient / (length * norm)) if length > 0 else 0.0,
+        bias=compared.distance,
+        relative_bias=compared.amount,
+        cosine=compared.cosine,
         variance=moments.variance,
         unbiased_by_theory=not note,
         note=note,
@@ -332,6 +362,11 @@ def why_biased(config: Config, baseline: str) -> str:
     return "; ".join(reason for reason, holds in reasons.items() if holds)
 
 
+def as_theory_says(row: Row) -> bool:
+    """Whether an estimator is unbiased, to rounding, if theory calls it so; NaN never is."""
+    return not row.unbiased_by_theory or row.relative_bias <= TOLERANCE
+
+
 def summary(rows: Sequence[Row]) -> list[list[str]]:
     """The rows of one problem and one set of parameters, an estimator a line, as `HEADINGS` says.
 
@@ -347,7 +382,7 @@ def summary(rows: Sequence[Row]) -> list[list[str]]:
         cells = [label, baseline]
         for variant in VARIANTS:
             found = by_variant.get(variant)
-            cells.append(_bias(found.relative_bias) if found else "–")
+            cells.append(share(found.relative_bias, tolerance=TOLERANCE) if found else "–")
             angle = variant in VARIANTS[3:]
             spread = found and (f"{found.cosine:.4f}" if angle else f"{found.variance:.3g}")
             cells.append(spread or "–")
@@ -363,30 +398,9 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def table(rows: Sequence[Row]) -> Any:
-    """`summary` of each group, as a rich renderable for the terminal."""
-    from rich.console import Group
-    from rich.table import Table
-
-    tables = []
-    for title, group in groups(rows).items():
-        view = Table(title=title, title_justify="left", header_style="bold")
-        for i, heading in enumerate(HEADINGS):
-            view.add_column(heading, justify="left" if i < 2 else "right", no_wrap=i < 2)
-        for cells in summary(group):
-            view.add_row(*cells)
-        tables.append(view)
-    return Group(*tables)
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """`summary` of each group, as Markdown."""
-    lines = []
-    for title, group in groups(rows).items():
-        lines += [f"**{title}**", "", f"| {' | '.join(HEADINGS)} |"]
-        lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 2)]
-        lines += [f"| {' | '.join(cells)} |" for cells in summary(group)] + [""]
-    return "\n".join(lines)
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """`summary` of each group."""
+    return [Table(title, HEADINGS, summary(group), 2) for title, group in groups(rows).items()]
 
 
 def label_of(row: Row | Config) -> str:
@@ -403,10 +417,6 @@ def variant_of(row: Row) -> str | None:
     if row.gamma < 1.0:
         return f"γ={row.gamma:g} {row.discounting}"
     return "normalised" if row.normalized else "mean over steps" if changes[2] else "γ=1"
-
-
-def _bias(relative: float) -> str:
-    return f"{relative:.0e}" if relative <= TOLERANCE else f"{relative:.1%}"
 
 
 @quick_jit

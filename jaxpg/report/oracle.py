@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxpg.proof import oracle
 from jaxpg.proof.bias import Bias
-from jaxpg.proof.family import Finding
+from jaxpg.proof.finding import Finding
 from jaxpg.proof.oracle import Row
 from jaxpg.report.canvas import ACCENT, DASHES, GRID, INK, MUTED, SERIES, own_rc, save
 

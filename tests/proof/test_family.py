@@ -17,7 +17,18 @@ import pytest
 
 from jaxpg.core import advantages, natural, noise, ppo, ring
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import family, problems
+from jaxpg.proof import (
+    cuts,
+    epochs,
+    family,
+    finding,
+    fisher,
+    groups,
+    judged,
+    oracle,
+    problems,
+    tables,
+)
 from jaxpg.report.oracle import draw_family
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -47,13 +58,13 @@ def chain():
 @pytest.fixture
 def asked(monkeypatch):
     """What a question finds, by case (and x), on a problem; little of it."""
-    monkeypatch.setattr(family, "ESTIMATORS", [family.ESTIMATORS[i] for i in (1, 2, 4)])
-    monkeypatch.setattr(family, "RATES", (0.05, 0.1))
-    monkeypatch.setattr(family, "CLIPS", {"no clip": 1e9})
-    monkeypatch.setattr(family, "EPOCHS", 2)
-    monkeypatch.setattr(family, "GROUP_SIZES", (2,))
-    monkeypatch.setattr(family, "DAMPINGS", (0.0, 0.1))
-    monkeypatch.setattr(family, "ITERATIONS", (1,))
+    monkeypatch.setattr(epochs, "ESTIMATORS", [epochs.ESTIMATORS[i] for i in (1, 2, 4)])
+    monkeypatch.setattr(epochs, "RATES", (0.05, 0.1))
+    monkeypatch.setattr(epochs, "CLIPS", {"no clip": 1e9})
+    monkeypatch.setattr(epochs, "EPOCHS", 2)
+    monkeypatch.setattr(groups, "GROUP_SIZES", (2,))
+    monkeypatch.setattr(fisher, "DAMPINGS", (0.0, 0.1))
+    monkeypatch.setattr(fisher, "ITERATIONS", (1,))
 
     def ask(question, problem):
         found = [f._replace(question=question) for f in family.QUESTIONS[question][0](*problem)]
@@ -63,13 +74,13 @@ def asked(monkeypatch):
 
 
 def wrong(found):
-    return [case for case, finding in found.items() if not family.as_theory_says(finding)]
+    return [case for case, f in found.items() if not finding.as_theory_says(f)]
 
 
 def test_what_acting_writes_down_is_what_was_enumerated(chain, pole):
     for problem, params in (chain, pole):
-        config = as_arrays(family.PLAIN)
-        t = problems.written(problem, params, family._algorithm(problem, config))
+        config = as_arrays(judged.PLAIN)
+        t = problems.written(problem, params, judged.build(problem, config))
         log_prob = np.sum(np.asarray(t.log_prob), axis=0)  # of whole trajectories
         np.testing.assert_allclose(
             np.exp(log_prob + problem.log_dynamics),
@@ -81,8 +92,8 @@ def test_what_acting_writes_down_is_what_was_enumerated(chain, pole):
 
 
 def test_orders_are_orders():
-    assert sorted(family._orders(2)) == [(0, 1), (1, 0)]
-    pairs = {frozenset(order[:2]) for order in family._orders(6)}
+    assert sorted(judged.orders(2)) == [(0, 1), (1, 0)]
+    pairs = {frozenset(order[:2]) for order in judged.orders(6)}
     assert len(pairs) == 15  # 6 · 5 / 2
 
 
@@ -118,12 +129,11 @@ def test_epochs_are_biased_by_their_step(chain, asked):
 def test_epochs_go_where_the_fit_goes(chain):
     """The parameters at which an epoch is judged are those that the fit ends at."""
     problem, params = chain
-    config = family._config(
+    config = judged.config(
         estimator="reward_to_go", fit="ppo", epochs=2, num_envs=1, learning_rate=0.1
     )
-    _, columns = family._batches(problem, params, 1)
-    batch = family._estimate(problem, config, params, columns)
-    after, gradients = family._fit(problem, config, params, batch, family._orders(1)[(0,)])
+    batch = judged.estimate(problem, config, params, oracle.every_batch(problem, 1))
+    after, gradients = judged.fit(problem, config, params, batch, judged.orders(1)[(0,)])
     start = np.asarray(natural.as_vector(params))
     np.testing.assert_allclose(start + 0.1 * gradients.sum(1), after, atol=1e-15)
 
@@ -138,8 +148,8 @@ def test_the_natural_direction_is_exact(chain, asked):
     # One iteration goes along the gradient itself.
     problem, params = chain
     weight = np.asarray(problems.probability(problem, params))
-    gradient = family._gradient(problem, params, 1.0)
-    direction = family._solve(family._fisher(problem, params, weight), gradient, 0.0)
+    gradient = judged.gradient(problem, params, 1.0)
+    direction = fisher.solve(fisher.matrix(problem, params, weight), gradient, 0.0)
     cosine = gradient @ direction / np.linalg.norm(gradient) / np.linalg.norm(direction)
     assert undamped[1].cosine == pytest.approx(cosine, abs=1e-12)
 
@@ -152,13 +162,13 @@ def test_the_exact_fisher_matrix_is_the_curvature_of_the_kl(chain):
     valid = np.asarray(problem.trajectory.valid)
 
     def kl(policy):
-        there = problem.networks.policy(family._as_policy(params, policy), problem.trajectory.obs)
+        there = problem.networks.policy(judged.as_policy(params, policy), problem.trajectory.obs)
         old, new = jax.nn.log_softmax(outputs), jax.nn.log_softmax(there)
         each = jnp.sum(jnp.exp(old) * (old - new), axis=-1)
         return weight @ jnp.sum(jnp.where(valid, each, 0.0), axis=0) / np.sum(weight * valid)
 
-    fisher = family._fisher(problem, params, weight)
-    np.testing.assert_allclose(fisher, jax.jit(jax.hessian(kl))(start), atol=1e-13)
+    found = fisher.matrix(problem, params, weight)
+    np.testing.assert_allclose(found, jax.jit(jax.hessian(kl))(start), atol=1e-13)
 
 
 def test_group_baselines(chain, asked):
@@ -176,7 +186,7 @@ def test_weights_before_a_cut(pole, asked):
 
 
 def test_bias_before_a_cut(pole, asked, monkeypatch):
-    monkeypatch.setattr(family, "CUTS", (2, 3, 4))
+    monkeypatch.setattr(cuts, "CUTS", (2, 3, 4))
     found = asked("bias before a cut", pole)
     assert not wrong(found)
     assert found["GAE(1), wrong V", 3].amount > found["GAE(1), wrong V", 4].amount
@@ -185,10 +195,10 @@ def test_bias_before_a_cut(pole, asked, monkeypatch):
 def test_a_view_that_is_cut_is_what_collect_steps_sees(pole):
     """The first D rows of the trajectories are what `collect_steps` writes down in D steps."""
     problem, params = pole
-    config = family._config(collect="steps", num_steps=3, estimator="gae")
+    config = judged.config(collect="steps", num_steps=3, estimator="gae")
     cut = dataclasses.replace(problem, choices=problem.choices[:3])
-    seen = problems.written(cut, params, family._algorithm(problem, config))
-    whole = family._written(problem, params)
+    seen = problems.written(cut, params, judged.build(problem, config))
+    whole = judged.trajectories(problem, params)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-14), seen, jax.tree.map(lambda x: x[:3], whole)
     )
@@ -269,45 +279,49 @@ FAULTS = {
     "a cut is an end of a step": (advantages, "gae", dead, "bias before a cut"),
     "the longest weighs as if uncut": (advantages, "gae", summing_to_one, "weights before a cut"),
 }
-PROGRAMS = ("_estimates", "_fits", "_conjugate", "_natural", "_weights")
+PROGRAMS = (judged._estimates, judged._fits, fisher._conjugate, fisher._natural, cuts._weights)
 
 
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault, chain, pole, asked, monkeypatch):
     where, name, change, question = FAULTS[fault]
-    monkeypatch.setattr(family, "ESTIMATORS", family.ESTIMATORS[:1])
+    monkeypatch.setattr(epochs, "ESTIMATORS", epochs.ESTIMATORS[:1])
     for program in PROGRAMS:  # a compiled one would hide the fault
-        getattr(family, program).clear_cache()
+        program.clear_cache()
     put = monkeypatch.setitem if isinstance(where, dict) else monkeypatch.setattr
     original = where[name] if isinstance(where, dict) else getattr(where, name)
     put(where, name, partial(change, original))
     on_pole = question in ("first steps", "weights before a cut", "bias before a cut")
     found = asked(question, pole if on_pole else chain)
     for program in PROGRAMS:
-        getattr(family, program).clear_cache()
+        program.clear_cache()
     assert wrong(found)
+
+
+def on_the_page(found):
+    """The tables as Markdown; there a question's title begins with a capital."""
+    capital = [t._replace(title=t.title[0].upper() + t.title[1:]) for t in finding.tables(found)]
+    return tables.markdown(capital)
 
 
 def test_the_page_shows_its_numbers(tmp_path):
     listed = json.loads((DOCS / "oracle.json").read_text(encoding="utf-8"))["family"]
-    found = [family.Finding(**finding) for finding in listed]
-    assert all(family.as_theory_says(finding) for finding in found)
-    assert {finding.question for finding in found} == set(family.QUESTIONS)
+    found = [finding.Finding(**fields) for fields in listed]
+    assert all(map(finding.as_theory_says, found))
+    assert {f.question for f in found} == set(family.QUESTIONS)
     page = (DOCS / "oracle-family.md").read_text(encoding="utf-8")
     shown = re.findall(r"<!-- table -->\n(.*?)<!-- end -->", page, re.DOTALL)
-    assert (
-        "\n".join(part.strip() + "\n" for part in shown).strip() == family.markdown(found).strip()
-    )
+    assert "\n".join(part.strip() + "\n" for part in shown).strip() == on_the_page(found).strip()
     draw_family(found, tmp_path / "family.png")
     assert (tmp_path / "family.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_not_what_theory_says_is_marked():
-    right = family.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
-    assert family.as_theory_says(right)
+    right = finding.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
+    assert finding.as_theory_says(right)
     for wrong in (right._replace(amount=0.6), right._replace(amount=float("nan"))):
-        assert not family.as_theory_says(wrong)
-        assert "(!)" in family.markdown([wrong])
-    assert not family.as_theory_says(right._replace(amount=0.0, expected=None))
-    assert "(!)" not in family.markdown([right])
+        assert not finding.as_theory_says(wrong)
+        assert "(!)" in on_the_page([wrong])
+    assert not finding.as_theory_says(right._replace(amount=0.0, expected=None))
+    assert "(!)" not in on_the_page([right])

@@ -22,7 +22,7 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.distributions import categorical
 from jaxpg.core.rollout import collect_episodes
 from jaxpg.core.training import as_arrays
-from jaxpg.proof import family, oracle, problems
+from jaxpg.proof import family, finding, oracle, problems, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -204,6 +204,15 @@ def test_biased_estimators_are_seen_to_be(rows):
     biased = [row for row in rows if not row.unbiased_by_theory]
     assert min(row.relative_bias for row in biased) > 1e-4
     assert all(row.note for row in biased)
+
+
+def test_only_what_should_be_unbiased_can_contradict_theory(rows):
+    assert all(map(oracle.as_theory_says, rows))
+    unbiased = find(rows, estimator="reward_to_go", baseline="wrong V")
+    biased = find(rows, estimator="td_error", baseline="wrong V")
+    for amount in (2.0 * oracle.TOLERANCE, float("nan")):
+        assert not oracle.as_theory_says(unbiased._replace(relative_bias=amount))
+        assert oracle.as_theory_says(biased._replace(relative_bias=amount))
 
 
 def find(rows, **fields):
@@ -454,14 +463,14 @@ def test_the_command(monkeypatch, capsys, tmp_path, chain, rows):
     monkeypatch.setattr(oracle, "cartpole", lambda horizon: chain[0])
     monkeypatch.setattr(oracle, "tabular", lambda: None)
     monkeypatch.setattr(oracle, "rows", lambda problems, report: rows)
-    right = family.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
+    right = finding.Finding("groups", "MDP", "mean", None, "∇U", 0.5, 1.0, 0.5, None, 0.5)
     monkeypatch.setattr(family, "findings", lambda report: [right])
     files = {"--json": tmp_path / "rows.json", "--out": tmp_path / "rows.png"}
     main(["oracle", *(str(word) for pair in files.items() for word in pair)])
     assert "theory calls 64" in capsys.readouterr().out
     written = json.loads(files["--json"].read_text())
     assert [oracle.Row(**row) for row in written["estimators"]] == rows
-    assert [family.Finding(**finding) for finding in written["family"]] == [right]
+    assert [finding.Finding(**fields) for fields in written["family"]] == [right]
     assert files["--out"].read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.setattr(family, "findings", lambda report: [right._replace(amount=0.6)])
@@ -483,5 +492,5 @@ def test_the_page_shows_its_numbers():
     rows = [oracle.Row(**row) for row in listed]
     page = (DOCS / "oracle.md").read_text()
     (shown,) = re.findall(r"<!-- table -->\n(.*?)<!-- end -->", page, re.DOTALL)
-    assert shown.strip() == oracle.markdown(rows).strip()
+    assert shown.strip() == tables.markdown(oracle.tables(rows)).strip()
     assert max(row.relative_bias for row in rows if row.unbiased_by_theory) < oracle.TOLERANCE
