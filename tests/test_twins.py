@@ -174,6 +174,28 @@ def test_twins_have_the_same_arguments_and_fields(name):
             assert plain == [a for a in others if a[0] not in HANDED_IN.get(name, ())], one
 
 
+@pytest.mark.parametrize("name", CORE)
+def test_twins_check_as_much(name):
+    """What broadcasts in silence is wrong in both: V [B] less a target [B, 1] is the article's."""
+    ours, theirs = (
+        {
+            node.name: sum(map(_is_check, ast.walk(node)))
+            for node in ast.walk(ast.parse(inspect.getsource(module)))
+            if isinstance(node, ast.FunctionDef)
+        }
+        for module in twins(name)
+    )
+    both = ours.keys() & theirs.keys()
+    assert {one: ours[one] for one in both} == {one: theirs[one] for one in both}
+
+
+def _is_check(node):
+    """Of arrays: chex.assert_…, or assert of shapes and types."""
+    if isinstance(node, ast.Assert):
+        return any(word in ast.unparse(node.test) for word in (".shape", ".ndim", ".dtype"))
+    return isinstance(node, ast.Call) and ast.unparse(node.func).startswith("chex.assert_")
+
+
 @pytest.mark.parametrize(("name", "handed_in"), HANDED_IN.items())
 def test_what_is_handed_in_is_plain_by_default(name, handed_in):
     """No primitive is asked for: whoever hands in nothing reads and runs the plain page."""

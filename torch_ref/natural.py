@@ -149,6 +149,7 @@ def conjugate_gradients(
     Source: Hestenes & Stiefel 1952; Shewchuk 1994, An introduction to the conjugate gradient method
     without the agonizing pain; Parlett 1998, The symmetric eigenvalue problem, §13.
     """
+    assert b.ndim == 1
     x, r, p, square = torch.zeros_like(b), b, b, dot(b, b)
     basis: list[torch.Tensor] = []
     for _ in range(int(steps)):

@@ -145,8 +145,12 @@ def clipped_ratio(
       advantage: Ψ, float [...].
       clip_coef: ε > 0, a scalar.
 
+    Raises:
+      AssertionError: if the shapes differ.
+
     Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7.
     """
+    assert log_ratio.shape == advantage.shape
     ratio = torch.exp(log_ratio)
     upper, lower = ratio.clamp(max=1.0 + clip_coef), ratio.clamp(min=1.0 - clip_coef)
     return torch.where(advantage >= 0.0, upper, lower)
@@ -168,8 +172,12 @@ def clipped_value_loss(
       valid: bool [...].
       clip_value: c > 0, a scalar.
 
+    Raises:
+      AssertionError: if the shapes differ.
+
     Source: Dhariwal et al. 2017, OpenAI Baselines.
     """
+    assert value.shape == old_value.shape == target.shape == valid.shape
     near = old_value + (value - old_value).clamp(-clip_value, clip_value)
     error = torch.maximum((value - target) ** 2, (near - target) ** 2)
     return masked_mean(error, valid)

@@ -49,8 +49,9 @@ def records(
     Raises:
       ConfigError: if the config has no meaning.
     """
-    algorithm = algorithm or algorithms.build(validate(config))
-    tensors = as_tensors(validate(config))
+    config = validate(config)
+    algorithm = algorithm or algorithms.build(config)
+    tensors = as_tensors(config)
     state = learner.init(tensors, noise.key(seed), algorithm)
     count = config.num_updates if updates is None else min(updates, config.num_updates)
     for _ in range(count):
@@ -73,7 +74,8 @@ def roundings(
       update: its index, from 0.
       build: makes the algorithm, from the config and what rounds to the grid.
     """
-    tensors = as_tensors(validate(config))
+    config = validate(config)
+    tensors = as_tensors(config)
     algorithm = build(config, arithmetic.round_floats)
     state = learner.init(tensors, noise.key(seed), algorithm)
     for _ in range(update):

@@ -1,7 +1,8 @@
 """init and update: one seed's training state, and one step of the algorithm.
 
 An update has three stages: collect what the policy meets, estimate what it was worth, fit the
-networks to that.
+networks to that. `scan` is the loop over an optimizer's steps, with the arguments of
+`jax.lax.scan`.
 """
 
 from collections.abc import Callable
@@ -267,11 +268,7 @@ def fit(
     *,
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
-    """One step along the policy gradient, of losses apart or of their sum.
-
-    Args:
-      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
-    """
+    """One step along the policy gradient, of losses apart or of their sum."""
     if config.joint:
         return fit_joint(config, algorithm, learned, batch)
     return fit_separate(config, algorithm, learned, batch, scan=scan)
@@ -285,11 +282,7 @@ def fit_separate(
     *,
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
-    """One step of the policy, then value_steps steps of the critic (if there is one).
-
-    Args:
-      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
-    """
+    """One step of the policy, then value_steps steps of the critic (if there is one)."""
     params, opt_state = learned.params, learned.opt_state
     rate = rates(config, learned.update)["policy"]
 
@@ -315,11 +308,7 @@ def fit_value(
     *,
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
-    """value_steps steps of the critic; without one nothing, and losses of 0.
-
-    Args:
-      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
-    """
+    """value_steps steps of the critic; without one nothing, and losses of 0."""
     zero = jnp.zeros((), config.float_type)
     if not config.critic:
         return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})

@@ -4,7 +4,8 @@
 
 F is the Fisher matrix, the curvature of the mean KL(π_old ‖ π) at π = π_old. It is never written
 down: conjugate gradients find x from products with it. NPG goes -α x. TRPO goes along -x as far as
-a bound on the KL allows, and not at all where that does not improve the policy.
+a bound on the KL allows, and not at all where that does not improve the policy. `scan` is as in
+`learner`.
 
 Source: Kakade 2001, A natural policy gradient (NIPS 14); Schulman et al. 2015 (arXiv:1502.05477).
 """
@@ -34,11 +35,7 @@ def fit_npg(
     *,
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
-    """θ - α_u x, then value_steps steps of the critic (if there is one).
-
-    Args:
-      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
-    """
+    """θ - α_u x, then value_steps steps of the critic (if there is one)."""
     params = learned.params
     found = natural_gradient(config, algorithm, params, batch)
     rate = learner.rates(config, learned.update)["policy"]
@@ -57,11 +54,7 @@ def fit_trpo(
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
     """The longest step along -x that is good enough, then value_steps steps of the critic (if there
-    is one).
-
-    Args:
-      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
-    """
+    is one)."""
     params = learned.params
     found = natural_gradient(config, algorithm, params, batch)
     step = step_length(found.curvature, max_kl=config.max_kl) * found.direction

@@ -3,7 +3,8 @@
     maximise E[min(ρ Ψ, clip(ρ, 1 - ε, 1 + ε) Ψ)],    ρ = π(a|s) / π_old(a|s)
 
 An epoch goes through the batch in an order of its own, a minibatch of steps (or of whole episodes)
-at a time. π_old is the policy that acted, and its probabilities are those of acting.
+at a time. π_old is the policy that acted, and its probabilities are those of acting. `scan` is as
+in `learner`.
 
 Source: Schulman et al. 2017 (arXiv:1707.06347); what implementations add to it, Huang et al. 2022,
 The 37 implementation details of proximal policy optimization (ICLR blog track).
@@ -35,11 +36,7 @@ def fit(
 
     With `target_kl` a step that would begin further than that from π_old is left out, and all
     after it, but never the first; their gradients are 0. What is reported is a mean over the steps
-    taken.
-
-    Args:
-      scan: over an optimizer's steps, with the arguments of `jax.lax.scan`.
-    """
+    taken."""
     rates = learner.rates(config, learned.update)
     _, moments = learner.apart(config, learned.params)
 
@@ -158,6 +155,9 @@ def clipped_ratio(log_ratio: jax.Array, advantage: jax.Array, *, clip_coef: floa
       advantage: Ψ, float [...].
       clip_coef: ε > 0, a scalar.
 
+    Raises:
+      AssertionError: on tracing, if the shapes differ.
+
     Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7.
     """
     chex.assert_equal_shape([log_ratio, advantage])
@@ -181,6 +181,9 @@ def clipped_value_loss(
       old_value, target: constants, float [...].
       valid: bool [...].
       clip_value: c > 0, a scalar.
+
+    Raises:
+      AssertionError: on tracing, if the shapes differ.
 
     Source: Dhariwal et al. 2017, OpenAI Baselines.
     """

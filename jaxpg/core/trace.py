@@ -53,8 +53,9 @@ def records(
     Raises:
       ConfigError: if the config has no meaning, or needs JAX's 64-bit mode, which is off.
     """
-    algorithm = algorithm or algorithms.build(validate(config))
-    arrays, init, watch = _program(validate(config), algorithm)
+    config = validate(config)
+    algorithm = algorithm or algorithms.build(config)
+    arrays, init, watch = _program(config, algorithm)
     state = init(arrays, noise.key(seed))
     count = config.num_updates if updates is None else min(updates, config.num_updates)
     for _ in range(count):
@@ -78,7 +79,8 @@ def roundings(
       update: its index, from 0.
       build: makes the algorithm, from the config and its primitives.
     """
-    arrays, init, run = _program(validate(config), build(validate(config), PLAIN))
+    config = validate(config)
+    arrays, init, run = _program(config, build(config, PLAIN))
     state = init(arrays, noise.key(seed))
     for _ in range(update):
         state, _ = run(arrays, state)
