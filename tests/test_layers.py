@@ -93,6 +93,12 @@ def test_only_proof_sees_the_twin_and_the_twin_sees_nobody():
             assert not theirs, name
 
 
+def test_nothing_is_mocked_but_to_plant_faults():
+    mocking = {name for name, path in PATHS.items() if "unittest" in path.read_text()}
+    assert mocking
+    assert not {name for name in mocking if not name.startswith("jaxpg.proof.faults.")}
+
+
 def test_no_circle():
     try:
         list(TopologicalSorter(IMPORTS).static_order())

@@ -10,8 +10,8 @@ from jaxpg import words
 from jaxpg.analysis import race as statistics
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Contenders, Given
+from jaxpg.cli.launch import Launch, check, import_callback, to_the_end
 from jaxpg.cli.show import attempt
-from jaxpg.cli.train import Launch, check, import_callback, to_the_end
 from jaxpg.core.config import FIELDS, PRESETS, Config
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import race as races

@@ -13,7 +13,7 @@ import handmade
 import numpy as np
 import pytest
 
-from jaxpg.cli import machine, policies
+from jaxpg.cli import launch, machine, policies
 from jaxpg.cli import train as training
 from jaxpg.cli.main import main
 from jaxpg.core.config import PRESETS, Config
@@ -42,10 +42,11 @@ run.check_parts = lambda planned, build: None
 run.begin = lambda directory, planned, start: directory.mkdir()
 run.is_finished = lambda directory: False
 results.closing = lambda summary, out: "finished"
-from jaxpg.cli import train as command
+from jaxpg.cli import launch as command
+from jaxpg.core.config import PRESETS
 command._log_results = command.draw = lambda *arguments, **options: None
 command.manifests.read = lambda directory: command.Manifest(
-    "vpg", command.PRESETS["vpg"], ("0:2",), 2, 1, ({},), {})
+    "vpg", PRESETS["vpg"], ("0:2",), 2, 1, ({},), {})
 from jaxpg.cli.main import main
 main()
 """
@@ -281,12 +282,12 @@ def test_what_is_not_training_withholds_nothing(trained, tmp_path, monkeypatch, 
 
     monkeypatch.setattr("jaxpg.report.figures.learning_curve", fail)
     monkeypatch.setattr("jaxpg.report.page.make", fail)
-    training.draw(trained, report=True, anew=True)
+    launch.draw(trained, report=True, anew=True)
     said = capsys.readouterr().err
     assert "jaxpg: its curve.png could not be drawn (ValueError: a font is missing)" in said
     assert "jaxpg: the report could not be made (ValueError: a font is missing)" in said
     monkeypatch.setattr(track, "log_results", fail)
-    training._log_results(trained)
+    launch._log_results(trained)
     assert "its tracker could not be told the results" in capsys.readouterr().err
 
 
@@ -312,7 +313,7 @@ def test_a_tracker_that_fails_ends_nothing(when, tmp_path, monkeypatch, capsys):
                 raise OSError("no network")
 
     monkeypatch.setattr(track, "tracking", Tracker)
-    with training._tracked(tmp_path) as tell:
+    with launch._tracked(tmp_path) as tell:
         tell(1)
         tell(2)
     said = capsys.readouterr().err
@@ -329,7 +330,7 @@ def test_the_directory_says_the_environment_where_the_preset_does_not():
 
 def test_what_continues_a_run_can_be_pasted_into_a_shell():
     assert manifests.resume_line(Path("runs/my run")) == "jaxpg resume 'runs/my run'"
-    where = training.Machines(cluster="a:1", mixed=True).words
+    where = launch.Machines(cluster="a:1", mixed=True).line
     assert manifests.resume_line(Path("r"), machines=where).endswith("r --cluster a:1 --mixed")
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import race as judge
+from jaxpg.cli import launch
 from jaxpg.cli import race as command
-from jaxpg.cli import train as training
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
     """Killed where the first contender has its second round's seeds before the other has any."""
     out = tmp_path_factory.mktemp("race") / "out"
     asked = races.begin(out, command.settle(parsed(*LINE[1:])))
-    training.to_the_end(races.enter(out, asked, 0, 6), training.Launch(report=False))
+    launch.to_the_end(races.enter(out, asked, 0, 6), launch.Launch(report=False))
     before = sorted((out / asked.names[0] / "checkpoints").iterdir())
     races.enter(out, asked, 0, 8)
     main([*LINE, "--out", str(out)])

@@ -12,6 +12,7 @@ from browser import MISSING, chromium
 
 from jaxpg.analysis.outcomes import scores
 from jaxpg.analysis.stats import estimate, iqm
+from jaxpg.cli import launch
 from jaxpg.cli import train as training
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
@@ -55,7 +56,7 @@ def trained(tmp_path_factory) -> Path:
     """Stopped after the first of its two runs, then started again by the same line."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     first, _ = sweep.begin(out, planned())
-    training.to_the_end(first, training.Launch(report=False))
+    launch.to_the_end(first, launch.Launch(report=False))
     before = (first / "results.npz").stat().st_mtime_ns
     with pytest.raises(RunError, match="is not finished"):
         sweep_report.load_sweep(out)

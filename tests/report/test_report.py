@@ -20,7 +20,7 @@ import pytest
 from browser import MISSING, chromium
 
 from jaxpg import words
-from jaxpg.cli import train as training
+from jaxpg.cli import launch
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
@@ -472,12 +472,12 @@ def test_the_commands_of_a_merged_run_merge():
 
 def test_a_finished_run_gets_its_report_once_and_only_if_wanted(tmp_path, capsys):
     directory = handmade.run(tmp_path / "run", RISING[:2])
-    training.to_the_end(directory, training.Launch(report=False))
+    launch.to_the_end(directory, launch.Launch(report=False))
     assert not (directory / report.NAME).exists()
-    training.to_the_end(directory, training.Launch())
+    launch.to_the_end(directory, launch.Launch())
     assert f"report: {directory / report.NAME}" in capsys.readouterr().out
     (directory / report.NAME).write_text("kept")
-    training.to_the_end(directory, training.Launch())
+    launch.to_the_end(directory, launch.Launch())
     assert (directory / report.NAME).read_text() == "kept"
 
 
