@@ -91,13 +91,16 @@ def draw(arrangements: Sequence[Arrangement], updates: int, path: Path) -> None:
     """The share of seeds that are not what they were, over training."""
     made, (axes,) = figure(8, 3.4)
     at = np.arange(updates + 1)
+    lines: dict[tuple[float, ...], list[str]] = {}  # those that are one have one label
     for one in arrangements:
         parted = np.where(one.parted < 0, updates + 1, one.parted)
-        share = [100 * float((parted < update).mean()) for update in at]
-        axes.step(at, share, where="post", label=one.name, lw=1.6)
+        share = tuple(100 * float((parted < update).mean()) for update in at)
+        lines.setdefault(share, []).append(one.name)
+    for share, names in lines.items():
+        axes.step(at, share, where="post", label=", ".join(names), lw=1.6)
     axes.set(xlabel="update", ylabel="% of seeds with other returns", ylim=(-3, 103))
-    axes.set_title("jit(vmap(train)): the same seeds, trained together and then", loc="left")
-    axes.legend(frameon=False)
+    axes.set_title("jit(vmap(train)), the same seeds once more:", loc="left")
+    axes.legend(frameon=False, loc="center right")
     made.savefig(path)
 
 

@@ -193,12 +193,14 @@ def rate_of_all_cores(
     return on_every_core(work, minimum_seconds)
 
 
-def figure(width: float = 8, height: float = 3.4, columns: int = 1) -> tuple[Any, list[Any]]:
-    """A figure and its axes, in a row."""
+def figure(
+    width: float = 8, height: float = 3.4, columns: int = 1, rows: int = 1
+) -> tuple[Any, list[Any]]:
+    """A figure and its axes, row by row."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    axes = list(made.subplots(1, columns, squeeze=False)[0])
+    axes = list(made.subplots(rows, columns, squeeze=False).flat)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.set_axisbelow(True)

@@ -283,7 +283,6 @@ PAGES = {
     "README.md": {"train": _train_line, "gpu": _gpu_line},
     "docs/performance.md": {"throughput": _speed_line, "ppo": _ppo_line, "gpu": _gpu_line},
     "docs/results.md": {"reference": _reference, "optimum": _table},
-    "docs/scaling.md": {"cluster": plain},
     "docs/mathematics.md": {"trust_region": _trust_region_line},
     "docs/statistics.md": {"race": race.page_part},
     "docs/audit.md": {"audit": audit.audit},

@@ -138,9 +138,9 @@ def reached(config: Config, seeds: int, episodes: int = EPISODES) -> dict[str, A
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A line for each environment and preset."""
-    columns = ["environment", "preset", "seeds", "steps of a seed", "steps/s",
-               "while training, IQM (95 %)", "greedy, IQM (95 %)", "worst seed", "solved",
-               "best published"]  # fmt: skip
+    columns = ["environment", "preset", "while training, IQM (95 %)", "greedy, IQM (95 %)",
+               "worst seed", "solved", "best published", "steps of a seed", "seeds",
+               "steps/s"]  # fmt: skip
     order = list(TASKS)
     return markdown(
         columns, [_line(row) for row in sorted(rows, key=lambda row: order.index(row["env"]))]
@@ -153,14 +153,14 @@ def _line(row: dict[str, Any]) -> list[str]:
     return [
         row["env"],
         f"`{row['preset']}`",
-        str(row["seeds"]),
-        f"{row['config']['total_steps']:,}",
-        short(row["env_steps"] / row["seconds"]),
         _interval(found["iqm"], "value", "ci95_low", "ci95_high"),
         _interval(row["greedy"], "value", "low", "high"),
         words.returned(row["worst"]),
         words.share(solved["value"]) if solved else "",
         f"{task.published:g} ({task.whose})" if own and task.published is not None else "",
+        f"{row['config']['total_steps']:,}",
+        str(row["seeds"]),
+        short(row["env_steps"] / row["seconds"]),
     ]
 
 
@@ -177,13 +177,18 @@ def draw(rows: list[dict[str, Any]], directory: Path) -> None:
         shown = {env: of_it for env, of_it in of_each.items() if of_it}
         if not shown:
             continue
-        made, panels = figure(3 * len(shown), 3.4, len(shown))
+        columns = min(len(shown), 3)
+        rows_of_panels = -(-len(shown) // columns)
+        made, panels = figure(3.2 * columns, 0.4 + 2.7 * rows_of_panels, columns, rows_of_panels)
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        panels = panels[: len(shown)]
         for axes, (env, of_it) in zip(panels, shown.items(), strict=True):
             _draw_one(axes, TASKS[env], of_it)
             axes.set_title(env, loc="left", fontsize=10)
             axes.xaxis.set_major_formatter(lambda steps, _: short(steps))
-            axes.set_xlabel("environment steps of a seed")
-        panels[0].set_ylabel("return, IQM over the seeds")
+        made.supxlabel("environment steps of a seed", fontsize=10)
+        made.supylabel("return, IQM over the seeds", fontsize=10)
         named = {}
         for axes in panels:
             named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
@@ -196,12 +201,14 @@ def draw(rows: list[dict[str, Any]], directory: Path) -> None:
 def _draw_one(axes: Any, task: Task, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         own, curve = row["preset"] == task.preset, row["curve"]
-        color, label = (BLUE, "its own") if own else (OTHERS[row["preset"]], row["preset"])
+        color, label = (
+            (BLUE, "jaxpg, its own preset") if own else (OTHERS[row["preset"]], row["preset"])
+        )
         axes.plot(curve["steps"], curve["iqm"], color=color, linewidth=1 + own, label=label)
         band = (curve["low"], curve["high"])
         axes.fill_between(curve["steps"], *band, color=color, alpha=0.2, linewidth=0)
     if task.published is not None:
-        axes.axhline(task.published, color=INK, linestyle=":", linewidth=1, label="published")
+        axes.axhline(task.published, color=INK, linestyle=":", linewidth=1, label="best published")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,203 @@
+"""How a run is trained to its end by a command: on which machines, watched by whom."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from jaxpg import words
+from jaxpg.cli.show import attempt, describe, say
+from jaxpg.core.config import ConfigError
+from jaxpg.errors import Stopped
+from jaxpg.population import own
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs import track
+from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.watch import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from jaxpg.population.cluster import Cluster
+    from jaxpg.population.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How a run is trained; none of it changes a bit of the results."""
+
+    stall_seconds: float = 600.0
+    """End with code 76 if a segment takes longer."""
+    report: bool = True
+    """Write report.html at the end."""
+    callback: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    """Called after each commit with the directory and the progress; imported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machines:
+    """Where a run is trained."""
+
+    cluster: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """Train on the nodes of the Ray cluster whose first node this is, or auto, of the one that this
+    machine is in; this process writes."""
+    mixed: bool = False
+    """On nodes with other versions or processors than here, too: last bits may differ there."""
+
+    @property
+    def line(self) -> list[str]:
+        """These options, as they are given."""
+        cluster = [] if self.cluster is None else ["--cluster", self.cluster]
+        return [*cluster, "--mixed"] if self.mixed else cluster
+
+
+def check(launch: Launch) -> None:
+    """Raise ConfigError unless the options have a meaning."""
+    if not 0 < launch.stall_seconds < math.inf:
+        seconds = launch.stall_seconds
+        raise ConfigError(f"--stall-seconds must be finite and greater than 0; got {seconds:g}")
+
+
+def import_callback(launch: Launch) -> Callable[..., None] | None:
+    """What is called after each commit, or None; must come before anything is written.
+
+    Raises:
+      ConfigError: if there is no such function.
+    """
+    return None if launch.callback is None else own.imported(launch.callback, "--callback")
+
+
+@contextmanager
+def joined(machines: Machines) -> Iterator["Cluster | None"]:
+    """In the cluster, if one is asked for; comes before anything that starts jax."""
+    if machines == Machines():
+        yield None
+        return
+    import jax
+
+    from jaxpg.population import cluster
+
+    with cluster.joined(machines.cluster, machines.mixed, say) as nodes:
+        jax.config.update("jax_platforms", "cpu")  # an accelerator here is a worker's
+        yield nodes
+
+
+def to_the_end(
+    directory: Path,
+    launch: Launch,
+    machines: Machines = Machines(),
+    nodes: "Cluster | None" = None,
+    again: str | None = None,
+) -> None:
+    """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
+
+    Args:
+      machines: by which `nodes` were joined.
+      nodes: the cluster that trains; None for this machine.
+      again: what continues it, for people; `jaxpg resume DIR` if not given.
+    """
+    from jaxpg.population.progress import shown
+    from jaxpg.runs import run
+    from jaxpg.runs.results import closing
+
+    manifest = manifests.read(directory)
+    if run.is_finished(directory):
+        print(f"{directory} is finished: {describe(directory)}")
+        _log_results(directory)
+        draw(directory, launch.report, anew=False)
+        return
+    build = manifests.algorithm(directory, manifest)
+    call = _callback(directory, launch)
+    again = again or manifests.resume_line(directory, launch.callback, machines.line)
+    try:
+        with _tracked(directory) as tell, shown(_title(manifest)) as show:
+
+            def report(at: "Progress") -> None:
+                tell(at)
+                call(at)
+                show(at)
+
+            summary = run.train(
+                directory,
+                report=report,
+                note=say,
+                stall_seconds=launch.stall_seconds,
+                build=build,
+                nodes=nodes,
+            )
+    except Stopped:
+        say(f"stopped and saved; continue with: {again}")
+        sys.exit(EXIT_STOPPED)
+    print(closing(summary, directory))
+    _log_results(directory)
+    draw(directory, launch.report, anew=True)
+
+
+def draw(directory: Path, report: bool, anew: bool) -> None:
+    """Make curve.png and the report of a finished run, where they are missing.
+
+    Args:
+      anew: whether those of before are replaced.
+    """
+    from jaxpg.report import figures, page
+    from jaxpg.runs.load import load
+
+    curve = directory / "curve.png"
+    if anew or not curve.exists():
+        with attempt("its curve.png could not be drawn"):
+            run = load(directory)
+            figures.learning_curve(run.config, run.population, curve)
+    if report and (anew or not (directory / page.NAME).exists()):
+        with attempt("the report could not be made"):
+            print(f"report: {page.make(directory)}")
+
+
+@contextmanager
+def _tracked(directory: Path) -> Iterator[Callable[["Progress"], None]]:
+    """A reporter to the run's tracker; where that fails, training goes on without it."""
+    with ExitStack() as stack:
+        tell: Callable[[Progress], None] | None = None
+        with attempt("its tracker could not be opened"):
+            tell = stack.enter_context(track.tracking(directory))
+        yield _until_it_fails(tell, "its tracker")
+        with attempt("its tracker could not be closed"):
+            stack.close()
+
+
+def _callback(directory: Path, launch: Launch) -> Callable[["Progress"], None]:
+    """A reporter to a function of one's own; where that fails, training goes on without it."""
+    function = import_callback(launch)
+    tell = None if function is None else partial(function, directory)
+    return _until_it_fails(tell, f"the callback {launch.callback}")
+
+
+def _until_it_fails(
+    tell: Callable[["Progress"], None] | None, who: str
+) -> Callable[["Progress"], None]:
+    """A reporter to somebody who must not end training: who fails is told nothing more."""
+
+    def report(at: "Progress") -> None:
+        nonlocal tell
+        with attempt(f"{who} failed, and is told nothing more"):
+            now, tell = tell, None
+            if now is not None:
+                now(at)
+                tell = now
+
+    return report
+
+
+def _log_results(directory: Path) -> None:
+    with attempt("its tracker could not be told the results"):
+        track.log_results(directory)
+
+
+def _title(manifest: Manifest) -> str:
+    title = f"{manifest.config.env}, {words.seeds(len(manifest.seeds))}"
+    if len(manifest.settings) > 1:
+        title += f" × {len(manifest.settings)} settings"
+    return title
