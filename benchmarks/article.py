@@ -20,7 +20,8 @@ from benchmarks import trained
 from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.stats import SOLVED
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 SEEDS = 256  # per preset and rate: 1,024 of `article` and of `article-corrected`
 RATES = {

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 from benchmarks.record import markdown, read, write
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 from jaxpg.population.provenance import commit
 from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep

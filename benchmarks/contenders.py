@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 VPG = PRESETS["vpg"]
 STEPS_PER_UPDATE = VPG.num_envs * VPG.num_steps

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.record import markdown, write
-from jaxpg.core.config import PRESETS, preset
+from jaxpg.core.presets import PRESETS, preset
 from jaxpg.proof.lockstep import Job, Record, traced
 
 ARITHMETIC = ("float32", "float64", "float32_grid")

@@ -24,7 +24,8 @@ from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.outcomes import trailing_return
 from jaxpg.analysis.stats import SOLVED
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 SEEDS = 160  # in each cell, so 1,120 of each member
 MEMBERS = {  # preset -> the field that says how far a step goes

@@ -34,7 +34,8 @@ from benchmarks.contenders import VPG
 from benchmarks.measure import Case, short
 from benchmarks.record import markdown, read
 from jaxpg import words
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 LANES = {"vpg": (256, 1024, 4096, 16_384), "ppo": (1024, 4096)}
 SMOKE = {"vpg": (256,)}

@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks import measure
 from benchmarks.measure import Case
 from benchmarks.record import markdown
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 SIZES = (("vpg", 64, 100), ("vpg", 1024, 50), ("vpg", 4096, 16), ("ppo", 4096, 195))
 LANES = 64

@@ -20,7 +20,8 @@ from benchmarks import contenders, measure
 from benchmarks.measure import Case
 from benchmarks.record import markdown
 from jaxpg import words
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 SIZES = {"num_envs": 4, "num_steps": 128, "epochs": 4, "minibatches": 4}
 MAIN = (

@@ -18,7 +18,8 @@ from benchmarks.record import markdown
 from jaxpg import words
 from jaxpg.analysis.measures import as_json, measure
 from jaxpg.analysis.outcomes import outcomes
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 SEEDS = 256
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -14,7 +14,7 @@ from benchmarks.audit import page as audit
 from benchmarks.measure import short
 from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
-from jaxpg.core.config import PRESETS
+from jaxpg.core.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 

@@ -26,7 +26,8 @@ from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import as_json, measure
 from jaxpg.analysis.outcomes import outcomes
 from jaxpg.analysis.stats import estimate, iqm, iqm_band
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 SEEDS, EPISODES = 256, 20
 

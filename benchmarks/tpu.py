@@ -26,7 +26,8 @@ from unittest import mock
 from benchmarks import hlo, measure, trained
 from benchmarks.measure import Case
 from benchmarks.record import markdown
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 from jaxpg.population.population import LANES
 
 

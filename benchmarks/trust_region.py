@@ -20,7 +20,8 @@ from benchmarks import measure
 from benchmarks.record import markdown, write
 from jaxpg import words
 from jaxpg.analysis.stats import SOLVED
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 
 SEEDS, LANES = 64, 16  # in all, and in a program
 ALLOWED, WANTED = 2.0, 0.95  # in δ; and in how many updates it is kept to on fresh states

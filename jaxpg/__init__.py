@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the names below, for type checkers and editors
     from jaxpg.core.config import ConfigError as ConfigError
-    from jaxpg.core.config import preset as preset
     from jaxpg.core.learner import init as init
     from jaxpg.core.learner import update as update
     from jaxpg.core.noise import key as key
     from jaxpg.core.noise import keys as keys
+    from jaxpg.core.presets import preset as preset
     from jaxpg.core.types import Config as Config
     from jaxpg.envs.check import check_env as check_env
     from jaxpg.errors import RunError as RunError
@@ -31,7 +31,7 @@ __version__ = version("jaxpg")
 _HOME = {
     "Config": "core.types",  # where it is registered with jax
     "ConfigError": "core.config",
-    "preset": "core.config",
+    "preset": "core.presets",
     "build": "fast",
     "init": "core.learner",
     "update": "core.learner",

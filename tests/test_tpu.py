@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import measure, record, tpu
-from jaxpg.core.config import PRESETS
+from jaxpg.core.presets import PRESETS
 from jaxpg.population import population
 
 WHY = tpu.missing()

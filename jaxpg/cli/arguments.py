@@ -17,7 +17,8 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 import tyro
 from tyro.conf import Positional, arg
 
-from jaxpg.core.config import PRESETS, ConfigError, EnvParams, parse_env_params, preset
+from jaxpg.core.config import ConfigError, EnvParams, parse_env_params
+from jaxpg.core.presets import PRESETS, preset
 from jaxpg.words import parameters
 
 Directory = Annotated[Path, Positional, arg(metavar="DIR")]

@@ -10,7 +10,8 @@ from jaxpg import files
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import File, Preset
 from jaxpg.cli.show import say
-from jaxpg.core.config import PRESETS, Config, ConfigError, validate
+from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ from jaxpg.cli import machine
 from jaxpg.cli.arguments import Contenders, Given
 from jaxpg.cli.launch import Launch, check, import_callback, to_the_end
 from jaxpg.cli.show import attempt
-from jaxpg.core.config import FIELDS, PRESETS, Config
+from jaxpg.core.config import FIELDS, Config
+from jaxpg.core.presets import PRESETS
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import race as races
 

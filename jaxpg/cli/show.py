@@ -13,7 +13,8 @@ from tyro.conf import Positional, arg
 
 from jaxpg import files, words
 from jaxpg.cli.arguments import Directories, Directory, File
-from jaxpg.core.config import PRESET_NOTES, PRESETS, ConfigError, preset
+from jaxpg.core.config import ConfigError
+from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
 from jaxpg.runs import manifest as manifests
 
 Solved = Annotated[float | None, arg(metavar="RETURN")]

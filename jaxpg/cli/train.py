@@ -17,7 +17,8 @@ from jaxpg.cli.launch import (
     to_the_end,
 )
 from jaxpg.cli.show import attempt, say
-from jaxpg.core.config import PRESETS, Config, ConfigError, validate
+from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.presets import PRESETS
 from jaxpg.population import evaluations, own
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep as sweeps

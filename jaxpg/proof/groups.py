@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from jaxpg.core.config import Config, preset, validate
+from jaxpg.core.config import Config, validate
+from jaxpg.core.presets import preset
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Params
 from jaxpg.proof import judged

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxpg import parity
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 from jaxpg.proof import batch, lockstep, pairs
 from jaxpg.proof.synthetic import DIALS
 

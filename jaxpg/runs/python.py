@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxpg import fast, words
-from jaxpg.core.config import PRESETS, Config, ConfigError
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.presets import PRESETS
 from jaxpg.errors import Stopped
 from jaxpg.population import evaluations, own, population, progress
 from jaxpg.population.cluster import Cluster, joined

@@ -20,15 +20,8 @@ from jaxpg.analysis import race as statistics
 from jaxpg.analysis.budget import budget
 from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import Plan
-from jaxpg.core.config import (
-    OWN_PARAMS,
-    PRESETS,
-    Config,
-    ConfigError,
-    EnvParams,
-    nearest,
-    validate,
-)
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, validate
+from jaxpg.core.presets import PRESETS
 from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION

@@ -5,7 +5,8 @@ import shlex
 from typing import Any
 
 from jaxpg import words
-from jaxpg.core.config import FIELDS, PRESETS, EnvParams
+from jaxpg.core.config import FIELDS, EnvParams
+from jaxpg.core.presets import PRESETS
 from jaxpg.population import own
 from jaxpg.runs.manifest import Manifest
 

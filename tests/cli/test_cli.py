@@ -12,7 +12,8 @@ import pytest
 from jaxpg.cli.arguments import ELSEWHERE
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
-from jaxpg.core.config import PRESETS, Config, ConfigError
+from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.presets import PRESETS
 from jaxpg.runs.manifest import parse_seeds
 
 

@@ -16,7 +16,8 @@ import pytest
 from jaxpg.cli import launch, machine, policies
 from jaxpg.cli import train as training
 from jaxpg.cli.main import main
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 from jaxpg.policies import evaluate as evaluation
 from jaxpg.runs import compiling, track
 from jaxpg.runs import manifest as manifests
@@ -43,7 +44,7 @@ run.begin = lambda directory, planned, start: directory.mkdir()
 run.is_finished = lambda directory: False
 results.closing = lambda summary, out: "finished"
 from jaxpg.cli import launch as command
-from jaxpg.core.config import PRESETS
+from jaxpg.core.presets import PRESETS
 command._log_results = command.draw = lambda *arguments, **options: None
 command.manifests.read = lambda directory: command.Manifest(
     "vpg", PRESETS["vpg"], ("0:2",), 2, 1, ({},), {})

@@ -12,7 +12,7 @@ from jaxpg.cli import race as command
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
-from jaxpg.core.config import PRESETS, preset
+from jaxpg.core.presets import PRESETS, preset
 from jaxpg.errors import RunError
 from jaxpg.report import race as report
 from jaxpg.runs import edit, run

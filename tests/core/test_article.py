@@ -12,7 +12,8 @@ import torch
 import jaxpg
 import torch_ref
 from jaxpg.core import advantages, algorithms, distributions, env, learner, training
-from jaxpg.core.config import PRESETS, ConfigError
+from jaxpg.core.config import ConfigError
+from jaxpg.core.presets import PRESETS
 from jaxpg.core.types import Trajectory
 from jaxpg.names import to_torch
 from tests.compare import assert_close

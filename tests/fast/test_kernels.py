@@ -17,8 +17,9 @@ from jax.extend.core import jaxprs_in_params
 import jaxpg
 from jaxpg import fast
 from jaxpg.core import advantages, learner, noise, training
-from jaxpg.core.config import PRESETS, ConfigError
+from jaxpg.core.config import ConfigError
 from jaxpg.core.distributions import categorical
+from jaxpg.core.presets import PRESETS
 from jaxpg.fast import backend, kernels
 from tests.compare import assert_close, assert_same_training
 

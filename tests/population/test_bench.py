@@ -13,7 +13,7 @@ import pytest
 from benchmarks import contenders, measure, ppo, readme, record, trained
 from benchmarks.baselines import textbook
 from jaxpg.cli.main import main
-from jaxpg.core.config import PRESETS
+from jaxpg.core.presets import PRESETS
 from jaxpg.population import bench, provenance
 
 

@@ -22,7 +22,8 @@ import torch_ref
 import torch_ref.algorithms
 import torch_ref.arithmetic
 import torch_ref.trace
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 from jaxpg.proof import levels, lockstep
 from jaxpg.proof.lockstep import (
     Job,

@@ -24,7 +24,8 @@ from jaxpg.cli import launch
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
-from jaxpg.core.config import PRESETS, Config
+from jaxpg.core.config import Config
+from jaxpg.core.presets import PRESETS
 from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures
 from jaxpg.report import page as report
