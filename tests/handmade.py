@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxpg.core.config import Config
 from jaxpg.core.types import Metrics
+from jaxpg.population import provenance
 from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
 from jaxpg.runs import manifest as manifests
@@ -88,5 +89,5 @@ def run(
     )
     manifests.write(directory, manifest)
     whole = population(config, returns, frozen_at, steps_per_update)
-    results.save(directory, preset, config, whole, manifests.sha256(directory))
+    results.save(directory, manifest, whole, provenance.device())
     return directory

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from jaxpg.population import provenance
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.population import Population
-from jaxpg.population.settings import Setting
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs.manifest import Manifest
 
 EVALUATIONS = ("evaluated_at", "greedy_return", "sampled_return")  # as `Evaluations` has them
 FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says that all are there
@@ -29,21 +30,15 @@ FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says t
 
 def save(
     directory: Path,
-    preset: str,
-    config: Config,
+    what: Manifest,
     population: Population,
-    manifest: str | None = None,
-    settings: Sequence[Setting] = ({},),
-    build: str | None = None,
     device: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write results.npz, params.safetensors and then summary.json into a directory.
+    """Write results.npz, params.safetensors and then summary.json into a run's directory.
 
     Args:
-      manifest: SHA-256 of the run's manifest.json, for the summary.
-      settings: what `population.setting` is the index of.
-      build: what made an algorithm of one's own, by name.
-      device: that trained, as of `provenance.device`; None for this process's.
+      what: was trained, as the directory's manifest.json says.
+      device: that trained, as of `provenance.device`; None for the manifest's.
 
     Returns:
       The summary.
@@ -67,8 +62,8 @@ def save(
     for name, content in contents.items():
         files.write(directory / name, content)
     summary = {
-        **summarize(preset, config, population, settings, build, device),
-        "manifest": manifest,
+        **summarize(what, population, device),
+        "manifest": manifests.sha256(directory),
         "sha256": {name: hashlib.sha256(x).hexdigest() for name, x in contents.items()},
     }
     files.write(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
@@ -85,22 +80,18 @@ def packed_params(population: Population) -> bytes:
 
 
 def summarize(
-    preset: str,
-    config: Config,
-    population: Population,
-    settings: Sequence[Setting] = ({},),
-    build: str | None = None,
-    device: Mapping[str, Any] | None = None,
+    what: Manifest, population: Population, device: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What summary.json says; every number a JSON number, or null where there is none."""
+    config = what.config
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
     frozen = np.flatnonzero(population.frozen_at >= 0)
     silent = population.metrics.episodes.sum(axis=1) == 0
     return {
-        "preset": preset,
-        "build": build,
+        "preset": what.preset,
+        "build": what.build,
         "env": config.env,
-        "seeds": len(population.seeds) // len(settings),
+        "seeds": len(population.seeds) // len(what.settings),
         "lanes": population.lanes,
         "total_env_steps": total_env_steps,
         "wall_seconds": round(population.wall_seconds, 3),
@@ -109,7 +100,7 @@ def summarize(
         **_outcome(config, population, slice(None)),
         "settings": [
             {"setting": dict(setting), **_outcome(config, population, population.setting == i)}
-            for i, setting in enumerate(settings)
+            for i, setting in enumerate(what.settings)
         ],
         "seeds_without_episode": population.seeds[silent].tolist(),
         "diverged": [
@@ -123,7 +114,7 @@ def summarize(
         ],
         "config": dataclasses.asdict(config),
         "versions": provenance.versions(config.env),
-        "device": device or provenance.device(),
+        "device": device or what.made.get("device"),
     }
 
 

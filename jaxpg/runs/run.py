@@ -474,12 +474,10 @@ def _finish(
     whole = population.gather(
         groups, [end.snapshot for end in ends], order, compile_seconds, seconds
     )
-    sha256 = manifests.sha256(directory)
     again = manifests.resume_line(directory)
     advice = f"; training is finished and saved: make room, then {again} writes the results"
     with files.writing(directory, advice):
-        said = (manifest.preset, manifest.config, whole, sha256, manifest.settings, manifest.build)
-        return results.save(directory, *said, device=device)
+        return results.save(directory, manifest, whole, device)
 
 
 def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:

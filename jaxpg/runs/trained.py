@@ -38,9 +38,7 @@ class Trained(Population):
     @property
     def summary(self) -> dict[str, Any]:
         """What `summary.json` says of a run: spreads, what diverged, speed, config, versions."""
-        what = self._trained()
-        said = (what.preset, what.config, self, what.settings, what.build)
-        summary = results.summarize(*said, device=what.made.get("device"))
+        summary = results.summarize(self._trained(), self)
         return json.loads(json.dumps(summary))  # tuples are lists there
 
     def row(self, seed: int | str, setting: int = 0) -> int:
@@ -74,9 +72,7 @@ class Trained(Population):
         with whole_directory(Path(out), "out") as partial:
             starts.write(partial, self.start)
             manifests.write(partial, what)
-            sha256 = manifests.sha256(partial)
-            said = (what.preset, what.config, self, sha256, what.settings, what.build)
-            results.save(partial, *said, device=what.made.get("device"))
+            results.save(partial, what, self)
 
     def _trained(self) -> Manifest:
         if self.manifest is None:

@@ -17,11 +17,13 @@ from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
+from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
 CONFIG = Config(num_envs=2, num_steps=10, total_steps=20 * 6)
+WHAT = manifests.Manifest("vpg", CONFIG, ("3,1,7",), 16, 1, ({},), {"device": {"platform": "cpu"}})
 
 
 def population(final_return, frozen_at=None) -> Population:
@@ -46,8 +48,14 @@ def population(final_return, frozen_at=None) -> Population:
     )
 
 
+def save(directory, some):
+    """In a run's directory."""
+    manifests.write(directory, WHAT)
+    return results.save(directory, WHAT, some)
+
+
 def test_summary_numbers():
-    summary = results.summarize("vpg", CONFIG, population([480.0, 470.0, 500.0]))
+    summary = results.summarize(WHAT, population([480.0, 470.0, 500.0]))
     assert summary["seeds"] == 3
     assert summary["total_env_steps"] == 3 * 6 * 20
     assert summary["env_steps_per_second"] == 180
@@ -60,7 +68,7 @@ def test_summary_numbers():
 def test_a_seed_without_an_episode_is_named_and_has_not_solved():
     some = population([500.0, np.nan, 500.0])
     some.metrics.episodes[1] = 0
-    summary = results.summarize("vpg", CONFIG, some)
+    summary = results.summarize(WHAT, some)
     assert summary["seeds_without_episode"] == [1]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
     assert summary["final_return"]["min"] == 30.0  # it counts as untrained
@@ -68,7 +76,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
 
 def test_a_diverged_seed_is_named_and_has_not_solved():
     diverged = population([500.0, 500.0, 500.0], frozen_at=[-1, -1, 4])
-    summary = results.summarize("vpg", CONFIG, diverged)
+    summary = results.summarize(WHAT, diverged)
     assert summary["diverged"] == [{"seed": 7, "setting": 0, "update": 4, "cause": "policy_loss"}]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
 
@@ -78,7 +86,7 @@ def test_a_run_that_learnt_nothing_says_so_last(tmp_path):
     learnt, lost = population([1.0, 1.0]), population([1.0, 1.0])
     lost.metrics.return_sum[:] = lost.metrics.return_sum[:, ::-1].copy()
     for some, shown in ((learnt, True), (lost, False)):
-        summary = results.summarize("vpg", CONFIG, some)
+        summary = results.summarize(WHAT, some)
         assert summary["learning"]["shown"] == shown
         assert (summary["learning"]["warning"] is None) == shown
         assert summary["settings"][0]["learning"] == summary["learning"]
@@ -88,9 +96,9 @@ def test_a_run_that_learnt_nothing_says_so_last(tmp_path):
 
 
 def test_the_last_lines_say_small_returns_and_round_once():
-    said = results.closing(results.summarize("vpg", CONFIG, population([0.5, 0.75, 0.25])), "out")
+    said = results.closing(results.summarize(WHAT, population([0.5, 0.75, 0.25])), "out")
     assert "IQM 0.5 (95 % interval 0.25 to 0.75), worst seed 0.25, best 0.75" in said
-    summary = results.summarize("vpg", CONFIG, population([-164.35] * 3))
+    summary = results.summarize(WHAT, population([-164.35] * 3))
     assert summary["final_return"]["iqm"] == float(np.float32(-164.35))
     assert f"IQM {float(np.float32(-164.35)):.1f} (" in results.closing(summary, "out")
 
@@ -98,7 +106,7 @@ def test_the_last_lines_say_small_returns_and_round_once():
 def test_no_episode_at_all_is_null_not_nan():
     some = population([np.nan, np.nan])
     some.metrics.episodes[:] = 0
-    summary = results.summarize("vpg", CONFIG, some)
+    summary = results.summarize(WHAT, some)
     assert summary["final_return"] is None
     json.dumps(summary, allow_nan=False)
 
@@ -119,19 +127,15 @@ def test_seeds_that_never_finish_an_episode_do_not_cost_the_others_their_results
     some.metrics.episodes[:silent] = 0
     some.metrics.return_sum[:silent] = 0
     some.final_return[:silent] = np.nan
-    summary = results.save(tmp_path, "vpg", CONFIG, some)
+    summary = save(tmp_path, some)
     assert summary["seeds_without_episode"] == [3, 1][:silent]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {manifests.NAME, *results.FILES}
 
 
 def test_files_are_complete_and_load_without_pickle(tmp_path):
     saved = population([480.0, np.nan, 500.0])
-    results.save(tmp_path, "vpg", CONFIG, saved)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "summary.json",
-        "results.npz",
-        "params.safetensors",
-    }
+    save(tmp_path, saved)
+    assert {path.name for path in tmp_path.iterdir()} == {manifests.NAME, *results.FILES}
     arrays = np.load(tmp_path / "results.npz", allow_pickle=False)
     own = {"seed", "setting", "final_return", "frozen_at", "cause"}
     assert set(arrays) == {*own, *metric_names(CONFIG)}
@@ -147,7 +151,7 @@ def test_equal_runs_are_equal_bytes(tmp_path):
     written = set()
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        results.save(tmp_path / name, "vpg", CONFIG, population([480.0, np.nan, 500.0]))
+        save(tmp_path / name, population([480.0, np.nan, 500.0]))
         written.add(tuple((tmp_path / name / file).read_bytes() for file in results.FILES))
     assert len(written) == 1
 
