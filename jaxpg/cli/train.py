@@ -98,17 +98,22 @@ def train(options: Train) -> None:
     out = options.run.out or default_out(options.preset, config)
     machine.prepare(config)
     with joined(options.machines) as nodes:
+        from jaxpg.population.cluster import device_of
         from jaxpg.runs import run
 
         run.check_usable(out)
         import_callback(options.launch)
         build = own.find(options.own.algorithm, given)
         start = _start(during)
-        asked: dict[str, Any] = {"build": build, "start": start, "evaluating": evaluating}
+        asked: dict[str, Any] = {
+            "build": build,
+            "start": start,
+            "evaluating": evaluating,
+            "device": device_of(nodes),
+        }
 
         def begin(lanes: int | None) -> None:
-            device = None if nodes is None else nodes.device
-            planned = run.plan(options.preset, config, seeds, lanes, device=device, **asked)
+            planned = run.plan(options.preset, config, seeds, lanes, **asked)
             run.check_parts(planned, build)
             run.begin(out, planned, start)
             track.choose(out, options.run.track)
@@ -227,14 +232,15 @@ def sweep(options: Sweep) -> None:
     machine.prepare(validate(options.config))  # the plan asks the environment for its parameters
     launch = dataclasses.replace(options.launch, report=False)
     with joined(options.machines) as nodes:
+        from jaxpg.population.cluster import device_of
+
         import_callback(options.launch)
         what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
         start = _start(during)
         seen = (during.evaluate_every, during.evaluate_episodes)
         asked = sweeps.plan(*what, options.own.algorithm, given, start, *seen)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
-        device = None if nodes is None else nodes.device
-        directories = sweeps.begin(out, asked, device, start)
+        directories = sweeps.begin(out, asked, device_of(nodes), start)
         for i, directory in enumerate(directories, 1):
             print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
             track.choose(directory, options.run.track)

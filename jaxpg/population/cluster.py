@@ -228,6 +228,11 @@ class Worker:
         self._hurry.set()
 
 
+def device_of(nodes: Cluster | None) -> dict[str, Any]:
+    """What trains, the cluster or this machine, as of `provenance.device`."""
+    return provenance.device() if nodes is None else nodes.device
+
+
 def describe(config: Config, build: Build, device: Mapping[str, Any]) -> dict[str, str]:
     """What bits may depend on, of this process but for the device, by name.
 

@@ -75,7 +75,7 @@ def train_rows(
     Args:
       nodes: the cluster that trains; None for this machine.
     """
-    number = default_lanes(None if nodes is None else nodes.device) if lanes is None else lanes
+    number = default_lanes(cluster.device_of(nodes)) if lanes is None else lanes
     groups = make_chunks(config, seeds, settings, number, own.options(build), start, evaluating)
     length = -(-config.num_updates // min(segments, config.num_updates))
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)

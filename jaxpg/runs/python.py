@@ -12,7 +12,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.errors import Stopped
 from jaxpg.population import evaluations, own, population, progress
-from jaxpg.population.cluster import Cluster, joined
+from jaxpg.population.cluster import Cluster, device_of, joined
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list, settled, with_values
@@ -105,7 +105,7 @@ def train_population(
             starts.check(start, config, seeds, build)
         of_rows = {**options, "start": start and starts.of_seeds(start, seeds), "nodes": nodes}
         found = population.train_rows(config, seeds, lanes=lanes, report=show, **of_rows)
-        device = None if nodes is None else nodes.device
+        device = device_of(nodes)
     what = run.plan(_name(config), config, seeds, found.lanes, device=device, **options)
     return Trained(*found._replace(manifest=what, start=start))
 
@@ -164,7 +164,7 @@ def _train_into(
 ) -> Trained:
     """Begin a run, or go on with it, to its end."""
     run.check_usable(directory)
-    device, build = None if nodes is None else nodes.device, options["build"]
+    device, build = device_of(nodes), options["build"]
 
     def begin(lanes: int | None) -> None:
         what = run.plan(_name(config), config, seeds, lanes, device=device, **options)

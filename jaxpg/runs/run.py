@@ -29,7 +29,7 @@ from jaxpg.core.config import Config
 from jaxpg.errors import DoesNotFit, Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
-from jaxpg.population.cluster import Cluster, Task
+from jaxpg.population.cluster import Cluster, Task, device_of
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
@@ -290,7 +290,7 @@ def train(
         manifest = manifests.read(directory)
         manifests.check_same_bits(directory, manifest)
         manifests.check_source(directory, manifest, own.source(build))
-        device = provenance.device() if nodes is None else nodes.device
+        device = device_of(nodes)
         _compare_machines(manifest, device, note)
         groups = make_chunks(manifest, starts.read(directory, manifest))
         updates = manifest.config.num_updates
