@@ -50,8 +50,8 @@ class Population(NamedTuple):
     start: Any = None  # what it started from, from `runs.start`, if that was trained before
 
 
-class Start(NamedTuple):
-    """What seeds start from, instead of parameters that are drawn."""
+class Given(NamedTuple):
+    """What seeds are given to start from, instead of parameters that are drawn."""
 
     params: Params  # leaves [S, ...], of the seeds in their order
     word: int  # in [0, 2^32), of its identity: noise differs with it
@@ -67,7 +67,7 @@ def train_rows(
     report: Callable[[Progress], None] | None,
     build: Build,
     nodes: Cluster | None,
-    start: Start | None = None,
+    start: Given | None = None,
     evaluating: Evaluating | None = None,
 ) -> Population:
     """Train every seed with every setting, in memory; arguments as of `runs.python`.
@@ -168,7 +168,7 @@ def make_chunks(
     settings: Sequence[Setting],
     lanes: int,
     options: EnvParams = OWN_PARAMS,
-    start: Start | None = None,
+    start: Given | None = None,
     evaluating: Evaluating | None = None,
 ) -> list[Chunk]:
     """The rows in groups of L, the last of them padded with its last row.
@@ -331,7 +331,7 @@ def gather(
     )
 
 
-def _training_keys(seeds: Sequence[int], start: Start | None) -> jax.Array:
+def _training_keys(seeds: Sequence[int], start: Given | None) -> jax.Array:
     """Of each seed, [S]; with a start those of another use, and of that start alone."""
     if start is None:
         return noise.keys(seeds)

@@ -97,7 +97,7 @@ def read(directory: Path, manifest: Manifest) -> Start | None:
     return Start(manifest.start, content)
 
 
-def of_seeds(start: Start, seeds: Sequence[int]) -> population.Start:
+def of_seeds(start: Start, seeds: Sequence[int]) -> population.Given:
     """What these seeds start from.
 
     Raises:
@@ -118,7 +118,7 @@ def of_seeds(start: Start, seeds: Sequence[int]) -> population.Start:
         )
     rows = np.array([known[seed] for seed in seeds])
     params = from_torch({name: leaf[rows] for name, leaf in named.items()})
-    return population.Start(params, int(start.origin.params[:8], 16))
+    return population.Given(params, int(start.origin.params[:8], 16))
 
 
 def check(start: Start, config: Config, seeds: Sequence[int], build: Build) -> None:
