@@ -34,7 +34,7 @@ class Launch:
     """End with code 76 if a segment takes longer."""
     report: bool = True
     """Write report.html at the end."""
-    callback: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    callback: Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")] = None
     """Called after each commit with the directory and the progress; imported."""
 
 
@@ -42,7 +42,9 @@ class Launch:
 class Machines:
     """Where a run is trained."""
 
-    cluster: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    cluster: Annotated[
+        str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: this machine alone)")
+    ] = None
     """Train on the nodes of the Ray cluster whose first node this is, or auto, of the one that this
     machine is in; this process writes."""
     mixed: bool = False

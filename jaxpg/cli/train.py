@@ -41,9 +41,13 @@ class Run:
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/PRESET[-ENV][-sweep])")
     ] = None
     """Directory: new, or empty, or of this very run, which is then continued."""
-    lanes: Annotated[int | None, arg(metavar="INT")] = None
+    lanes: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: 16; GPU 1,024; TPU 512)")
+    ] = None
     """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
-    track: Annotated[str | None, arg(metavar="TRACKER")] = None
+    track: Annotated[str | None, arg(metavar="TRACKER", help_behavior_hint="(default: none)")] = (
+        None
+    )
     """tensorboard (files in OUT/tensorboard), wandb or none; a run that is continued keeps
     its own if not given. progress.jsonl is written always."""
 
@@ -52,9 +56,11 @@ class Run:
 class Own:
     """An algorithm of one's own."""
 
-    algorithm: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    algorithm: Annotated[
+        str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="(default: jaxpg.build)")
+    ] = None
     """What makes it of a config, as jaxpg.build does; imported. Its source is part of the run."""
-    option: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")] = ()
+    option: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="")] = ()
     """NAME=VALUE of each of its options that is to be another than its own, as scale=0.5."""
 
 
@@ -62,10 +68,10 @@ class Own:
 class During:
     """What a run starts from, and what is seen of it while it trains."""
 
-    from_: Annotated[Path | None, arg(name="from", metavar="RUN")] = None
+    from_: Annotated[Path | None, arg(name="from", metavar="RUN", help_behavior_hint="")] = None
     """A finished run: every seed starts from the same seed's parameters there, which are copied,
     with an optimizer and noise of its own."""
-    evaluate_every: Annotated[int | None, arg(metavar="N")] = None
+    evaluate_every: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Evaluate each seed's policy before training and after every N environment steps (or
     episodes) of its budget, which N divides; in fresh episodes, greedy and sampled."""
     evaluate_episodes: Annotated[int, arg(metavar="M")] = evaluations.EPISODES

@@ -14,6 +14,7 @@ from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
+from jaxpg.population.population import LANES
 from jaxpg.runs.manifest import parse_seeds
 
 
@@ -130,6 +131,14 @@ def test_options_as_other_libraries_call_them(given, hint, capsys):
         main(["train", given, "1"])
     said = f"jaxpg: train: unknown option {given}{hint} jaxpg train --help"
     assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+def test_help_says_how_many_lanes_there_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    usual = "; ".join([str(LANES["cpu"]), f"GPU {LANES['gpu']:,}", f"TPU {LANES['tpu']}"])
+    assert f"(default: {usual})" in said
 
 
 def test_one_preset_is_shown_whole(capsys):
