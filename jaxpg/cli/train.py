@@ -42,7 +42,8 @@ class Run:
     ] = None
     """Directory: new, or empty, or of this very run, which is then continued."""
     lanes: Annotated[
-        int | None, arg(metavar="INT", help_behavior_hint="(default: 16; GPU 1,024; TPU 512)")
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: 16, on a GPU 1024, on a TPU 512)"),
     ] = None
     """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
     track: Annotated[str | None, arg(metavar="TRACKER", help_behavior_hint="(default: none)")] = (

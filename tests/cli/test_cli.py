@@ -137,8 +137,8 @@ def test_help_says_how_many_lanes_there_are(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    usual = "; ".join([str(LANES["cpu"]), f"GPU {LANES['gpu']:,}", f"TPU {LANES['tpu']}"])
-    assert f"(default: {usual})" in said
+    cpu, gpu, tpu = (LANES[platform] for platform in ("cpu", "gpu", "tpu"))
+    assert f"(default: {cpu}, on a GPU {gpu}, on a TPU {tpu})" in said
 
 
 def test_one_preset_is_shown_whole(capsys):
