@@ -197,7 +197,7 @@ def test_the_command_prints_a_table_and_writes_json(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--episodes", "0"], "--episodes must be at least 1; got 0"),
+        (["--episodes", "0"], "--episodes must be in [1, 100,000]; got 0"),
         (["--seed", "3"], "has no seed 3; its seeds are 2,9,4,0,5"),
         (["--seed", "bets"], "did you mean 'best'"),
         (["--seeds", "0,3"], "has no seed 3"),
