@@ -280,7 +280,8 @@ def test_a_slurm_job_is_queued_again_when_it_was_stopped(name, code, requeued, t
 
 
 def test_a_slurm_job_passes_a_stop_on(tmp_path):
-    """TERM reaches the training, which saves and exits with 75: it is waited for, and requeued."""
+    """TERM reaches the training, which saves and exits with 75: it is waited for, and requeued.
+    Also at once after it has begun, with a shell that is slow."""
     environment = stand_ins(
         tmp_path,
         srun="true",
@@ -288,7 +289,10 @@ def test_a_slurm_job_passes_a_stop_on(tmp_path):
         jaxpg="trap 'sleep 1; exit 75' TERM\necho begun\nwhile true; do sleep 0.1; done",
         scontrol='echo "$@"',
     )
-    script = ["bash", "-u", DOCS / "scaling" / "slurm.sh"]
+    slow = (
+        (DOCS / "scaling" / "slurm.sh").read_text().replace("training=$!", "training=$!\nsleep 1")
+    )
+    script = ["bash", "-u", "-c", slow]
     with subprocess.Popen(
         script, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -13,11 +13,11 @@ address="$(hostname -I | cut -d' ' -f1):6379"
 ray start --head --port=6379 --num-cpus="$SLURM_CPUS_PER_TASK"
 srun --nodes=$((SLURM_NNODES - 1)) --exclude="$(hostname)" \
   ray start --address="$address" --num-cpus="$SLURM_CPUS_PER_TASK" --block &
-jaxpg train vpg --seeds 10000 --out "$SCRATCH/jaxpg/big" --cluster "$address" &
-training=$!
 
 # TERM reaches this script three minutes before the time is up: the run is saved, and exits with 75.
-trap 'kill -TERM $training' TERM
+trap 'kill -TERM $!' TERM # $! is the training from the moment at which it begins
+jaxpg train vpg --seeds 10000 --out "$SCRATCH/jaxpg/big" --cluster "$address" &
+training=$!
 wait $training
 code=$?
 [ $code -le 128 ] || { wait $training; code=$?; } # TERM ended the wait, not the training
