@@ -77,6 +77,11 @@ class Found(NamedTuple):
         """The best first; of equal ones the first of the grid."""
         return sorted(self.points, key=lambda point: -point.score)
 
+    @property
+    def modes(self) -> list[str]:
+        """Of the evaluations while it trained, as far as a point has any that are numbers."""
+        return [mode for mode in MODES if any(mode in point.evaluated for point in self.points)]
+
 
 def load_sweep(directory: Path, target: float | None = None) -> Found:
     """A finished sweep, or a finished run of several settings.
@@ -158,15 +163,14 @@ def show(found: Found) -> None:
     console = Console(highlight=False)
     diverged = any(point.some.diverged.any() for point in found.points)
     heads = ["IQM", "95 %", "solved", *(["diverged"] if diverged else [])]
-    heads += [f"{mode} IQM" for mode in found.points[0].evaluated]
+    heads += [f"{mode} IQM" for mode in found.modes]
     rows = []
     for point in found.ranked[:SHOWN]:
         cells = [sweep.show(point.values[name]) for name in found.grid]
-        score, solved = point.measures["iqm"], point.measures["solved"]
-        cells += ["-", ""] if score is None else _written(score, "return")
-        cells.append("-" if solved is None else write(solved.value, "share"))
+        cells += _written(point.measures["iqm"], "return")
+        cells.append(_written(point.measures["solved"], "share")[0])
         cells += [str(int(point.some.diverged.sum()))] if diverged else []
-        cells += [write(one.value, "return") for one in point.evaluated.values()]
+        cells += [_written(point.evaluated.get(mode), "return")[0] for mode in found.modes]
         rows.append(cells)
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for head, column in zip([*found.grid, *heads], zip(*rows, strict=True), strict=True):
@@ -186,8 +190,9 @@ CAVEAT = (
 )
 
 
-def _written(one: Estimate, kind: str) -> tuple[str, str]:
-    return write(one.value, kind), write_interval(one, kind)
+def _written(one: Estimate | None, kind: str) -> tuple[str, str]:
+    """A value and its interval; what there is not is a dash."""
+    return ("-", "") if one is None else (write(one.value, kind), write_interval(one, kind))
 
 
 def make(found: Found) -> Path:
@@ -208,11 +213,8 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
     best = found.ranked[0]
     rows = []
     for rank, point in enumerate(found.ranked, 1):
-        cells = []
-        for name in TABLED:
-            one = point.measures[name]
-            cells.append(("-", "") if one is None else _written(one, MEASURES[name].kind))
-        cells += [_written(one, "return") for one in point.evaluated.values()]
+        cells = [_written(point.measures[name], MEASURES[name].kind) for name in TABLED]
+        cells += [_written(point.evaluated.get(mode), "return") for mode in found.modes]
         where = f"{point.directory.name}, setting {point.setting}"
         rows.append(
             (
@@ -237,7 +239,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         drawn=drawn,
         fields=list(found.grid),
         labels=[MEASURES[name].label for name in TABLED]
-        + [f"{mode} at the end, IQM" for mode in best.evaluated],
+        + [f"{mode} at the end, IQM" for mode in found.modes],
         rows=rows,
         caveat=CAVEAT,
         config={

@@ -138,6 +138,22 @@ def test_its_points_start_from_a_run_and_are_evaluated(tmp_path, capsys):
         sweep.plan("vpg", TINY, GRID, "3", 2, evaluate_every=108)
 
 
+def test_a_point_whose_evaluations_are_no_numbers_has_a_dash(trained, capsys):
+    """Beside points that have them, on the terminal and on the page."""
+    found = sweep_report.load_sweep(trained)
+    assert found.modes == []
+    one = estimate(iqm, [np.array([3.0, 4.0])])
+    first, *others = found.points
+    some = found._replace(points=[first._replace(evaluated={"greedy": one}), *others])
+    assert some.modes == ["greedy"]
+    sweep_report.show(some)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert sum(line[-1] == "3.5" for line in lines if line) == 1
+    assert sum(line[-1] == "-" for line in lines if line) == 3
+    text = Page(sweep_report._page(some, {}, {})).text
+    assert "greedy at the end, IQM" in text
+
+
 def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
     directory = trained / "2-total_steps=288"
     assert report.make(directory) == directory / report.NAME
