@@ -95,8 +95,10 @@ def plan(
         written.
       RunError: if the seeds cannot start there.
     """
-    if len(settings) == 1:  # so that the config says nothing false
-        config, build = with_setting(config, settings[0]), own.fixed(build, settings[0])
+    # What every setting replaces has the first one's value, so that the config says nothing false.
+    first: Setting = next(iter(settings), {})
+    replaced = {name: x for name, x in first.items() if all(name in other for other in settings)}
+    config, build = with_setting(config, replaced), own.fixed(build, replaced)
     config, seeds = env.settle(plain(config)), seed_list(seeds)
     with chunks.own_jax(config):
         own.check_made(build, build(config))
@@ -175,10 +177,10 @@ def withdraw(directory: Path) -> None:
 def with_lanes_that_fit(
     directory: Path,
     lanes: int | None,
-    begin: Callable[[int | None], None],
+    attempt: Callable[[int | None], None],
     note: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """`begin(lanes)`, which trains; where nobody chose them and memory has no room, as many as fit.
+    """`attempt(lanes)`, which trains; where nobody chose them and they have no room, as many as fit.
 
     Args:
       directory: that it trains into; one that is new is left empty if nothing fits.
@@ -192,14 +194,14 @@ def with_lanes_that_fit(
     if lanes is None and not is_new:
         lanes = manifests.read(directory).lanes
     try:
-        begin(lanes)
+        attempt(lanes)
     except DoesNotFit as problem:
         if is_new:
             withdraw(directory)
         if lanes is not None or problem.lanes is None:
             raise
         note(f"{problem}, and is taken")
-        with_lanes_that_fit(directory, problem.lanes, begin, note)
+        with_lanes_that_fit(directory, problem.lanes, attempt, note)
 
 
 def check_same(directory: Path, manifest: Manifest) -> None:

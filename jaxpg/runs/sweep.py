@@ -31,7 +31,7 @@ from jaxpg.errors import RunError
 from jaxpg.population import evaluations, own
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import OPTION
-from jaxpg.population.settings import ENV, expand, settled, with_setting, with_values
+from jaxpg.population.settings import ENV, expand, settled, with_values
 from jaxpg.runs import manifest
 from jaxpg.runs.manifest import (
     Manifest,
@@ -302,9 +302,7 @@ def _manifests(
     during: dict[str, Any] = {"start": start, "evaluating": plan.evaluating}
     found = []
     for program in programs:
-        # What a setting replaces has the first setting's value, so that it says nothing false.
-        config = with_setting(with_values(plan.config, program), settings[0])
-        fixed = own.fixed(build, {**program, **settings[0]})
+        config, fixed = with_values(plan.config, program), own.fixed(build, program)
         what = (plan.preset, config, seeds, plan.lanes, settings)
         found.append(run.plan(*what, build=fixed, device=device, **during))
         run.check_parts(found[-1], fixed)

@@ -114,7 +114,8 @@ def test_what_is_in_the_directory(finished):
 
 @pytest.mark.thin(3)
 def test_a_lone_setting_is_the_config():
-    """So that whoever reads the one, or trains by it, has what was trained; of several none is."""
+    """So that whoever reads the one, or trains by it, has what was trained. Of several the first
+    is, as far as all replace what it does."""
     lone = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "env.gravity": 12}])
     assert (lone.config.gamma, lone.config.env_params) == (0.5, {"gravity": 12.0})
     (again,) = reproduce.commands(lone)
@@ -122,6 +123,8 @@ def test_a_lone_setting_is_the_config():
     assert "--env-params gravity=12.0" in again
     several = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5}, {}])
     assert several.config == TINY
+    alike = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "gae_lambda": 0.1}, {"gamma": 0.6}])
+    assert alike.config == dataclasses.replace(TINY, gamma=0.5)
 
 
 def test_what_makes_no_algorithm_is_refused():
