@@ -180,7 +180,7 @@ def with_lanes_that_fit(
     attempt: Callable[[int | None], None],
     note: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """`attempt(lanes)`, which trains; where nobody chose them and they have no room, as many as fit.
+    """`attempt(lanes)`, which trains; if nobody chose them and they have no room, as many as fit.
 
     Args:
       directory: that it trains into; one that is new is left empty if nothing fits.
