@@ -16,10 +16,11 @@ import pytest
 
 from jaxpg import fast
 from jaxpg.core import learner, noise
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.training import train
 from jaxpg.population import chunks, population
 from jaxpg.population.progress import Progress
+from jaxpg.population.settings import check_alike
 from jaxpg.runs.python import train_grid, train_population
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -384,6 +385,18 @@ def test_a_grid_is_refused_on_a_tpu_which_emulates_float64(monkeypatch):
 def test_bad_input_is_refused(seeds, lanes, words):
     with pytest.raises(ConfigError, match=words.replace("^", r"\^")):
         train_population(TINY, seeds, lanes=lanes)
+
+
+def test_settings_of_other_static_values_are_refused():
+    """Each is a program of its own; what differs in a number alone is not."""
+
+    def config(**params):
+        static = frozenset({"ramping"})
+        return dataclasses.replace(TINY, env_params=EnvParams({"ramping": True, **params}, static))
+
+    check_alike([config(gravity=9.8), config(gravity=12.0)])
+    with pytest.raises(ConfigError, match=r"env.ramping is static, .*; got True and False"):
+        check_alike([config(), config(ramping=False)])
 
 
 def test_numbers_may_be_arrays(neighbours):

@@ -154,6 +154,25 @@ def test_fewer_lanes_where_memory_is_short(memory, tmp_path, monkeypatch):
     assert not list((tmp_path / "other").glob("*.json"))
 
 
+def test_a_lone_setting_is_the_config():
+    """So that whoever reads the one, or trains by it, has what was trained. Of several the first
+    is, as far as all replace what it does."""
+    lone = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "env.gravity": 12}])
+    assert (lone.config.gamma, lone.config.env_params) == (0.5, {"gravity": 12.0})
+    (again,) = reproduce.commands(lone)
+    assert "--gamma 0.5" in again
+    assert "--env-params gravity=12.0" in again
+    several = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5}, {}])
+    assert several.config == TINY
+    alike = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "gae_lambda": 0.1}, {"gamma": 0.6}])
+    assert alike.config == dataclasses.replace(TINY, gamma=0.5)
+
+
+def test_what_makes_no_algorithm_is_refused():
+    with pytest.raises(ConfigError, match=r"<lambda> must make an Algorithm .*; it returned None"):
+        run.plan("vpg", TINY, [1], 2, build=lambda config: None)
+
+
 def test_nothing_is_left_where_nothing_fits(tmp_path, monkeypatch, capsys):
     """With the usual lanes, nor with those that should have; by a call and by a command."""
     tried = []

@@ -18,7 +18,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
-from jaxpg.runs import checkpoints, edit, manifest, reproduce, run
+from jaxpg.runs import checkpoints, edit, manifest, run
 from jaxpg.runs import retrace as retracing
 from jaxpg.runs.python import train_population
 from jaxpg.runs.results import FILES
@@ -113,25 +113,6 @@ def test_what_is_in_the_directory(finished):
 
 
 @pytest.mark.thin(3)
-def test_a_lone_setting_is_the_config():
-    """So that whoever reads the one, or trains by it, has what was trained. Of several the first
-    is, as far as all replace what it does."""
-    lone = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "env.gravity": 12}])
-    assert (lone.config.gamma, lone.config.env_params) == (0.5, {"gravity": 12.0})
-    (again,) = reproduce.commands(lone)
-    assert "--gamma 0.5" in again
-    assert "--env-params gravity=12.0" in again
-    several = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5}, {}])
-    assert several.config == TINY
-    alike = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "gae_lambda": 0.1}, {"gamma": 0.6}])
-    assert alike.config == dataclasses.replace(TINY, gamma=0.5)
-
-
-def test_what_makes_no_algorithm_is_refused():
-    with pytest.raises(ConfigError, match=r"<lambda> must make an Algorithm .*; it returned None"):
-        run.plan("vpg", TINY, [1], 2, build=lambda config: None)
-
-
 @pytest.mark.parametrize("reports", [1, 2, 3])
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, reports, stop_after):
     directory = begun(tmp_path / "run")
