@@ -41,14 +41,15 @@ class Task(NamedTuple):
     seeds: int | None = None  # that two cores can pay for; None: as many as are asked for
 
 
+MOST = "the most there is"
 TASKS = {
     "CartPole-v1": Task("ppo", 500.0, "rl-zoo's A2C, PPO and TRPO"),
     "Acrobot-v1": Task("ppo-acrobot", -73.5, "rl-zoo's PPO"),
     "MountainCar-v0": Task("ppo-mountain-car", -107.3, "rl-zoo's TRPO"),
     "Pendulum-v1": Task("ppo-pendulum", -130.0, "gymnax-blines"),
     "MountainCarContinuous-v0": Task("ppo-mountain-car-continuous", 92.5, "rl-zoo's TRPO"),
-    "Catch-bsuite": Task("ppo", 1.0, "the most there is"),
-    "DeepSea-bsuite": Task("ppo-deep-sea", 0.99, "the most there is"),
+    "Catch-bsuite": Task("ppo", 1.0, MOST),
+    "DeepSea-bsuite": Task("ppo-deep-sea", 0.99, MOST),
     "Asterix-MinAtar": Task("ppo-minatar", 15.0, "gymnax-blines", 16),
     "Breakout-MinAtar": Task("ppo-minatar", 28.0, "gymnax-blines", 16),
     "Freeway-MinAtar": Task("ppo-minatar", 58.0, "gymnax-blines", 16),
@@ -209,7 +210,8 @@ def _draw_one(axes: Any, task: Task, rows: list[dict[str, Any]]) -> None:
         band = (curve["low"], curve["high"])
         axes.fill_between(curve["steps"], *band, color=color, alpha=0.2, linewidth=0)
     if task.published is not None:
-        axes.axhline(task.published, color=INK, linestyle=":", linewidth=1, label="best published")
+        label = MOST if task.whose == MOST else "best published"
+        axes.axhline(task.published, color=INK, linestyle=":", linewidth=1, label=label)
 
 
 if __name__ == "__main__":
