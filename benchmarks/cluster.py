@@ -193,12 +193,12 @@ class Host:
 
 def _run(config: Any, seeds: int, nodes: Any) -> dict[str, Any]:
     """Seconds of training, and those of a core that this process took meanwhile."""
-    from jaxpg.runs import run
+    from jaxpg.runs import directories, run
 
     seen = []
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
-        run.begin(out, run.plan("vpg", config, range(seeds), 16))
+        directories.begin(out, run.plan("vpg", config, range(seeds), 16))
         began = time.process_time()
         run.train(
             out,

@@ -106,7 +106,7 @@ def test_the_command_trains_an_environment_of_a_module(tmp_path, monkeypatch, ca
 def test_load_imports_no_module_that_a_run_names(trained, tmp_path, monkeypatch):
     import shutil
 
-    from jaxpg.runs import manifest, run
+    from jaxpg.runs import directories, manifest
 
     directory = shutil.copytree(trained, tmp_path / "run")
     read = manifest.read(directory)
@@ -118,7 +118,7 @@ def test_load_imports_no_module_that_a_run_names(trained, tmp_path, monkeypatch)
     (tmp_path / "boom.py").write_text("raise SystemError('executed')")
     monkeypatch.syspath_prepend(tmp_path)
     loaded = jaxpg.load(directory)
-    assert run.is_finished(directory)
+    assert directories.is_finished(directory)
     loaded.to_frame()
     loaded.params(9)
     with pytest.raises(ConfigError, match=r"'boom'.*\(SystemError: executed\)"):

@@ -103,11 +103,11 @@ def to_the_end(
       again: what continues it, for people; `jaxpg resume DIR` if not given.
     """
     from jaxpg.population.progress import shown
-    from jaxpg.runs import run
+    from jaxpg.runs import directories, run
     from jaxpg.runs.results import closing
 
     manifest = manifests.read(directory)
-    if run.is_finished(directory):
+    if directories.is_finished(directory):
         print(f"{directory} is finished: {describe(directory)}")
         _log_results(directory)
         draw(directory, launch.report, anew=False)

@@ -62,7 +62,7 @@ def race(options: Race) -> None:
     machine.prepare(asked.contenders[0].config)
     import_callback(launch)
     from jaxpg.report import race as report
-    from jaxpg.runs import run
+    from jaxpg.runs import directories
 
     asked = races.begin(out, asked)
     told = 0
@@ -76,7 +76,7 @@ def race(options: Race) -> None:
         seeds = asked.plan.rounds[told]
         for i in found[-1].running if found else range(len(asked.contenders)):
             directory = races.enter(out, asked, i, seeds)
-            if not run.is_finished(directory):
+            if not directories.is_finished(directory):
                 has = words.seeds(len(manifests.read(directory).seeds))
                 print(f"race: {directory}, to {has}", flush=True)
                 to_the_end(directory, launch, again="the same line")

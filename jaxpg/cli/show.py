@@ -129,7 +129,7 @@ def _preset(name: str, values: dict[str, Any]) -> None:
 
 def describe(directory: Path) -> str:
     """A run in a few lines."""
-    from jaxpg.runs import checkpoints, run
+    from jaxpg.runs import checkpoints, directories
 
     manifest = manifests.read(directory)
     config, updates = manifest.config, manifest.config.num_updates
@@ -137,7 +137,7 @@ def describe(directory: Path) -> str:
     done = [chain[-1].update for chain in checkpoints.listed(directory).values()]
     share = sum(done) / (total * updates)
     ended = sum(update == updates for update in done)
-    finished = run.is_finished(directory)
+    finished = directories.is_finished(directory)
     state = "finished" if finished else "not finished"
     times = f", {len(manifest.settings)} settings each" if len(manifest.settings) > 1 else ""
     what = f"{manifest.called} on {words.environment(config, manifest.varied)}"

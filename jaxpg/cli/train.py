@@ -106,9 +106,9 @@ def train(options: Train) -> None:
     machine.prepare(config)
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
-        from jaxpg.runs import run
+        from jaxpg.runs import directories, run
 
-        run.check_usable(out)
+        directories.check_usable(out)
         import_callback(options.launch)
         build = own.find(options.own.algorithm, given)
         start = _start(during)
@@ -122,7 +122,7 @@ def train(options: Train) -> None:
         def begin(lanes: int | None) -> None:
             planned = run.plan(options.preset, config, seeds, lanes, **asked)
             run.check_parts(planned, build)
-            run.begin(out, planned, start)
+            directories.begin(out, planned, start)
             track.choose(out, options.run.track)
             to_the_end(out, options.launch, options.machines, nodes)
 
@@ -145,10 +145,10 @@ def resume(options: Resume) -> None:
     check(options.launch)
     machine.prepare(manifests.read(options.dir).config)
     with joined(options.machines) as nodes:
-        from jaxpg.runs import run
+        from jaxpg.runs import directories
 
         import_callback(options.launch)
-        if not run.is_finished(options.dir):
+        if not directories.is_finished(options.dir):
             take_algorithm(options.dir, options.changed_algorithm)
         to_the_end(options.dir, options.launch, options.machines, nodes)
 
@@ -315,8 +315,8 @@ def take_algorithm(directory: Path, changed: bool) -> None:
     Raises:
       RunError: if it is not.
     """
-    from jaxpg.runs import edit, run
+    from jaxpg.runs import directories, edit
 
-    changed = changed or run.is_empty(directory)
+    changed = changed or directories.is_empty(directory)
     manifest = manifests.read(directory)
     edit.adopt(directory, manifests.algorithm(directory, manifest, changed))

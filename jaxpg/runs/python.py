@@ -16,7 +16,7 @@ from jaxpg.population.cluster import Cluster, device_of, joined
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list, settled, with_values
-from jaxpg.runs import run
+from jaxpg.runs import directories, run
 from jaxpg.runs import start as starts
 from jaxpg.runs.load import Run, load
 from jaxpg.runs.start import Start
@@ -163,14 +163,14 @@ def _train_into(
     nodes: Cluster | None,
 ) -> Trained:
     """Begin a run, or go on with it, to its end."""
-    run.check_usable(directory)
+    directories.check_usable(directory)
     device, build = device_of(nodes), options["build"]
 
     def begin(lanes: int | None) -> None:
         what = run.plan(_name(config), config, seeds, lanes, device=device, **options)
         run.check_parts(what, build)
-        run.begin(directory, what, options["start"])
-        if not run.is_finished(directory):
+        directories.begin(directory, what, options["start"])
+        if not directories.is_finished(directory):
             run.train(directory, report=report, stall_seconds=math.inf, build=build, nodes=nodes)
 
     try:

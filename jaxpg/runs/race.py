@@ -126,7 +126,7 @@ def begin(out: Path, asked: Race) -> Race:
       RunError: if it is another race (the sentence says what differs), or holds something else.
     """
     from jaxpg.population.population import default_lanes
-    from jaxpg.runs import run
+    from jaxpg.runs import directories
 
     if (out / NAME).is_file():
         old = read(out)
@@ -139,7 +139,7 @@ def begin(out: Path, asked: Race) -> Race:
                 "same options"
             )
         return asked
-    run.check_usable(out)
+    directories.check_usable(out)
     if (out / manifests.NAME).exists():
         raise RunError(f"{out} is a run, and no race: take another --out")
     if asked.lanes is None:  # no more than the largest round fills
@@ -159,13 +159,13 @@ def enter(out: Path, race: Race, contender: int, seeds: int) -> Path:
     Raises:
       RunError: if it is another run, or cannot be written.
     """
-    from jaxpg.runs import edit, run
+    from jaxpg.runs import directories, edit
 
     directory = out / race.names[contender]
     if not (directory / manifests.NAME).exists():
-        run.begin(directory, _manifest(race, contender))
+        directories.begin(directory, _manifest(race, contender))
     old = manifests.read(directory)
-    run.check_same(directory, _manifest(race, contender)._replace(parts=old.parts))
+    directories.check_same(directory, _manifest(race, contender)._replace(parts=old.parts))
     has = len(old.seeds)
     if old.seeds != list(range(race.start, race.start + has)):
         raise RunError(
@@ -182,13 +182,13 @@ def scores(out: Path, race: Race) -> list[np.ndarray]:
     Raises:
       RunError: if results are damaged.
     """
-    from jaxpg.runs import run
+    from jaxpg.runs import directories
     from jaxpg.runs.load import load
 
     found = []
     for name in race.names:
         directory = out / name
-        if not (directory / manifests.NAME).exists() or not run.is_finished(directory):
+        if not (directory / manifests.NAME).exists() or not directories.is_finished(directory):
             found.append(np.empty(0))
             continue
         trained = load(directory).population

@@ -1,4 +1,4 @@
-"""Train into a run directory: begin or go on, commit segment by segment, finish.
+"""A run: what is planned, and training into its directory, commit by commit, to the end.
 
 A commit is made at the first end of a segment at which the work since the last one has taken
 SAVE_RATIO times as long as a commit takes, and at the end of a chunk. So saving costs at most
@@ -35,11 +35,10 @@ from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, plain, plain_setting, seed_list, with_setting
-from jaxpg.runs import checkpoints, compiling, results, track
+from jaxpg.runs import checkpoints, compiling, directories, results
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
 from jaxpg.runs.checkpoints import Checkpoint
-from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.start import Start
@@ -140,40 +139,6 @@ def check_parts(manifest: Manifest, build: Build) -> None:
         check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params))
 
 
-def begin(directory: Path, manifest: Manifest, start: Start | None = None) -> None:
-    """Make the directory this run, or find that it already is.
-
-    Args:
-      start: what the manifest says that the run starts from.
-
-    Raises:
-      RunError: if it is another run (the sentence says what differs), or holds something else.
-    """
-    check_usable(directory)
-    with files.writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory):
-            is_new = not (directory / manifests.NAME).exists()
-            if not is_new:
-                check_same(directory, manifest)
-            if is_new or not (directory / starts.NAME).exists():
-                starts.write(directory, start)
-            if is_new or manifests.read(directory).source != manifest.source:
-                manifests.write(directory, manifest)
-
-
-def withdraw(directory: Path) -> None:
-    """Undo `begin`, of a run that has trained nothing."""
-    try:
-        with locked(directory):
-            (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
-            for name in (track.NAME, starts.NAME):
-                (directory / name).unlink(missing_ok=True)
-            (directory / manifests.NAME).unlink()
-    except OSError as error:
-        raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
-
-
 def with_lanes_that_fit(
     directory: Path,
     lanes: int | None,
@@ -197,62 +162,11 @@ def with_lanes_that_fit(
         attempt(lanes)
     except DoesNotFit as problem:
         if is_new:
-            withdraw(directory)
+            directories.withdraw(directory)
         if lanes is not None or problem.lanes is None:
             raise
         note(f"{problem}, and is taken")
         with_lanes_that_fit(directory, problem.lanes, attempt, note)
-
-
-def check_same(directory: Path, manifest: Manifest) -> None:
-    """Raise RunError, with what differs, unless the directory's manifest is this one.
-
-    Of a run that has saved nothing the source of an algorithm of one's own may have changed.
-    """
-    old = manifests.read(directory)
-    if is_empty(directory):
-        old = old._replace(build_sha256=manifest.build_sha256)
-    same_file = manifest._replace(build_sha256=old.build_sha256)  # of which more is said
-    changed = manifests.differences(old, same_file)
-    if changed:
-        raise RunError(
-            f"{directory} is a run of something else ({'; '.join(changed)}): take another --out, "
-            "or the same options"
-        )
-    manifests.check_source(directory, old, manifest.source)
-
-
-def is_empty(directory: Path) -> bool:
-    """Whether a run has saved nothing yet."""
-    return not checkpoints.listed(directory) and not is_finished(directory)
-
-
-def check_usable(directory: Path) -> None:
-    """Raise RunError unless the directory is a run, or new, or empty."""
-    try:
-        if not directory.exists() and not directory.is_symlink():
-            return
-        names = {path.name for path in directory.iterdir()}
-    except OSError as error:
-        raise RunError(f"{directory} cannot be a run directory ({error.strerror})") from None
-    ours = (LOCK, starts.NAME)  # which a run that was killed as it began has left
-    foreign = {name for name in names if name not in ours and not name.startswith(files.TEMPORARY)}
-    if foreign and manifests.NAME not in foreign:
-        raise RunError(
-            f"{directory} must be a run, or new or empty; it holds {sorted(foreign)[0]} and no "
-            f"{manifests.NAME}"
-        )
-
-
-def is_finished(directory: Path) -> bool:
-    """Whether the results of this very manifest are there."""
-    if not all((directory / name).exists() for name in results.FILES):
-        return False
-    try:
-        summary = json.loads((directory / "summary.json").read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{directory / 'summary.json'} cannot be read ({error})") from None
-    return isinstance(summary, dict) and summary.get("manifest") == manifests.sha256(directory)
 
 
 def train(

@@ -155,11 +155,11 @@ def begin(
       ConfigError: if a point has no meaning; nothing is written.
       RunError: if it is another sweep (the sentence says what differs), or holds something else.
     """
-    from jaxpg.runs import run
+    from jaxpg.runs import directories
 
     old = read(out) if is_sweep(out) else None
     if old is None:
-        run.check_usable(out)
+        directories.check_usable(out)
         if (out / manifest.NAME).exists():
             raise RunError(f"{out} is a run, and no sweep: take another --out")
     elif asked.lanes is None:
@@ -174,10 +174,10 @@ def begin(
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
         files.write(out / NAME, _text(asked))
-    directories = [out / name for name in asked.names]
-    for directory, content in zip(directories, manifests, strict=True):
-        run.begin(directory, content, start)
-    return directories
+    of_points = [out / name for name in asked.names]
+    for directory, content in zip(of_points, manifests, strict=True):
+        directories.begin(directory, content, start)
+    return of_points
 
 
 def read(directory: Path) -> Plan:

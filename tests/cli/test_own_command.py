@@ -15,7 +15,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population import population
-from jaxpg.runs import checkpoints, reproduce, run, sweep
+from jaxpg.runs import checkpoints, directories, reproduce, run, sweep
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.load import load
 
@@ -78,7 +78,7 @@ def stopped(theirs, tmp_path, monkeypatch):
     out = tmp_path / "run"
     build = importlib.import_module("theirs").scaled
     config = jaxpg.Config(num_envs=3, num_steps=24, total_steps=504, hidden_sizes=(6,))
-    run.begin(out, run.plan("vpg", config, [1, 2], 2, build=build))
+    directories.begin(out, run.plan("vpg", config, [1, 2], 2, build=build))
 
     def stop(at):
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
@@ -155,7 +155,7 @@ def test_another_source_is_refused_with_both_hashes_unless_it_is_meant(
     main(["resume", str(stopped), "--changed-algorithm", "--no-report"])
     ended = manifests.read(stopped)
     assert (ended.build_sha256, ended.made["former_sources"]) == (after, [before])
-    assert run.is_finished(stopped)
+    assert directories.is_finished(stopped)
     main(["train", "vpg", *SMALL, "--seeds", "1:3", *OWN, "--out", str(stopped), "--no-report"])
     assert "is finished" in capsys.readouterr().out
 
@@ -233,7 +233,7 @@ def test_a_callback_is_called_after_each_commit(theirs, stopped, tmp_path, capsy
         main(["train", "vpg", *small, "--callback", f"theirs:{name}"])
         said = capsys.readouterr().err
         assert said.count(f"the callback theirs:{name} failed, and is told nothing more") == 1
-        assert run.is_finished(out)
+        assert directories.is_finished(out)
 
 
 @pytest.mark.parametrize(

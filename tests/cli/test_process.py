@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from jaxpg.population.progress import Progress
-from jaxpg.runs import results, run
+from jaxpg.runs import directories, results, run
 
 def train(directory, report, note, **options):
     for i in range(1, 101):
@@ -40,8 +40,8 @@ def train(directory, report, note, **options):
 run.train = train
 run.plan = lambda *arguments, **options: arguments
 run.check_parts = lambda planned, build: None
-run.begin = lambda directory, planned, start: directory.mkdir()
-run.is_finished = lambda directory: False
+directories.begin = lambda directory, planned, start: directory.mkdir()
+directories.is_finished = lambda directory: False
 results.closing = lambda summary, out: "finished"
 from jaxpg.cli import launch as command
 from jaxpg.core.presets import PRESETS

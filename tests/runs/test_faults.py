@@ -22,7 +22,7 @@ from jaxpg import files
 from jaxpg.cli.main import main
 from jaxpg.core.config import FIELDS
 from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, manifest, run
+from jaxpg.runs import checkpoints, directories, manifest, run
 from jaxpg.runs.lock import locked
 from tests.runs.test_runs import SEEDS, TINY, arrays, assert_same_results, begun, train
 
@@ -100,7 +100,7 @@ def test_killed_at_random_instants(uninterrupted, tmp_path):
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
         assert saved(out) >= reported(out) - 1e-12
-        if run.is_finished(out):
+        if directories.is_finished(out):
             assert_same_results(uninterrupted, out)
             ends += 1
             out = tmp_path / str(ends)

@@ -14,7 +14,7 @@ import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, edit, manifest, retrace, run
+from jaxpg.runs import checkpoints, directories, edit, manifest, retrace, run
 from jaxpg.runs.results import FILES
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -68,7 +68,7 @@ def test_it_is_finished(older, capsys, name):
     assert "finished" in said(capsys, "status", older / name)
     assert "is finished" in said(capsys, "resume", older / name, "--no-report")
     manifest_ = manifest.read(older / name)
-    run.begin(older / name, manifest_)  # as the line that made it does, given again
+    directories.begin(older / name, manifest_)  # as the line that made it does, given again
 
 
 @pytest.mark.parametrize("name", [*FINISHED, "sweep"])
@@ -115,7 +115,7 @@ def test_an_unfinished_one_is_not_continued_to_other_bits(older, capsys, tmp_pat
 
 def test_a_new_run_says_its_bits(tmp_path):
     config = Config(num_envs=2, num_steps=8, total_steps=16)
-    run.begin(tmp_path / "run", run.plan("vpg", config, [0], 2))
+    directories.begin(tmp_path / "run", run.plan("vpg", config, [0], 2))
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["bits"] == manifest.BITS
     assert manifest.read(tmp_path / "run").bits == manifest.BITS
 

@@ -20,7 +20,7 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
 from jaxpg.population import chunks
-from jaxpg.runs import manifest, reproduce, run
+from jaxpg.runs import directories, manifest, reproduce, run
 from jaxpg.runs.results import FILES
 from tests import pages
 from tests.runs.test_runs import TINY
@@ -63,7 +63,7 @@ def test_into_a_directory_it_is_a_run(memory, tmp_path, capsys):
 def test_saved_from_memory_it_is_a_finished_run(memory, tmp_path, capsys):
     memory.save(tmp_path / "one")
     assert_same(memory, jaxpg.load(tmp_path / "one").population)
-    assert run.is_finished(tmp_path / "one")
+    assert directories.is_finished(tmp_path / "one")
     jaxpg.load(tmp_path / "one").save(tmp_path / "other")
     assert_same(memory, jaxpg.load(tmp_path / "other").population)
     main(["status", str(tmp_path / "one")])
@@ -196,7 +196,7 @@ def test_nothing_is_left_where_nothing_fits(tmp_path, monkeypatch, capsys):
 def test_the_page_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pages.run(readme.ROOT / "docs" / "runs.md") == 2
-    assert run.is_finished(tmp_path / "runs" / "mine")
+    assert directories.is_finished(tmp_path / "runs" / "mine")
     lines = (tmp_path / "runs" / "quartiles" / "quartiles.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["env_steps"] == 16 * 20_480
 

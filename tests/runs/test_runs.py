@@ -18,7 +18,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
-from jaxpg.runs import checkpoints, edit, manifest, run
+from jaxpg.runs import checkpoints, directories, edit, manifest, run
 from jaxpg.runs import retrace as retracing
 from jaxpg.runs.python import train_population
 from jaxpg.runs.results import FILES
@@ -37,7 +37,7 @@ SEEDS = [2, 9, 4, 0, 5]
 
 
 def begun(directory: Path, config: Config = TINY, seeds: list[int] = SEEDS) -> Path:
-    run.begin(directory, run.plan("vpg", config, seeds, 2))
+    directories.begin(directory, run.plan("vpg", config, seeds, 2))
     return directory
 
 
@@ -102,7 +102,7 @@ def test_a_run_is_what_train_population_gives(finished):
 def test_what_is_in_the_directory(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {*FILES, "manifest.json", "checkpoints", "progress.jsonl", "lock"}
-    assert run.is_finished(finished)
+    assert directories.is_finished(finished)
     assert "finished" in describe(finished)
     found = checkpoints.listed(finished)
     assert sorted(found) == [0, 1, 2]
@@ -118,7 +118,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, reports, sto
     directory = begun(tmp_path / "run")
     with pytest.raises(Stopped):
         train(directory, report=stop_after(reports))
-    assert not run.is_finished(directory)
+    assert not directories.is_finished(directory)
     before = {i: chain[-1].update for i, chain in checkpoints.listed(directory).items()}
     reached = []
     summary = train(directory, report=reached.append)
@@ -148,7 +148,7 @@ def test_every_seed_with_every_setting(tmp_path, stop_after):
     settings = [{}, {"gamma": 0.9}, {"gamma": 0.5, "learning_rate": 0.1}]
     whole = train_population(TINY, SEEDS, settings=settings, lanes=2)
     for name, seeds in (("a", SEEDS[:2]), ("b", SEEDS[2:])):
-        run.begin(tmp_path / name, run.plan("vpg", TINY, seeds, 2, settings))
+        directories.begin(tmp_path / name, run.plan("vpg", TINY, seeds, 2, settings))
     with pytest.raises(Stopped):
         train(tmp_path / "b", report=stop_after(3))
     edit.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
@@ -170,14 +170,14 @@ def test_every_seed_with_every_setting(tmp_path, stop_after):
     with pytest.raises(RunError, match=r"--setting must be in \[0, 3\); got 3"):
         retracing.retrace(tmp_path / "both", 4, 3, None, tmp_path / "none")
     with pytest.raises(RunError, match="settings"):
-        run.begin(tmp_path / "a", run.plan("vpg", TINY, SEEDS[:2], 2, settings[:2]))
+        directories.begin(tmp_path / "a", run.plan("vpg", TINY, SEEDS[:2], 2, settings[:2]))
 
 
 def test_extended_equals_the_longer_run(finished, tmp_path):
     short = begun(tmp_path / "run", dataclasses.replace(TINY, total_steps=72 * 4))
     train(short)
     edit.extend(short, 72 * 7, None)
-    assert not run.is_finished(short)
+    assert not directories.is_finished(short)
     train(short)
     assert_same_results(finished, short)
     with pytest.raises(RunError, match="already has total_steps=504"):
@@ -254,7 +254,7 @@ def test_nothing_is_written_for_a_config_without_meaning(tmp_path):
     with pytest.raises(ConfigError):
         begun(tmp_path / "run", dataclasses.replace(TINY, env="CartPol-v1"))
     with pytest.raises(ConfigError):
-        run.begin(tmp_path / "run", run.plan("vpg", TINY, SEEDS, 1))
+        directories.begin(tmp_path / "run", run.plan("vpg", TINY, SEEDS, 1))
     assert not (tmp_path / "run").exists()
 
 
@@ -379,7 +379,7 @@ def test_missing_results_are_written_again(finished, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     (copy / "results.npz").unlink()
-    assert not run.is_finished(copy)
+    assert not directories.is_finished(copy)
     train(copy)
     assert_same_results(finished, copy)
 

@@ -1,0 +1,99 @@
+"""What a directory is to a run: usable, this very run, empty, finished; how it becomes one."""
+
+import json
+from pathlib import Path
+
+from jaxpg import files
+from jaxpg.errors import RunError
+from jaxpg.runs import checkpoints, results, track
+from jaxpg.runs import manifest as manifests
+from jaxpg.runs import start as starts
+from jaxpg.runs.lock import NAME as LOCK
+from jaxpg.runs.lock import locked
+from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.start import Start
+
+
+def begin(directory: Path, manifest: Manifest, start: Start | None = None) -> None:
+    """Make the directory this run, or find that it already is.
+
+    Args:
+      start: what the manifest says that the run starts from.
+
+    Raises:
+      RunError: if it is another run (the sentence says what differs), or holds something else.
+    """
+    check_usable(directory)
+    with files.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory):
+            is_new = not (directory / manifests.NAME).exists()
+            if not is_new:
+                check_same(directory, manifest)
+            if is_new or not (directory / starts.NAME).exists():
+                starts.write(directory, start)
+            if is_new or manifests.read(directory).source != manifest.source:
+                manifests.write(directory, manifest)
+
+
+def withdraw(directory: Path) -> None:
+    """Undo `begin`, of a run that has trained nothing."""
+    try:
+        with locked(directory):
+            (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
+            for name in (track.NAME, starts.NAME):
+                (directory / name).unlink(missing_ok=True)
+            (directory / manifests.NAME).unlink()
+    except OSError as error:
+        raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None
+
+
+def check_same(directory: Path, manifest: Manifest) -> None:
+    """Raise RunError, with what differs, unless the directory's manifest is this one.
+
+    Of a run that has saved nothing the source of an algorithm of one's own may have changed.
+    """
+    old = manifests.read(directory)
+    if is_empty(directory):
+        old = old._replace(build_sha256=manifest.build_sha256)
+    same_file = manifest._replace(build_sha256=old.build_sha256)  # of which more is said
+    changed = manifests.differences(old, same_file)
+    if changed:
+        raise RunError(
+            f"{directory} is a run of something else ({'; '.join(changed)}): take another --out, "
+            "or the same options"
+        )
+    manifests.check_source(directory, old, manifest.source)
+
+
+def is_empty(directory: Path) -> bool:
+    """Whether a run has saved nothing yet."""
+    return not checkpoints.listed(directory) and not is_finished(directory)
+
+
+def check_usable(directory: Path) -> None:
+    """Raise RunError unless the directory is a run, or new, or empty."""
+    try:
+        if not directory.exists() and not directory.is_symlink():
+            return
+        names = {path.name for path in directory.iterdir()}
+    except OSError as error:
+        raise RunError(f"{directory} cannot be a run directory ({error.strerror})") from None
+    ours = (LOCK, starts.NAME)  # which a run that was killed as it began has left
+    foreign = {name for name in names if name not in ours and not name.startswith(files.TEMPORARY)}
+    if foreign and manifests.NAME not in foreign:
+        raise RunError(
+            f"{directory} must be a run, or new or empty; it holds {sorted(foreign)[0]} and no "
+            f"{manifests.NAME}"
+        )
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the results of this very manifest are there."""
+    if not all((directory / name).exists() for name in results.FILES):
+        return False
+    try:
+        summary = json.loads((directory / "summary.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{directory / 'summary.json'} cannot be read ({error})") from None
+    return isinstance(summary, dict) and summary.get("manifest") == manifests.sha256(directory)
