@@ -1,15 +1,19 @@
-"""Products with a narrow matrix, in the form that a CPU computes fastest.
+"""Networks in the form that a CPU computes fastest: narrow products, and convolutions.
 
 XLA:CPU leaves every dot to a routine for large matrices. With a handful of inputs it is several
 times faster as broadcast arithmetic, and with a handful of outputs as a product for each column.
 A network with one hidden ReLU layer between two such matrices has a gradient with one product.
+
+A convolution is a product, too, of the patches that it sees. XLA:CPU prepares the gradient of a
+kernel for its own fast routine only outside of loops, and training is a loop.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import networks
-from jaxpg.core.networks import MLP
+from jaxpg.core.networks import KERNEL, MLP
 from jaxpg.core.types import Params
 
 FEW_INPUTS, FEW_OUTPUTS = 8, 4
@@ -17,9 +21,9 @@ FEW_INPUTS, FEW_OUTPUTS = 8, 4
 
 def apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
     """`core.networks.apply`: the outputs [..., K] of an MLP for inputs [..., D]."""
-    if mlp.conv_features:  # beside which the dense layers weigh little
-        return networks.apply(mlp, params, inputs)
     x = inputs.reshape(-1, inputs.shape[-1])
+    if mlp.conv_features:
+        x = _convolved(mlp, params, x)
     hidden = [params[f"hidden_{i}"] for i in range(len(mlp.hidden_sizes))]
     output = params.get("output")
     first = hidden[0] if len(hidden) == 1 and mlp.activation == "relu" else None
@@ -27,10 +31,31 @@ def apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
         x = relu_network(x, first["kernel"], first["bias"], output["kernel"], output["bias"])
     else:
         for layer in hidden:
-            x = _affine(x, layer)
-            x = jax.nn.relu(x) if mlp.activation == "relu" else jnp.tanh(x)
+            x = _activate(mlp, _affine(x, layer))
         x = _affine(x, output) if output else x
     return x.reshape(*inputs.shape[:-1], -1)
+
+
+def _convolved(mlp: MLP, params: Params, x: jax.Array) -> jax.Array:
+    """What an MLP's convolutions make of images [B, D], as vectors."""
+    x = x.reshape(-1, *mlp.image)
+    for i, features in enumerate(mlp.conv_features):
+        layer = params[f"conv_{i}"]
+        kernel = layer["kernel"].reshape(-1, features)
+        x = _activate(mlp, _patches(x) @ kernel + layer["bias"][None, None, None])
+    return x.reshape(len(x), -1)
+
+
+def _patches(x: jax.Array) -> jax.Array:
+    """What each output of a convolution of [B, H, W, C] sees, [B, H - 2, W - 2, 9 · C]."""
+    height, width = (size - KERNEL + 1 for size in x.shape[1:3])
+    corners = itertools.product(range(KERNEL), repeat=2)
+    seen = [x[:, row : row + height, column : column + width] for row, column in corners]
+    return jnp.concatenate(seen, axis=-1)
+
+
+def _activate(mlp: MLP, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x) if mlp.activation == "relu" else jnp.tanh(x)
 
 
 def _is_narrow(hidden: Params, output: Params) -> bool:

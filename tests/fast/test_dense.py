@@ -1,5 +1,7 @@
 """dense: the outputs and slopes of an MLP are those of flax's."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +22,22 @@ def test_an_mlp_and_all_its_slopes_are_flaxs(inputs, hidden, outputs, activation
     """In parameters and inputs, in reverse and forward."""
     if not hidden and outputs is None:
         pytest.skip("nothing is left of it")
+    assert_alike(networks.MLP(hidden, outputs, activation), inputs)
+
+
+@pytest.mark.as_users_run(2)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize(("hidden", "outputs"), [((), 2), ((5,), None), ((6, 5), 3)])
+@pytest.mark.parametrize("features", [(3,), (2, 4)])
+def test_so_are_those_of_convolutions(features, hidden, outputs, activation):
+    """Of images of another height than width."""
+    image = (6, 5, 2)
+    assert_alike(networks.MLP(hidden, outputs, activation, features, image), math.prod(image))
+
+
+def assert_alike(mlp, inputs):
+    """What dense and flax make of an MLP, and the slopes in parameters and inputs."""
     with jax.enable_x64(True):
-        mlp = networks.MLP(hidden, outputs, activation)
         x = jnp.asarray(np.random.default_rng(inputs).normal(size=(2, 7, inputs)))
         params = jax.jit(networks.init_mlp, static_argnums=(1, 2))(noise.key(0), mlp, inputs)
         params = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
