@@ -154,7 +154,7 @@ class Config:
     """Whether two MLPs, too, have one loss, policy + vf_coef * value, and one optimizer."""
     conv_features: tuple[int, ...] = ()
     """Features of each 3 x 3 convolution, of steps of 1 and without padding, that comes before the
-    hidden layers; the observation must be an image. (None: an image is a vector, too.)"""
+    hidden layers; the observation must be an image. Without any, an image is a vector."""
     hidden_sizes: tuple[int, ...] = (64,)
     """Width of each hidden layer."""
     activation: Literal["relu", "tanh"] = "relu"

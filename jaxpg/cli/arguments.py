@@ -31,13 +31,16 @@ Changed = Annotated[
 ]
 File = Annotated[Path | None, arg(metavar="FILE")]
 ELSEWHERE = {  # options as other libraries call them
+    "adam-eps": "optimizer-eps",
     "anneal-lr": "lr-schedule",
+    "clip-grad-norm": "max-grad-norm",
     "clip-eps": "clip-coef",
     "clip-range": "clip-coef",
     "clip-range-vf": "clip-value",
     "clip-vloss": "clip-value",
     "entropy-coef": "ent-coef",
     "env-id": "env",
+    "grad-clip": "max-grad-norm",
     "lr": "learning-rate",
     "n-envs": "num-envs",
     "n-epochs": "epochs",
