@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import tyro
+from docstring_parser import parse_from_object
 from tyro.conf import Positional, arg
 
 from jaxpg.core.config import ConfigError, EnvParams, parse_env_params
@@ -22,14 +24,20 @@ from jaxpg.core.presets import PRESETS, preset
 from jaxpg.words import parameters
 
 Directory = Annotated[Path, Positional, arg(metavar="DIR")]
-Directories = Annotated[tuple[Path, ...], Positional, arg(metavar="DIR")]
+Directories = Annotated[tuple[Path, ...], Positional, arg(metavar="DIR", help_behavior_hint="")]
 Preset = Annotated[str, Positional, arg(metavar="[PRESET]")]
-Contenders = Annotated[tuple[str, ...], Positional, arg(metavar="PRESET[,FIELD=VALUE,…]")]
+Contenders = Annotated[
+    tuple[str, ...], Positional, arg(metavar="PRESET[,FIELD=VALUE,…]", help_behavior_hint="")
+]
 Given = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]  # names of options
 Changed = Annotated[
     bool, arg(help="Take the source of --algorithm as it is now, if it was another.")
 ]
-File = Annotated[Path | None, arg(metavar="FILE")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+Lanes = Annotated[
+    int | None, arg(metavar="INT", help_behavior_hint="(default: 16, on a GPU 1024, on a TPU 512)")
+]
+Callback = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]
 ELSEWHERE = {  # options as other libraries call them
     "adam-eps": "optimizer-eps",
     "anneal-lr": "lr-schedule",
@@ -114,6 +122,8 @@ def _parsed(name: str, command: Command, words: Sequence[str], named: str) -> An
     }
     if "config" in {field.name for field in dataclasses.fields(command.options)}:
         settings["default"] = command.options(preset=named, config=preset(named))
+    if {"-h", "--help"} & set(words):
+        _join_lines(command.options)
     said = io.StringIO()
     try:
         with redirect_stderr(said), REGISTRY:
@@ -155,12 +165,28 @@ def _option(word: str) -> str:
     return word.partition("=")[0].removeprefix("--").replace("_", "-")
 
 
+def _join_lines(options: type) -> None:
+    """Make one line of each field's docstring, whose indented lines tyro's help keeps apart."""
+    says = {one.arg_name: one.description for one in parse_from_object(options).params}
+    for field in dataclasses.fields(options):
+        about = {"help": " ".join((says.get(field.name) or "").split()) or None}
+        field.metadata = MappingProxyType({**field.metadata, **about})
+    for _, _, kind in _fields(options):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            _join_lines(kind)
+
+
+def _fields(options: type) -> Iterator[tuple[str, Any, Any]]:
+    """Name, type hint and type of each field of a dataclass."""
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        yield name, hint, get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
 def _options(options: type) -> Iterator[str]:
     """The names of a dataclass's options, and of those in it."""
-    for name, hint in get_type_hints(options, include_extras=True).items():
-        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    for name, hint, kind in _fields(options):
         option = name.rstrip("_").replace("_", "-")  # from_, which Python has a word for
-        if dataclasses.is_dataclass(kind):
-            yield from _options(kind)  # type: ignore[arg-type]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from _options(kind)
         elif not {Positional, tyro.conf.Fixed} & set(getattr(hint, "__metadata__", ())):
             yield from (option, f"no-{option}") if kind is bool else (option,)

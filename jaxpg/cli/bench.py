@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import math
+from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from jaxpg import files
 from jaxpg.cli import machine
@@ -20,7 +21,7 @@ class Bench:
 
     preset: Preset = "vpg"
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
-    lanes: tuple[int, ...] = ()
+    lanes: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
     """Numbers of lanes to try, >= 2 each; a few that fit the backend if not given."""
     rounds: int = 3
     """Measurements of each, by turns; >= 1."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from jaxpg import words
+from jaxpg.cli.arguments import Callback
 from jaxpg.cli.show import attempt, describe, say
 from jaxpg.core.config import ConfigError
 from jaxpg.errors import Stopped
@@ -34,7 +35,7 @@ class Launch:
     """End with code 76 if a segment takes longer."""
     report: bool = True
     """Write report.html at the end."""
-    callback: Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")] = None
+    callback: Callback = None
     """Called after each commit with the directory and the progress; imported."""
 
 

@@ -63,9 +63,14 @@ class Parity:
     smoke: bool = False
     """Some levels, and of each its first configuration, in seconds."""
     level: Annotated[
-        tuple[str, ...], arg(metavar="LEVEL", help=f"Only some of these: {', '.join(LEVELS)}.")
+        tuple[str, ...],
+        arg(
+            metavar="LEVEL",
+            help=f"Only some of these: {', '.join(LEVELS)}.",
+            help_behavior_hint="",
+        ),
     ] = ()
-    seeds: Annotated[int | None, arg(metavar="N")] = None
+    seeds: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Seeds of each configuration; default: 1, or 3 with --full (more where they cost nothing)."""
     json: File = None
     """For everything that is found, with commit, versions and device."""

@@ -38,7 +38,7 @@ class Evaluate:
     """The directory of a finished run."""
     episodes: Annotated[int, arg(metavar="N")] = 100
     """Of each seed."""
-    seed: Annotated[str | None, EVALUATED, arg(metavar="SEED")] = None
+    seed: Annotated[str | None, EVALUATED, arg(metavar="SEED", help_behavior_hint="")] = None
     """One: a number, best, worst or median."""
     seeds: Annotated[str, EVALUATED, arg(metavar="SEEDS")] = "all"
     """all, a range FIRST:END, or a list 3,17,42."""
@@ -107,7 +107,7 @@ class Render:
     """The directory of a finished run."""
     seed: Annotated[str, RENDERED, arg(metavar="SEED")] = "best"
     """A number, best, worst or median."""
-    sheet: Annotated[int | None, RENDERED, arg(metavar="N")] = None
+    sheet: Annotated[int | None, RENDERED, arg(metavar="N", help_behavior_hint="")] = None
     """The first N seeds at once; a GIF of at most 3 MB."""
     before: bool = False
     """Show what the same seed was before training: beside it, or in a sheet first."""

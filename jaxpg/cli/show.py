@@ -17,7 +17,7 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
 from jaxpg.runs import manifest as manifests
 
-Solved = Annotated[float | None, arg(metavar="RETURN")]
+Solved = Annotated[float | None, arg(metavar="RETURN", help_behavior_hint="")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
 from jaxpg.cli import machine
-from jaxpg.cli.arguments import Changed, Directories, Directory, Preset
+from jaxpg.cli.arguments import Changed, Directories, Directory, Lanes, Preset
 from jaxpg.cli.launch import (
     Launch,
     Machines,
@@ -41,10 +41,7 @@ class Run:
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/PRESET[-ENV][-sweep])")
     ] = None
     """Directory: new, or empty, or of this very run, which is then continued."""
-    lanes: Annotated[
-        int | None,
-        arg(metavar="INT", help_behavior_hint="(default: 16, on a GPU 1024, on a TPU 512)"),
-    ] = None
+    lanes: Lanes = None
     """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
     track: Annotated[str | None, arg(metavar="TRACKER", help_behavior_hint="(default: none)")] = (
         None
@@ -217,7 +214,7 @@ class Sweep:
 
     preset: Preset = "vpg"
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
-    grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,…")] = ()
+    grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,…", help_behavior_hint="")] = ()
     """FIELD=VALUE,VALUE… for each field that is swept, as in learning_rate=1e-3,3e-3
     hidden_sizes=32,64x64 max_grad_norm=0.5,none env.gravity=5,9.8 option.scale=0.5,1; every
     combination is trained."""

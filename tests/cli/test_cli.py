@@ -186,6 +186,16 @@ def test_every_command_explains_itself_with_an_example(command, capsys):
     assert re.search(rf"examples?:\s+jaxpg {command}", shown)
 
 
+def test_what_an_option_says_is_one_paragraph(capsys, monkeypatch):
+    """Of nested options, too."""
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "parameters there, which are copied, with an optimizer and noise of its own." in shown
+    assert "or num_envs whole episodes. (default: steps)" in shown
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_refuses_options_that_it_does_not_know(command, capsys):
     with pytest.raises(SystemExit) as ended:
