@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
+from jaxpg import words
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Changed, Directories, Directory, Lanes, Preset
 from jaxpg.cli.launch import (
@@ -26,6 +27,8 @@ from jaxpg.runs import track
 from jaxpg.runs.manifest import parse_seeds
 
 if TYPE_CHECKING:
+    from jaxpg.population.cluster import Cluster
+    from jaxpg.runs.manifest import Manifest
     from jaxpg.runs.start import Start
 
 BUDGET = create_mutex_group(required=True)
@@ -119,11 +122,27 @@ def train(options: Train) -> None:
         def begin(lanes: int | None) -> None:
             planned = run.plan(options.preset, config, seeds, lanes, **asked)
             run.check_parts(planned, build)
+            if lanes is None and not (out / manifests.NAME).exists():
+                say_of_idle_lanes(planned, nodes)
             directories.begin(out, planned, start)
             track.choose(out, options.run.track)
             to_the_end(out, options.launch, options.machines, nodes)
 
         run.with_lanes_that_fit(out, options.run.lanes, begin, say)
+
+
+def say_of_idle_lanes(planned: "Manifest", nodes: "Cluster | None") -> None:
+    """Say how few seeds would train faster, if nobody has chosen the lanes."""
+    from jaxpg.population import devices, population
+
+    workers = nodes.size if nodes else len(devices.workers())
+    enough = population.enough_lanes(len(planned.rows), workers)
+    if enough < planned.lanes:
+        say(
+            f"{words.seeds(len(planned.rows))} do not fill {planned.lanes} lanes for each core or "
+            f"accelerator, of which there are {workers}: --lanes {enough} is faster, to other last "
+            "bits"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,6 +162,11 @@ def default_lanes(device: Mapping[str, Any] | None = None) -> int:
     return LANES.get(platform, LANES["cpu"])
 
 
+def enough_lanes(rows: int, workers: int) -> int:
+    """The fewest L with which so many workers train all rows at once."""
+    return max(2, -(-rows // workers))
+
+
 def make_chunks(
     config: Config,
     seeds: Sequence[int],

@@ -12,10 +12,13 @@ import pytest
 from jaxpg.cli.arguments import ELSEWHERE
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
+from jaxpg.cli.train import say_of_idle_lanes
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
+from jaxpg.population import devices
 from jaxpg.population.population import LANES
 from jaxpg.runs.manifest import parse_seeds
+from jaxpg.runs.run import plan
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -139,6 +142,16 @@ def test_help_says_how_many_lanes_there_are(capsys):
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     cpu, gpu, tpu = (LANES[platform] for platform in ("cpu", "gpu", "tpu"))
     assert f"(default: {cpu}, on a GPU {gpu}, on a TPU {tpu})" in said
+
+
+@pytest.mark.parametrize(
+    ("seeds", "cores", "advice"), [(4, 2, 2), (16, 2, 8), (1, 8, 2), (20, 2, 10), (32, 2, None)]
+)
+def test_few_seeds_are_advised_of_fewer_lanes(seeds, cores, advice, capsys, monkeypatch):
+    monkeypatch.setattr(devices, "workers", lambda: range(cores))
+    say_of_idle_lanes(plan("vpg", PRESETS["vpg"], range(seeds), None), None)
+    said = capsys.readouterr().err
+    assert f"--lanes {advice} is faster" in said if advice else not said
 
 
 def test_one_preset_is_shown_whole(capsys):

@@ -38,7 +38,7 @@ def train(directory, report, note, **options):
     Path(directory, "trained").touch()
 
 run.train = train
-run.plan = lambda *arguments, **options: arguments
+run.plan = lambda *arguments, **options: command.manifests.read(None)
 run.check_parts = lambda planned, build: None
 directories.begin = lambda directory, planned, start: directory.mkdir()
 directories.is_finished = lambda directory: False
