@@ -62,11 +62,17 @@ def categorical_kl(old_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tens
 
         Σ π_old ((ρ - 1) - log ρ),    ρ = π / π_old
 
-    The ρ - 1 add up to 0, and with them no term is negative.
+    The ρ - 1 add up to 0, and with them no term is negative. A ρ that may be too large for a number
+    is not computed: π_old ρ is π.
     """
-    old = torch.log_softmax(old_logits, dim=-1)
-    log_ratio = torch.log_softmax(logits, dim=-1) - old
-    return torch.sum(torch.exp(old) * (torch.expm1(log_ratio) - log_ratio), dim=-1)
+    old_log_probs = torch.log_softmax(old_logits, dim=-1)
+    log_probs = torch.log_softmax(logits, dim=-1)
+    log_ratio, old_probs = log_probs - old_log_probs, torch.exp(old_log_probs)
+    is_large = log_ratio > 1.0
+    small = torch.where(is_large, 0.0, log_ratio)
+    of_large = torch.exp(log_probs) - old_probs * (1.0 + log_ratio)
+    terms = torch.where(is_large, of_large, old_probs * (torch.expm1(small) - small))
+    return torch.sum(terms, dim=-1)
 
 
 def clamped_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -207,7 +213,8 @@ def squashed_entropy(outputs: torch.Tensor) -> torch.Tensor:
         H(N) + Σ_j E[log(1 - tanh² a_j)]
 
     The expectation has no closed form. It is a sum over equidistant points, whose error vanishes
-    faster than any power of their distance: below 1e-6 nats for σ ≤ 1.5, 1e-3 for σ ≤ 3.
+    faster than any power of their distance: below 1e-6 nats for σ ≤ 1.5, 1e-3 for σ ≤ 3; it is
+    1e-2 at σ = 5 and 1e-1 at 10.
 
     Source: Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule (SIAM Review
     56).

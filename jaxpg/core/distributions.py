@@ -64,11 +64,17 @@ def categorical_kl(old_logits: jax.Array, logits: jax.Array) -> jax.Array:
 
         Σ π_old ((ρ - 1) - log ρ),    ρ = π / π_old
 
-    The ρ - 1 add up to 0, and with them no term is negative.
+    The ρ - 1 add up to 0, and with them no term is negative. A ρ that may be too large for a number
+    is not computed: π_old ρ is π.
     """
-    old = jax.nn.log_softmax(old_logits, axis=-1)
-    log_ratio = jax.nn.log_softmax(logits, axis=-1) - old
-    return jnp.sum(jnp.exp(old) * (jnp.expm1(log_ratio) - log_ratio), axis=-1)
+    old_log_probs = jax.nn.log_softmax(old_logits, axis=-1)
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    log_ratio, old_probs = log_probs - old_log_probs, jnp.exp(old_log_probs)
+    is_large = log_ratio > 1.0
+    small = jnp.where(is_large, 0.0, log_ratio)
+    of_large = jnp.exp(log_probs) - old_probs * (1.0 + log_ratio)
+    terms = jnp.where(is_large, of_large, old_probs * (jnp.expm1(small) - small))
+    return jnp.sum(terms, axis=-1)
 
 
 def clamped_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
@@ -211,7 +217,8 @@ def squashed_entropy(outputs: jax.Array) -> jax.Array:
         H(N) + Σ_j E[log(1 - tanh² a_j)]
 
     The expectation has no closed form. It is a sum over equidistant points, whose error vanishes
-    faster than any power of their distance: below 1e-6 nats for σ ≤ 1.5, 1e-3 for σ ≤ 3.
+    faster than any power of their distance: below 1e-6 nats for σ ≤ 1.5, 1e-3 for σ ≤ 3; it is
+    1e-2 at σ = 5 and 1e-1 at 10.
 
     Source: Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule (SIAM Review
     56).

@@ -105,8 +105,9 @@ def surrogate_objective(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped surrogate's loss - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
-    log_ratio = algorithm.distribution.log_prob(outputs, batch.action) - batch.log_prob
     advantage, valid = batch.advantage, batch.valid
+    log_ratio = algorithm.distribution.log_prob(outputs, batch.action) - batch.log_prob
+    log_ratio = jnp.where(valid, log_ratio, 0.0)  # of padding it may be anything
     if config.normalize_over == "minibatch":
         advantage = normalize(advantage, valid)
     clipped = clipped_ratio(log_ratio, advantage, clip_coef=config.clip_coef)

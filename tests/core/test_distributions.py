@@ -449,6 +449,26 @@ def test_the_categorical_kl_worked_by_hand():
     assert categorical_kl(quarter, quarter) == 0.0
 
 
+@pytest.mark.parametrize("package", [distributions, twin])
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [(-300.0, -200.0, 0.0), (-100.0, -5.0, np.log1p(np.exp(-5.0))), (-90.0, 0.0, np.log(2.0))],
+)
+def test_the_categorical_kl_where_a_ratio_is_too_large_for_a_number(old, new, expected, package):
+    """In float32, of (0, old) against (0, new): Σ π_old log π_old / π; and its slope is π."""
+    logits = np.array([[0.0, old], [0.0, new]], np.float32)
+    if package is twin:
+        given = torch.tensor(logits, requires_grad=True)
+        kl = package.categorical_kl(*given)
+        slope = torch.autograd.grad(kl, given)[0][1]
+        kl = kl.detach()
+    else:
+        kl, slope = jax.value_and_grad(package.categorical_kl, argnums=1)(*jnp.array(logits))
+    np.testing.assert_allclose(float(kl), expected, rtol=1e-5, atol=1e-30)
+    odds = np.exp(new)
+    np.testing.assert_allclose(float(slope[1]), odds / (1.0 + odds), rtol=1e-5, atol=1e-30)
+
+
 def test_the_gaussian_kl_worked_by_hand():
     """Of N(0, 1) against N(3, 2²): log 2 + (1 + 9) / 8 - ½; of N(3, 2²) against N(0, 1):
     -log 2 + (4 + 9) / 2 - ½; independent numbers' KLs add up.

@@ -271,6 +271,29 @@ def test_what_is_beyond_the_clip_is_counted_by_ratio():
     assert beyond.mean() != np.mean(np.abs(log_ratio) > 0.5)
 
 
+@pytest.mark.parametrize("fit", ["ppo", "npg"])
+def test_a_ratio_of_padding_has_no_part_in_a_gradient(fit):
+    """However large, as of densities in many dimensions: 0 times an infinite slope is NaN."""
+    joint = {} if fit == "ppo" else {"epochs": 1, "minibatches": 1}
+    config = dataclasses.replace(CONFIG, fit=fit, collect="episodes", env="Pendulum-v1", **joint)
+    config = shared.small(config)
+    side = shared.jax_side(config)
+    valid = np.array(side.trajectory.valid)
+    assert not valid.all()
+    huge = side.trajectory._replace(log_prob=np.where(valid, side.trajectory.log_prob, -1e4))
+    found = [
+        run(shared.gradients, config, side.state.params, x)[1] for x in (side.trajectory, huge)
+    ]
+    assert_alike(found[1], found[0], 0.0)
+    sides = [shared.torch_side(config) for _ in found]
+    where = torch.from_numpy(valid)
+    log_prob = sides[1].trajectory.log_prob.where(where, -1e4)
+    sides[1] = sides[1]._replace(trajectory=sides[1].trajectory._replace(log_prob=log_prob))
+    found = [shared.torch_gradients(side)[1] for side in sides]
+    for name, gradient in found[0].items():
+        np.testing.assert_array_equal(found[1][name], gradient)
+
+
 def _log_ratio(config, algorithm, params, trajectory):
     outputs = algorithm.networks.policy(params, trajectory.obs)
     return algorithm.distribution.log_prob(outputs, trajectory.action) - trajectory.log_prob
