@@ -147,11 +147,18 @@ def _sentence(box: str) -> str:
 
 
 def _check_options(name: str, options: type, words: Sequence[str]) -> None:
-    """Unknown options come first, before those that are missing; with the nearest that exist."""
+    """Unknown options come first, before those that are missing; with the nearest that exist. One
+    that is given twice would be what is said last, and nothing of what was said before."""
     known = ["help", *_options(options)]
-    for word in words:
-        option = _option(word)
-        if word.startswith("--") and option and option not in known:
+    given = set[str]()
+    for option in filter(None, (_option(word) for word in words if word.startswith("--"))):
+        if option in given:
+            raise ConfigError(
+                f"{name}: --{option} is given twice; if it takes several values, all of them stand "
+                "behind one"
+            )
+        given.add(option)
+        if option not in known:
             near = [ELSEWHERE[option]] if ELSEWHERE.get(option) in known else []
             near = near or difflib.get_close_matches(option, known, n=1, cutoff=0.6)
             near = near or [x for x in known if option in x.split("-")]

@@ -159,7 +159,7 @@ def render(options: Render) -> None:
         to_file = pictures.to_gif if out.suffix == ".gif" else pictures.to_mp4
         content = to_file(pictures.one(run, seed, **choice))
     files.save(out, content)
-    print(f"{out}: {len(content) / 1e6:.1f} MB")
+    print(f"{out}: {len(content) / 1e3:,.0f} kB")
 
 
 @dataclasses.dataclass(frozen=True)

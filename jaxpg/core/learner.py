@@ -177,25 +177,37 @@ def estimate(
 
     Args:
       samples, order: as in `Batch`.
+
+    Raises:
+      ConfigError: if a part does not give a number for each step.
     """
+    valid = trajectory.valid
     value = next_value = jnp.zeros_like(trajectory.reward)
     if config.critic:
-        value = algorithm.networks.value(params, trajectory.obs)
+        value = by_step("networks.value", algorithm.networks.value(params, trajectory.obs), valid)
         next_value = algorithm.networks.value(params, trajectory.next_obs)
     inputs = (trajectory, value, next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
-    valid = trajectory.valid
+    advantage = by_step("advantage", algorithm.advantage(*inputs, **coefficients), valid)
+    target = by_step("value_target", algorithm.value_target(*inputs, **coefficients), valid)
     return Batch(
         obs=trajectory.obs,
         action=trajectory.action,
         log_prob=trajectory.log_prob,
         valid=valid,
-        advantage=jnp.where(valid, algorithm.advantage(*inputs, **coefficients), 0.0),
+        advantage=jnp.where(valid, advantage, 0.0),
         value=value,
-        target=jnp.where(valid, algorithm.value_target(*inputs, **coefficients), 0.0),
+        target=jnp.where(valid, target, 0.0),
         samples=samples,
         order=order,
     )
+
+
+def by_step(part: str, x: jax.Array, valid: jax.Array) -> jax.Array:
+    """What a part gives, if that is a number for each step: it would be broadcast in silence."""
+    if jnp.shape(x) != valid.shape:
+        raise ConfigError(f"{part} must give [T, N], {valid.shape}; got {jnp.shape(x)}")
+    return x
 
 
 def policy_objective(

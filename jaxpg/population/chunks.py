@@ -163,6 +163,14 @@ def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
         return jax.eval_shape(start, chunk.config, chunk.options, chunk.keys, chunk.params)
 
 
+def updated_shapes(chunk: Chunk, build: Build) -> Lane:
+    """The same after an update, which is traced."""
+    lanes = lane_shapes(chunk, build)
+    with own_jax(chunk.config):
+        _, advance = _functions(1, build)
+        return jax.eval_shape(advance, chunk.config, chunk.options, lanes, np.int32(0))[0]
+
+
 def check_memory(
     programs: Sequence[Program],
     shapes: Lane,

@@ -206,11 +206,18 @@ def parse(entries: Sequence[str]) -> dict[str, Any]:
 
 
 def _parameters(build: Build) -> dict[str, inspect.Parameter]:
-    """Those beside the config, by name."""
+    """Those beside the config, by name.
+
+    Raises:
+      ConfigError: if it takes no config.
+    """
     try:
-        _, *found = inspect.signature(build).parameters.values()
-    except ValueError:  # it has none, or is not written in Python
+        every = list(inspect.signature(build).parameters.values())
+    except ValueError:  # it is not written in Python
         return {}
+    if not every:
+        raise ConfigError(f"{_name(build)} must take a config, as jaxpg.build does")
+    _, *found = every
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {parameter.name: parameter for parameter in found if parameter.kind in named}
 

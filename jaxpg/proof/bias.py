@@ -99,7 +99,7 @@ def estimator_bias(
 
     Raises:
       ValueError: for more batches than can be enumerated, a Ψ of another shape, or one that is not
-        finite on a valid step.
+        finite on a valid step; a loss that is no scalar, or that torch finds no slope of.
     """
     with jax.enable_x64(True):
         made = problem()
@@ -140,12 +140,24 @@ def _hold(
 
 def _in_jax(call: Callable[..., Any], loss: Callable[..., Any] | None) -> Slopes:
     """Traced once for all batches."""
-    estimate = quick_jit(jax.vmap(call, 2, 2))
-    differentiate = loss and quick_jit(jax.vmap(jax.grad(loss), 2, 2))
+
+    def of_one(trajectory: Trajectory, *values: Any) -> Any:
+        psi = call(trajectory, *values)
+        _check_shape("advantage", psi, trajectory.valid.shape)
+        return psi
+
+    def scalar(*inputs: Any) -> Any:
+        assert loss is not None
+        found = loss(*inputs)
+        _check_shape("loss", found, ())
+        return found
+
+    estimate = quick_jit(jax.vmap(of_one, 2, 2))
+    differentiate = loss and quick_jit(jax.vmap(jax.grad(scalar), 2, 2))
 
     def slopes(log_prob: Any, trajectory: Trajectory, *values: Any) -> Any:
         psi = estimate(trajectory, *values)
-        _check(psi, trajectory.valid)
+        _check_finite(psi, trajectory.valid)
         inputs = (psi, trajectory.valid)
         return differentiate(log_prob, *inputs) if differentiate else _plain(*inputs)
 
@@ -159,11 +171,21 @@ def _one_by_one(
 
     def slope(log_prob: Any, trajectory: Trajectory, *values: Any) -> Any:
         psi = call(trajectory, *values)
-        _check(np.asarray(psi), np.asarray(trajectory.valid))
+        _check_shape("advantage", psi, trajectory.valid.shape)
+        _check_finite(psi, trajectory.valid)
         if loss is None:
             return _plain(psi, trajectory.valid)
+        if not hasattr(log_prob, "requires_grad_"):
+            raise ValueError(
+                "a loss is differentiated by JAX, or by torch, for which arrays must be "
+                f"torch.from_numpy; it makes {type(log_prob).__name__}"
+            )
         leaf = log_prob.requires_grad_()
-        loss(leaf, psi, trajectory.valid).backward()
+        found = loss(leaf, psi, trajectory.valid)
+        _check_shape("loss", found, ())
+        if not found.requires_grad:
+            raise ValueError("loss does not depend on log_prob, or is detached from it")
+        found.backward()
         return leaf.grad.numpy()
 
     def slopes(*given: Any) -> np.ndarray:
@@ -182,8 +204,14 @@ def _plain(psi: Any, valid: Any) -> np.ndarray:
     return -np.where(valid, psi, 0.0) / valid.shape[1]
 
 
-def _check(psi: Any, valid: Any) -> None:
-    if psi.shape != valid.shape:
-        raise ValueError(f"advantage must give [T, N], {valid.shape[:2]}; got {psi.shape[:2]}")
+def _check_shape(part: str, x: Any, shape: Any) -> None:
+    found = getattr(x, "shape", None)
+    if found is None or tuple(found) != tuple(shape):
+        what = f"[T, N], {tuple(shape)}" if shape else "a scalar"
+        got = type(x).__name__ if found is None else tuple(found)
+        raise ValueError(f"{part} must give {what}; got {got}")
+
+
+def _check_finite(psi: Any, valid: Any) -> None:
     if not np.isfinite(np.asarray(psi)[np.asarray(valid)]).all():
         raise ValueError("advantage gives a NaN or an infinity on a valid step")

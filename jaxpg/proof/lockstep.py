@@ -189,8 +189,11 @@ def lockstep_commands(a: Sequence[str], b: Sequence[str], **options: Any) -> par
 
     Raises:
       TraceError: if a command fails or sends what is no record.
-      ValueError: if there is nothing to compare, and as `bisect` does.
+      ValueError: if a command is one string, if there is nothing to compare, and as `bisect` does.
     """
+    for command in (a, b):
+        if isinstance(command, str):
+            raise ValueError(f"a command must be a list of words; got {command!r}")
     with _process(list(a), "first", {}) as ours, _process(list(b), "second", {}) as theirs:
         return parity.bisect(_until_it_ends(ours), _until_it_ends(theirs), **options)
 
@@ -310,7 +313,7 @@ def _failure(side: _Side, what: str) -> TraceError:
     state = "still runs" if status is None else f"ended with status {status}"
     side.stderr.seek(0)
     last = side.stderr.read().decode(errors="replace").strip().splitlines()[-5:]
-    said = "; it said nothing" if not last else ":\n  " + "\n  ".join(last)
+    said = "; its standard error is empty" if not last else ":\n  " + "\n  ".join(last)
     return TraceError(f"the {side.package} process {what} and {state}{said}")
 
 

@@ -25,6 +25,7 @@ from jaxpg.population.own import OPTION, Build, Source
 from jaxpg.population.settings import MOST_SEEDS, value_of, with_setting
 
 NAME = "manifest.json"
+SWEEP, RACE = "sweep.json", "race.json"  # of directories of several runs
 SCHEMA = 2
 BITS = 4  # to be raised by whatever makes a manifest train to other bits, as other key streams do
 # Fields that Config gained later; runs from before them did what is the default.
@@ -358,6 +359,12 @@ def _content(directory: Path) -> bytes:
             raise RunError(f"{path} is not the manifest of a run")
         return path.read_bytes()
     except FileNotFoundError:
+        for several, what in ((SWEEP, "sweep"), (RACE, "race")):
+            if (directory / several).exists():
+                raise RunError(
+                    f"{directory} is a {what}, of runs in folders of their own: name one of "
+                    f"them; to go on with all give the same line of jaxpg {what} again"
+                ) from None
         raise RunError(f"{directory} is not a run: it has no {NAME}") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})") from None

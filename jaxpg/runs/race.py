@@ -30,7 +30,7 @@ from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest, parse_config
 from jaxpg.runs.sweep import folder, parse_fields
 
-NAME = "race.json"
+NAME = manifests.RACE
 SCHEMA = 1
 ALGORITHM = "algorithm="  # what an entry of a contender begins with that names one's own
 MOST = 8  # contenders: the 28 pairs of 8 share the error rate

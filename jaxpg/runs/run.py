@@ -25,7 +25,7 @@ import numpy as np
 from jaxpg import fast, files
 from jaxpg.analysis.stats import iqm
 from jaxpg.core import env
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import DoesNotFit, Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
@@ -99,10 +99,10 @@ def plan(
     replaced = {name: x for name, x in first.items() if all(name in other for other in settings)}
     config, build = with_setting(config, replaced), own.fixed(build, replaced)
     config, seeds = env.settle(plain(config)), seed_list(seeds)
+    options, source = own.options(build), own.source(build)
     with chunks.own_jax(config):
         own.check_made(build, build(config))
     lanes = population.default_lanes(device) if lanes is None else lanes
-    options, source = own.options(build), own.source(build)
     population.make_chunks(config, seeds[:1], settings, lanes, options)
     if start is not None:
         starts.check(start, config, seeds, build)
@@ -129,14 +129,24 @@ def plan(
 
 
 def check_parts(manifest: Manifest, build: Build) -> None:
-    """Trace how an algorithm of one's own begins, which no later error of it then prevents.
+    """Trace an update by an algorithm of one's own, so that its errors come before a directory is
+    made.
 
     Raises:
       RunError: if its parameters are not named as a file needs it.
+      ConfigError: if it needs to know a number that is traced.
     """
-    if manifest.build is not None:
-        state = chunks.lane_shapes(make_chunks(manifest)[0], build).state
-        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params))
+    if manifest.build is None:
+        return
+    try:
+        state = chunks.updated_shapes(make_chunks(manifest)[0], build).state
+    except jax.errors.ConcretizationTypeError as error:
+        raise ConfigError(
+            f"{manifest.build} decides in Python by a number that is traced, as options that are "
+            "fractions and traced fields of the config are: take jax.numpy.where, or annotate the "
+            "option as int or bool"
+        ) from error
+    check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params))
 
 
 def with_lanes_that_fit(

@@ -45,7 +45,7 @@ from jaxpg.runs.manifest import (
 if TYPE_CHECKING:
     from jaxpg.runs.start import Start
 
-NAME = "sweep.json"
+NAME = manifest.SWEEP
 SCHEMA = 1
 _HINTS = get_type_hints(Config)
 

@@ -92,6 +92,12 @@ def test_train_writes_a_complete_directory(tmp_path):
         (["presets", "vpg", "ppo"], "presets: Unrecognized options: ppo"),
         (["status", "runs/x", "--hlep"], "status: unknown option --hlep; did you mean --help?"),
         (["merge", "runs/x", "--ot=runs/y"], "merge: unknown option --ot; did you mean --out?"),
+        (["train", "--gamma", "0.9", "--gamma=0.8"], "train: --gamma is given twice; if it takes"),
+        (
+            ["check-env", "CartPole-v1", "--env-params", "gravty=1", "--env_params", "gravity=12"],
+            "check-env: --env-params is given twice",
+        ),
+        (["sweep", "vpg", "--grid", "gama=1", "--grid", "gamma=1"], "--grid is given twice"),
         (["retrace", "runs/x"], "Missing from jaxpg retrace: --seed INT"),
         (
             ["extend", "runs/x"],

@@ -160,15 +160,25 @@ def test_another_source_is_refused_with_both_hashes_unless_it_is_meant(
     assert "is finished" in capsys.readouterr().out
 
 
-def test_until_something_is_saved_the_source_may_change(theirs, tmp_path):
-    """As of who mends what failed while it compiled."""
+def test_until_something_is_saved_the_source_may_change(theirs, tmp_path, monkeypatch):
+    """As of who mends what failed while it was traced, of which nothing is left, or trained."""
     out = tmp_path / "run"
     line = ["train", "vpg", *SMALL, "--seeds", "2", *OWN, "--no-report", "--out", str(out)]
-    for wrong in ("nothing", "nothing_else"):
-        begun = theirs(MODULE.replace("scale * algorithm", f"{wrong} * algorithm"))
-        with pytest.raises(NameError):
-            main(line)
-        assert manifests.read(out).build_sha256 == begun
+    theirs(MODULE.replace("scale * algorithm", "nothing * algorithm"))
+    with pytest.raises(NameError):
+        main(line)
+    assert not out.exists()
+
+    def fail(*arguments, **options):
+        raise FloatingPointError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "train", fail)
+        for remark in ("# one", "# another"):
+            begun = theirs(MODULE + remark)
+            with pytest.raises(FloatingPointError):
+                main(line)
+            assert manifests.read(out).build_sha256 == begun
     mended = theirs()
     main(["resume", str(out), "--no-report"])
     assert manifests.read(out).build_sha256 == mended
@@ -257,6 +267,49 @@ def test_what_is_not_there_is_refused_before_anything_is_written(
     grid = ["--grid", "gamma=0.9,0.99"] if command == "sweep" else []
     assert says in refused(capsys, command, "vpg", *SMALL, *grid, *words, "--out", out)
     assert not out.exists()
+
+
+BROKEN = """
+import jaxpg
+
+
+def no_config():
+    return jaxpg.build
+
+
+def unset(config, *, power: float):
+    return jaxpg.build(config)
+
+
+def branches(config, power=0.0):
+    return jaxpg.build(config) if power > 0.5 else jaxpg.build(config)
+
+
+def one_number(config):
+    return jaxpg.build(config)._replace(advantage=lambda path, *_, **__: path.reward.sum())
+
+
+def one_target(config):
+    return jaxpg.build(config)._replace(value_target=lambda path, *_, **__: path.reward[:, :1])
+"""
+
+
+@pytest.mark.parametrize("command", [["train"], ["sweep", "--grid=gamma=0.9,0.99"]])
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("no_config", "theirs:no_config must take a config, as jaxpg.build does"),
+        ("unset", "theirs:unset must be given 'power': --option power=VALUE"),
+        ("branches", "theirs:branches decides in Python by a number that is traced"),
+        ("one_number", "advantage must give [T, N], (24, 3); got ()"),
+        ("one_target", "value_target must give [T, N], (24, 3); got (24, 1)"),
+    ],
+)
+def test_what_makes_no_algorithm_is_one_sentence(function, said, command, theirs, tmp_path, capsys):
+    theirs(BROKEN)
+    own = ["--algorithm", f"theirs:{function}", "--out", tmp_path / "run"]
+    assert said in refused(capsys, *command, *SMALL, "--seeds=2", *own)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_grid_of_options_needs_an_algorithm_that_has_them(theirs, tmp_path, capsys):

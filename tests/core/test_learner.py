@@ -5,6 +5,7 @@ minus the learning rate times a gradient.
 """
 
 import dataclasses
+import re
 from functools import cache, partial
 
 import jax
@@ -16,9 +17,11 @@ from compare import assert_close
 from compiled import algorithm as built
 from compiled import init, run
 
+import torch_ref.learner as twin
 from jaxpg import fast
 from jaxpg.core import algorithms, learner, losses, noise, ring, training
 from jaxpg.core.config import Config
+from jaxpg.proof import batch as shared
 from jaxpg.proof import synthetic
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -426,3 +429,22 @@ def test_vmap_over_seeds_is_a_loop(cartpole):
     for seed in range(3):
         alone = update(init(keys[seed]))
         assert_trees(jax.tree.map(lambda x: x[seed], together), alone, 1e-10)
+
+
+@pytest.mark.parametrize("part", ["advantage", "value_target", "networks.value"])
+def test_a_part_that_gives_no_number_for_each_step_is_refused(part):
+    """In both packages: what numpy broadcasts would train, to something else."""
+    for side, module in ((shared.jax_side(CONFIG), learner), (shared.torch_side(CONFIG), twin)):
+
+        def first(*inputs, side=side, **coefficients):
+            return side.trajectory.reward[:, :1]
+
+        algorithm = side.algorithm
+        if part == "networks.value":
+            algorithm = algorithm._replace(networks=algorithm.networks._replace(value=first))
+        else:
+            algorithm = algorithm._replace(**{part: first})
+        shape = tuple(side.trajectory.valid.shape)
+        said = re.escape(f"{part} must give [T, N], {shape}; got {(shape[0], 1)}")
+        with pytest.raises(ValueError, match=said):
+            module.estimate(side.config, algorithm, side.state.params, side.trajectory)

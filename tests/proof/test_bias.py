@@ -109,7 +109,29 @@ def test_what_padding_holds_has_no_part():
 @pytest.mark.parametrize(
     ("advantage", "options", "message"),
     [
-        (lambda *_, **__: jnp.zeros((2, 1, 1)), {}, r"must give \[T, N\]"),
+        (
+            lambda *_, **__: jnp.zeros((2, 1, 1)),
+            {},
+            r"must give \[T, N\], \(2, 1\); got \(2, 1, 1\)",
+        ),
+        (lambda *_, **__: jnp.zeros(()), {}, r"must give \[T, N\], .*; got \(\)"),
+        (lambda *_, **__: [0.0], {}, r"must give \[T, N\], .*; got list"),
+        (
+            lambda *_, **__: np.zeros(2),
+            {"arrays": np.asarray},
+            r"must give \[T, N\], .*; got \(2,\)",
+        ),
+        (gae, {"loss": lambda log_prob, psi, _: log_prob * psi}, "loss must give a scalar; got"),
+        (
+            gae,
+            {"loss": torch_loss, "arrays": np.asarray},
+            "must be torch.from_numpy; it makes ndarray",
+        ),
+        (
+            IN["torch"][0],
+            {"loss": lambda _, psi, __: psi.sum(), "arrays": torch.from_numpy},
+            "does not depend on log_prob",
+        ),
         (lambda trajectory, *_, **__: trajectory.reward / 0, {}, "a NaN or an infinity"),
         (gae, {"trajectories": 0}, "from 1 on, .*; 0 makes 1"),
         (gae, {"trajectories": 4}, "at most 20,000 batches; 4 makes 456,976"),

@@ -542,11 +542,16 @@ HEADER = 'print(\'{"seed": 3, "bytes": 100}\');'
 END = 'print(\'{"seed": 3, "packages": ["numpy"]}\')'
 
 
+def test_a_command_is_words_and_no_line():
+    with pytest.raises(ValueError, match="must be a list of words; got"):
+        lockstep_commands(["python", "mine.py"], "python mine.py")
+
+
 @pytest.mark.parametrize(
     ("program", "message"),
     [
         ("raise OSError('no more memory')", "ended with status 1:\n(.|\n)*OSError: no more memory"),
-        ("import os; os._exit(9)", "ended with status 9; it said nothing"),
+        ("import os; os._exit(9)", "ended with status 9; its standard error is empty"),
         (HEADER + "print('x' * 39)", "sent 40 of a record's 100 bytes and ended with status 0"),
         (HEADER + "print('x' * 99)", "sent a record that cannot be read"),
         ("print('hello')", "sent b'hello\\\\n' where a record begins"),

@@ -313,3 +313,10 @@ def test_import_alone_loads_nothing_heavy():
     code = "import jaxpg, sys; dir(jaxpg); print('jax' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+@pytest.mark.parametrize("kind", ["sweep", "race"])
+def test_a_directory_of_several_runs_is_called_what_it_is(kind, tmp_path):
+    (tmp_path / f"{kind}.json").write_text("{}")
+    with pytest.raises(RunError, match=f"is a {kind}, of runs in folders of their own"):
+        loading.load(tmp_path)
