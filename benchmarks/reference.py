@@ -3,17 +3,19 @@
     python -m benchmarks.reference [--smoke] [--seeds 256]
 
 Trains seeds 0 … N-1, which were never used for tuning (10000 and above were): for each environment
-its own preset, and with the same budget presets as they are (of MinAtar 16 seeds, and its own
-alone). Then every seed's policy acts in 20 more episodes, greedily. Every row is written to
+its own preset, and with the same budget presets as they are (of Brax and MinAtar 16 seeds, and one
+preset alone). Then every seed's policy acts in 20 more episodes, greedily. Every row is written to
 benchmarks/results/reference-cpu.json as soon as it is done, and a second call goes on after the
-last. Draws docs/results.png and docs/results-boards.png.
+last. Draws the pictures of docs/results.md. Needs the extra `bench`, for Brax.
 """
 
 import argparse
 import dataclasses
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,9 +41,11 @@ class Task(NamedTuple):
     published: float | None  # the best score, the mean return of an episode; None: we know of none
     whose: str
     seeds: int | None = None  # that two cores can pay for; None: as many as are asked for
+    changes: Mapping[str, Any] = MappingProxyType({})  # of the preset
 
 
 MOST = "the most there is"
+SCALED = {"normalize_obs": True, "normalize_reward": True}
 TASKS = {
     "CartPole-v1": Task("ppo", 500.0, "rl-zoo's A2C, PPO and TRPO"),
     "Acrobot-v1": Task("ppo-acrobot", -73.5, "rl-zoo's PPO"),
@@ -50,13 +54,21 @@ TASKS = {
     "MountainCarContinuous-v0": Task("ppo-mountain-car-continuous", 92.5, "rl-zoo's TRPO"),
     "Catch-bsuite": Task("ppo", 1.0, MOST),
     "DeepSea-bsuite": Task("ppo-deep-sea", 0.99, MOST),
+    "brax:inverted_pendulum": Task("ppo", 1000.0, MOST, 16, {"total_steps": 200_000}),
+    "brax:inverted_double_pendulum": Task(
+        "ppo", 9360.0, MOST, 16, {**SCALED, "total_steps": 500_000}
+    ),
     "Asterix-MinAtar": Task("ppo-minatar", 15.0, "gymnax-blines", 16),
     "Breakout-MinAtar": Task("ppo-minatar", 28.0, "gymnax-blines", 16),
     "Freeway-MinAtar": Task("ppo-minatar", 58.0, "gymnax-blines", 16),
     "Seaquest-MinAtar": Task("ppo-minatar", None, "", 16),
     "SpaceInvaders-MinAtar": Task("ppo-minatar", 131.0, "gymnax-blines", 16),
 }
-PICTURES = {"results.png": list(TASKS)[:5], "results-boards.png": list(TASKS)[5:]}
+PICTURES = {
+    "results.png": list(TASKS)[:5],
+    "results-boards.png": [env for env in TASKS if env.endswith(("bsuite", "MinAtar"))],
+    "results-brax.png": [env for env in TASKS if env.startswith("brax:")],
+}
 OTHERS = {"ppo": "#c2571a", "vpg": GREY, "trpo": "#5a8f3c", "a2c": "#8e6bb0"}  # -> its colour
 
 
@@ -89,7 +101,7 @@ def cases(seeds: int) -> list[tuple[dict[str, Any], Config]]:
     own = [
         (
             {"env": env, "preset": task.preset, "seeds": min(seeds, task.seeds or seeds)},
-            dataclasses.replace(PRESETS[task.preset], env=env),
+            dataclasses.replace(PRESETS[task.preset], env=env, **task.changes),
         )
         for env, task in TASKS.items()
     ]
@@ -156,7 +168,7 @@ def _line(row: dict[str, Any]) -> list[str]:
     solved, own = found["solved"], row["preset"] == task.preset
     return [
         row["env"],
-        f"`{row['preset']}`",
+        f"`{' '.join([row['preset'], *(_flags(task) if own else ())])}`",
         _interval(found["iqm"], "value", "ci95_low", "ci95_high"),
         _interval(row["greedy"], "value", "low", "high"),
         words.returned(row["worst"]),
@@ -166,6 +178,11 @@ def _line(row: dict[str, Any]) -> list[str]:
         str(row["seeds"]),
         short(row["env_steps"] / row["seconds"]),
     ]
+
+
+def _flags(task: Task) -> list[str]:
+    """What a task switches on in its preset, as options."""
+    return [f"--{name.replace('_', '-')}" for name, x in task.changes.items() if x is True]
 
 
 def _interval(found: dict[str, float], *keys: str) -> str:
