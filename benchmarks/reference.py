@@ -122,14 +122,14 @@ def cases(seeds: int) -> list[tuple[dict[str, Any], Config]]:
 def reached(config: Config, seeds: int, episodes: int = EPISODES) -> dict[str, Any]:
     """Train the seeds, and say in numbers what they reached, and on the way to it."""
     from jaxpg.policies.evaluate import in_gymnax
-    from jaxpg.population.population import default_lanes
+    from jaxpg.population.population import default_lanes, enough_lanes
     from jaxpg.runs.load import load
     from jaxpg.runs.python import train_population
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
-        lanes = min(default_lanes(), seeds // 2)  # so that two cores have seeds
+        lanes = min(default_lanes(), enough_lanes(seeds, workers=2))
         population = train_population(config, range(seeds), lanes=lanes, out=out)
         greedy = in_gymnax(load(out), list(range(seeds)), episodes, "greedy")
     found = outcomes(config, population)

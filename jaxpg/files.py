@@ -38,6 +38,15 @@ def write(path: Path, content: bytes | str) -> None:
     sync(path.parent)
 
 
+def as_json(content: Any) -> str:
+    """As JSON that people read, too.
+
+    Raises:
+      ValueError: if there is a NaN or an infinity in it, which JSON has not.
+    """
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def append(path: Path, line: str) -> None:
     """Add a line to a log.
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 import sys
+from itertools import chain, pairwise
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,16 +36,18 @@ def test_its_command_lines_are_true(tmp_path, monkeypatch, capsys):
     (console,) = re.findall(
         r"^```\nexport PYTHONPATH=\.\n(.*?)^```$", PAGE.read_text(), re.S | re.M
     )
-    small = ["--num-envs", "2", "--num-steps", "16", "--total-steps", "128", "--lanes", "2"]
-    more = {
-        "train": [*small, "--seeds", "4"],
-        "sweep": [*small, "--seeds", "2"],
-        "race": [*small, "--first-round", "6", "--max-seeds", "8"],
-        "evaluate": ["--episodes", "2"],
+    small = {"--num-envs": "2", "--num-steps": "16", "--total-steps": "128", "--lanes": "2"}
+    less = {
+        "train": {**small, "--seeds": "4"},
+        "sweep": {**small, "--seeds": "2"},
+        "race": {**small, "--first-round": "6", "--max-seeds": "8"},
+        "evaluate": {"--episodes": "2"},
     }
     lines = [shlex.split(line)[1:] for line in console.splitlines()]
     for words in lines:
-        main([*words, *more.get(words[0], [])])
+        wanted = dict(less.get(words[0], {}))
+        words = [wanted.pop(before, word) for before, word in pairwise(["", *words])]
+        main([*words, *chain.from_iterable(wanted.items())])
     assert [words[0] for words in lines] == [
         *("train", "train", "report", "compare", "sweep", "race", "evaluate", "export"),
     ]

@@ -189,12 +189,12 @@ def estimate(
     valid = trajectory.valid
     value = next_value = torch.zeros_like(trajectory.reward)
     if config.critic:
-        value = by_step("networks.value", algorithm.networks.value(params, trajectory.obs), valid)
+        value = algorithm.networks.value(params, trajectory.obs)
         next_value = algorithm.networks.value(params, trajectory.next_obs)
-    inputs = (trajectory, value, next_value)
+    inputs = (trajectory, checked_by_step("networks.value", value, valid), next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
-    advantage = by_step("advantage", algorithm.advantage(*inputs, **coefficients), valid)
-    target = by_step("value_target", algorithm.value_target(*inputs, **coefficients), valid)
+    advantage = checked_by_step("advantage", algorithm.advantage(*inputs, **coefficients), valid)
+    target = checked_by_step("value_target", algorithm.value_target(*inputs, **coefficients), valid)
     return Batch(
         obs=trajectory.obs,
         action=trajectory.action,
@@ -208,7 +208,7 @@ def estimate(
     )
 
 
-def by_step(part: str, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def checked_by_step(part: str, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """What a part gives, if that is a number for each step: it would be broadcast in silence."""
     if x.shape != valid.shape:
         raise ConfigError(f"{part} must give [T, N], {tuple(valid.shape)}; got {tuple(x.shape)}")

@@ -34,9 +34,6 @@ Changed = Annotated[
     bool, arg(help="Take the source of --algorithm as it is now, if it was another.")
 ]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
-Lanes = Annotated[
-    int | None, arg(metavar="INT", help_behavior_hint="(default: 16, on a GPU 1024, on a TPU 512)")
-]
 Callback = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]
 ELSEWHERE = {  # options as other libraries call them
     "adam-eps": "optimizer-eps",
@@ -152,12 +149,13 @@ def _check_options(name: str, options: type, words: Sequence[str]) -> None:
     known = ["help", *_options(options)]
     given = set[str]()
     for option in filter(None, (_option(word) for word in words if word.startswith("--"))):
-        if option in given:
+        named = option.removeprefix("no-")
+        if named in given and named != "help":
             raise ConfigError(
                 f"{name}: --{option} is given twice; if it takes several values, all of them stand "
                 "behind one"
             )
-        given.add(option)
+        given.add(named)
         if option not in known:
             near = [ELSEWHERE[option]] if ELSEWHERE.get(option) in known else []
             near = near or difflib.get_close_matches(option, known, n=1, cutoff=0.6)

@@ -1,7 +1,6 @@
 """jaxpg bench."""
 
 import dataclasses
-import json
 import math
 from typing import Annotated
 
@@ -49,5 +48,5 @@ def bench(options: Bench) -> None:
     lanes = options.lanes or bench.lanes_to_try()
     measured = bench.measure(config, lanes, options.rounds, options.seconds, say, options.textbook)
     if options.json is not None:
-        files.save(options.json, json.dumps(measured, indent=2, allow_nan=False) + "\n")
+        files.save(options.json, files.as_json(measured))
     print(bench.table(measured))

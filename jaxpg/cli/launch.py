@@ -162,11 +162,13 @@ def draw(directory: Path, report: bool, anew: bool) -> None:
 @contextmanager
 def _tracked(directory: Path) -> Iterator[Callable[["Progress"], None]]:
     """A reporter to the run's tracker; where that fails, training goes on without it."""
-    with ExitStack() as stack:
-        tell: Callable[[Progress], None] | None = None
-        with attempt("its tracker could not be opened"):
-            tell = stack.enter_context(track.tracking(directory))
+    stack = ExitStack()
+    tell: Callable[[Progress], None] | None = None
+    with attempt("its tracker could not be opened"):
+        tell = stack.enter_context(track.tracking(directory))
+    try:
         yield _until_it_fails(tell, "its tracker")
+    finally:
         with attempt("its tracker could not be closed"):
             stack.close()
 

@@ -1,7 +1,6 @@
 """The commands that take trained policies away: evaluate, render, export."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,10 +85,12 @@ def evaluate(options: Evaluate) -> None:
             "evaluation_seed": options.evaluation_seed,
             "results": results,
         }
-        files.save(options.json, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        files.save(options.json, files.as_json(content))
     _print_table(run.manifest.called, config, results, options.episodes)
     if count:
         print(_transfer(results, count))
+    if count and run.manifest.build is not None:
+        print(f"gymnasium's is its own {config.env}, whatever env {run.manifest.build} has")
     if why:
         print(why)
     if options.json:
@@ -287,6 +288,11 @@ def _transfer(results: list[dict[str, Any]], count: int) -> str:
     return f"the same {seeds(count)} in gymnax and in gymnasium, mean return: {', '.join(parts)}"
 
 
+def _interval(row: dict[str, Any]) -> str:
+    value, low, high = (returned(row[x]) for x in ("iqm", "ci95_low", "ci95_high"))
+    return f"{value} [{low}, {high}] over {row['interval_over']}"
+
+
 def _print_table(
     algorithm: str, config: Config, results: list[dict[str, Any]], episodes: int
 ) -> None:
@@ -294,12 +300,11 @@ def _print_table(
     from rich.console import Console
     from rich.table import Table
 
-    over = results[0]["interval_over"]
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("simulator")
     table.add_column("policy")
     table.add_column("seeds", justify="right")
-    table.add_column(f"IQM return [95 % over {over}]", justify="right")
+    table.add_column("IQM return [95 %]", justify="right")
     table.add_column("worst seed", justify="right")
     table.add_column("worst episode", justify="right")
     if results[0]["solved_at"] is not None:
@@ -311,7 +316,7 @@ def _print_table(
             row["simulator"],
             row["mode"],
             str(len(row["seeds"])),
-            "{} [{}, {}]".format(*(returned(row[x]) for x in ("iqm", "ci95_low", "ci95_high"))),
+            _interval(row),
             f"{returned(row['worst_seed_return'])} (seed {row['worst_seed']})",
             returned(row["worst_episode"]),
         ]

@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from jaxpg import words
 from jaxpg.analysis import race as statistics
 from jaxpg.cli import machine
-from jaxpg.cli.arguments import Callback, Contenders, Given, Lanes
+from jaxpg.cli.arguments import Callback, Contenders, Given
 from jaxpg.cli.launch import Launch, check, import_callback, to_the_end
 from jaxpg.cli.show import attempt
 from jaxpg.core.config import FIELDS, Config
@@ -42,7 +42,10 @@ class Race:
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/race-PRESET-PRESET…)")
     ] = None
     """Directory: new, or empty, or of this very race, which is then continued."""
-    lanes: Lanes = None
+    lanes: Annotated[
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: as of train, or what a round fills)"),
+    ] = None
     """Seeds that a worker trains at once, >= 2."""
     stall_seconds: float = 600.0
     """End with code 76 if a segment takes longer."""

@@ -1,7 +1,6 @@
 """The commands that show what is there: status, report, compare, presets; how all of them speak."""
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -82,8 +81,7 @@ def compare(options: Compare) -> None:
     some = compare.entries(options.dirs, options.solved)
     held = compare.pairs(some)
     if options.json is not None:
-        content = json.dumps(compare.as_object(some, held), indent=2, allow_nan=False)
-        files.save(options.json, content + "\n")
+        files.save(options.json, files.as_json(compare.as_object(some, held)))
     compare.show(some, held)
     if options.json is not None:
         print(f"numbers: {options.json}")

@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
 from jaxpg import words
 from jaxpg.cli import machine
-from jaxpg.cli.arguments import Changed, Directories, Directory, Lanes, Preset
+from jaxpg.cli.arguments import Changed, Directories, Directory, Preset
 from jaxpg.cli.launch import (
     Launch,
     Machines,
@@ -44,7 +44,10 @@ class Run:
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/PRESET[-ENV][-sweep])")
     ] = None
     """Directory: new, or empty, or of this very run, which is then continued."""
-    lanes: Lanes = None
+    lanes: Annotated[
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: 16, on a GPU 1024, on a TPU 512)"),
+    ] = None
     """Seeds that a worker trains at once, >= 2; part of what makes a run reproducible."""
     track: Annotated[str | None, arg(metavar="TRACKER", help_behavior_hint="(default: none)")] = (
         None
@@ -135,11 +138,12 @@ def say_of_idle_lanes(planned: "Manifest", nodes: "Cluster | None") -> None:
     """Say how few seeds would train faster, if nobody has chosen the lanes."""
     from jaxpg.population import devices, population
 
-    workers = nodes.size if nodes else len(devices.workers())
-    enough = population.enough_lanes(len(planned.rows), workers)
+    workers = max(1, nodes.size) if nodes else len(devices.workers())
+    rows = len(planned.rows)
+    enough = population.enough_lanes(rows, workers)
     if enough < planned.lanes:
         say(
-            f"{words.seeds(len(planned.rows))} do not fill {planned.lanes} lanes for each core or "
+            f"{words.seeds(rows)} do not fill {planned.lanes} lanes for each core or "
             f"accelerator, of which there are {workers}: --lanes {enough} is faster, to other last "
             "bits"
         )

@@ -456,7 +456,7 @@ def with_types(
             raise ConfigError(f"{env} has no parameter {name!r}{allowed}")
         kind, given = kinds[name], type(value) if name in params.static else float
         if kind is float and given is not bool:
-            found[name] = float(value) if name in params.static else value
+            found[name] = _as_float(value) if name in params.static else value
         elif (kind is bool) != (given is bool) or given is float:
             what = {float: "a number", int: "an integer, which is static", bool: "true or false"}
             raise ConfigError(f"{name} of {env} must be {what[kind]}; got {value!r}")

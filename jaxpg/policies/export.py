@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.core.distributions import NEVER
 from jaxpg.core.statistics import EPSILON, MOST
@@ -154,7 +155,7 @@ def as_chain(config: Config, policy: Policy) -> Chain:
 
 
 def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
-    """The policy as a chain, if it is one: networks of one's own may be anything.
+    """The policy as a chain, if it is one: parts of one's own may be anything.
 
     Raises:
       ConfigError: if they are something else.
@@ -167,10 +168,13 @@ def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
         outputs = np.asarray(policy.actor.outputs(policy.params, obs.astype(config.float_type)))
         means = outputs[..., : len(chain.layers[-1][1])]
         np.testing.assert_allclose(_forward(chain, obs), means, rtol=1e-3, atol=1e-3)
+        usual, own = fast.build(config).distribution, policy.algorithm.distribution
+        np.testing.assert_array_equal(own.mode(outputs), usual.mode(outputs))
     except (KeyError, ValueError, IndexError, AssertionError):
         raise ConfigError(
-            f"--to {target} writes chains of layers, and the networks of this algorithm are none "
-            "that their config names: --to stablehlo holds any"
+            f"--to {target} writes chains of layers and the most probable action, and this "
+            "algorithm's networks or distribution are none that its config names: --to stablehlo "
+            "holds any"
         ) from None
     return chain
 
@@ -283,6 +287,11 @@ def _to_onnx(chain: Chain, about: dict[str, str]) -> bytes:
         from onnx import helper, numpy_helper
     except ImportError:
         raise _missing("onnx", "onnx") from None
+    if any(weight.dtype == np.float64 for weight, _ in chain.convolutions):
+        raise ConfigError(
+            "--to onnx cannot have convolutions in float64, which onnxruntime does not compute: "
+            "take torch or stablehlo"
+        )
     constants: dict[str, Any] = {}
     nodes, at = [], "observation"
     if chain.mean is not None and chain.std is not None:

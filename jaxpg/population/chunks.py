@@ -163,12 +163,12 @@ def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
         return jax.eval_shape(start, chunk.config, chunk.options, chunk.keys, chunk.params)
 
 
-def updated_shapes(chunk: Chunk, build: Build) -> Lane:
-    """The same after an update, which is traced."""
+def trace_update(chunk: Chunk, build: Build) -> None:
+    """Trace an update of a chunk's lanes, for the errors that there are."""
     lanes = lane_shapes(chunk, build)
     with own_jax(chunk.config):
         _, advance = _functions(1, build)
-        return jax.eval_shape(advance, chunk.config, chunk.options, lanes, np.int32(0))[0]
+        jax.eval_shape(advance, chunk.config, chunk.options, lanes, np.int32(0))
 
 
 def check_memory(

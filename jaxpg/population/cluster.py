@@ -7,7 +7,6 @@ likes. A chunk whose worker is lost goes on from there with another. Ray alone d
 workers are, so nodes may join and leave. `ray` is imported by who joins a cluster.
 """
 
-import functools
 import hashlib
 import math
 import os
@@ -20,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -267,6 +266,7 @@ class _Crew:
     ):
         """Nobody is there yet; arguments as of `work`."""
         self._cluster, self._task, self._job, self._stop = cluster, task, job, stop
+        self._here = describe(task.chunk.config, task.build, cluster.device)
         self._ready, self._pace = ready, pace
         self._compile_seconds, self._stall_seconds = compile_seconds, stall_seconds
         options = {**_options(cluster.resource), "concurrency_groups": {"hurry": 1}}
@@ -384,20 +384,18 @@ class _Crew:
             try:
                 self._job(partial(self._advance, worker, sent), i)
             except Lost as loss:
-                with self._lock:
+                with self._lock:  # both at once: another may take it
                     self._todo.appendleft(i)
-                raise Lost(f"{host}: {loss}") from loss
-            finally:
-                with self._lock:
                     self._busy.discard(i)
+                raise Lost(f"{host}: {loss}") from loss
+            with self._lock:
+                self._busy.discard(i)
 
     def _compare(self, host: str, theirs: Mapping[str, str]) -> None:
         """Raise ConfigError if bits may depend on where they are trained, unless that is meant."""
-        task = self._task
-        here = describe(task.chunk.config, task.build, self._cluster.device)
         differ = [
             f"{name} {theirs.get(name, 'none')}, here {value}"
-            for name, value in here.items()
+            for name, value in self._here.items()
             if theirs.get(name) != value
         ]
         if not differ:
@@ -505,7 +503,7 @@ def _enter(ray: Any, address: str) -> None:
     try:
         if host:  # not auto; ray would try for minutes
             socket.create_connection((host, int(port)), PATIENCE).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"--cluster {address}: nobody answers there ({error})") from None
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -524,13 +522,16 @@ def _enter(ray: Any, address: str) -> None:
 def _resource(ray: Any, note: Callable[[str], None]) -> str:
     """What workers have one of; waits until there is any."""
     known = ["CPU"] if os.environ.get("JAX_PLATFORMS") == "cpu" else list(RESOURCES)
-    has = ray.cluster_resources()
-    if not any(has.get(name, 0) >= 1 for name in known):
+
+    def there() -> str | None:
+        has = ray.cluster_resources()
+        return next((name for name in known if has.get(name, 0) >= 1), None)
+
+    if there() is None:
         note(f"no node of the cluster has a {known[-1]} for a worker: waiting for one that joins")
-        while not any(has.get(name, 0) >= 1 for name in known):
-            time.sleep(POLL)
-            has = ray.cluster_resources()
-    return next(name for name in known if has.get(name, 0) >= 1)
+    while (found := there()) is None:
+        time.sleep(POLL)
+    return found
 
 
 def _device(ray: Any, resource: str) -> dict[str, Any]:
@@ -539,7 +540,7 @@ def _device(ray: Any, resource: str) -> dict[str, Any]:
     Raises:
       ConfigError: if jax finds none there.
     """
-    count = {"count": int(ray.cluster_resources()[resource])}
+    count = {"count": int(ray.cluster_resources().get(resource, 0))}
     if resource == "CPU":
         return provenance.device() | count
     found = ray.get(ray.remote(**_options(resource))(provenance.device).remote())
@@ -564,7 +565,7 @@ def _options(resource: str) -> dict[str, Any]:
     return {**RESOURCES[resource], **environment, "scheduling_strategy": "SPREAD"}
 
 
-@functools.cache
+@cache
 def _sha256(folder: Path) -> str:
     """Of a package's source."""
     found = hashlib.sha256()

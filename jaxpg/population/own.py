@@ -111,14 +111,41 @@ def is_importable(name: str) -> bool:
 
 
 def source(build: Build) -> Source | None:
-    """Where what makes an algorithm comes from; None if it is jaxpg's own."""
+    """Where what makes an algorithm comes from; None if it is jaxpg's own.
+
+    What `functools.partial` has given it that is no option, and so in no manifest, is in the name,
+    which nobody can import then.
+    """
+    function = _unwrapped(build)
+    kind = type(function)
+    module, name = (
+        getattr(function, at, getattr(kind, at)) for at in ("__module__", "__qualname__")
+    )
+    path = getattr(sys.modules.get(module), "__file__", None)
+    found = Source(f"{module}:{name}{_unrecorded(build)}", _sha256(path))
+    return None if found.name == JAXPG else found
+
+
+def _unwrapped(build: Build) -> Build:
+    """The function within `functools.partial`."""
     while isinstance(build, partial):
         build = build.func
-    kind = type(build)
-    module, name = (getattr(build, at, getattr(kind, at)) for at in ("__module__", "__qualname__"))
-    path = getattr(sys.modules.get(module), "__file__", None)
-    found = Source(f"{module}:{name}", _sha256(path))
-    return None if found.name == JAXPG else found
+    return build
+
+
+def _unrecorded(build: Build) -> str:
+    """<kind='other'>, of what is bound to it that is no option; nothing if all is."""
+    bound: dict[str, Any] = {}
+    while isinstance(build, partial):
+        bound = {**{str(i): x for i, x in enumerate(build.args)}, **build.keywords, **bound}
+        build = build.func
+    other = [f"{name}={x!r:.60}" for name, x in bound.items() if type(_plain(x)) not in KINDS]
+    return f"<{', '.join(other)}>" if other else ""
+
+
+def _plain(value: Any) -> Any:
+    """Python's number for numpy's or jax's."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
 
 
 def options(build: Build) -> EnvParams:
@@ -134,11 +161,8 @@ def options(build: Build) -> EnvParams:
                 f"{_name(build)} must be given {name!r}: --option {name}=VALUE, or in Python "
                 f"functools.partial of it with {name}=VALUE"
             )
-    values = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if type(parameter.default) in KINDS
-    }
+    defaults = {name: _plain(parameter.default) for name, parameter in parameters.items()}
+    values = {name: default for name, default in defaults.items() if type(default) in KINDS}
     return checked(with_types(_name(build), EnvParams(values), _kinds(build)))
 
 
@@ -223,11 +247,15 @@ def _parameters(build: Build) -> dict[str, inspect.Parameter]:
 
 
 def _kinds(build: Build) -> dict[str, type]:
-    """The type of each option: what it is annotated with, or its default's."""
+    """The type of each option: what it is annotated with, or its default's; of one that has neither
+    what is bound to it."""
     kinds: dict[Any, type] = {name: kind for kind in KINDS for name in (kind, kind.__name__)}
+    bound = _parameters(build)
     found = {
-        name: kinds.get(parameter.annotation) or kinds.get(type(parameter.default))
-        for name, parameter in _parameters(build).items()
+        name: kinds.get(parameter.annotation)
+        or kinds.get(type(_plain(parameter.default)))
+        or kinds.get(type(_plain(bound[name].default) if name in bound else None))
+        for name, parameter in _parameters(_unwrapped(build)).items()
     }
     return {name: kind for name, kind in found.items() if kind}
 

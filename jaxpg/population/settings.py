@@ -155,8 +155,8 @@ def expand(
     traced = {*TRACED, *(name for name in prefixed if isinstance(grid[name][0], float))}
     # Whether there is such a bound is static; what it is, is traced.
     static = [name for name in grid if name not in traced or None in grid[name]]
-    programs = list(_product({name: grid[name] for name in static}))
-    settings = list(_product({name: grid[name] for name in grid if name not in static}))
+    programs = list(product({name: grid[name] for name in static}))
+    settings = list(product({name: grid[name] for name in grid if name not in static}))
     for program in programs:
         for setting in settings:
             with_setting(with_values(config, program), setting)
@@ -221,7 +221,7 @@ def _plain(name: str, value: Any) -> Any:
         raise ConfigError(f"{name} must be one number; got {value!r:.60}") from None
 
 
-def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """Every choice of one value for each name; the last name varies fastest."""
     for chosen in itertools.product(*values.values()):
         yield dict(zip(values, chosen, strict=True))

@@ -113,8 +113,8 @@ def draw_iqm(axes: Any, amount: np.ndarray, returns: np.ndarray, color: str, **s
         axes.plot(amount[known], iqm(heard[:, known]), color=color, linewidth=2, **style)
     else:
         note = "no seed finished an episode"
-        beside = (0.5, 0.6)  # the target, which is in the middle of axes without data
-        axes.annotate(note, beside, xycoords="axes fraction", ha="center", color=MUTED)
+        above_target = (0.5, 0.6)  # which is in the middle of axes without data
+        axes.annotate(note, above_target, xycoords="axes fraction", ha="center", color=MUTED)
 
 
 def draw_evaluations(

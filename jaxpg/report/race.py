@@ -1,6 +1,5 @@
 """What a race has found: a table on the terminal, decision.json, and race.png."""
 
-import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +95,7 @@ def save(out: Path, race: Race, found: Sequence[Round]) -> Path:
         "outcome": outcome(race, found[-1]),
     }
     path = out / NUMBERS
-    files.save(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    files.save(path, files.as_json(content))
     return path
 
 

@@ -1,11 +1,12 @@
 """What a directory is to a run: usable, this very run, empty, finished; how it becomes one."""
 
 import json
+import shutil
 from pathlib import Path
 
 from jaxpg import files
 from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, results, track
+from jaxpg.runs import checkpoints, results
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
 from jaxpg.runs.lock import NAME as LOCK
@@ -32,8 +33,13 @@ def begin(directory: Path, manifest: Manifest, start: Start | None = None) -> No
                 check_same(directory, manifest)
             if is_new or not (directory / starts.NAME).exists():
                 starts.write(directory, start)
-            if is_new or manifests.read(directory).source != manifest.source:
+            if is_new or _has_other_source(directory, manifest):
                 manifests.write(directory, manifest)
+
+
+def _has_other_source(directory: Path, manifest: Manifest) -> bool:
+    """Whether it has saved nothing, and the algorithm is one's own, by another source."""
+    return is_empty(directory) and manifests.read(directory).source != manifest.source
 
 
 def withdraw(directory: Path) -> None:
@@ -41,8 +47,9 @@ def withdraw(directory: Path) -> None:
     try:
         with locked(directory):
             (directory / checkpoints.FOLDER).rmdir()  # which it refuses to if there are any
-            for name in (track.NAME, starts.NAME):
-                (directory / name).unlink(missing_ok=True)
+            for path in directory.iterdir():
+                if path.name not in (LOCK, manifests.NAME):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             (directory / manifests.NAME).unlink()
     except OSError as error:
         raise RunError(f"{directory} cannot be emptied ({error.strerror})") from None

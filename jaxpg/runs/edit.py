@@ -46,7 +46,7 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
         longer = validate(dataclasses.replace(config, **changed))
         if manifest.evaluating is not None:
             evaluations.asked(longer, *manifest.evaluating)
-        if longer.num_updates < config.num_updates:
+        if budget < getattr(config, unit):
             raise RunError(f"{directory} already has {unit}={getattr(config, unit)}; got {budget}")
         with files.writing(directory):
             manifests.write(directory, manifest._replace(config=longer))

@@ -132,7 +132,7 @@ def text(manifest: Manifest) -> str:
         "start": manifest.start and manifest.start._asdict(),
         "evaluating": manifest.evaluating and manifest.evaluating._asdict(),
     }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return files.as_json(content)
 
 
 def read(directory: Path) -> Manifest:
@@ -161,8 +161,8 @@ def algorithm(directory: Path, manifest: Manifest, changed: bool = False) -> Bui
     """
     if manifest.build is not None and not own.is_importable(manifest.build):
         raise RunError(
-            f"{directory} was begun with the algorithm of {manifest.build}, which is in no module: "
-            "jaxpg.train_population(…, out=…, build=…) goes on with it"
+            f"{directory} was begun with the algorithm of {manifest.build}, which no command can "
+            "import: jaxpg.train_population(…, out=…, build=…) goes on with it"
         )
     build = own.find(manifest.build, manifest.options)
     if not changed:

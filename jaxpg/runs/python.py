@@ -101,12 +101,10 @@ def train_population(
     with joined(cluster, mixed) as nodes, _shown(config, seeds, report) as show:
         if out is not None:
             return _train_into(Path(out), config, seeds, lanes, show, options, nodes)
-        if start is not None:
-            starts.check(start, config, seeds, build)
+        what = run.plan(_name(config), config, seeds, lanes, device=device_of(nodes), **options)
         of_rows = {**options, "start": start and starts.of_seeds(start, seeds), "nodes": nodes}
         found = population.train_rows(config, seeds, lanes=lanes, report=show, **of_rows)
-        device = device_of(nodes)
-    what = run.plan(_name(config), config, seeds, found.lanes, device=device, **options)
+    what = what._replace(lanes=found.lanes)
     return Trained(*found._replace(manifest=what, start=start))
 
 
@@ -138,11 +136,11 @@ def train_grid(
     build = options.pop("build", fast.build)
     programs, settings = expand(config, settled(config, grid, build))
     points = [(with_values(config, values), own.fixed(build, values)) for values in programs]
-    lanes = options.get("lanes") or population.default_lanes()
-    every = options.get("evaluate_every")
+    every, start = options.get("evaluate_every"), _start(options.get("start_from"))
     for point, made in points:
         evaluations.asked(point, every, options.get("evaluate_episodes", evaluations.EPISODES))
-        population.make_chunks(point, seeds, settings, lanes, own.options(made))
+        planned = (_name(point), point, seeds, options.get("lanes"), settings)
+        run.plan(*planned, build=made, start=start)
     return [
         GridPoint(
             point,

@@ -161,11 +161,11 @@ def enter(out: Path, race: Race, contender: int, seeds: int) -> Path:
     """
     from jaxpg.runs import directories, edit
 
-    directory = out / race.names[contender]
+    directory, first = out / race.names[contender], _manifest(race, contender)
     if not (directory / manifests.NAME).exists():
-        directories.begin(directory, _manifest(race, contender))
+        directories.begin(directory, first)
     old = manifests.read(directory)
-    directories.check_same(directory, _manifest(race, contender)._replace(parts=old.parts))
+    directories.check_same(directory, first._replace(parts=old.parts))
     has = len(old.seeds)
     if old.seeds != list(range(race.start, race.start + has)):
         raise RunError(
@@ -290,7 +290,7 @@ def _text(race: Race) -> str:
         "start": race.start,
         "lanes": race.lanes,
     }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return files.as_json(content)
 
 
 def _differences(old: Race, new: Race) -> list[str]:

@@ -66,7 +66,7 @@ def save(
         "manifest": manifests.sha256(directory),
         "sha256": {name: hashlib.sha256(x).hexdigest() for name, x in contents.items()},
     }
-    files.write(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    files.write(directory / "summary.json", files.as_json(summary))
     return summary
 
 

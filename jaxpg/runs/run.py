@@ -138,15 +138,18 @@ def check_parts(manifest: Manifest, build: Build) -> None:
     """
     if manifest.build is None:
         return
+    one = manifest._replace(parts=(manifests.format_seeds(manifest.seeds[:1]),))
     try:
-        state = chunks.updated_shapes(make_chunks(manifest)[0], build).state
+        chunk = make_chunks(one)[0]
+        params = chunks.lane_shapes(chunk, build).state.params
+        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params))
+        chunks.trace_update(chunk, build)
     except jax.errors.ConcretizationTypeError as error:
         raise ConfigError(
             f"{manifest.build} decides in Python by a number that is traced, as options that are "
             "fractions and traced fields of the config are: take jax.numpy.where, or annotate the "
             "option as int or bool"
         ) from error
-    check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params))
 
 
 def with_lanes_that_fit(

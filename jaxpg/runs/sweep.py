@@ -9,7 +9,6 @@ What is in its directory:
 """
 
 import dataclasses
-import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from jaxpg.errors import RunError
 from jaxpg.population import evaluations, own
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import OPTION
-from jaxpg.population.settings import ENV, expand, settled, with_values
+from jaxpg.population.settings import ENV, expand, product, settled, with_values
 from jaxpg.runs import manifest
 from jaxpg.runs.manifest import (
     Manifest,
@@ -98,8 +97,7 @@ class Plan(NamedTuple):
     @property
     def combinations(self) -> list[dict[str, Any]]:
         """Every point of the grid, the last field varying fastest."""
-        chosen = itertools.product(*self.grid.values())
-        return [dict(zip(self.grid, values, strict=True)) for values in chosen]
+        return list(product(self.grid))
 
 
 def plan(
@@ -171,9 +169,10 @@ def begin(
             f"{out} is a sweep of something else ({'; '.join(differ)}): take another --out, or the "
             "same options"
         )
-    with files.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        files.write(out / NAME, _text(asked))
+    if old is None:
+        with files.writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            files.write(out / NAME, _text(asked))
     of_points = [out / name for name in asked.names]
     for directory, content in zip(of_points, manifests, strict=True):
         directories.begin(directory, content, start)
@@ -326,7 +325,7 @@ def _text(plan: Plan) -> str:
         "start": plan.start and plan.start._asdict(),
         "evaluating": plan.evaluating and plan.evaluating._asdict(),
     }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return files.as_json(content)
 
 
 def _differences(old: Plan, new: Plan) -> list[str]:

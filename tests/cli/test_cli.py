@@ -97,6 +97,8 @@ def test_train_writes_a_complete_directory(tmp_path):
             ["check-env", "CartPole-v1", "--env-params", "gravty=1", "--env_params", "gravity=12"],
             "check-env: --env-params is given twice",
         ),
+        (["train", "--report", "--no-report"], "train: --no-report is given twice"),
+        (["train", "--option", f"scale=1{'0' * 400}"], "--option is of an algorithm of one's own"),
         (["sweep", "vpg", "--grid", "gama=1", "--grid", "gamma=1"], "--grid is given twice"),
         (["retrace", "runs/x"], "Missing from jaxpg retrace: --seed INT"),
         (

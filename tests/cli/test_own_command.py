@@ -253,6 +253,7 @@ def test_a_callback_is_called_after_each_commit(theirs, stopped, tmp_path, capsy
         ([*OWN, "--option", "scale"], "--option must be NAME=VALUE, each name once; got 'scale'"),
         ([*OWN, "--option", "scale=1", "scale=2"], "each name once; got 'scale=2'"),
         ([*OWN, "--option", "scale=much"], "--option scale must be a number, true or false"),
+        ([*OWN, "--option", f"scale=1{'0' * 400}"], "option scale must be a finite number"),
         ([*OWN, "--option", "scael=1"], "theirs:scaled has no parameter 'scael'"),
         (["--algorithm", "theirs"], "--algorithm must be MODULE:FUNCTION; got 'theirs'"),
         (["--algorithm", "theirs:scalde"], "has no function 'scalde'; did you mean 'scaled'?"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import handmade
@@ -18,6 +19,7 @@ from jaxpg.cli import train as training
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
+from jaxpg.errors import Stopped
 from jaxpg.policies import evaluate as evaluation
 from jaxpg.runs import compiling, track
 from jaxpg.runs import manifest as manifests
@@ -320,6 +322,22 @@ def test_a_tracker_that_fails_ends_nothing(when, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.count("no network") == 1
     assert told == {"opened": [], "told": [1], "closed": [1, 2]}[when]
+
+
+def test_a_tracker_that_fails_on_closing_leaves_a_stop_a_stop(tmp_path, monkeypatch, capsys):
+    """Whose exit code is how a queue knows that there is more to do."""
+
+    @contextmanager
+    def tracking(directory):
+        try:
+            yield lambda at: None
+        finally:
+            raise OSError("no network")
+
+    monkeypatch.setattr(track, "tracking", tracking)
+    with pytest.raises(Stopped), launch._tracked(tmp_path):
+        raise Stopped
+    assert "its tracker could not be closed (OSError: no network)" in capsys.readouterr().err
 
 
 def test_the_directory_says_the_environment_where_the_preset_does_not():

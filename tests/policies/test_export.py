@@ -168,7 +168,6 @@ def compare(run, seed, target, path, tolerance=2e-5):
     np.testing.assert_allclose(theirs["action"], actions, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.thin(5)
 def other_loss(config: Config) -> Algorithm:
     """An algorithm of one's own whose networks are the config's."""
     built = jaxpg.build(config)
@@ -185,6 +184,23 @@ def test_networks_of_ones_own_algorithm_are_checked_as_they_see(name):
     assert len(export.export(own, 7, "torch")) == len(chain)
 
 
+def least_probable(config: Config) -> Algorithm:
+    """An algorithm of one's own that takes the action of which its networks say least."""
+    built = jaxpg.build(config)
+    mode = built.distribution.mode
+    return built._replace(distribution=built.distribution._replace(mode=lambda x: mode(-x)))
+
+
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+def test_a_distribution_of_ones_own_is_in_no_chain(target):
+    run = untrained(Config())
+    manifest = run.manifest._replace(build="mine:least_probable")
+    own = dataclasses.replace(run, manifest=manifest, build=least_probable)
+    with pytest.raises(ConfigError, match="networks or distribution are none that its config"):
+        export.export(own, 7, target)
+
+
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("target", RUNTIMES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_runtime_acts_as_the_policy_does(name, target, tmp_path):
@@ -202,6 +218,14 @@ def test_a_trained_policy_acts_as_it_did(trained, target, tmp_path, monkeypatch)
 def test_float64_stays_float64(target, tmp_path, x64):
     config = Config(hidden_sizes=(5,), arithmetic="float64")
     compare(untrained(config), 7, target, tmp_path / "policy", tolerance=1e-12)
+
+
+def test_convolutions_in_float64_are_refused_where_no_runtime_computes_them(x64):
+    config = Config(env="Catch-bsuite", conv_features=(2,), arithmetic="float64")
+    run = untrained(config)
+    assert export.export(run, 7, "torch")
+    with pytest.raises(ConfigError, match="onnx cannot have convolutions in float64"):
+        export.export(run, 7, "onnx")
 
 
 def test_bounds_are_those_of_the_environment():

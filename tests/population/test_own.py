@@ -42,6 +42,10 @@ def test_options_are_parameters_that_are_numbers_of_the_types_that_they_say():
     assert type(found["scale"]) is float  # annotated so
     assert found.traced == {"scale": 1.0, "shift": 0.0}
     assert own.options(partial(scaled, scale=3, note="mine")) == {**found, "scale": 3.0}
+    numpys = partial(scaled, scale=np.float64(3.0), twice=np.True_, layers=np.int64(2))
+    assert own.options(numpys) == {**found, "scale": 3.0, "twice": True, "layers": 2}
+    assert {type(x) for x in own.options(numpys).values()} == {float, bool, int}
+    assert own.options(partial(scaled, shift=2)).traced == {"scale": 1.0, "shift": 2.0}
     for none in (fast.build, lambda config: None, lambda config, *args, **rest: None, dict):
         assert own.options(none) == {}
 
@@ -110,6 +114,10 @@ def test_the_source_is_the_file_that_the_function_is_in():
     for build in (scaled, partial(scaled, scale=2.0), partial(partial(scaled), shift=1.0)):
         assert own.source(build) == own.Source(f"{__name__}:scaled", here)
     assert own.source(fast.build) is None
+    for build in (partial(scaled, note="mine"), partial(partial(scaled, note="mine"), shift=1.0)):
+        source = own.source(build)
+        assert source == own.Source(f"{__name__}:scaled<note='mine'>", here)
+        assert not own.is_importable(source.name)  # for no manifest says what the note was
     assert own.find(None) is fast.build
 
     def inner(config):

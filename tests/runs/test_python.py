@@ -19,7 +19,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
-from jaxpg.population import chunks
+from jaxpg.population import chunks, population
 from jaxpg.runs import directories, manifest, reproduce, run
 from jaxpg.runs.results import FILES
 from tests import pages
@@ -169,8 +169,12 @@ def test_a_lone_setting_is_the_config():
 
 
 def test_what_makes_no_algorithm_is_refused():
-    with pytest.raises(ConfigError, match=r"<lambda> must make an Algorithm .*; it returned None"):
+    """Planned, and in memory."""
+    said = r"<lambda> must make an Algorithm .*; it returned None"
+    with pytest.raises(ConfigError, match=said):
         run.plan("vpg", TINY, [1], 2, build=lambda config: None)
+    with pytest.raises(ConfigError, match=said):
+        jaxpg.train_population(TINY, [1], lanes=2, build=lambda config: None)
 
 
 def test_nothing_is_left_where_nothing_fits(tmp_path, monkeypatch, capsys):
@@ -185,12 +189,15 @@ def test_nothing_is_left_where_nothing_fits(tmp_path, monkeypatch, capsys):
     with pytest.raises(DoesNotFit, match="lanes: 2"):
         jaxpg.train_population(TINY, SEEDS, out=tmp_path / "called")
     small = ["--num-envs", "3", "--num-steps", "24", "--total-steps", "288", "--hidden-sizes", "6"]
+    small += ["--out", str(tmp_path / "by-command"), "--track", "tensorboard"]
     with pytest.raises(SystemExit) as ended:
-        main(["train", "vpg", *small, "--seeds", "5", "--out", str(tmp_path / "by-command")])
+        main(["train", "vpg", *small, "--seeds", "5"])
     assert ended.value.code == 2
-    assert "jaxpg: too many lanes: 16, and is taken" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "jaxpg: too many lanes: 16, and is taken" in said
+    assert said.splitlines()[-1] == "jaxpg: too many lanes: 2"
     assert tried == [16, 2] * 2
-    assert not list(tmp_path.glob("*/*.json"))
+    assert {path.name for path in tmp_path.glob("*/*")} == {"lock"}
 
 
 def test_the_page_is_true(tmp_path, monkeypatch):
@@ -282,7 +289,9 @@ def test_parts_of_ones_own(tmp_path, capsys):
         with pytest.raises(SystemExit) as exit_:
             main([str(word) for word in command])
         assert exit_.value.code == 2
-        assert "the algorithm of __main__:mine, which is in no module" in capsys.readouterr().err
+        assert (
+            "the algorithm of __main__:mine, which no command can import" in capsys.readouterr().err
+        )
 
 
 def test_parameters_that_no_file_can_hold_are_refused_before_training(tmp_path):
@@ -294,6 +303,20 @@ def test_parameters_that_no_file_can_hold_are_refused_before_training(tmp_path):
 def test_a_grid_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match="jaxpg sweep keeps it"):
         jaxpg.train_grid(TINY, SEEDS, {"gamma": [0.5]}, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({"conv_features": [(), (2,)]}, "conv_features needs an environment that observes"),
+        ({"squash": [False, True]}, "squash needs continuous actions"),
+        ({"env": ["CartPole-v1", "Nix-v0"]}, "unknown environment 'Nix-v0'"),
+    ],
+)
+def test_a_point_without_meaning_is_refused_before_the_first_is_trained(grid, said, monkeypatch):
+    monkeypatch.setattr(population, "train_rows", None)
+    with pytest.raises(ConfigError, match=said):
+        jaxpg.train_grid(TINY, SEEDS, grid)
 
 
 def test_it_says_what_was_trained(memory):

@@ -182,6 +182,9 @@ def test_extended_equals_the_longer_run(finished, tmp_path):
     assert_same_results(finished, short)
     with pytest.raises(RunError, match="already has total_steps=504"):
         edit.extend(short, 72 * 6, None)
+    edit.extend(short, 72 * 7 + 10, None)
+    with pytest.raises(RunError, match="already has total_steps=514"):
+        edit.extend(short, 72 * 7 + 5, None)  # which pays for as many updates
     with pytest.raises(RunError, match="needs total_steps"):
         edit.extend(short, None, 10)
 
