@@ -178,8 +178,7 @@ def _table(record: dict[str, Any]) -> str:
 
 
 def _reference(record: dict[str, Any]) -> str:
-    said = f"Seeds 0 to {record['seeds'] - 1} of each preset"
-    return f"{record['table']}\n\n{said}: {_origin(record)}, {_machine(record)}."
+    return f"{record['table']}\n\nSeeds 0, 1, … of each: {_origin(record)}, {_machine(record)}."
 
 
 def plain(record: dict[str, Any]) -> str:
