@@ -22,7 +22,7 @@ MEASURED := train presets reference throughput ppo scaling roofline time_to_solv
 help:
 	@echo "make train       train 256 seeds of CartPole-v1 into $(OUT)"
 	@echo "make test        the test suite"
-	@echo "make test-slow   the tests that CI has no time for: every combination, whole runs: half an hour"
+	@echo "make test-slow   the tests that CI has no time for: every combination, whole runs: an hour"
 	@echo "make torture     training runs killed 200 times over, and the other faults: an hour"
 	@echo "make lint        formatting, lint and types"
 	@echo "make docs        the documentation, into docs/_build/html; a warning is an error"
