@@ -279,7 +279,14 @@ STAND_INS = {
     "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
     "gcloud": 'exec bash -c "${@: -1}"',
     "scontrol": 'echo "$@"',
-    "jaxpg": f'exec "$PYTHON" -m jaxpg "$@" {" ".join(OPTIONS)}',
+    "jaxpg": f"""
+        words=()
+        while [ $# -gt 0 ]; do
+          [ "$1" = --seeds ] && shift || words+=("$1")
+          shift
+        done
+        exec "$PYTHON" -m jaxpg "${{words[@]}}" {" ".join(OPTIONS)}
+    """,
     "ray": """
         if [ "$1" = stop ]; then
           [ ! -e pids ] || kill $(cat pids)
