@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -136,11 +137,18 @@ def _unwrapped(build: Build) -> Build:
 def _unrecorded(build: Build) -> str:
     """<kind='other'>, of what is bound to it that is no option; nothing if all is."""
     bound: dict[str, Any] = {}
+    positions: list[Any] = []
     while isinstance(build, partial):
-        bound = {**{str(i): x for i, x in enumerate(build.args)}, **build.keywords, **bound}
+        bound, positions = {**build.keywords, **bound}, [*build.args, *positions]
         build = build.func
-    other = [f"{name}={x!r:.60}" for name, x in bound.items() if type(_plain(x)) not in KINDS]
+    other = [_short(x) for x in positions]
+    other += [f"{name}={_short(x)}" for name, x in bound.items() if type(_plain(x)) not in KINDS]
     return f"<{', '.join(other)}>" if other else ""
+
+
+def _short(value: Any) -> str:
+    """A value in a few characters, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", words.line(repr(value)))[:60]
 
 
 def _plain(value: Any) -> Any:

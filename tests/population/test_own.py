@@ -118,6 +118,8 @@ def test_the_source_is_the_file_that_the_function_is_in():
         source = own.source(build)
         assert source == own.Source(f"{__name__}:scaled<note='mine'>", here)
         assert not own.is_importable(source.name)  # for no manifest says what the note was
+    name = own.source(partial(scaled, note=needy)).name
+    assert name == f"{__name__}:scaled<note=<function needy>>"  # in every process
     assert own.find(None) is fast.build
 
     def inner(config):
