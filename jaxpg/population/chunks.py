@@ -163,9 +163,8 @@ def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
         return jax.eval_shape(start, chunk.config, chunk.options, chunk.keys, chunk.params)
 
 
-def trace_update(chunk: Chunk, build: Build) -> None:
-    """Trace an update of a chunk's lanes, for the errors that there are."""
-    lanes = lane_shapes(chunk, build)
+def trace_update(chunk: Chunk, lanes: Lane, build: Build) -> None:
+    """Trace an update of a chunk's lanes, given as shapes, for the errors that there are."""
     with own_jax(chunk.config):
         _, advance = _functions(1, build)
         jax.eval_shape(advance, chunk.config, chunk.options, lanes, np.int32(0))

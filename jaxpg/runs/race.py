@@ -126,7 +126,7 @@ def begin(out: Path, asked: Race) -> Race:
       RunError: if it is another race (the sentence says what differs), or holds something else.
     """
     from jaxpg.population.population import default_lanes
-    from jaxpg.runs import directories
+    from jaxpg.runs import directories, run
 
     if (out / NAME).is_file():
         old = read(out)
@@ -145,8 +145,8 @@ def begin(out: Path, asked: Race) -> Race:
     if asked.lanes is None:  # no more than the largest round fills
         largest = int(np.diff((0, *asked.plan.rounds)).max())
         asked = asked._replace(lanes=max(2, min(default_lanes(), largest)))
-    for i in range(len(asked.contenders)):
-        _manifest(asked, i)
+    for i, one in enumerate(asked.contenders):
+        run.check_parts(_manifest(asked, i), own.find(one.build, one.options))
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
         files.write(out / NAME, _text(asked))
@@ -274,9 +274,7 @@ def _manifest(race: Race, contender: int) -> Manifest:
     one = race.contenders[contender]
     seeds = range(race.start, race.start + race.plan.rounds[0])
     build = own.find(one.build, one.options)
-    found = run.plan(one.preset, one.config, seeds, race.lanes, build=build)
-    run.check_parts(found, build)
-    return found
+    return run.plan(one.preset, one.config, seeds, race.lanes, build=build)
 
 
 def _text(race: Race) -> str:

@@ -141,9 +141,9 @@ def check_parts(manifest: Manifest, build: Build) -> None:
     one = manifest._replace(parts=(manifests.format_seeds(manifest.seeds[:1]),))
     try:
         chunk = make_chunks(one)[0]
-        params = chunks.lane_shapes(chunk, build).state.params
-        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params))
-        chunks.trace_update(chunk, build)
+        lanes = chunks.lane_shapes(chunk, build)
+        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lanes.state.params))
+        chunks.trace_update(chunk, lanes, build)
     except jax.errors.ConcretizationTypeError as error:
         raise ConfigError(
             f"{manifest.build} decides in Python by a number that is traced, as options that are "
