@@ -450,6 +450,16 @@ def test_the_categorical_kl_worked_by_hand():
 
 
 @pytest.mark.parametrize("package", [distributions, twin])
+def test_the_categorical_kl_of_what_becomes_nine_times_as_probable(package):
+    """Of (0.9, 0.1) against (0.1, 0.9): 0.9 log 9 - 0.1 log 9; a ratio beyond which it is computed
+    otherwise.
+    """
+    given = np.log([[0.9, 0.1], [0.1, 0.9]])
+    arrays = map(jnp.array if package is distributions else torch.tensor, given)
+    assert_close(float(package.categorical_kl(*arrays)), 0.8 * np.log(9.0), 1e-6)
+
+
+@pytest.mark.parametrize("package", [distributions, twin])
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [(-300.0, -200.0, 0.0), (-100.0, -5.0, np.log1p(np.exp(-5.0))), (-90.0, 0.0, np.log(2.0))],
