@@ -313,6 +313,14 @@ def test_what_makes_no_algorithm_is_one_sentence(function, said, command, theirs
     assert not (tmp_path / "run").exists()
 
 
+def test_a_contender_that_makes_no_algorithm_is_one_sentence(theirs, tmp_path, capsys):
+    """Before the race is written, and another contender trained."""
+    theirs(BROKEN)
+    line = ["race", "vpg", "vpg,algorithm=theirs:one_number", *SMALL, "--out", tmp_path / "race"]
+    assert "advantage must give [T, N], (24, 3); got ()" in refused(capsys, *line)
+    assert not (tmp_path / "race").exists()
+
+
 def test_a_grid_of_options_needs_an_algorithm_that_has_them(theirs, tmp_path, capsys):
     out = ["--out", tmp_path / "out"]
     said = refused(capsys, "sweep", *SMALL, "--grid", "option.scale=0,1", *out)
