@@ -8,7 +8,6 @@ it is done, and a second call goes on after the last. Then it draws docs/article
 docs/article-curves.png, and fills in the figures of docs/article.md.
 """
 
-import argparse
 import dataclasses
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import trained
+from benchmarks.measure import command_line
 from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.stats import SOLVED
@@ -47,8 +47,7 @@ COLUMNS = [
 
 def main() -> None:
     """Train what is missing, then print, draw and fill in the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a few seconds; writes nothing")
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="per preset and rate")
     parser.add_argument("--lanes", type=int, default=128, help="seeds that a core trains at once")
     options = parser.parse_args()

@@ -8,7 +8,6 @@ and a second start skips what is there. Prints a table; exit code 1 unless every
 parts at a straddle (docs/lockstep.md).
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
+from benchmarks.measure import command_line
 from benchmarks.record import markdown, read, write
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
@@ -52,9 +52,7 @@ def cases() -> dict[str, Case]:
 
 def main() -> None:
     """Run what is missing, write after each seed, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="one seed, for CI; writes nothing")
-    smoke = parser.parse_args().smoke
+    smoke = command_line(__doc__).parse_args().smoke
     chosen = {"vpg": cases()["vpg"]._replace(seeds=1, updates=3)} if smoke else cases()
     rows = [] if smoke else _written(chosen)
     done = {(row["case"], row["seed"]) for row in rows}

@@ -8,7 +8,6 @@ benchmarks/results/divergence-cpu.json and docs/divergence.png (of the first pre
 table. Updates are counted from 0.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.measure import command_line
 from benchmarks.record import markdown, write
 from jaxpg.core.presets import PRESETS, preset
 from jaxpg.proof.lockstep import Job, Record, traced
@@ -48,11 +48,10 @@ class Pair(NamedTuple):
 
 def main() -> None:
     """Measure, print, write and draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--updates", type=int, default=64)
-    parser.add_argument("--smoke", action="store_true", help="two updates of vpg; writes nothing")
     options = parser.parse_args()
     if options.smoke:
         options.presets, options.seeds, options.updates = ["vpg"], 1, 2

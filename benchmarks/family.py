@@ -10,7 +10,6 @@ Then it draws docs/family.png and fills in the table of docs/article.md, with `a
 beside them, of which benchmarks.article has trained as many.
 """
 
-import argparse
 import dataclasses
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import trained
-from benchmarks.measure import DOCS, figure, start_as_jaxpg
+from benchmarks.measure import DOCS, command_line, figure, start_as_jaxpg
 from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.analysis.outcomes import trailing_return
@@ -48,10 +47,7 @@ PAGE = DOCS / "article.md"
 
 def main() -> None:
     """Train what is missing, then print, draw and fill in the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="a few seconds; writes nothing")
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="in each cell")
     options = parser.parse_args()
     if options.smoke:

@@ -7,7 +7,6 @@ Puts benchmarks/baselines/textbook.py, under `jit(vmap(train))`, and `train_popu
 docs/invariance.png.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders import vpg
-from benchmarks.measure import DOCS, figure, start_as_jaxpg
+from benchmarks.measure import DOCS, command_line, figure, start_as_jaxpg
 from benchmarks.record import markdown, write
 from jaxpg.proof.invariance import Arrangement, invariance
 
@@ -25,11 +24,7 @@ NAMES = {"textbook": "textbook `jit(vmap(train))`", "jaxpg": "`jaxpg.train_popul
 
 def main() -> None:
     """Measure, print, write and draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="seconds; writes nothing")
-    smoke = parser.parse_args().smoke
+    smoke = command_line(__doc__).parse_args().smoke
     start_as_jaxpg()
     seeds, updates = (4, 3) if smoke else (SEEDS, UPDATES)
     loops = {"textbook": _textbook, "jaxpg": _jaxpg}

@@ -44,12 +44,21 @@ class Script(NamedTuple):
     draw: Callable[[dict[str, Any], Path], None] = lambda content, path: None
 
 
+def command_line(doc: str | None) -> argparse.ArgumentParser:
+    """What every benchmark can be told, beside what is its own.
+
+    Args:
+      doc: of the script.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=raw)
+    parser.add_argument("--smoke", action="store_true", help="at most a minute; writes nothing")
+    return parser
+
+
 def run(script: Script) -> None:
     """Measure, print the table, write the record and its picture; a smoke run keeps neither."""
-    parser = argparse.ArgumentParser(
-        description=script.doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="seconds; writes nothing")
+    parser = command_line(script.doc)
     parser.add_argument("--rounds", type=int, default=script.rounds, help="of measurements")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # a case, in its process
     options = parser.parse_args()

@@ -9,7 +9,6 @@ then acts in the environment itself, from its own starts: what it gets, a policy
 benchmarks/results/optimum-cpu.json, which docs/results.md shows.
 """
 
-import argparse
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-from benchmarks.measure import start_as_jaxpg
+from benchmarks.measure import command_line, start_as_jaxpg
 from benchmarks.record import markdown, write
 from jaxpg import words
 
@@ -60,11 +59,7 @@ TASKS: Mapping[str, Task] = {
 
 def main() -> None:
     """Solve each environment on each grid, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="seconds; writes nothing")
-    smoke = parser.parse_args().smoke
+    smoke = command_line(__doc__).parse_args().smoke
     start_as_jaxpg()
     if smoke:
         print(table([optimum("MountainCar-v0", 21, 8)]))

@@ -7,13 +7,12 @@ above were), and some of them with a smaller budget. Every row is written to
 benchmarks/results/presets-cpu.json as soon as it is done, and a second call goes on after the last.
 """
 
-import argparse
 import dataclasses
 import time
 from typing import Any
 
 from benchmarks import trained
-from benchmarks.measure import start_as_jaxpg
+from benchmarks.measure import command_line, start_as_jaxpg
 from benchmarks.record import markdown
 from jaxpg import words
 from jaxpg.analysis.measures import as_json, measure
@@ -41,11 +40,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def main() -> None:
     """Train what is missing, then print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="a few seconds; writes nothing")
-    if parser.parse_args().smoke:
+    if command_line(__doc__).parse_args().smoke:
         changed = {"total_steps": 16 * 1024}
         config = dataclasses.replace(PRESETS["vpg"], **changed)
         print(table([{"preset": "vpg", "changed": changed, **measured(config, 4)}]))

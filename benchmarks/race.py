@@ -7,7 +7,6 @@ and of different ones, whose scores are spread as those of policy gradients are 
 Trains nothing. The numbers go to benchmarks/results/race-cpu.json, and into docs/statistics.md.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
+from benchmarks.measure import command_line
 from benchmarks.record import markdown, write
 from jaxpg.analysis.race import ALPHA, Plan, race, rounds
 from jaxpg.analysis.stats import improvement, seeds_needed
@@ -81,11 +81,7 @@ CASES = (
 
 def main() -> None:
     """Simulate, print, and write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="a few seconds; writes nothing")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     if options.smoke:
         record = simulate(races={"equal": 20, "neither": 20, "different": 20})
     else:

@@ -9,7 +9,6 @@ benchmarks/results/reference-cpu.json as soon as it is done, and a second call g
 last. Draws the pictures of docs/results.md. Needs the extra `bench`, for Brax.
 """
 
-import argparse
 import dataclasses
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import trained
-from benchmarks.measure import BLUE, DOCS, GREY, INK, figure, short, start_as_jaxpg
+from benchmarks.measure import BLUE, DOCS, GREY, INK, command_line, figure, short, start_as_jaxpg
 from benchmarks.record import markdown
 from jaxpg import words
 from jaxpg.analysis.curves import curve_points
@@ -74,10 +73,7 @@ OTHERS = {"ppo": "#c2571a", "vpg": GREY, "trpo": "#5a8f3c", "a2c": "#8e6bb0"}  #
 
 def main() -> None:
     """Train what is missing, then print and draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="a minute; writes nothing")
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each preset")
     options = parser.parse_args()
     if options.smoke:

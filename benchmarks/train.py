@@ -6,7 +6,6 @@ Runs the command of `make train` and keeps its summary (benchmarks/results/train
 picture (docs/cartpole.png). The seeds, 0 to 255, were never used for tuning (10000 and above were).
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.measure import command_line
 from benchmarks.record import write
 
 PICTURE = Path(__file__).parents[1] / "docs" / "cartpole.png"
@@ -21,9 +21,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "cartpole.png"
 
 def main() -> None:
     """Train, print the summary, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a few seconds; writes nothing")
-    smoke = parser.parse_args().smoke
+    smoke = command_line(__doc__).parse_args().smoke
     size = ["--seeds", "4", "--total-steps", "8192"] if smoke else ["--seeds", "256"]
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"

@@ -7,7 +7,6 @@ other environments, too, with other noise: on the states that it meets there, wh
 seen, KL(π_old ‖ π) is measured again. Writes benchmarks/results/trust_region-cpu.json.
 """
 
-import argparse
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +33,7 @@ ASKED = {
 
 def main() -> None:
     """Train, write, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="seconds; writes nothing")
+    parser = measure.command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"a multiple of {LANES}")
     options = parser.parse_args()
     config, seeds, lanes = PRESETS["trpo"], options.seeds, LANES
