@@ -41,6 +41,12 @@ def raised(error: BaseException) -> str:
     return line(f"{type(error).__name__}: {error}")
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What is not the same, 'name: old -> new' each; of names that both have."""
+    both = [name for name in old if name in new]
+    return [f"{name}: {old[name]!r} -> {new[name]!r}" for name in both if old[name] != new[name]]
+
+
 def amount(value: float) -> str:
     """Environment steps or episodes: 37,120; infinite is beyond the budget."""
     return f"{value:,.0f}" if math.isfinite(value) else "not reached"

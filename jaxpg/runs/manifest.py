@@ -290,19 +290,19 @@ def resume_line(directory: Path, callback: str | None = None, machines: Sequence
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:
-    """What of all that decides the results is not the same, one 'name: old -> new' each."""
-    pairs = {
-        "seeds": (",".join(old.parts), ",".join(new.parts)),
-        "lanes": (old.lanes, new.lanes),
-        "settings": (old.settings, new.settings),
-        "build": (old.build, new.build),
-        "build_sha256": (old.build_sha256, new.build_sha256),
-        "options": (old.options, new.options),
-        "start": (old.start and old.start.params, new.start and new.start.params),
-        "evaluating": (old.evaluating, new.evaluating),
-        **{name: (getattr(old.config, name), getattr(new.config, name)) for name in FIELDS},
+    """What of all that decides the results is not the same, 'name: old -> new' each."""
+    return words.differences(_decisive(old), _decisive(new))
+
+
+def _decisive(manifest: Manifest) -> dict[str, Any]:
+    """All that decides the results, by name."""
+    names = ("lanes", "settings", "build", "build_sha256", "options", "evaluating")
+    return {
+        "seeds": ",".join(manifest.parts),
+        **{name: getattr(manifest, name) for name in names},
+        "start": manifest.start and manifest.start.params,
+        **{name: getattr(manifest.config, name) for name in FIELDS},
     }
-    return [f"{name}: {one!r} -> {two!r}" for name, (one, two) in pairs.items() if one != two]
 
 
 def parse_seeds(text: str) -> Sequence[int]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpg import files
+from jaxpg import files, words
 from jaxpg.analysis import race as statistics
 from jaxpg.analysis.budget import budget
 from jaxpg.analysis.outcomes import counted
@@ -133,8 +133,9 @@ def begin(out: Path, asked: Race) -> Race:
         if asked.lanes is None:
             asked = asked._replace(lanes=old.lanes)
         if old != asked:
+            differ = words.differences(_settled(old), _settled(asked))
             raise RunError(
-                f"{out} is a race of something else ({'; '.join(_differences(old, asked))}), and "
+                f"{out} is a race of something else ({'; '.join(differ)}), and "
                 "its error rate is that of what was settled before it: take another --out, or the "
                 "same options"
             )
@@ -289,16 +290,6 @@ def _text(race: Race) -> str:
         "lanes": race.lanes,
     }
     return files.as_json(content)
-
-
-def _differences(old: Race, new: Race) -> list[str]:
-    """What is not the same, one 'name: old -> new' each."""
-    ours, theirs = (_settled(race) for race in (old, new))
-    return [
-        f"{name}: {ours[name]!r} -> {theirs[name]!r}"
-        for name in ours
-        if name in theirs and ours[name] != theirs[name]
-    ]
 
 
 def _settled(race: Race) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from jaxpg import files
+from jaxpg import files, words
 from jaxpg.core.config import (
     FIELDS,
     OWN_PARAMS,
@@ -164,7 +164,7 @@ def begin(
         asked = asked._replace(lanes=old.lanes)
     manifests = _manifests(asked, device, start)
     asked = asked._replace(lanes=manifests[0].lanes)
-    if old is not None and (differ := _differences(old, asked)):
+    if old is not None and (differ := words.differences(_settled(old), _settled(asked))):
         raise RunError(
             f"{out} is a sweep of something else ({'; '.join(differ)}): take another --out, or the "
             "same options"
@@ -328,16 +328,7 @@ def _text(plan: Plan) -> str:
     return files.as_json(content)
 
 
-def _differences(old: Plan, new: Plan) -> list[str]:
-    ours, theirs = (
-        {
-            **plan._asdict(),
-            **dataclasses.asdict(plan.config),
-            "config": None,
-            "start": plan.start and plan.start.params,
-        }
-        for plan in (old, new)
-    )
-    return [
-        f"{name}: {ours[name]!r} -> {theirs[name]!r}" for name in ours if ours[name] != theirs[name]
-    ]
+def _settled(plan: Plan) -> dict[str, Any]:
+    """All that is settled, by name."""
+    start = {"start": plan.start and plan.start.params}
+    return {**plan._asdict(), **dataclasses.asdict(plan.config), "config": None, **start}
