@@ -25,6 +25,7 @@ from benchmarks import measure
 from benchmarks.contenders import VPG
 from benchmarks.measure import Case
 from benchmarks.record import markdown
+from jaxpg import words
 
 SEEDS = 64
 UPDATES = 48  # of a chunk that sleeps: as many segments as a real one has
@@ -69,7 +70,7 @@ def table(content: dict[str, Any]) -> str:
                 [
                     f"{row['options']['workers']:,}",
                     f"{row['options']['seconds']:g} s",
-                    f"{found['ideal_seconds'] / wall:.0%}".replace("%", " %"),
+                    words.share(found["ideal_seconds"] / wall),
                     f"{found['increments'] / wall:.0f}",
                     f"{found['bytes'] / wall / 1e6:.1f} MB",
                     f"{1e3 * costs[-1]:.1f} ms",

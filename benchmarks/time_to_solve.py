@@ -53,7 +53,7 @@ def table(content: dict[str, Any]) -> str:
         lines.append(
             [
                 _name(row),
-                _duration(taken),
+                words.duration(taken),
                 f"{taken / ours:,.1f} x",
                 _solved(row),
                 "measured" if _whole(row) else _extrapolated(row),
@@ -72,7 +72,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
         _name(row).replace("`", "") + ("" if _whole(row) else " (extrapolated)") for row in rows
     ]
     bars = [row["seconds"] for row in rows]
-    measure.bars(axes, labels, bars, [row["what"] == "jaxpg" for row in rows], _duration)
+    measure.bars(axes, labels, bars, [row["what"] == "jaxpg" for row in rows], words.duration)
     axes.set_xlabel(f"seconds until {SEEDS} seeds of CartPole are trained (log scale)")
     figure.savefig(path)
 
@@ -120,13 +120,6 @@ def _solved(row: dict[str, Any]) -> str:
 def _extrapolated(row: dict[str, Any]) -> str:
     cores = row["repetitions"][0]["cores"]
     return f"extrapolated from {row['options']['updates']} updates of {cores} seeds at a time"
-
-
-def _duration(seconds: float) -> str:
-    """'52 s', '7.1 min' or '11.3 h'."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 SCRIPT = measure.Script(

@@ -27,8 +27,10 @@ def returned(value: Any) -> str:
 
 
 def share(value: float) -> str:
-    """A share of seeds: 99.6 %."""
-    return f"{value:.1%}".replace("%", " %")
+    """A share of seeds: 99.6 %; 100.0 % are all of them and 0.0 % none, else > 99.9 %, < 0.1 %."""
+    if 0.9995 <= value < 1.0:
+        return "> 99.9 %"
+    return f"{value:.1%}".replace("%", " %") if value >= 0.0005 or value == 0.0 else "< 0.1 %"
 
 
 def line(said: object) -> str:
@@ -76,5 +78,9 @@ def environment(config: Any, varied: Collection[str] = ()) -> str:
 
 
 def duration(seconds: float) -> str:
-    """8 s, 3:07 min."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f}:{seconds % 60:02.0f} min"
+    """8 s, 3:07 min, 2:05 h."""
+    if round(seconds) < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(round(seconds / 60), 60)
+    return f"{minutes}:{rest:02} min" if minutes < 100 else f"{hours}:{left:02} h"

@@ -15,7 +15,7 @@ from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MOST_EPISODES
 from jaxpg.runs import manifest as manifests
-from jaxpg.words import environment, returned, seeds
+from jaxpg.words import environment, returned, seeds, share
 
 if TYPE_CHECKING:
     from jaxpg.policies.evaluate import Evaluation
@@ -321,7 +321,7 @@ def _print_table(
             returned(row["worst_episode"]),
         ]
         if row["solved_at"] is not None:
-            cells.append(f"{row['solved_fraction']:.1%}")
+            cells.append(share(row["solved_fraction"]))
         table.add_row(*cells, f"{row['steps']:,}", f"{row['seconds']:.1f}")
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width

@@ -145,7 +145,7 @@ def describe(directory: Path) -> str:
     if finished and not done:
         return f"{said}\nit was saved from memory, without checkpoints"
     return (
-        f"{said}\n{share:.1%} of the updates are saved: {ended} of {total} chunks of "
+        f"{said}\n{words.share(share)} of the updates are saved: {ended} of {total} chunks of "
         f"{manifest.lanes} lanes are done, {len(done) - ended} are begun"
     )
 

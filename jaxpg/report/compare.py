@@ -188,7 +188,7 @@ def draw(some: Sequence[Entry], path: Path) -> None:
     spent_in = units.pop() if len(units) == 1 else STEPS
     with canvas.blank((10, 7), dpi=150, layout="constrained") as figure:
         curves, intervals, profiles, times = figure.subplots(2, 2).ravel()
-        looks = itertools.product(DASHES, SERIES)
+        looks = itertools.cycle(itertools.product(DASHES, SERIES))
         ends = []
         for i, (entry, (dash, color)) in enumerate(zip(some, looks, strict=False)):
             look = {"color": color, "linestyle": dash}

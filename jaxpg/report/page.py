@@ -83,7 +83,7 @@ def pictures(view: View) -> dict[str, list[Picture]]:
     sections = {
         "Learning": [_learning_curve(view)],
         "Solving": [],
-        "Training": [_metric(view, name) for name in METRICS if _trained(view, name).any()],
+        "Training": [_metric(view, name) for name in METRICS if _is_seen(view, name)],
     }
     evaluations = evaluated(view.run.population)
     if evaluations is not None:
@@ -211,7 +211,7 @@ def _time_to_solve(view: View) -> Picture:
 
 def _metric(view: View, name: str) -> Picture:
     title, label = METRICS[name]
-    points, percentiles = metric_points(view.run.config, _trained(view, name))
+    points, percentiles = _trained(view, name)
     known = percentiles[1][np.isfinite(percentiles[1])]
     return Picture(
         name.replace("_", "-"),
@@ -229,11 +229,17 @@ def _metric(view: View, name: str) -> Picture:
     )
 
 
-def _trained(view: View, name: str) -> np.ndarray:
-    """A metric of all seeds and updates, NaN where a seed has diverged; all 0 if there is none."""
-    metrics = view.run.population.metrics.named()
-    values = np.asarray(metrics.get(name, 0.0))
-    return values if np.nan_to_num(values).any() else np.zeros(1)
+def _is_seen(view: View, name: str) -> bool:
+    """Whether a metric is anything but 0, and a seed has had it for all of a point."""
+    values = view.run.population.metrics.named().get(name)
+    if values is None or not np.nan_to_num(values).any():
+        return False
+    return bool(np.isfinite(_trained(view, name)[1]).any())
+
+
+def _trained(view: View, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric's points and percentiles, as of `metric_points`."""
+    return metric_points(view.run.config, np.asarray(view.run.population.metrics.named()[name]))
 
 
 def _typical(view: View) -> list[tuple[str, int]]:

@@ -1,7 +1,9 @@
 """jaxpg compare: what it says of two runs, and what it refuses."""
 
 import dataclasses
+import itertools
 import json
+import string
 
 import handmade
 import numpy as np
@@ -31,6 +33,20 @@ def runs(tmp_path_factory):
 def told(capsys, *arguments) -> str:
     main(["compare", *map(str, arguments)])
     return capsys.readouterr().out
+
+
+def test_the_picture_shows_as_many_as_may_be_compared(runs, tmp_path, monkeypatch):
+    letters, drawn, draw_iqm = string.ascii_uppercase, [], compare.figures.draw_iqm
+
+    def counted(*curve, label, **look):
+        drawn.append(label[0])
+        draw_iqm(*curve, label=label, **look)
+
+    monkeypatch.setattr(compare.figures, "draw_iqm", counted)
+    two = itertools.cycle(compare.entries(runs))
+    some = [one._replace(letter=letter) for letter, one in zip(letters, two, strict=False)]
+    compare.draw(some, tmp_path / "picture.png")
+    assert "".join(drawn) == letters
 
 
 def test_it_says_what_the_statistics_say(runs, tmp_path, capsys):

@@ -391,6 +391,7 @@ def test_a_strangers_run_injects_nothing_in_a_browser(hostile, browser):
         ([[np.nan] * 3] * 2, None, "No seed finished an episode"),
         ([[20.0, 20, 20]], None, "1 seed,"),
         ([[20.0, 20, 20]] * 3, {0: 0, 1: 1, 2: 2}, "3 seeds diverged"),
+        ([[20.0] * 2_000] * 2, {0: 1, 1: 1}, "2 seeds diverged"),  # before a curve's first point
     ],
 )
 def test_odd_runs_have_a_page_too(tmp_path, returns, frozen_at, words):
