@@ -50,7 +50,7 @@ ONLY_IN_JAXPG = {
     "noise": {"typed"},  # torch's keys are their words
     # a torch module is called; flax's layers know no TF32
     "networks": {"apply", "PRECISION", "_conv", "_dense"},
-    "learner": {"with_moments"},  # a torch optimizer sees what it was given, and no more
+    "learner": {"with_group"},  # torch's parameters are changed in place
     # what a gymnax environment is, and what a trained policy sees of it
     "env": {"described", "Interface", "interface", "_gymnax", "_spec", "_check_spaces",
             "_dynamics", "_examples", "_state_types", "_with", "_encoder", "_decoder",

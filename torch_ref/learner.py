@@ -221,20 +221,44 @@ def policy_objective(
     """policy_loss - ent_coef · entropy, and the two apart."""
     outputs = algorithm.networks.policy(params, batch.obs)
     log_prob = algorithm.distribution.log_prob(outputs, batch.action)
-    loss = algorithm.policy_loss(log_prob, batch.advantage, batch.valid)
+    return regularized(config, algorithm, outputs, log_prob, batch)
+
+
+def regularized(
+    config: Config, algorithm: Algorithm, outputs: torch.Tensor, score: torch.Tensor, batch: Batch
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """policy_loss - ent_coef · entropy, and the two apart.
+
+    Args:
+      outputs: of the policy network, [T, N, K].
+      score: what Ψ weighs, log π(a|s) or what a fit has in its place, [T, N].
+    """
+    loss = algorithm.policy_loss(score, batch.advantage, batch.valid)
     entropy = masked_mean(algorithm.distribution.entropy(outputs), batch.valid)
     return loss - config.ent_coef * entropy, {"policy_loss": loss, "entropy": entropy}
 
 
+def log_ratio(algorithm: Algorithm, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """log ρ, ρ = π(a|s) / π_old(a|s), [T, N]; 0 on padding, where it may be anything."""
+    log_prob = algorithm.distribution.log_prob(outputs, batch.action)
+    return torch.where(batch.valid, log_prob - batch.log_prob, 0.0)
+
+
 def value_objective(
-    config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch, sample: Any
+    config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """value_loss on the batch, or on a sample from the ring, whose targets follow the critic."""
-    obs, target, valid = batch.obs, batch.target, batch.valid
-    if config.replays:
-        (obs, reward, next_obs, terminated), valid = sample
-        next_value = algorithm.networks.value(params, next_obs).detach()
-        target = reward + config.gamma * torch.where(terminated, 0.0, next_value)
+    """The critic's loss on the batch."""
+    loss = value_loss(algorithm.networks.value(params, batch.obs), batch.target, batch.valid)
+    return loss, {"value_loss": loss}
+
+
+def replay_objective(
+    config: Config, algorithm: Algorithm, params: nn.ModuleDict, sample: Any
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The critic's loss on a sample from the ring, whose targets r + γ V(s') follow the critic."""
+    (obs, reward, next_obs, terminated), valid = sample
+    next_value = algorithm.networks.value(params, next_obs).detach()
+    target = reward + config.gamma * torch.where(terminated, 0.0, next_value)
     loss = value_loss(algorithm.networks.value(params, obs), target, valid)
     return loss, {"value_loss": loss}
 
@@ -244,7 +268,7 @@ def joint_objective(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
     policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch, None)
+    value, more = value_objective(config, algorithm, params, batch)
     return policy + config.vf_coef * value, {**parts, **more}
 
 
@@ -312,7 +336,9 @@ def fit_value(
 
     def step_value(sample: Any) -> Descent:
         def of_value() -> tuple:
-            return value_objective(config, algorithm, params, batch, sample)
+            if config.replays:
+                return replay_objective(config, algorithm, params, sample)
+            return value_objective(config, algorithm, params, batch)
 
         start = (params["value"], opt_state["value"])
         return descend(config, algorithm, rate, of_value, *start)

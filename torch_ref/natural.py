@@ -89,11 +89,8 @@ def surrogate_objective(
     """The loss of ρ = π(a|s) / π_old(a|s) in the place of log π - ent_coef · entropy, and the two
     apart."""
     outputs = algorithm.networks.policy(params, batch.obs)
-    log_ratio = algorithm.distribution.log_prob(outputs, batch.action) - batch.log_prob
-    ratio = torch.exp(torch.where(batch.valid, log_ratio, 0.0))  # of padding it may be anything
-    loss = algorithm.policy_loss(ratio, batch.advantage, batch.valid)
-    entropy = masked_mean(algorithm.distribution.entropy(outputs), batch.valid)
-    return loss - config.ent_coef * entropy, {"policy_loss": loss, "entropy": entropy}
+    ratio = torch.exp(learner.log_ratio(algorithm, outputs, batch))
+    return learner.regularized(config, algorithm, outputs, ratio, batch)
 
 
 def mean_kl(

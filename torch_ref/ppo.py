@@ -93,20 +93,16 @@ def surrogate_objective(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The clipped surrogate's loss - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
-    advantage, valid = batch.advantage, batch.valid
-    log_ratio = algorithm.distribution.log_prob(outputs, batch.action) - batch.log_prob
-    log_ratio = torch.where(valid, log_ratio, 0.0)  # of padding it may be anything
+    log_ratio = learner.log_ratio(algorithm, outputs, batch)
     if config.normalize_over == "minibatch":
-        advantage = normalize(advantage, valid)
-    clipped = clipped_ratio(log_ratio, advantage, clip_coef=config.clip_coef)
-    loss = algorithm.policy_loss(clipped, advantage, valid)
-    entropy = masked_mean(algorithm.distribution.entropy(outputs), valid)
+        batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
+    clipped = clipped_ratio(log_ratio, batch.advantage, clip_coef=config.clip_coef)
+    loss, parts = learner.regularized(config, algorithm, outputs, clipped, batch)
     beyond = torch.expm1(log_ratio).abs() > config.clip_coef
-    return loss - config.ent_coef * entropy, {
-        "policy_loss": loss,
-        "entropy": entropy,
-        "approx_kl": approximate_kl(log_ratio, valid),
-        "clip_fraction": masked_mean(beyond.to(loss.dtype), valid),
+    return loss, {
+        **parts,
+        "approx_kl": approximate_kl(log_ratio, batch.valid),
+        "clip_fraction": masked_mean(beyond.to(loss.dtype), batch.valid),
     }
 
 

@@ -216,20 +216,44 @@ def policy_objective(
     """policy_loss - ent_coef · entropy, and the two apart."""
     outputs = algorithm.networks.policy(params, batch.obs)
     log_prob = algorithm.distribution.log_prob(outputs, batch.action)
-    loss = algorithm.policy_loss(log_prob, batch.advantage, batch.valid)
+    return regularized(config, algorithm, outputs, log_prob, batch)
+
+
+def regularized(
+    config: Config, algorithm: Algorithm, outputs: jax.Array, score: jax.Array, batch: Batch
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """policy_loss - ent_coef · entropy, and the two apart.
+
+    Args:
+      outputs: of the policy network, [T, N, K].
+      score: what Ψ weighs, log π(a|s) or what a fit has in its place, [T, N].
+    """
+    loss = algorithm.policy_loss(score, batch.advantage, batch.valid)
     entropy = masked_mean(algorithm.distribution.entropy(outputs), batch.valid)
     return loss - config.ent_coef * entropy, {"policy_loss": loss, "entropy": entropy}
 
 
+def log_ratio(algorithm: Algorithm, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """log ρ, ρ = π(a|s) / π_old(a|s), [T, N]; 0 on padding, where it may be anything."""
+    log_prob = algorithm.distribution.log_prob(outputs, batch.action)
+    return jnp.where(batch.valid, log_prob - batch.log_prob, 0.0)
+
+
 def value_objective(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch, sample: Any
+    config: Config, algorithm: Algorithm, params: Params, batch: Batch
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """value_loss on the batch, or on a sample from the ring, whose targets follow the critic."""
-    obs, target, valid = batch.obs, batch.target, batch.valid
-    if config.replays:
-        (obs, reward, next_obs, terminated), valid = sample
-        next_value = jax.lax.stop_gradient(algorithm.networks.value(params, next_obs))
-        target = reward + config.gamma * jnp.where(terminated, 0.0, next_value)
+    """The critic's loss on the batch."""
+    loss = value_loss(algorithm.networks.value(params, batch.obs), batch.target, batch.valid)
+    return loss, {"value_loss": loss}
+
+
+def replay_objective(
+    config: Config, algorithm: Algorithm, params: Params, sample: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The critic's loss on a sample from the ring, whose targets r + γ V(s') follow the critic."""
+    (obs, reward, next_obs, terminated), valid = sample
+    next_value = jax.lax.stop_gradient(algorithm.networks.value(params, next_obs))
+    target = reward + config.gamma * jnp.where(terminated, 0.0, next_value)
     loss = value_loss(algorithm.networks.value(params, obs), target, valid)
     return loss, {"value_loss": loss}
 
@@ -239,7 +263,7 @@ def joint_objective(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
     policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch, None)
+    value, more = value_objective(config, algorithm, params, batch)
     return policy + config.vf_coef * value, {**parts, **more}
 
 
@@ -258,9 +282,9 @@ def apart(config: Config, params: Params) -> tuple[Params, Params]:
     return {name: group for name, group in params.items() if name != "obs"}, {"obs": params["obs"]}
 
 
-def with_moments(params: Params, moments: Params) -> Params:
-    """What `apart` has taken apart."""
-    return {**params, **moments} if moments else params
+def with_group(params: Params, name: str, group: Params) -> Params:
+    """The parameters with those of an optimizer, one of `groups`, replaced."""
+    return {**params, **(group if name == "joint" else {name: group})}
 
 
 def rates(config: Config, update: jax.Array) -> dict[str, jax.Array]:
@@ -299,12 +323,12 @@ def fit_separate(
     rate = rates(config, learned.update)["policy"]
 
     def of_policy(policy: Params) -> tuple:
-        return policy_objective(config, algorithm, {**params, "policy": policy}, batch)
+        return policy_objective(config, algorithm, with_group(params, "policy", policy), batch)
 
     start = (params["policy"], opt_state["policy"])
     (policy, state), step = descend(config, algorithm, rate, of_policy, start)
     learned = learned._replace(
-        params={**params, "policy": policy}, opt_state={**opt_state, "policy": state}
+        params=with_group(params, "policy", policy), opt_state={**opt_state, "policy": state}
     )
     learned, critic = fit_value(config, algorithm, learned, batch, scan=scan)
     losses = {**step.parts, "policy_grad_norm": step.norm, **critic.losses}
@@ -326,12 +350,13 @@ def fit_value(
         return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})
     params, opt_state = learned.params, learned.opt_state
     rate = rates(config, learned.update)["value"]
-    _, moments = apart(config, params)
 
     def step_value(carry: tuple, sample: Any) -> tuple[tuple, Descent]:
         def of_value(value: Params) -> tuple:
-            params = with_moments({"value": value}, moments)
-            return value_objective(config, algorithm, params, batch, sample)
+            whole = with_group(params, "value", value)
+            if config.replays:
+                return replay_objective(config, algorithm, whole, sample)
+            return value_objective(config, algorithm, whole, batch)
 
         return descend(config, algorithm, rate, of_value, carry)
 
@@ -339,7 +364,7 @@ def fit_value(
     (value, state), steps = scan(step_value, start, batch.samples, length=config.value_steps)
     losses = {"value_loss": steps.parts["value_loss"][0], "value_grad_norm": steps.norm[0]}
     learned = learned._replace(
-        params={**params, "value": value}, opt_state={**opt_state, "value": state}
+        params=with_group(params, "value", value), opt_state={**opt_state, "value": state}
     )
     return learned, Fitted(losses, {"value": steps.gradient})
 
@@ -348,18 +373,19 @@ def fit_joint(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """One step of everything, on the joint loss."""
-    params, moments = apart(config, learned.params)
-
-    def of_all(params: Params) -> tuple:
-        return joint_objective(config, algorithm, with_moments(params, moments), batch)
-
+    params, opt_state = learned.params, learned.opt_state
     rate = rates(config, learned.update)["joint"]
-    start = (params, learned.opt_state["joint"])
-    (params, opt_state), step = descend(config, algorithm, rate, of_all, start)
+
+    def of_all(group: Params) -> tuple:
+        return joint_objective(config, algorithm, with_group(params, "joint", group), batch)
+
+    start = (groups(config, params)["joint"], opt_state["joint"])
+    (group, state), step = descend(config, algorithm, rate, of_all, start)
     losses = {**step.parts, "policy_grad_norm": step.norm}
     losses["value_grad_norm"] = jnp.zeros((), config.float_type)
-    params = with_moments(params, moments)
-    learned = learned._replace(params=params, opt_state={"joint": opt_state})
+    learned = learned._replace(
+        params=with_group(params, "joint", group), opt_state={"joint": state}
+    )
     gradients = {"joint": jax.tree.map(lambda x: x[None], step.gradient)}
     return learned, Fitted(losses, gradients)
 

@@ -11,6 +11,7 @@ The 37 implementation details of proximal policy optimization (ICLR blog track).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import chex
@@ -38,34 +39,33 @@ def fit(
     after it, but never the first; their gradients are 0. What is reported is a mean over the steps
     taken."""
     rates = learner.rates(config, learned.update)
-    _, moments = learner.apart(config, learned.params)
 
     def epoch(carry: tuple, round_keys: jax.Array) -> tuple[tuple, tuple]:
         return scan(step, carry, minibatches(config, batch, round_keys), length=config.minibatches)
 
     def step(carry: tuple, part: Batch) -> tuple[tuple, tuple]:
         params, opt_state, limit = carry
-        taken = jnp.ones((), bool)
-        if config.target_kl is not None:
-            _, met = surrogate_objective(config, algorithm, params, part)
-            taken = ~(met["approx_kl"] > limit)
-            limit = jnp.where(taken, config.target_kl, -jnp.inf)
-        ends, gradients, seen = {}, {}, dict[str, jax.Array]()
+        after, states, gradients, seen = params, {}, {}, dict[str, jax.Array]()
         for name, group in learner.groups(config, params).items():
 
             def objective(group: Params) -> tuple:
-                own = group if config.joint else {**params, name: group}
-                whole = learner.with_moments(own, moments)
+                whole = learner.with_group(params, name, group)
                 return OBJECTIVES[name](config, algorithm, whole, part)
 
             start = (group, opt_state[name])
-            end, descent = learner.descend(config, algorithm, rates[name], objective, start)
-            ends[name] = jax.tree.map(lambda new, old: jnp.where(taken, new, old), end, start)
-            gradients[name] = jax.tree.map(lambda g: jnp.where(taken, g, 0.0), descent.gradient)
+            (group, state), descent = learner.descend(
+                config, algorithm, rates[name], objective, start
+            )
+            after, states[name] = learner.with_group(after, name, group), state
+            gradients[name] = descent.gradient
             seen |= {**descent.parts, NORMS[name]: descent.norm}
-        groups, opt_state = ({name: end[i] for name, end in ends.items()} for i in range(2))
-        params = learner.with_moments(groups["joint"] if config.joint else groups, moments)
-        return (params, opt_state, limit), (gradients, seen, taken)
+        taken = jnp.ones((), bool)
+        if config.target_kl is not None:
+            taken = ~(seen["approx_kl"] > limit)
+            limit = jnp.where(taken, config.target_kl, -jnp.inf)
+        kept = jax.tree.map(partial(jnp.where, taken), (after, states), (params, opt_state))
+        gradients = jax.tree.map(lambda g: jnp.where(taken, g, 0.0), gradients)
+        return (*kept, limit), (gradients, seen, taken)
 
     start = (learned.params, learned.opt_state, jnp.full((), jnp.inf, config.float_type))
     (params, opt_state, _), steps = jax.lax.scan(epoch, start, batch.order)
@@ -105,20 +105,16 @@ def surrogate_objective(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped surrogate's loss - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
-    advantage, valid = batch.advantage, batch.valid
-    log_ratio = algorithm.distribution.log_prob(outputs, batch.action) - batch.log_prob
-    log_ratio = jnp.where(valid, log_ratio, 0.0)  # of padding it may be anything
+    log_ratio = learner.log_ratio(algorithm, outputs, batch)
     if config.normalize_over == "minibatch":
-        advantage = normalize(advantage, valid)
-    clipped = clipped_ratio(log_ratio, advantage, clip_coef=config.clip_coef)
-    loss = algorithm.policy_loss(clipped, advantage, valid)
-    entropy = masked_mean(algorithm.distribution.entropy(outputs), valid)
+        batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
+    clipped = clipped_ratio(log_ratio, batch.advantage, clip_coef=config.clip_coef)
+    loss, parts = learner.regularized(config, algorithm, outputs, clipped, batch)
     beyond = jnp.abs(jnp.expm1(log_ratio)) > config.clip_coef
-    return loss - config.ent_coef * entropy, {
-        "policy_loss": loss,
-        "entropy": entropy,
-        "approx_kl": approximate_kl(log_ratio, valid),
-        "clip_fraction": masked_mean(beyond.astype(loss.dtype), valid),
+    return loss, {
+        **parts,
+        "approx_kl": approximate_kl(log_ratio, batch.valid),
+        "clip_fraction": masked_mean(beyond.astype(loss.dtype), batch.valid),
     }
 
 

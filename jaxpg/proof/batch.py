@@ -22,7 +22,7 @@ import torch_ref.ppo
 import torch_ref.training
 import torch_ref.types
 from jaxpg import fast
-from jaxpg.core import learner, losses, natural, noise, ppo, training
+from jaxpg.core import learner, natural, noise, ppo, training
 from jaxpg.core.config import Config, validate
 from jaxpg.core.types import Algorithm, Batch, Params, RewardScale, Trajectory
 from jaxpg.proof import synthetic
@@ -143,7 +143,7 @@ def gradients(
     params, moments = learner.apart(config, params)
 
     def total(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        found = _objectives(config, algorithm, learner.with_moments(params, moments), batch)
+        found = _objectives(config, algorithm, {**params, **moments}, batch)
         return jnp.sum(jnp.stack(list(found.values()))), found
 
     gradient, found = jax.grad(total, has_aux=True)(params)
@@ -163,7 +163,7 @@ def absolute_terms(
     params, moments = learner.apart(config, params)
 
     def outputs(params: Params, obs: jax.Array) -> dict[str, jax.Array]:
-        params = learner.with_moments(params, moments)
+        params = {**params, **moments}
         value = {"value": networks.value(params, obs)} if config.critic else {}
         return {"policy": networks.policy(params, obs), **value}
 
@@ -199,8 +199,7 @@ def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torc
         )
         found = {"policy_objective": policy(*inputs)[0]}
         if config.critic:
-            value = algorithm.networks.value(params, batch.obs)
-            found["value_objective"] = module.value_loss(value, batch.target, batch.valid)
+            found["value_objective"] = module.value_objective(*inputs)[0]
     torch.stack(list(found.values())).sum().backward()
     gradient = {name: p.grad for name, p in params.named_parameters() if p.grad is not None}
     return {"advantage": batch.advantage, "target": batch.target, **found}, gradient
@@ -221,8 +220,7 @@ def _objectives(
     policy = natural.surrogate_objective if config.natural else learner.policy_objective
     found = {"policy_objective": policy(*inputs)[0]}
     if config.critic:
-        value = algorithm.networks.value(params, batch.obs)
-        found["value_objective"] = losses.value_loss(value, batch.target, batch.valid)
+        found["value_objective"] = learner.value_objective(*inputs)[0]
     return found
 
 

@@ -230,6 +230,25 @@ def _value(config, algorithm, params, obs):
     return algorithm.networks.value(params, obs)
 
 
+@pytest.mark.parametrize("fit", ["gradient", "npg", "ppo"])
+@pytest.mark.parametrize("normalize_obs", [False, True])
+def test_a_critic_is_given_all_parameters_wherever_it_is_asked(fit, normalize_obs):
+    """As in torch, where it is given the module."""
+    config, algorithm, state, _ = shared.jax_side(
+        dataclasses.replace(CONFIG, fit=fit, normalize_obs=normalize_obs)
+    )
+    asked = []
+
+    def value(params, obs):
+        asked.append(set(params))
+        return algorithm.networks.value(params, obs)
+
+    watched = algorithm._replace(networks=algorithm.networks._replace(value=value))
+    jax.eval_shape(lambda state: learner.update(config, state, watched), state)
+    assert len(asked) >= 3  # V(s), V(s'), and the fit
+    assert all(names == set(state.params) for names in asked)
+
+
 # Gradients.
 
 
