@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# The config imports nothing, as its twin does; statistics know numpy alone.
-GROUND = ("jaxpg.core.config", "jaxpg.analysis.stats")
+# The config and its rules import nothing else, as their twins do; statistics know numpy alone.
+GROUND = ("jaxpg.core.config", "jaxpg.core.rules", "jaxpg.analysis.stats")
 # From the top; a module belongs to the line that has the longest part of its name.
 LAYERS = (
     ("jaxpg", "jaxpg.__main__", "jaxpg.oracle", "jaxpg.types"),  # the public face

@@ -17,6 +17,7 @@ from jaxpg.suites import SUITES
 # The core, in the order in which imports point up.
 CORE = [
     "config",
+    "rules",
     "presets",
     "types",
     "noise",

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from torch_ref import algorithms, arithmetic, learner, noise
-from torch_ref.config import Config, of_json, validate
+from torch_ref.config import Config, of_json
+from torch_ref.rules import validate
 from torch_ref.training import as_tensors
 from torch_ref.types import Algorithm, RewardScale, Seen
 

@@ -10,8 +10,9 @@ import torch
 import tyro
 
 from torch_ref import noise, ring
-from torch_ref.config import Config, ConfigError, EnvParams, parse_env_params, validate
+from torch_ref.config import Config, ConfigError, EnvParams, parse_env_params
 from torch_ref.presets import PRESETS, preset
+from torch_ref.rules import validate
 from torch_ref.training import updates
 
 

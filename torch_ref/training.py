@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from torch_ref import algorithms, env, learner
-from torch_ref.config import TRACED, WHOLE, Config, EnvParams, validate
+from torch_ref.config import TRACED, WHOLE, Config, EnvParams
+from torch_ref.rules import validate
 from torch_ref.types import Algorithm, LearnerState, Metrics
 
 

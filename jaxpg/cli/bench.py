@@ -10,8 +10,9 @@ from jaxpg import files
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import File, Preset
 from jaxpg.cli.show import say
-from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
+from jaxpg.core.rules import validate
 
 
 @dataclasses.dataclass(frozen=True)

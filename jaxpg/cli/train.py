@@ -18,8 +18,9 @@ from jaxpg.cli.launch import (
     to_the_end,
 )
 from jaxpg.cli.show import attempt, say
-from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
+from jaxpg.core.rules import validate
 from jaxpg.population import evaluations, own
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep as sweeps

@@ -1,4 +1,4 @@
-"""Config: every hyperparameter, the presets, and the one place where they are checked.
+"""Config: every hyperparameter; which of them have a meaning together is said in `rules`.
 
 This file imports no framework and is the same, byte for byte, in `jaxpg` and `torch_ref`.
 """
@@ -9,7 +9,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 
 class ConfigError(ValueError):
@@ -289,102 +289,10 @@ def nearest(name: str, choices: Any) -> str:
     return f"{hint} Allowed: {', '.join(shown)}"
 
 
-_HINTS = get_type_hints(Config)
-_COUNTS = (
-    *("num_envs", "num_steps", "epochs", "minibatches", "backtrack_steps", "frame_stack"),
-    *("value_steps", "buffer_size", "batch_size"),
-)
-_BUDGETS = ("total_steps", "total_episodes")
-_MOST = 2**31 - 1  # what an int32 counts
-MOST_CG_STEPS = 64  # rows that conjugate gradients have for their residuals
-_RANGES = {
-    "gamma": (0.0, 1.0),
-    "gae_lambda": (0.0, 1.0),
-    "ent_coef": (0.0, math.inf),
-    "vf_coef": (0.0, math.inf),
-    "learning_rate": (5e-324, math.inf),
-    "value_learning_rate": (5e-324, math.inf),
-    "max_grad_norm": (5e-324, math.inf),
-    "clip_coef": (5e-324, math.inf),
-    "clip_value": (5e-324, math.inf),
-    "target_kl": (5e-324, math.inf),
-    "max_kl": (5e-324, math.inf),
-    "damping": (0.0, math.inf),
-    "optimizer_eps": (5e-324, math.inf),
-    "adam_b1": (0.0, 1.0 - 2.0**-53),
-    "adam_b2": (0.0, 1.0 - 2.0**-53),
-}
-_OF_FITS = {  # fields that mean nothing to other fits
-    **dict.fromkeys(("epochs", "minibatches", "normalize_over", "clip_value", "target_kl"), "ppo"),
-    "backtrack_steps": "trpo",
-}
+MOST = 2**31 - 1  # what an int32 counts
 
 
-def validate(config: Config) -> Config:
-    """Return `config` if every field and their combination has a meaning.
-
-    Traced fields are checked where they are numbers or arrays of numbers; an array that a
-    framework traces has no values to check.
-
-    Raises:
-      ConfigError: one sentence: what is wrong, what is allowed, what was given.
-    """
-    for name in STATIC:
-        choices = get_args(_HINTS[name])
-        value = getattr(config, name)
-        if choices and isinstance(choices[0], str) and value not in choices:
-            raise ConfigError(f"{name} is {value!r}{nearest(str(value), choices)}")
-        if _HINTS[name] in (str, bool) and not isinstance(value, _HINTS[name]):
-            raise ConfigError(f"{name} must be a {_HINTS[name].__name__}; got {value!r}")
-    for name in _COUNTS:
-        _check_count(name, getattr(config, name))
-    for name in _BUDGETS:
-        _check_count(name, getattr(config, name), most=None)
-    if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes:
-        raise ConfigError(
-            f"hidden_sizes must be a tuple of at least one width; got {config.hidden_sizes!r}"
-        )
-    if not isinstance(config.conv_features, tuple):
-        raise ConfigError(f"conv_features must be a tuple; got {config.conv_features!r}")
-    for name in ("hidden_sizes", "conv_features"):
-        for size in getattr(config, name):
-            _check_count(f"each of {name}", size)
-    if config.max_episode_steps is not None:
-        _check_count("max_episode_steps", config.max_episode_steps)
-    for steps in _entries(config.cg_steps):
-        _check_count("cg_steps", steps, MOST_CG_STEPS)
-    for name, (low, high) in _RANGES.items():
-        _check_range(name, getattr(config, name), low, high)
-    _check_env_params(config.env_params)
-    problem = _meaningless(config)
-    if problem:
-        raise ConfigError(problem)
-    return config
-
-
-def _check_count(name: str, value: Any, most: int | None = _MOST) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
-    if most is not None and int(value) > most:
-        raise ConfigError(f"{name} must be at most {most:,}; got {int(value):,}")
-
-
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    if value is None and name in OPTIONAL:
-        return
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise ConfigError(f"{name} must be a number; got {value!r}")
-    for number in map(_as_float, _entries(value)):
-        if not low <= number <= high or math.isinf(number):
-            allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
-            if low > 0:
-                allowed = "finite and greater than 0"
-            if low == -math.inf:
-                allowed = "finite"
-            raise ConfigError(f"{name} must be {allowed}; got {number!r}")
-
-
-def _as_float(value: Any) -> float:
+def as_float(value: Any) -> float:
     """Infinite if it is too large to be one."""
     try:
         return float(value)
@@ -456,141 +364,10 @@ def with_types(
             raise ConfigError(f"{env} has no parameter {name!r}{allowed}")
         kind, given = kinds[name], type(value) if name in params.static else float
         if kind is float and given is not bool:
-            found[name] = _as_float(value) if name in params.static else value
+            found[name] = as_float(value) if name in params.static else value
         elif (kind is bool) != (given is bool) or given is float:
             what = {float: "a number", int: "an integer, which is static", bool: "true or false"}
             raise ConfigError(f"{name} of {env} must be {what[kind]}; got {value!r}")
-        elif kind is int and abs(value) > _MOST:
-            raise ConfigError(f"{name} of {env} must be in [-{_MOST:,}, {_MOST:,}]; got {value:,}")
+        elif kind is int and abs(value) > MOST:
+            raise ConfigError(f"{name} of {env} must be in [-{MOST:,}, {MOST:,}]; got {value:,}")
     return EnvParams(found, frozenset(name for name in found if kinds[name] is not float))
-
-
-def _check_env_params(params: Any) -> None:
-    if not isinstance(params, dict):
-        raise ConfigError(
-            f"env_params must be a dictionary, as {{'gravity': 12.0}}; got {params!r}"
-        )
-    for name, value in params.items():
-        if not isinstance(name, str):
-            raise ConfigError(f"env_params must be numbers by name; got {name!r}: {value!r}")
-        if name == "max_steps_in_episode":
-            raise ConfigError(
-                "env_params cannot have max_steps_in_episode: the time limit of every environment "
-                f"is max_episode_steps (--max-episode-steps); got {value!r}"
-            )
-        if not isinstance(value, bool):
-            _check_range(f"env_params {name}", value, -math.inf, math.inf)
-
-
-def _entries(value: Any) -> list[Any]:
-    """What is in an array of any framework, nothing while it is traced; or what is no array."""
-    if not hasattr(value, "reshape"):
-        return [value]
-    try:
-        return list(value.reshape(-1).tolist())
-    except (TypeError, RuntimeError):  # jax's and torch's words for a tracer
-        return []
-
-
-def _meaningless(config: Config) -> str | None:
-    """Why this combination has no meaning, or None."""
-    c = config
-    if c.num_updates < 1:
-        given = getattr(c, c.budget)
-        return f"{c.budget} must pay for at least one update of {c.update_cost}; got {given}"
-    longest = c.num_steps if c.collect == "steps" else c.max_episode_steps or 1
-    for what, count in {
-        "steps of all environments in an update": c.num_envs * longest,
-        f"updates that {c.budget} pays for": c.num_updates,
-    }.items():
-        if count > _MOST:
-            return f"{what} must be at most {_MOST:,}; got {count:,}"
-    if c.collect == "steps" and c.estimator == "total_return":
-        return (
-            "estimator='total_return' needs collect='episodes': with collect='steps' the rewards "
-            "of earlier updates are gone"
-        )
-    if c.collect == "steps" and c.estimator == "reward_to_go" and not c.critic:
-        return (
-            "estimator='reward_to_go' with collect='steps' needs baseline='value': without a "
-            f"critic the cut after num_steps biases it; got baseline={c.baseline!r}"
-        )
-    if c.estimator in ("td_error", "gae") and c.baseline != "value":
-        return f"estimator={c.estimator!r} needs baseline='value'; got baseline={c.baseline!r}"
-    if c.estimator == "total_return" and c.discounting == "relative":
-        return (
-            "estimator='total_return' discounts from the episode's start, so it needs "
-            "discounting='absolute'; got 'relative'"
-        )
-    if c.baseline in ("constant", "group") and (c.collect != "episodes" or c.num_envs < 2):
-        return (
-            f"baseline={c.baseline!r} is an average over trajectories, so it needs "
-            f"collect='episodes' and num_envs >= 2; got {c.collect!r} and {c.num_envs}"
-        )
-    if c.group_std and c.baseline != "group":
-        return f"group_std needs baseline='group'; got baseline={c.baseline!r}"
-    if c.reduction == "trajectory_means" and c.collect != "episodes":
-        return f"reduction='trajectory_means' needs collect='episodes'; got {c.collect!r}"
-    if c.baseline == "broadcast_value":
-        given = (c.collect, c.estimator, c.discounting, c.reduction)
-        needed = ("episodes", "reward_to_go", "absolute", "trajectories")
-        if given != needed:
-            return (
-                "baseline='broadcast_value' is the article's loss, so it needs collect, estimator, "
-                f"discounting and reduction {', '.join(needed)}; got {', '.join(given)}"
-            )
-    name = "networks='shared'" if c.networks == "shared" else "joint_loss"
-    if c.joint and not c.critic:
-        return f"{name} needs baseline='value'; got baseline={c.baseline!r}"
-    if c.joint and (c.value_data != "batch" or c.value_steps > 1):
-        return (
-            f"{name} has one joint loss on one batch, so it needs value_data='batch' "
-            f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
-        )
-    for name, fit in _OF_FITS.items():
-        value, default = getattr(c, name), FIELDS[name].default
-        if c.fit != fit and value is not None and (default is None or value != default):
-            return f"{name} needs fit={fit!r}; got {value!r} with fit={c.fit!r}"
-    if c.fit != "gradient" and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
-        return (
-            f"fit={c.fit!r} has nothing of the article's, so baseline must not be "
-            f"'broadcast_value' and log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
-        )
-    if c.fit == "ppo":
-        return _meaningless_ppo(c)
-    if c.natural and c.joint:
-        return (
-            f"fit={c.fit!r} measures the steps of a policy of its own, so it needs "
-            f"networks='separate' and joint_loss False; got {c.networks!r} and {c.joint_loss}"
-        )
-    if c.replays and c.value_target != "td0":
-        return (
-            f"value_data={c.value_data!r} holds single transitions, so it needs "
-            f"value_target='td0'; got {c.value_target!r}"
-        )
-    if c.value_data != "batch" and c.batch_size > c.buffer_size:
-        return f"batch_size must be at most buffer_size; got {c.batch_size} of {c.buffer_size}"
-    return None
-
-
-def _meaningless_ppo(c: Config) -> str | None:
-    if c.value_data != "batch" or c.value_steps > 1:
-        return (
-            "fit='ppo' takes one step of the critic on each minibatch, so it needs "
-            f"value_data='batch' and value_steps=1; got {c.value_data!r} and {c.value_steps}"
-        )
-    if c.collect == "steps" and c.reduction == "trajectories":
-        return (
-            "fit='ppo' with collect='steps' has minibatches of single steps, so it needs "
-            "reduction='steps'; got 'trajectories'"
-        )
-    if c.normalize_over == "minibatch" and not c.normalize_advantage:
-        return "normalize_over='minibatch' needs normalize_advantage; got False"
-    if c.clip_value is not None and not c.critic:
-        return f"clip_value needs baseline='value'; got baseline={c.baseline!r}"
-    size, what = c.num_envs, "num_envs episodes"
-    if c.collect == "steps":
-        size, what = c.num_envs * c.num_steps, "num_envs * num_steps steps"
-    if size % c.minibatches:
-        return f"minibatches must divide the {what}; got {c.minibatches} and {size}"
-    return None

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import learner
-from jaxpg.core.config import MOST_CG_STEPS, Config
+from jaxpg.core.config import Config
 from jaxpg.core.losses import masked_mean
+from jaxpg.core.rules import MOST_CG_STEPS
 from jaxpg.core.types import Algorithm, Batch, Fitted, Learned, Params
 
 RESIDUAL = 1e-10  # |r|² at which conjugate gradients stop, as in OpenAI Baselines

@@ -23,7 +23,8 @@ import numpy as np
 
 from jaxpg.core import algorithms, arithmetic, learner, noise
 from jaxpg.core.algorithms import PLAIN
-from jaxpg.core.config import Config, of_json, validate
+from jaxpg.core.config import Config, of_json
+from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, Params, RewardScale, Seen
 from jaxpg.names import to_torch

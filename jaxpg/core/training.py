@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg.core import algorithms, env, learner
-from jaxpg.core.config import TRACED, WHOLE, Config, ConfigError, validate
+from jaxpg.core.config import TRACED, WHOLE, Config, ConfigError
+from jaxpg.core.rules import validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from jaxpg import words
 from jaxpg.core import env as environments
 from jaxpg.core import noise
-from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, validate
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.distributions import categorical, several
 from jaxpg.core.networks import masked
+from jaxpg.core.rules import validate
 from jaxpg.core.types import Env, EnvSpec, EnvState, Networks
 
 NUM_ENVS = 8

@@ -14,7 +14,8 @@ import optax
 
 from jaxpg.core import algorithms, training
 from jaxpg.core.algorithms import PLAIN, Primitives, as_it_is
-from jaxpg.core.config import FIELDS, TRACED, Config, validate
+from jaxpg.core.config import FIELDS, TRACED, Config
+from jaxpg.core.rules import validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 from jaxpg.fast import backend, blocks, dense, kernels, lanes
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import jax
 
-from jaxpg.core.config import Config, of_json, validate
+from jaxpg.core.config import Config, of_json
+from jaxpg.core.rules import validate
 from jaxpg.population import chunks, devices, memory, population, provenance
 from jaxpg.population.chunks import Chunk, Program
 

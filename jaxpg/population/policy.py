@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxpg import fast
 from jaxpg.core import algorithms, env, noise
-from jaxpg.core.config import Config, EnvParams, validate
+from jaxpg.core.config import Config, EnvParams
+from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, EnvSpec, Params
 from jaxpg.population.own import Build

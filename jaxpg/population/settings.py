@@ -11,16 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxpg.core.config import (
-    FIELDS,
-    OPTIONAL,
-    TRACED,
-    Config,
-    ConfigError,
-    EnvParams,
-    nearest,
-    validate,
-)
+from jaxpg.core.config import FIELDS, OPTIONAL, TRACED, Config, ConfigError, EnvParams, nearest
+from jaxpg.core.rules import unused, validate
 from jaxpg.population import own
 from jaxpg.population.own import OPTION, Build
 
@@ -119,6 +111,13 @@ def check_alike(configs: Sequence[Config]) -> None:
                     f"{ENV}{name} is static, each value a program of its own: train them apart, or "
                     f"in a grid; got {theirs!r} and {ours!r}"
                 )
+
+
+def check_varied(config: Config, settings: Sequence[Setting]) -> None:
+    """Raise ConfigError if settings differ in a field on which nothing depends."""
+    for name, needed in unused(config).items():
+        if len({setting.get(name, getattr(config, name)) for setting in settings}) > 1:
+            raise ConfigError(f"{name} needs {needed}: runs that differ in it alone are the same")
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

@@ -23,7 +23,8 @@ import torch_ref.training
 import torch_ref.types
 from jaxpg import fast
 from jaxpg.core import learner, natural, noise, ppo, training
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config
+from jaxpg.core.rules import validate
 from jaxpg.core.types import Algorithm, Batch, Params, RewardScale, Trajectory
 from jaxpg.proof import synthetic
 from torch_ref import convert
@@ -118,7 +119,7 @@ def jax_side(config: Config, seed: int = 0) -> Side:
 
 def torch_side(config: Config, seed: int = 0) -> Side:
     """The same of torch_ref."""
-    traced = torch_ref.training.as_tensors(torch_ref.config.validate(twin(config)))
+    traced = torch_ref.training.as_tensors(torch_ref.rules.validate(twin(config)))
     trajectory = synthetic.for_torch(fields(config, seed), config.float_type)
     algorithm = inject(torch_ref.algorithms.build(traced), trajectory)
     state = torch_ref.learner.init(traced, torch_noise.key(seed), algorithm)

@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config
 from jaxpg.core.presets import preset
+from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Params
 from jaxpg.proof import judged

@@ -17,8 +17,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import algorithms, learner, natural, noise, ring
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config
 from jaxpg.core.distributions import categorical
+from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, Batch, Learned, Params, Trajectory
 from jaxpg.proof import oracle

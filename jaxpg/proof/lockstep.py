@@ -24,7 +24,8 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxpg import parity
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config
+from jaxpg.core.rules import validate
 
 Record = dict[str, np.ndarray]
 Pair = tuple[Iterable[Record], Iterable[Record]]  # jaxpg's and torch_ref's

@@ -21,8 +21,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import algorithms, noise
-from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.distributions import categorical
+from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Params, Trajectory
 from jaxpg.proof.problems import (

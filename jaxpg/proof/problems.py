@@ -16,9 +16,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import env, learner, networks, noise
-from jaxpg.core.config import Config, validate
+from jaxpg.core.config import Config
 from jaxpg.core.distributions import categorical
 from jaxpg.core.rollout import collect_episodes
+from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import (
     Algorithm,

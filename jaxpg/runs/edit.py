@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpg import files
-from jaxpg.core.config import validate
+from jaxpg.core.rules import validate
 from jaxpg.errors import RunError
 from jaxpg.population import evaluations, own
 from jaxpg.population.own import Build

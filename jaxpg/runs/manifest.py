@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxpg import files, words
-from jaxpg.core.config import (
-    FIELDS,
-    OWN_PARAMS,
-    Config,
-    ConfigError,
-    EnvParams,
-    of_json,
-    validate,
-)
+from jaxpg.core.config import FIELDS, OWN_PARAMS, Config, ConfigError, EnvParams, of_json
+from jaxpg.core.rules import validate
 from jaxpg.errors import RunError
 from jaxpg.population import evaluations, own
 from jaxpg.population.evaluations import Evaluating

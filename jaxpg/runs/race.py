@@ -20,8 +20,9 @@ from jaxpg.analysis import race as statistics
 from jaxpg.analysis.budget import budget
 from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import Plan
-from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, validate
+from jaxpg.core.config import FIELDS, OWN_PARAMS, Config, ConfigError, EnvParams, nearest
 from jaxpg.core.presets import PRESETS
+from jaxpg.core.rules import unused, validate
 from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION
@@ -248,9 +249,16 @@ def _contender(name: str, shared: dict[str, Any]) -> Contender:
     return Contender(name, preset, config, build, EnvParams(options))
 
 
+def _decisive(one: Contender) -> tuple[Any, ...]:
+    """What its results depend on."""
+    idle = () if one.build else unused(one.config)
+    defaults: dict[str, Any] = {name: FIELDS[name].default for name in idle}
+    return dataclasses.replace(one.config, **defaults), one.build, one.options
+
+
 def _check_comparable(one: Contender, other: Contender) -> None:
     """Raise ConfigError unless the two differ, and in nothing but what is asked about."""
-    if one[2:] == other[2:]:
+    if _decisive(one) == _decisive(other):
         raise ConfigError(f"{one.name} and {other.name} are the same: contenders must differ")
     for name in ("env", "env_params", "max_episode_steps", "arithmetic"):
         ours, theirs = getattr(one.config, name), getattr(other.config, name)

@@ -34,7 +34,14 @@ from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import Setting, plain, plain_setting, seed_list, with_setting
+from jaxpg.population.settings import (
+    Setting,
+    check_varied,
+    plain,
+    plain_setting,
+    seed_list,
+    with_setting,
+)
 from jaxpg.runs import checkpoints, compiling, directories, results
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
@@ -100,6 +107,8 @@ def plan(
     config, build = with_setting(config, replaced), own.fixed(build, replaced)
     config, seeds = env.settle(plain(config)), seed_list(seeds)
     options, source = own.options(build), own.source(build)
+    if source is None:  # one's own may use whatever it likes
+        check_varied(config, settings)
     with chunks.own_jax(config):
         own.check_made(build, build(config))
     lanes = population.default_lanes(device) if lanes is None else lanes

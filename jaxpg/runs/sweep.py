@@ -24,8 +24,8 @@ from jaxpg.core.config import (
     EnvParams,
     nearest,
     parse_env_param,
-    validate,
 )
+from jaxpg.core.rules import validate
 from jaxpg.errors import RunError
 from jaxpg.population import evaluations, own
 from jaxpg.population.evaluations import Evaluating

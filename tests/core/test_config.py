@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from jaxpg.core.config import FIELDS, OPTIONAL, STATIC, TRACED, WHOLE, ConfigError, validate
+from jaxpg.core.config import FIELDS, OPTIONAL, STATIC, TRACED, WHOLE, ConfigError
 from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
+from jaxpg.core.rules import validate
 from jaxpg.core.types import Config  # registered with jax
 
 
-@pytest.mark.parametrize("name", ["config", "presets"])
+@pytest.mark.parametrize("name", ["config", "rules", "presets"])
 def test_both_packages_have_the_same_file(name):
     ours, theirs = (
         Path(inspect.getfile(importlib.import_module(f"{package}.{name}"))).read_text()
@@ -98,6 +99,10 @@ def bad_fields():
     for name in (*positive, "max_kl"):
         for bad in (0, 0.0):
             yield {name: bad}, f"{name} must be finite and greater than 0; got {bad}"
+    for name in ("adam_b1", "adam_b2"):
+        for bad in (-0.1, 1.0, 1.0 - 1e-9):  # which float32 rounds to 1
+            yield {name: bad}, rf"{name} must be in \[0, 1\); got {bad}"
+    yield {"optimizer_eps": 1e-46}, "greater than 0; got 1e-46, in float32 0"
     for name, hint in CHOICES.items():
         allowed = ", ".join(get_args(hint))
         yield {name: "zzz"}, f"{name} is 'zzz'. Allowed: {allowed}"
@@ -111,7 +116,20 @@ PPO_COMBINATIONS = [
     ({"minibatches": 2}, "minibatches needs fit='ppo'; got 2"),
     ({"clip_value": 0.2}, "clip_value needs fit='ppo'; got 0.2"),
     ({"target_kl": 0.01}, "target_kl needs fit='ppo'; got 0.01"),
+    ({"clip_coef": 0.1}, "clip_coef needs fit='ppo'; got 0.1 with fit='gradient'"),
+    ({"clip_coef": np.array([0.2, 0.1])}, "clip_coef needs fit='ppo'"),
     ({"normalize_over": "minibatch"}, "normalize_over needs fit='ppo'; got 'minibatch'"),
+    (
+        PPO | {"minibatches": 1024} | {"normalize_advantage": True, "normalize_over": "minibatch"},
+        "normalize_advantage needs at least 2 steps in each minibatch; got 1",
+    ),
+    (
+        PPO
+        | REINFORCE
+        | {"estimator": "total_return", "discounting": "absolute", "num_envs": 4, "minibatches": 4}
+        | {"normalize_advantage": True, "normalize_over": "minibatch"},
+        "needs at least 2 episodes, along which Psi is the same, in each minibatch; got 1",
+    ),
     ({"fit": "ppo"}, "value_data='batch' and value_steps=1; got 'batch' and 4"),
     (PPO | REPLAY, "value_data='batch' and value_steps=1; got 'replay' and 1"),
     (PPO | {"reduction": "trajectories"}, "needs reduction='steps'; got 'trajectories'"),
@@ -138,6 +156,9 @@ PPO_COMBINATIONS = [
 NATURAL_COMBINATIONS = [
     ({"fit": "npg", "backtrack_steps": 5}, "backtrack_steps needs fit='trpo'; got 5 with fit='npg"),
     ({"fit": "trpo", "epochs": 2}, "epochs needs fit='ppo'; got 2 with fit='trpo'"),
+    ({"fit": "npg", "max_kl": 0.1}, "max_kl needs fit='trpo'; got 0.1 with fit='npg'"),
+    ({"damping": 0.2}, "damping needs fit='npg' or 'trpo'; got 0.2 with fit='gradient'"),
+    (PPO | {"cg_steps": 5}, "cg_steps needs fit='npg' or 'trpo'; got 5 with fit='ppo'"),
     ({"fit": "trpo"} | SHARED, "fit='trpo' .* needs networks='separate' .* got 'shared' and False"),
     (
         {"fit": "npg", "joint_loss": True, "value_steps": 1},
@@ -146,6 +167,10 @@ NATURAL_COMBINATIONS = [
     ({"fit": "npg", "log_prob": "clamped"}, "log_prob not 'clamped'; got 'value' and 'clamped'"),
 ]
 BAD_COMBINATIONS = [
+    (
+        {"num_envs": 1, "num_steps": 1, "normalize_advantage": True},
+        "normalize_advantage needs at least 2 steps in each batch; got 1",
+    ),
     (
         {"num_envs": 8, "num_steps": 128, "total_steps": 1023},
         "total_steps must pay for at least one update of 1024; got 1023",

@@ -18,7 +18,8 @@ from benchmarks import readme
 from jaxpg import fast
 from jaxpg.core import config as configs
 from jaxpg.core import env, learner, noise, rollout, training
-from jaxpg.core.config import Config, ConfigError, EnvParams, validate
+from jaxpg.core.config import Config, ConfigError, EnvParams
+from jaxpg.core.rules import validate
 from jaxpg.fast import lanes
 from tests import pages
 from torch_ref import env as torch_env

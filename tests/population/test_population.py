@@ -266,6 +266,7 @@ def test_a_grid_is_one_program_for_each_static_combination():
         ({"gamma": np.array([0.9, 1.9])}, "gamma must be in"),
         ({"ent_coef": [jnp.float32(-1)]}, "ent_coef must be finite and at least 0"),
         ({"num_envs": [0]}, "num_envs must be"),
+        ({"fit": ["npg", "trpo"], "learning_rate": [0.1, 0.2]}, "another fit than 'trpo'"),
     ],
 )
 def test_a_bad_grid_is_refused(grid, words):
@@ -284,6 +285,7 @@ def test_a_bad_grid_is_refused(grid, words):
         ([{"gamma": jnp.float32(1.9)}], "gamma must be in"),
         ([{"learning_rate": np.array(-0.1)}], "learning_rate must be finite and greater than 0"),
         ([{"gamma": jnp.array([0.5, 0.9])}], "gamma must be one number"),
+        ([{"vf_coef": 0.5}, {"vf_coef": 1.0}], "vf_coef needs joint_loss .* are the same"),
     ],
 )
 def test_bad_settings_are_refused(settings, words):

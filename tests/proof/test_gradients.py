@@ -18,8 +18,9 @@ import torch_ref
 from jaxpg import fast, parity
 from jaxpg.core import learner
 from jaxpg.core.algorithms import PLAIN
-from jaxpg.core.config import Config, ConfigError, validate
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.noise import ROUNDS
+from jaxpg.core.rules import validate
 from jaxpg.core.types import Learned
 from jaxpg.names import to_torch
 from jaxpg.proof import batch, pairs, synthetic

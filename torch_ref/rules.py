@@ -1,0 +1,351 @@
+"""Which configs have a meaning: the one place where hyperparameters are checked.
+
+This file imports no framework and is the same in `jaxpg` and `torch_ref`.
+"""
+
+import math
+import numbers
+import struct
+from typing import Any, get_args, get_type_hints
+
+from torch_ref.config import (
+    FIELDS,
+    MOST,
+    OPTIONAL,
+    STATIC,
+    TRACED,
+    Config,
+    ConfigError,
+    as_float,
+    nearest,
+)
+
+MOST_CG_STEPS = 64  # rows that conjugate gradients have for their residuals
+_HINTS = get_type_hints(Config)
+_COUNTS = (
+    *("num_envs", "num_steps", "epochs", "minibatches", "backtrack_steps", "frame_stack"),
+    *("value_steps", "buffer_size", "batch_size"),
+)
+_BUDGETS = ("total_steps", "total_episodes")
+_POSITIVE = (math.nextafter(0.0, 1.0), math.inf)
+_BELOW_1 = (0.0, math.nextafter(1.0, 0.0))
+_RANGES = {
+    "gamma": (0.0, 1.0),
+    "gae_lambda": (0.0, 1.0),
+    "ent_coef": (0.0, math.inf),
+    "vf_coef": (0.0, math.inf),
+    "learning_rate": _POSITIVE,
+    "value_learning_rate": _POSITIVE,
+    "max_grad_norm": _POSITIVE,
+    "clip_coef": _POSITIVE,
+    "clip_value": _POSITIVE,
+    "target_kl": _POSITIVE,
+    "max_kl": _POSITIVE,
+    "damping": (0.0, math.inf),
+    "optimizer_eps": _POSITIVE,
+    "adam_b1": _BELOW_1,
+    "adam_b2": _BELOW_1,
+}
+_AS_USED = ("optimizer_eps", "adam_b1", "adam_b2")  # rounded to 0 or 1 they would make NaN
+_OF_FITS = {  # fields that mean nothing to other fits
+    **dict.fromkeys(
+        ("epochs", "minibatches", "normalize_over", "clip_coef", "clip_value", "target_kl"),
+        ("ppo",),
+    ),
+    **dict.fromkeys(("max_kl", "backtrack_steps"), ("trpo",)),
+    **dict.fromkeys(("damping", "cg_steps"), ("npg", "trpo")),
+}
+
+
+def validate(config: Config) -> Config:
+    """Return `config` if every field and their combination has a meaning.
+
+    Traced fields are checked where they are numbers or arrays of numbers; an array that a
+    framework traces has no values to check.
+
+    Raises:
+      ConfigError: one sentence: what is wrong, what is allowed, what was given.
+    """
+    _check_fields(config)
+    for rule in (
+        _of_budget,
+        _of_estimator,
+        _of_joint,
+        _of_fits,
+        _of_ppo,
+        _of_critic,
+        _of_normalization,
+    ):
+        problem = rule(config)
+        if problem:
+            raise ConfigError(problem)
+    return config
+
+
+def unused(config: Config) -> dict[str, str]:
+    """Traced fields on which nothing depends with this config's static ones, and what each needs:
+    of several values of such a field all runs are the same."""
+    c = config
+    adam, gae = c.optimizer == "adam", c.estimator == "gae"
+    needs = {
+        "learning_rate": ("another fit than 'trpo'", c.fit != "trpo"),
+        "value_learning_rate": ("a critic with a loss of its own", c.critic and not c.joint),
+        "vf_coef": ("joint_loss or networks='shared'", c.joint),
+        "gae_lambda": (
+            "estimator='gae' or value_target='lambda_return'",
+            gae or (c.critic and c.value_target == "lambda_return"),
+        ),
+        "adam_b1": ("optimizer='adam'", adam),
+        "adam_b2": ("optimizer='adam'", adam),
+        "optimizer_eps": ("optimizer='adam' or 'rmsprop'", c.optimizer != "sgd"),
+        **{name: (_fits(fits), c.fit in fits) for name, fits in _OF_FITS.items() if name in TRACED},
+    }
+    return {name: what for name, (what, is_met) in needs.items() if not is_met}
+
+
+def _check_fields(config: Config) -> None:
+    """Raise ConfigError unless each field by itself is what it may be."""
+    for name in STATIC:
+        choices = get_args(_HINTS[name])
+        value = getattr(config, name)
+        if choices and isinstance(choices[0], str) and value not in choices:
+            raise ConfigError(f"{name} is {value!r}{nearest(str(value), choices)}")
+        if _HINTS[name] in (str, bool) and not isinstance(value, _HINTS[name]):
+            raise ConfigError(f"{name} must be a {_HINTS[name].__name__}; got {value!r}")
+    for name in _COUNTS:
+        _check_count(name, getattr(config, name))
+    for name in _BUDGETS:
+        _check_count(name, getattr(config, name), most=None)
+    if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes:
+        raise ConfigError(
+            f"hidden_sizes must be a tuple of at least one width; got {config.hidden_sizes!r}"
+        )
+    if not isinstance(config.conv_features, tuple):
+        raise ConfigError(f"conv_features must be a tuple; got {config.conv_features!r}")
+    for name in ("hidden_sizes", "conv_features"):
+        for size in getattr(config, name):
+            _check_count(f"each of {name}", size)
+    if config.max_episode_steps is not None:
+        _check_count("max_episode_steps", config.max_episode_steps)
+    for steps in _entries(config.cg_steps):
+        _check_count("cg_steps", steps, MOST_CG_STEPS)
+    for name, (low, high) in _RANGES.items():
+        rounds = name in _AS_USED and config.float_type == "float32"
+        _check_range(name, getattr(config, name), low, high, rounds)
+    _check_env_params(config.env_params)
+
+
+def _check_count(name: str, value: Any, most: int | None = MOST) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
+    if most is not None and int(value) > most:
+        raise ConfigError(f"{name} must be at most {most:,}; got {int(value):,}")
+
+
+def _check_range(name: str, value: Any, low: float, high: float, rounds: bool = False) -> None:
+    """Raise ConfigError unless a number, or each of an array, is in [low, high]; rounded to
+    float32, if it `rounds`."""
+    if value is None and name in OPTIONAL:
+        return
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise ConfigError(f"{name} must be a number; got {value!r}")
+    for number in map(as_float, _entries(value)):
+        used = _in_float32(number) if rounds else number
+        if not low <= used <= high or math.isinf(used):
+            allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
+            if (low, high) == _BELOW_1:
+                allowed = "in [0, 1)"
+            if low > 0:
+                allowed = "finite and greater than 0"
+            if low == -math.inf:
+                allowed = "finite"
+            given = repr(number) if used == number else f"{number!r}, in float32 {used:g}"
+            raise ConfigError(f"{name} must be {allowed}; got {given}")
+
+
+def _in_float32(number: float) -> float:
+    try:
+        return struct.unpack("f", struct.pack("f", number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def _check_env_params(params: Any) -> None:
+    if not isinstance(params, dict):
+        raise ConfigError(
+            f"env_params must be a dictionary, as {{'gravity': 12.0}}; got {params!r}"
+        )
+    for name, value in params.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"env_params must be numbers by name; got {name!r}: {value!r}")
+        if name == "max_steps_in_episode":
+            raise ConfigError(
+                "env_params cannot have max_steps_in_episode: the time limit of every environment "
+                f"is max_episode_steps (--max-episode-steps); got {value!r}"
+            )
+        if not isinstance(value, bool):
+            _check_range(f"env_params {name}", value, -math.inf, math.inf)
+
+
+def _entries(value: Any) -> list[Any]:
+    """What is in an array of any framework, nothing while it is traced; or what is no array."""
+    if not hasattr(value, "reshape"):
+        return [value]
+    try:
+        return list(value.reshape(-1).tolist())
+    except (TypeError, RuntimeError):  # jax's and torch's words for a tracer
+        return []
+
+
+def _of_budget(c: Config) -> str | None:
+    """What it pays for."""
+    if c.num_updates < 1:
+        given = getattr(c, c.budget)
+        return f"{c.budget} must pay for at least one update of {c.update_cost}; got {given}"
+    longest = c.num_steps if c.collect == "steps" else c.max_episode_steps or 1
+    for what, count in {
+        "steps of all environments in an update": c.num_envs * longest,
+        f"updates that {c.budget} pays for": c.num_updates,
+    }.items():
+        if count > MOST:
+            return f"{what} must be at most {MOST:,}; got {count:,}"
+    return None
+
+
+def _of_estimator(c: Config) -> str | None:
+    """Psi, and the loss that it weighs."""
+    if c.collect == "steps" and c.estimator == "total_return":
+        return (
+            "estimator='total_return' needs collect='episodes': with collect='steps' the rewards "
+            "of earlier updates are gone"
+        )
+    if c.collect == "steps" and c.estimator == "reward_to_go" and not c.critic:
+        return (
+            "estimator='reward_to_go' with collect='steps' needs baseline='value': without a "
+            f"critic the cut after num_steps biases it; got baseline={c.baseline!r}"
+        )
+    if c.estimator in ("td_error", "gae") and c.baseline != "value":
+        return f"estimator={c.estimator!r} needs baseline='value'; got baseline={c.baseline!r}"
+    if c.estimator == "total_return" and c.discounting == "relative":
+        return (
+            "estimator='total_return' discounts from the episode's start, so it needs "
+            "discounting='absolute'; got 'relative'"
+        )
+    if c.baseline in ("constant", "group") and (c.collect != "episodes" or c.num_envs < 2):
+        return (
+            f"baseline={c.baseline!r} is an average over trajectories, so it needs "
+            f"collect='episodes' and num_envs >= 2; got {c.collect!r} and {c.num_envs}"
+        )
+    if c.group_std and c.baseline != "group":
+        return f"group_std needs baseline='group'; got baseline={c.baseline!r}"
+    if c.reduction == "trajectory_means" and c.collect != "episodes":
+        return f"reduction='trajectory_means' needs collect='episodes'; got {c.collect!r}"
+    if c.baseline == "broadcast_value":
+        given = (c.collect, c.estimator, c.discounting, c.reduction)
+        needed = ("episodes", "reward_to_go", "absolute", "trajectories")
+        if given != needed:
+            return (
+                "baseline='broadcast_value' is the article's loss, so it needs collect, estimator, "
+                f"discounting and reduction {', '.join(needed)}; got {', '.join(given)}"
+            )
+    return None
+
+
+def _of_joint(c: Config) -> str | None:
+    """One loss of policy and critic."""
+    name = "networks='shared'" if c.networks == "shared" else "joint_loss"
+    if c.joint and not c.critic:
+        return f"{name} needs baseline='value'; got baseline={c.baseline!r}"
+    if c.joint and (c.value_data != "batch" or c.value_steps > 1):
+        return (
+            f"{name} has one joint loss on one batch, so it needs value_data='batch' "
+            f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
+        )
+    return None
+
+
+def _of_fits(c: Config) -> str | None:
+    """What a fit has to do with."""
+    for name, fits in _OF_FITS.items():
+        value = getattr(c, name)
+        if c.fit not in fits and not _is_default(name, value):
+            return f"{name} needs {_fits(fits)}; got {value!r} with fit={c.fit!r}"
+    if c.fit != "gradient" and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
+        return (
+            f"fit={c.fit!r} has nothing of the article's, so baseline must not be "
+            f"'broadcast_value' and log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
+        )
+    if c.natural and c.joint:
+        return (
+            f"fit={c.fit!r} measures the steps of a policy of its own, so it needs "
+            f"networks='separate' and joint_loss False; got {c.networks!r} and {c.joint_loss}"
+        )
+    return None
+
+
+def _of_ppo(c: Config) -> str | None:
+    """Its minibatches."""
+    if c.fit != "ppo":
+        return None
+    if c.value_data != "batch" or c.value_steps > 1:
+        return (
+            "fit='ppo' takes one step of the critic on each minibatch, so it needs "
+            f"value_data='batch' and value_steps=1; got {c.value_data!r} and {c.value_steps}"
+        )
+    if c.collect == "steps" and c.reduction == "trajectories":
+        return (
+            "fit='ppo' with collect='steps' has minibatches of single steps, so it needs "
+            "reduction='steps'; got 'trajectories'"
+        )
+    if c.normalize_over == "minibatch" and not c.normalize_advantage:
+        return "normalize_over='minibatch' needs normalize_advantage; got False"
+    if c.clip_value is not None and not c.critic:
+        return f"clip_value needs baseline='value'; got baseline={c.baseline!r}"
+    size, what = c.num_envs, "num_envs episodes"
+    if c.collect == "steps":
+        size, what = c.num_envs * c.num_steps, "num_envs * num_steps steps"
+    if size % c.minibatches:
+        return f"minibatches must divide the {what}; got {c.minibatches} and {size}"
+    return None
+
+
+def _of_critic(c: Config) -> str | None:
+    """What it is fitted to."""
+    if c.replays and c.value_target != "td0":
+        return (
+            f"value_data={c.value_data!r} holds single transitions, so it needs "
+            f"value_target='td0'; got {c.value_target!r}"
+        )
+    if c.value_data != "batch" and c.batch_size > c.buffer_size:
+        return f"batch_size must be at most buffer_size; got {c.batch_size} of {c.buffer_size}"
+    return None
+
+
+def _of_normalization(c: Config) -> str | None:
+    """How many different Psi there are: of a single one nothing would be left."""
+    where, parts = "batch", 1
+    if c.normalize_over == "minibatch":
+        where, parts = "minibatch", c.minibatches
+    what, count = "episodes, along which Psi is the same,", c.num_envs // parts
+    if c.collect == "steps":
+        what, count = "steps", c.num_envs * c.num_steps // parts
+    elif c.estimator != "total_return" or c.critic:
+        return None
+    if c.normalize_advantage and count < 2:
+        return f"normalize_advantage needs at least 2 {what} in each {where}; got {count}"
+    return None
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether a field has its default, in whatever precision; of an array each number."""
+    default: Any = FIELDS[name].default
+    if name not in TRACED:
+        return value == default
+    if value is None or default is None:
+        return value is default
+    return all(math.isclose(as_float(x), default, rel_tol=1e-6) for x in _entries(value))
+
+
+def _fits(names: tuple[str, ...]) -> str:
+    """fit='npg' or 'trpo'."""
+    return f"fit={' or '.join(map(repr, names))}"
