@@ -80,7 +80,7 @@ def collect_episodes(
     while alive.any():
         t = len(rows)
         next_state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
-        row = Trajectory(*(torch.where(_like(alive, x), x, torch.zeros_like(x)) for x in row))
+        row = Trajectory(*(torch.where(mask_like(alive, x), x, torch.zeros_like(x)) for x in row))
         state = _freeze(alive, next_state, state)
         alive = alive & ~torch.logical_or(row.terminated, row.truncated)
         rows.append(row)
@@ -109,7 +109,7 @@ def _step(
     return next_state, row
 
 
-def _like(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def mask_like(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A mask [N] with trailing axes, to broadcast against x [N, ...]."""
     return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
 
@@ -121,7 +121,7 @@ def _freeze(alive: torch.Tensor, state: Any, old: Any) -> Any:
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     if not isinstance(state, torch.Tensor):  # gymnasium's environments keep their own
         return state
-    return torch.where(_like(alive, state), state, old)
+    return torch.where(mask_like(alive, state), state, old)
 
 
 def _stack(rows: list[Trajectory]) -> Trajectory:

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpg import words
-from jaxpg.analysis.outcomes import Outcomes
+from jaxpg.analysis.outcomes import Outcomes, time_to_solve
 from jaxpg.analysis.stats import (
     Estimate,
     estimate,
     iqm,
-    kaplan_meier,
     median_time,
     optimality_gap,
     proportion,
@@ -68,7 +67,7 @@ def measure(some: Outcomes) -> dict[str, Estimate | None]:
         found["solved"] = proportion(solved, len(solving.solved))
         found["ever_solved"] = proportion(ever, len(solving.ever))
         found["collapse"] = proportion(lost, ever) if ever else None
-        found["time_to_solve"] = median_time(kaplan_meier(solving.time, solving.ever))
+        found["time_to_solve"] = median_time(time_to_solve(solving))
     return found
 
 

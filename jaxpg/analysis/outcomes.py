@@ -117,12 +117,18 @@ def outcomes(
     solving = Solving(
         target=target,
         lost_below=lost_below,
-        solved=~diverged & (np.nan_to_num(final, nan=-np.inf) >= target),
+        solved=is_solved(population, target),
         ever=np.asarray(ever),
         time=np.where(ever, time, within.amount) if within else time,
         collapsed=np.logical_and(ever, lost.any(axis=1)),
     )
     return Outcomes(final, diverged, least, solving)
+
+
+def is_solved(population: "Population", target: float) -> np.ndarray:
+    """Whether each row ends at the target, bool [rows]: not if it diverged, or no episode ended."""
+    final = np.nan_to_num(np.asarray(population.final_return, float), nan=-np.inf)
+    return (population.frozen_at < 0) & (final >= target)
 
 
 def scores(population: "Population") -> np.ndarray:

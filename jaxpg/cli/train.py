@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
@@ -30,7 +30,6 @@ from jaxpg.runs.manifest import parse_seeds
 if TYPE_CHECKING:
     from jaxpg.population.cluster import Cluster
     from jaxpg.runs.manifest import Manifest
-    from jaxpg.runs.start import Start
 
 BUDGET = create_mutex_group(required=True)
 
@@ -111,20 +110,24 @@ def train(options: Train) -> None:
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
         from jaxpg.runs import directories, run
+        from jaxpg.runs.python import start_of
 
         directories.check_usable(out)
         import_callback(options.launch)
         build = own.find(options.own.algorithm, given)
-        start = _start(during)
-        asked: dict[str, Any] = {
-            "build": build,
-            "start": start,
-            "evaluating": evaluating,
-            "device": device_of(nodes),
-        }
+        start, device = start_of(during.from_), device_of(nodes)
 
         def begin(lanes: int | None) -> None:
-            planned = run.plan(options.preset, config, seeds, lanes, **asked)
+            planned = run.plan(
+                options.preset,
+                config,
+                seeds,
+                lanes,
+                build=build,
+                start=start,
+                evaluating=evaluating,
+                device=device,
+            )
             run.check_parts(planned, build)
             if lanes is None and not (out / manifests.NAME).exists():
                 say_of_idle_lanes(planned, nodes)
@@ -261,10 +264,11 @@ def sweep(options: Sweep) -> None:
     launch = dataclasses.replace(options.launch, report=False)
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
+        from jaxpg.runs.python import start_of
 
         import_callback(options.launch)
         what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
-        start = _start(during)
+        start = start_of(during.from_)
         seen = (during.evaluate_every, during.evaluate_episodes)
         asked = sweeps.plan(*what, options.own.algorithm, given, start, *seen)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
@@ -311,16 +315,6 @@ def retrace(options: Retrace) -> None:
         name += f"-setting-{options.setting}"
     out = options.out or options.dir.resolve().with_name(name)
     print(again(options.dir, options.seed, options.setting, options.update, out, build))
-
-
-def _start(during: During) -> "Start | None":
-    """What the seeds start from."""
-    if during.from_ is None:
-        return None
-    from jaxpg.runs import start as starts
-    from jaxpg.runs.load import load
-
-    return starts.of(load(during.from_).population, during.from_)
 
 
 def default_out(name: str, config: Config, suffix: str = "") -> Path:

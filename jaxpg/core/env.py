@@ -6,7 +6,8 @@ gymnax is imported late, because that starts the JAX backend.
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -49,28 +50,14 @@ def make(
     env_params = _typed(name, gym, params, env_params)
     params = _with(gym, params, {key: env_params[key] for key in env_params.static})
     spec = _spec(name, gym, params, max_episode_steps, bool(env_params))
-    own = getattr(params, "max_steps_in_episode", None)
-    if own is not None:  # some have it as a float, and must
-        params = params.replace(max_steps_in_episode=type(own)(spec.time_limit))
+    limit, names = _time_limit(params), env_params.keys()
+    if limit is not None:  # some have it as a float, and must
+        params = params.replace(max_steps_in_episode=type(limit)(spec.time_limit))
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     begin, advance = _dynamics(name, gym, params, float_type)
-    try:
+    with _explained(name, float_type, env_params):
         examples = _examples(spec, decode, env_params, float_type)
         types = _state_types(name, begin, advance, *examples, float_type)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever its code raises
-        if env_params.traced and isinstance(error, jax.errors.ConcretizationTypeError):
-            raise ConfigError(
-                f"{name} decides in Python by a parameter, so env_params cannot have all of "
-                f"{', '.join(env_params.traced)}"
-            ) from error
-        reason = str(error).partition("\n")[0]
-        if float_type != "float32" and isinstance(error, TypeError):  # it mixes 32 and 64 bits
-            raise ConfigError(f"{name} only runs with arithmetic='float32' ({reason})") from error
-        if suites.has(name):
-            raise ConfigError(f"{name} does not run here ({reason})") from error
-        raise
 
     def typed(inner: Any) -> Any:
         return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
@@ -108,7 +95,6 @@ def make(
         fresh = start(noise, state.env_params)
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, state)
 
-    names = env_params.keys()
     return Env(spec, reset, step, restart)
 
 
@@ -133,8 +119,8 @@ def described(name: str) -> tuple[Any, Any, int | None]:
     """
     name, gym, params = _gymnax(name)
     _check_spaces(name, gym, params)
-    own = getattr(params, "max_steps_in_episode", None)
-    return *_spaces(gym, params), None if own is None else int(own)
+    limit = _time_limit(params)
+    return *_spaces(gym, params), None if limit is None else int(limit)
 
 
 class Interface(NamedTuple):
@@ -168,7 +154,7 @@ def interface(
     _check_spaces(name, gym, params)
     obs_space, _ = _spaces(gym, params)
     obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
-    image = _image(() if getattr(gym, "masks_actions", False) else obs_shape)
+    image = _image_of(gym, obs_space)
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     if frame_stack == 1:
         return Interface(obs_shape, encode, lambda action: decode(action, {}))
@@ -261,6 +247,39 @@ def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1)[:3] if len(shape) in (2, 3) else ()
 
 
+def _image_of(gym: Any, obs_space: Any) -> tuple[int, ...]:
+    """Of an environment: nothing where its observations are vectors, or have a mask in them."""
+    is_vector = hasattr(obs_space, "n") or getattr(gym, "masks_actions", False)
+    return () if is_vector else _image(tuple(obs_space.shape))
+
+
+def _time_limit(params: Any) -> Any:
+    """An environment's own, as its type is; None if it has none."""
+    return getattr(params, "max_steps_in_episode", None)
+
+
+@contextmanager
+def _explained(name: str, float_type: str, env_params: EnvParams) -> Iterator[None]:
+    """Raise a ConfigError for what an environment's code raises as it is traced, if it is known
+    why."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its code raises
+        if env_params.traced and isinstance(error, jax.errors.ConcretizationTypeError):
+            raise ConfigError(
+                f"{name} decides in Python by a parameter, so env_params cannot have all of "
+                f"{', '.join(env_params.traced)}"
+            ) from error
+        reason = str(error).partition("\n")[0]
+        if float_type != "float32" and isinstance(error, TypeError):  # it mixes 32 and 64 bits
+            raise ConfigError(f"{name} only runs with arithmetic='float32' ({reason})") from error
+        if suites.has(name):
+            raise ConfigError(f"{name} does not run here ({reason})") from error
+        raise
+
+
 @jax.ensure_compile_time_eval()  # modules and environments keep arrays: not those of a jit's trace
 @jax.transfer_guard("allow")  # which a user's guard is not about
 def _gymnax(name: str) -> tuple[str, Any, Any]:
@@ -321,11 +340,10 @@ def _spec(
     obs_space, action_space = _spaces(gym, params)
     choices = tuple(space.n for space in getattr(action_space, "spaces", ()))
     discrete = bool(choices) or hasattr(action_space, "n")
-    own = getattr(params, "max_steps_in_episode", None)
-    if max_episode_steps is None and own is None:
+    limit = max_episode_steps or _time_limit(params)
+    if limit is None:
         raise ConfigError(f"{name} has no time limit of its own; give max_episode_steps")
-    time_limit = max_episode_steps or int(own)  # type: ignore[arg-type]
-    known, masked = _known(gym), getattr(gym, "masks_actions", False)
+    known, time_limit = _known(gym), int(limit)
     shortest = 1 if changed else known.min_episode_steps  # of other parameters nothing is known
     return EnvSpec(
         obs_size=getattr(obs_space, "n", 0) or math.prod(obs_space.shape),
@@ -335,8 +353,8 @@ def _spec(
         min_episode_steps=min(shortest, time_limit),
         reset_uniforms=known.uniforms,
         choices=choices,
-        masked=masked,
-        image=() if masked or hasattr(obs_space, "n") else _image(tuple(obs_space.shape)),
+        masked=getattr(gym, "masks_actions", False),
+        image=_image_of(gym, obs_space),
     )
 
 

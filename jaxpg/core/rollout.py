@@ -97,9 +97,11 @@ def collect_episodes(
     def step(carry: tuple) -> tuple:
         t, state, alive, rows = carry
         next_state, row = _step(env, act, params, state, noise.action[t], noise.env[t])
-        row = jax.tree.map(lambda x: jnp.where(_like(alive, x), x, jnp.zeros_like(x)), row)
+        row = jax.tree.map(lambda x: jnp.where(mask_like(alive, x), x, jnp.zeros_like(x)), row)
         rows = jax.tree.map(lambda rows, x: rows.at[t].set(x), rows, row)
-        state = jax.tree.map(lambda x, old: jnp.where(_like(alive, x), x, old), next_state, state)
+        state = jax.tree.map(
+            lambda x, old: jnp.where(mask_like(alive, x), x, old), next_state, state
+        )
         done = jnp.logical_or(row.terminated, row.truncated)
         return t + 1, state, jnp.logical_and(alive, ~done), rows
 
@@ -130,6 +132,6 @@ def _step(
     return next_state, row
 
 
-def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
+def mask_like(mask: jax.Array, x: jax.Array) -> jax.Array:
     """A mask [N] with trailing axes, to broadcast against x [N, ...]."""
     return mask.reshape(mask.shape + (1,) * (x.ndim - 1))

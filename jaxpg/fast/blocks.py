@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxpg.core.rollout import mask_like
 from jaxpg.fast.dense import FEW_INPUTS
 from jaxpg.fast.lanes import largest
 
@@ -97,7 +98,7 @@ def _in_blocks(
         start, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, params))
         if not isinstance(used, int):
             of_padding = jnp.arange(len(rows)) >= used * steps
-            slope = jnp.where(_like(of_padding, cotangent), cotangent, 0.0)
+            slope = jnp.where(mask_like(of_padding, cotangent), cotangent, 0.0)
             _, pull = jax.vjp(of_zero, params)
             (start, _) = ravel_pytree(*pull(jnp.sum(slope, axis=(0, 1), keepdims=True)))
         total = jax.lax.fori_loop(0, used, in_params, start)
@@ -129,11 +130,6 @@ def _take(x: jax.Array, i: jax.Array, steps: int) -> jax.Array:
     few = columns <= FEW_INPUTS
     rows = take(flat.T, i * length, axis=1).T if few else take(flat, i * length)
     return rows.reshape(steps, *x.shape[1:])
-
-
-def _like(mask: jax.Array, x: jax.Array) -> jax.Array:
-    """A mask [T] with trailing axes, to broadcast against x [T, ...]."""
-    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))
 
 
 def _put(rows: jax.Array, i: jax.Array, block: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxpg.core import noise
 from jaxpg.core.config import ConfigError, EnvParams
+from jaxpg.core.rollout import mask_like
 from jaxpg.core.types import Algorithm, EnvState, Params
 from jaxpg.fast import lanes
 from jaxpg.population.evaluations import MODES
@@ -66,7 +67,7 @@ def stages(algorithm: Algorithm, mode: str) -> tuple[Callable[..., tuple], Calla
             return noise.fold_in(noise.fold_in(key, 2), t)
 
         def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(alive.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return jnp.where(mask_like(alive, new), new, old)
 
         action = choose(params, state.obs, keys, t)
         following, _, terminated, truncated = env.step(jax.vmap(step_key)(keys), state, action)

@@ -102,9 +102,18 @@ def train_rows(
     except memory.DoesNotFit as problem:
         if lanes is not None or problem.lanes is None:
             raise
-        fewer: dict[str, Any] = {"lanes": problem.lanes, "segments": segments, "report": report}
-        given: dict[str, Any] = {"start": start, "evaluating": evaluating, "nodes": nodes}
-        return train_rows(config, seeds, settings, build=build, **fewer, **given)
+        return train_rows(
+            config,
+            seeds,
+            settings,
+            lanes=problem.lanes,
+            segments=segments,
+            report=report,
+            build=build,
+            nodes=nodes,
+            start=start,
+            evaluating=evaluating,
+        )
     ends = [reached[i] for i in range(len(groups))]
     order = rows(seeds, len(settings))
     return gather(groups, ends, order, compile_seconds, tally.seconds())

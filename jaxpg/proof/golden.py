@@ -61,13 +61,13 @@ def arrays(config: Config) -> dict[str, Any]:
         return {
             "seed": np.int64(SEED),
             "config": _json(grid),
-            **_prefixed("initial", pairs.our_parameters(grid, SEED)),
-            **_prefixed("noise_0", pairs.draws(grid, SEED, 0)),
-            **_prefixed("noise_1", pairs.draws(grid, SEED, 1)),
-            **_prefixed("run_0", next(trace.records(grid, SEED, 1))),
+            **pairs.prefixed("initial", pairs.our_parameters(grid, SEED)),
+            **pairs.prefixed("noise_0", pairs.draws(grid, SEED, 0)),
+            **pairs.prefixed("noise_1", pairs.draws(grid, SEED, 1)),
+            **pairs.prefixed("run_0", next(trace.records(grid, SEED, 1))),
             "batch_config": _json(small),
-            **_prefixed("batch", batch.fields(small, SEED)),
-            **_prefixed("params", to_torch(batch.parameters(small, SEED))),
+            **pairs.prefixed("batch", batch.fields(small, SEED)),
+            **pairs.prefixed("params", to_torch(batch.parameters(small, SEED))),
             **_scale(small),
             **results,
             **pairs.our_updates(small, SEED),
@@ -78,11 +78,7 @@ def _scale(config: Config) -> dict[str, Any]:
     """What rewards are scaled by before the batch, where they are."""
     scale = batch.reward_scale(config, SEED)
     named = {} if scale is None else {"returns": scale.returns, **scale.moments}
-    return _prefixed("scale", named)
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+    return pairs.prefixed("scale", named)
 
 
 def _json(config: Config) -> np.ndarray:

@@ -175,10 +175,10 @@ def our_gradients(config: Config, seed: int) -> dict[str, Any]:
     gradients, terms = _differentiating(config)
     inputs = (side.config, side.state.params, side.trajectory)
     results, gradient = gradients(*inputs)
-    tensors = _numpy(results) | _prefixed("gradient", to_torch(gradient))
+    tensors = _numpy(results) | prefixed("gradient", to_torch(gradient))
     scale = {name: np.abs(x).max(initial=1.0) if x.ndim == 0 else x for name, x in tensors.items()}
     if config.float_type == "float32":
-        scale |= _prefixed("gradient", to_torch(terms(*inputs)))
+        scale |= prefixed("gradient", to_torch(terms(*inputs)))
     return tensors | {"scale": scale}
 
 
@@ -195,7 +195,7 @@ def _differentiating(config: Config) -> tuple[Callable, Callable]:
 def their_gradients(config: Config, seed: int) -> dict[str, torch.Tensor]:
     """The same of torch_ref, without the scale."""
     results, gradient = batch.torch_gradients(batch.torch_side(config, seed))
-    return results | _prefixed("gradient", gradient)
+    return results | prefixed("gradient", gradient)
 
 
 @cache
@@ -205,8 +205,8 @@ def our_updates(config: Config, seed: int) -> dict[str, np.ndarray]:
     state, results = side.state, dict[str, np.ndarray]()
     for count in range(1, 3):
         state, metrics, gradients = _updating(config)(side.config, state, side.trajectory)
-        seen = _numpy(metrics.named()) | _prefixed("params", to_torch(state.params))
-        results |= _prefixed(f"update_{count}", seen | our_gradients_by_step(gradients))
+        seen = _numpy(metrics.named()) | prefixed("params", to_torch(state.params))
+        results |= prefixed(f"update_{count}", seen | our_gradients_by_step(gradients))
     return results
 
 
@@ -217,7 +217,7 @@ def our_gradients_by_step(gradients: dict[str, Any]) -> dict[str, np.ndarray]:
         for i in range(len(jax.tree.leaves(steps)[0])):
             step = jax.tree.map(lambda x: x[i], steps)
             named = to_torch(step if name == "joint" else {name: step})
-            found |= _prefixed(f"gradient_{i}", named)
+            found |= prefixed(f"gradient_{i}", named)
     return found
 
 
@@ -239,8 +239,8 @@ def their_updates(config: Config, seed: int) -> dict[str, torch.Tensor]:
     for count in range(1, 3):
         state, met = torch_ref.learner.watch(side.config, state, side.algorithm)
         params = {name: leaf.clone() for name, leaf in state.params.state_dict().items()}
-        seen = met.metrics.named() | _prefixed("params", params)
-        results |= _prefixed(f"update_{count}", seen | their_gradients_by_step(met.gradients))
+        seen = met.metrics.named() | prefixed("params", params)
+        results |= prefixed(f"update_{count}", seen | their_gradients_by_step(met.gradients))
     return results
 
 
@@ -249,7 +249,7 @@ def their_gradients_by_step(gradients: dict[str, Any]) -> dict[str, torch.Tensor
     found = dict[str, torch.Tensor]()
     for name, steps in gradients.items():
         for i, step in enumerate(steps):
-            found |= _prefixed(f"gradient_{i}", step if name == "joint" else _prefixed(name, step))
+            found |= prefixed(f"gradient_{i}", step if name == "joint" else prefixed(name, step))
     return found
 
 
@@ -288,7 +288,7 @@ def our_steps(config: Config, seed: int) -> dict[str, np.ndarray]:
         before = params
         (params, state), _ = learner.descend(traced, algorithm, rate, objective, (before, state))
         moved = jax.tree.map(jnp.subtract, params, before)
-        results |= _prefixed(f"step_{step}", _numpy(moved))
+        results |= prefixed(f"step_{step}", _numpy(moved))
     return results
 
 
@@ -309,7 +309,7 @@ def their_steps(config: Config, seed: int) -> dict[str, torch.Tensor]:
         before = {name: param.detach().clone() for name, param in module.items()}
         torch_ref.learner.descend(traced, algorithm, rate, objective, module, optimizer)
         moved = {name: param.detach() - before[name] for name, param in module.items()}
-        results |= _prefixed(f"step_{step}", moved)
+        results |= prefixed(f"step_{step}", moved)
     return results
 
 
@@ -350,7 +350,8 @@ def _bits(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-def _prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors under names that begin with PREFIX and a dot."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxpg.core import env, learner, networks, noise
 from jaxpg.core.config import Config
 from jaxpg.core.distributions import categorical
-from jaxpg.core.rollout import collect_episodes
+from jaxpg.core.rollout import collect_episodes, mask_like
 from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import (
@@ -205,7 +205,7 @@ def _with_horizon(world: Env, start: EnvState, horizon: int) -> Env:
 
     def restart(state: EnvState, done: jax.Array, reset: jax.Array) -> EnvState:
         def one(x: jax.Array, first: jax.Array) -> jax.Array:
-            return jnp.where(done.reshape(-1, *(1,) * (x.ndim - 1)), first, x)
+            return jnp.where(mask_like(done, x), first, x)
 
         return jax.tree.map(one, state, start)
 

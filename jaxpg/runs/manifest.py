@@ -278,8 +278,8 @@ def resume_line(directory: Path, callback: str | None = None, machines: Sequence
     Args:
       machines: options that say where.
     """
-    own = [] if callback is None else ["--callback", callback]
-    return shlex.join(["jaxpg", "resume", str(directory), *own, *machines])
+    called = [] if callback is None else ["--callback", callback]
+    return shlex.join(["jaxpg", "resume", str(directory), *called, *machines])
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from jaxpg.population.settings import Setting, expand, plain, seed_list, settled
 from jaxpg.runs import directories, run
 from jaxpg.runs import start as starts
 from jaxpg.runs.load import Run, load
+from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.start import Start
 from jaxpg.runs.trained import Trained, check_params
 
@@ -95,15 +97,35 @@ def train_population(
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
     evaluating = evaluations.asked(config, evaluate_every, evaluate_episodes)
-    start = _start(start_from)
-    options: dict[str, Any] = {"settings": settings, "segments": segments, "build": build}
-    options |= {"start": start, "evaluating": evaluating}
+    start = start_of(start_from)
+    plan = partial(
+        run.plan,
+        _name(config),
+        config,
+        seeds,
+        settings=settings,
+        segments=segments,
+        build=build,
+        start=start,
+        evaluating=evaluating,
+    )
     with joined(cluster, mixed) as nodes, _shown(config, seeds, report) as show:
+        plan = partial(plan, device=device_of(nodes))
         if out is not None:
-            return _train_into(Path(out), config, seeds, lanes, show, options, nodes)
-        what = run.plan(_name(config), config, seeds, lanes, device=device_of(nodes), **options)
-        of_rows = {**options, "start": start and starts.of_seeds(start, seeds), "nodes": nodes}
-        found = population.train_rows(config, seeds, lanes=lanes, report=show, **of_rows)
+            return _train_into(Path(out), plan, lanes, show, build, start, nodes)
+        what = plan(lanes=lanes)
+        found = population.train_rows(
+            config,
+            seeds,
+            settings,
+            lanes=lanes,
+            segments=segments,
+            report=show,
+            build=build,
+            nodes=nodes,
+            start=start and starts.of_seeds(start, seeds),
+            evaluating=evaluating,
+        )
     what = what._replace(lanes=found.lanes)
     return Trained(*found._replace(manifest=what, start=start))
 
@@ -136,7 +158,7 @@ def train_grid(
     build = options.pop("build", fast.build)
     programs, settings = expand(config, settled(config, grid, build))
     points = [(with_values(config, values), own.fixed(build, values)) for values in programs]
-    every, start = options.get("evaluate_every"), _start(options.get("start_from"))
+    every, start = options.get("evaluate_every"), start_of(options.get("start_from"))
     for point, made in points:
         evaluations.asked(point, every, options.get("evaluate_episodes", evaluations.EPISODES))
         planned = (_name(point), point, seeds, options.get("lanes"), settings)
@@ -153,21 +175,24 @@ def train_grid(
 
 def _train_into(
     directory: Path,
-    config: Config,
-    seeds: list[int],
+    plan: Callable[..., Manifest],
     lanes: int | None,
     report: Callable[[Progress], None] | None,
-    options: dict[str, Any],
+    build: Build,
+    start: Start | None,
     nodes: Cluster | None,
 ) -> Trained:
-    """Begin a run, or go on with it, to its end."""
+    """Begin a run, or go on with it, to its end.
+
+    Args:
+      plan: of lanes, gives its manifest.
+    """
     directories.check_usable(directory)
-    device, build = device_of(nodes), options["build"]
 
     def begin(lanes: int | None) -> None:
-        what = run.plan(_name(config), config, seeds, lanes, device=device, **options)
+        what = plan(lanes=lanes)
         run.check_parts(what, build)
-        directories.begin(directory, what, options["start"])
+        directories.begin(directory, what, start)
         if not directories.is_finished(directory):
             run.train(directory, report=report, stall_seconds=math.inf, build=build, nodes=nodes)
 
@@ -178,8 +203,8 @@ def _train_into(
     return load(directory).population
 
 
-def _start(source: str | os.PathLike[str] | Run | Trained | None) -> Start | None:
-    """What seeds start from; None for None."""
+def start_of(source: str | os.PathLike[str] | Run | Trained | None) -> Start | None:
+    """What seeds start from that start from a finished run, or a population; None for None."""
     if source is None:
         return None
     if isinstance(source, str | os.PathLike):

@@ -12,8 +12,7 @@ import numpy as np
 
 from jaxpg import files, words
 from jaxpg.analysis.measures import spread
-from jaxpg.analysis.outcomes import evaluated as counted_evaluations
-from jaxpg.analysis.outcomes import learning, scores, select
+from jaxpg.analysis.outcomes import evaluated, is_solved, learning, scores, select
 from jaxpg.analysis.stats import SOLVED, iqm
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
@@ -163,29 +162,24 @@ def closing(summary: dict[str, Any], out: Path) -> str:
 
 def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
     """Of these rows: the spread of what they count with, who solves the task, if they learnt."""
-    finals, counted = population.final_return[rows], scores(population)[rows]
-    solved = SOLVED.get(config.env)
+    counted, target = scores(population)[rows], SOLVED.get(config.env)
     some = select(population, np.arange(len(population.seeds))[rows])
     learnt = learning(some)
-    # A row that finished no episode, or diverged, has not solved its task.
-    reached = (population.frozen_at[rows] < 0) & (
-        np.nan_to_num(finals, nan=-np.inf) >= (solved or 0)
-    )
     return {
         "final_return": None if np.isnan(counted).any() else spread(counted),
-        "solved_at": solved,
-        "solved_fraction": None if solved is None else float(np.mean(reached)),
+        "solved_at": target,
+        "solved_fraction": None if target is None else float(is_solved(some, target).mean()),
         "learning": None if learnt is None else {**learnt._asdict(), "warning": learnt.warning},
-        "evaluations": evaluated(config, some),
+        "evaluations": evaluations(config, some),
     }
 
 
-def evaluated(config: Config, population: Population) -> dict[str, Any] | None:
+def evaluations(config: Config, population: Population) -> dict[str, Any] | None:
     """Of the evaluations while it trained the last one, and that with the largest IQM; by mode.
 
     `at` is what each seed had spent of its budget. None if there was none.
     """
-    seen = counted_evaluations(population)
+    seen = evaluated(population)
     if seen is None:
         return None
     found = {}

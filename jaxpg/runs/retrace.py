@@ -5,7 +5,6 @@ the bit. What an update met is then computed from that state by a second program
 out its trajectory and gradients.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def retrace(
             "differ_from_run": differs,
             "records_that_end_in_the_parameters_of_the_run": same_end,
         }
-        files.write(partial / "retrace.json", json.dumps(report, indent=2) + "\n")
+        files.write(partial / "retrace.json", files.as_json(report))
     verdict = f"update {differs[0]} differs from it" if differs else "all are equal to the bit"
     return (
         f"{out}: {len(wanted)} updates of seed {seed}; {compared} could be compared with the run"

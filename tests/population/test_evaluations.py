@@ -140,13 +140,13 @@ def test_who_has_diverged_counts_as_before_training():
     assert found.greedy.tolist() == [[10, 40, 50, 60], [20, 70, 20, 20], [30, 40, 5, 73]]
     assert found.sampled.tolist() == [[10, 4, 3, 6], [20, 7, 6, 6], [30, 6, 5, 7]]
     config = Config(num_envs=2, num_steps=10, total_steps=80)
-    summary = results.evaluated(config, population._replace(evaluations=seen))
+    summary = results.evaluations(config, population._replace(evaluations=seen))
     assert summary["greedy"]["best"]["at"] == 80
     assert summary["greedy"]["last"]["min"] == 20
     assert summary["sampled"]["best"]["at"] == 0
     assert summary["sampled"]["best"]["iqm"] == 20
     nothing = seen._replace(greedy=np.full((3, 4), np.nan, np.float32))
-    assert results.evaluated(config, population._replace(evaluations=nothing)) is None
+    assert results.evaluations(config, population._replace(evaluations=nothing)) is None
 
 
 def test_progress_tells_the_newest_of_every_row_begun():

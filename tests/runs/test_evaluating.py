@@ -106,7 +106,7 @@ def test_the_best_evaluation_is_that_with_the_largest_iqm(memory):
     """After 2 of 6 updates greedily, sampled at the end; each seed is alike."""
     update = np.array([0, 2, 6], np.int32)
     greedy, sampled = (np.tile(means, (3, 1)) for means in ([1.0, 9.0, 5.0], [1.0, 5.0, 9.0]))
-    found = results.evaluated(
+    found = results.evaluations(
         TINY, memory._replace(evaluations=Evaluations(update, greedy, sampled))
     )
     at = {(mode, name): (one["at"], one["iqm"])
