@@ -194,12 +194,12 @@ class Host:
 
 def _run(config: Any, seeds: int, nodes: Any) -> dict[str, Any]:
     """Seconds of training, and those of a core that this process took meanwhile."""
-    from jaxpg.runs import directories, run
+    from jaxpg.runs import directories, planning, run
 
     seen = []
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
-        directories.begin(out, run.plan("vpg", config, range(seeds), 16))
+        directories.begin(out, planning.plan("vpg", config, range(seeds), 16))
         began = time.process_time()
         run.train(
             out,

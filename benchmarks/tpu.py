@@ -159,13 +159,13 @@ def compiled(preset: str, chip: str, lanes: int, arithmetic: str = "float32") ->
 
     jax.config.update("jax_platforms", "cpu")  # what is no program comes here
     from jaxpg.population import chunks, devices
-    from jaxpg.runs import run
+    from jaxpg.runs import planning
 
     described = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
     config = dataclasses.replace(PRESETS[preset], arithmetic=arithmetic)
-    planned = run.plan(preset, config, range(lanes), lanes)
+    planned = planning.plan(preset, config, range(lanes), lanes)
     with mock.patch.object(devices, "workers", return_value=described.devices[:1]):
-        (worker,) = chunks.compile_programs(run.make_chunks(planned)[0], planned.segment)
+        (worker,) = chunks.compile_programs(planning.make_chunks(planned)[0], planned.segment)
     return worker.start, worker.advance
 
 

@@ -141,10 +141,10 @@ def x64():
 def trained(tmp_path_factory):
     """A finished run of five seeds of CartPole, tiny; to be read, not changed."""
     from jaxpg.core.config import Config
-    from jaxpg.runs import directories, run
+    from jaxpg.runs import directories, planning, run
 
     config = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,))
     directory = tmp_path_factory.mktemp("trained") / "run"
-    directories.begin(directory, run.plan("vpg", config, [2, 9, 4, 0, 5], 2))
+    directories.begin(directory, planning.plan("vpg", config, [2, 9, 4, 0, 5], 2))
     run.train(directory, stall_seconds=600.0)
     return directory

@@ -109,7 +109,7 @@ def train(options: Train) -> None:
     machine.prepare(config)
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
-        from jaxpg.runs import directories, run
+        from jaxpg.runs import directories, planning
         from jaxpg.runs.python import start_of
 
         directories.check_usable(out)
@@ -118,7 +118,7 @@ def train(options: Train) -> None:
         start, device = start_of(during.from_), device_of(nodes)
 
         def begin(lanes: int | None) -> None:
-            planned = run.plan(
+            planned = planning.plan(
                 options.preset,
                 config,
                 seeds,
@@ -128,14 +128,14 @@ def train(options: Train) -> None:
                 evaluating=evaluating,
                 device=device,
             )
-            run.check_parts(planned, build)
+            planning.check_parts(planned, build)
             if lanes is None and not (out / manifests.NAME).exists():
                 say_of_idle_lanes(planned, nodes)
             directories.begin(out, planned, start)
             track.choose(out, options.run.track)
             to_the_end(out, options.launch, options.machines, nodes)
 
-        run.with_lanes_that_fit(out, options.run.lanes, begin, say)
+        planning.with_lanes_that_fit(out, options.run.lanes, begin, say)
 
 
 def say_of_idle_lanes(planned: "Manifest", nodes: "Cluster | None") -> None:

@@ -17,7 +17,7 @@ from jaxpg.population.cluster import Cluster, device_of, joined
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import Setting, expand, plain, seed_list, settled, with_values
-from jaxpg.runs import directories, run
+from jaxpg.runs import directories, planning, run
 from jaxpg.runs import start as starts
 from jaxpg.runs.load import Run, load
 from jaxpg.runs.manifest import Manifest
@@ -39,7 +39,7 @@ def train_population(
     *,
     settings: Sequence[Setting] = ({},),
     lanes: int | None = None,
-    segments: int = run.SEGMENTS,
+    segments: int = planning.SEGMENTS,
     report: Callable[[Progress], None] | None = None,
     build: Build = fast.build,
     out: str | os.PathLike[str] | None = None,
@@ -99,7 +99,7 @@ def train_population(
     evaluating = evaluations.asked(config, evaluate_every, evaluate_episodes)
     start = start_of(start_from)
     plan = partial(
-        run.plan,
+        planning.plan,
         _name(config),
         config,
         seeds,
@@ -162,7 +162,7 @@ def train_grid(
     for point, made in points:
         evaluations.asked(point, every, options.get("evaluate_episodes", evaluations.EPISODES))
         planned = (_name(point), point, seeds, options.get("lanes"), settings)
-        run.plan(*planned, build=made, start=start)
+        planning.plan(*planned, build=made, start=start)
     return [
         GridPoint(
             point,
@@ -191,13 +191,13 @@ def _train_into(
 
     def begin(lanes: int | None) -> None:
         what = plan(lanes=lanes)
-        run.check_parts(what, build)
+        planning.check_parts(what, build)
         directories.begin(directory, what, start)
         if not directories.is_finished(directory):
             run.train(directory, report=report, stall_seconds=math.inf, build=build, nodes=nodes)
 
     try:
-        run.with_lanes_that_fit(directory, lanes, begin)
+        planning.with_lanes_that_fit(directory, lanes, begin)
     except Stopped:
         raise Stopped(f"stopped, and saved in {directory}: the same call goes on") from None
     return load(directory).population

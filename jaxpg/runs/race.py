@@ -127,7 +127,7 @@ def begin(out: Path, asked: Race) -> Race:
       RunError: if it is another race (the sentence says what differs), or holds something else.
     """
     from jaxpg.population.population import default_lanes
-    from jaxpg.runs import directories, run
+    from jaxpg.runs import directories, planning
 
     if (out / NAME).is_file():
         old = read(out)
@@ -148,7 +148,7 @@ def begin(out: Path, asked: Race) -> Race:
         largest = int(np.diff((0, *asked.plan.rounds)).max())
         asked = asked._replace(lanes=max(2, min(default_lanes(), largest)))
     for i, one in enumerate(asked.contenders):
-        run.check_parts(_manifest(asked, i), own.find(one.build, one.options))
+        planning.check_parts(_manifest(asked, i), own.find(one.build, one.options))
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
         files.write(out / NAME, _text(asked))
@@ -278,12 +278,12 @@ def _check_comparable(one: Contender, other: Contender) -> None:
 
 def _manifest(race: Race, contender: int) -> Manifest:
     """Of a contender's run in the first round."""
-    from jaxpg.runs import run
+    from jaxpg.runs import planning
 
     one = race.contenders[contender]
     seeds = range(race.start, race.start + race.plan.rounds[0])
     build = own.find(one.build, one.options)
-    return run.plan(one.preset, one.config, seeds, race.lanes, build=build)
+    return planning.plan(one.preset, one.config, seeds, race.lanes, build=build)
 
 
 def _text(race: Race) -> str:

@@ -25,7 +25,7 @@ from jaxpg.runs import checkpoints
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.run import make_chunks
+from jaxpg.runs.planning import make_chunks
 from jaxpg.runs.start import Start
 
 

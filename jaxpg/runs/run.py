@@ -1,4 +1,4 @@
-"""A run: what is planned, and training into its directory, commit by commit, to the end.
+"""Training into a run's directory, commit by commit, to the end.
 
 A commit is made at the first end of a segment at which the work since the last one has taken
 SAVE_RATIO times as long as a commit takes, and at the end of a chunk. So saving costs at most
@@ -8,53 +8,35 @@ most a segment and SAVE_RATIO commits' time of work. Progress is reported after 
 
 import json
 import math
-import shlex
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxpg import fast, files
 from jaxpg.analysis.stats import iqm
-from jaxpg.core import env
-from jaxpg.core.config import Config, ConfigError
-from jaxpg.errors import DoesNotFit, Foreign, RunError, Stopped
+from jaxpg.errors import Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
 from jaxpg.population.cluster import Cluster, Task, device_of
-from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import (
-    Setting,
-    check_varied,
-    plain,
-    plain_setting,
-    seed_list,
-    with_setting,
-)
-from jaxpg.runs import checkpoints, compiling, directories, results
+from jaxpg.runs import checkpoints, compiling, planning, results
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
 from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.start import Start
-from jaxpg.runs.trained import check_params
 from jaxpg.runs.watch import Watchdog, stop_on_signals
 
 SAVE_RATIO = 50
-SEGMENTS = 50  # of a chunk at least, where it has so many updates
-LONGEST_SEGMENT = 100  # updates; a signal is answered within one segment
 COMPILE_SECONDS = 3600.0  # that compiling may take at least; a loaded machine takes minutes
 LOG = "progress.jsonl"
 
@@ -68,127 +50,6 @@ class Chain(NamedTuple):
     def update(self) -> int:
         """Updates that are safe."""
         return self.kept[-1].update if self.kept else 0
-
-
-def plan(
-    preset: str,
-    config: Config,
-    seeds: Any,
-    lanes: int | None,
-    settings: Sequence[Setting] = ({},),
-    segments: int | None = None,
-    build: Build = fast.build,
-    start: Start | None = None,
-    evaluating: Evaluating | None = None,
-    device: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """The manifest of a new run.
-
-    Args:
-      preset: the name by which it is called.
-      seeds: different integers in [0, 2^32): a range, a list or an array.
-      lanes: None for the backend's.
-      settings: values of traced fields; every seed is trained with each of them.
-      segments: that each chunk is divided into at least, where it has so many updates; None for
-        SEGMENTS.
-      build: makes the algorithm.
-      start: what the seeds start from; None for parameters that they draw.
-      evaluating: when they are evaluated while they train; None for never.
-      device: that trains, as of `provenance.device`; None for this process's.
-
-    Raises:
-      ConfigError: if the config, the seeds, the lanes or the settings have no meaning; nothing is
-        written.
-      RunError: if the seeds cannot start there.
-    """
-    # What every setting replaces has the first one's value, so that the config says nothing false.
-    first: Setting = next(iter(settings), {})
-    replaced = {name: x for name, x in first.items() if all(name in other for other in settings)}
-    config, build = with_setting(config, replaced), own.fixed(build, replaced)
-    config, seeds = env.settle(plain(config)), seed_list(seeds)
-    options, source = own.options(build), own.source(build)
-    if source is None:  # one's own may use whatever it likes
-        check_varied(config, settings)
-    with chunks.own_jax(config):
-        own.check_made(build, build(config))
-    lanes = population.default_lanes(device) if lanes is None else lanes
-    population.make_chunks(config, seeds[:1], settings, lanes, options)
-    if start is not None:
-        starts.check(start, config, seeds, build)
-    return Manifest(
-        preset=preset,
-        config=config,
-        parts=(manifests.format_seeds(seeds),),
-        lanes=lanes,
-        segment=min(-(-config.num_updates // (segments or SEGMENTS)), LONGEST_SEGMENT),
-        settings=tuple(plain_setting(setting) for setting in settings),
-        made={
-            "versions": provenance.versions(config.env),
-            "commit": provenance.commit(),
-            "device": device or provenance.device(),
-            "command": shlex.join(sys.argv),
-        },
-        bits=manifests.BITS,
-        build=source and source.name,
-        build_sha256=source and source.sha256,
-        options=options,
-        start=start and start.origin,
-        evaluating=evaluating,
-    )
-
-
-def check_parts(manifest: Manifest, build: Build) -> None:
-    """Trace an update by an algorithm of one's own, so that its errors come before a directory is
-    made.
-
-    Raises:
-      RunError: if its parameters are not named as a file needs it.
-      ConfigError: if it needs to know a number that is traced.
-    """
-    if manifest.build is None:
-        return
-    one = manifest._replace(parts=(manifests.format_seeds(manifest.seeds[:1]),))
-    try:
-        chunk = make_chunks(one)[0]
-        lanes = chunks.lane_shapes(chunk, build)
-        check_params(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lanes.state.params))
-        chunks.trace_update(chunk, lanes, build)
-    except jax.errors.ConcretizationTypeError as error:
-        raise ConfigError(
-            f"{manifest.build} decides in Python by a number that is traced, as options that are "
-            "fractions and traced fields of the config are: take jax.numpy.where, or annotate the "
-            "option as int or bool"
-        ) from error
-
-
-def with_lanes_that_fit(
-    directory: Path,
-    lanes: int | None,
-    attempt: Callable[[int | None], None],
-    note: Callable[[str], None] = lambda sentence: None,
-) -> None:
-    """`attempt(lanes)`, which trains; if nobody chose them and they have no room, as many as fit.
-
-    Args:
-      directory: that it trains into; one that is new is left empty if nothing fits.
-      lanes: None for those that the run has, or the backend's.
-      note: called with a sentence if others are taken.
-
-    Raises:
-      DoesNotFit: if there is not enough memory; nothing is trained.
-    """
-    is_new = not (directory / manifests.NAME).exists()
-    if lanes is None and not is_new:
-        lanes = manifests.read(directory).lanes
-    try:
-        attempt(lanes)
-    except DoesNotFit as problem:
-        if is_new:
-            directories.withdraw(directory)
-        if lanes is not None or problem.lanes is None:
-            raise
-        note(f"{problem}, and is taken")
-        with_lanes_that_fit(directory, problem.lanes, attempt, note)
 
 
 def train(
@@ -230,7 +91,7 @@ def train(
         manifests.check_source(directory, manifest, own.source(build))
         device = device_of(nodes)
         _compare_machines(manifest, device, note)
-        groups = make_chunks(manifest, starts.read(directory, manifest))
+        groups = planning.make_chunks(manifest, starts.read(directory, manifest))
         updates = manifest.config.num_updates
         shapes = chunks.lane_shapes(groups[0], build)
         rows = {i: group.real for i, group in enumerate(groups)}
@@ -276,27 +137,6 @@ def train(
         if any(chain.update < updates for chain in chains.values()):
             raise Stopped
         return _finish(directory, manifest, groups, shapes, compile_seconds, device)
-
-
-def make_chunks(manifest: Manifest, start: Start | None = None) -> list[Chunk]:
-    """The chunks of a run, by index.
-
-    Args:
-      start: what the manifest says that it starts from.
-    """
-    what = (manifest.settings, manifest.lanes, manifest.options)
-    return [
-        chunk
-        for part in manifest.parts
-        for seeds in [manifests.parse_seeds(part)]
-        for chunk in population.make_chunks(
-            manifest.config,
-            seeds,
-            *what,
-            start and starts.of_seeds(start, seeds),
-            manifest.evaluating,
-        )
-    ]
 
 
 def _restore(

@@ -294,7 +294,7 @@ def _manifests(
     plan: Plan, device: Mapping[str, Any] | None, start: "Start | None"
 ) -> list[Manifest]:
     """The manifest of every run; this is where every point is tried."""
-    from jaxpg.runs import run
+    from jaxpg.runs import planning
 
     programs, settings = expand(plan.config, plan.grid)
     seeds, build = parse_seeds(plan.seeds), own.find(plan.build, plan.options)
@@ -303,8 +303,8 @@ def _manifests(
     for program in programs:
         config, fixed = with_values(plan.config, program), own.fixed(build, program)
         what = (plan.preset, config, seeds, plan.lanes, settings)
-        found.append(run.plan(*what, build=fixed, device=device, **during))
-        run.check_parts(found[-1], fixed)
+        found.append(planning.plan(*what, build=fixed, device=device, **during))
+        planning.check_parts(found[-1], fixed)
     return found
 
 

@@ -18,7 +18,7 @@ from jaxpg.core.presets import PRESETS
 from jaxpg.population import devices
 from jaxpg.population.population import LANES
 from jaxpg.runs.manifest import parse_seeds
-from jaxpg.runs.run import plan
+from jaxpg.runs.planning import plan
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

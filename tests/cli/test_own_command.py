@@ -15,7 +15,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population import population
-from jaxpg.runs import checkpoints, directories, reproduce, run, sweep
+from jaxpg.runs import checkpoints, directories, planning, reproduce, run, sweep
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.load import load
 
@@ -78,7 +78,7 @@ def stopped(theirs, tmp_path, monkeypatch):
     out = tmp_path / "run"
     build = importlib.import_module("theirs").scaled
     config = jaxpg.Config(num_envs=3, num_steps=24, total_steps=504, hidden_sizes=(6,))
-    directories.begin(out, run.plan("vpg", config, [1, 2], 2, build=build))
+    directories.begin(out, planning.plan("vpg", config, [1, 2], 2, build=build))
 
     def stop(at):
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)

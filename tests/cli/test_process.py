@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from jaxpg.population.progress import Progress
-from jaxpg.runs import directories, results, run
+from jaxpg.runs import directories, planning, results, run
 
 def train(directory, report, note, **options):
     for i in range(1, 101):
@@ -40,8 +40,8 @@ def train(directory, report, note, **options):
     Path(directory, "trained").touch()
 
 run.train = train
-run.plan = lambda *arguments, **options: command.manifests.read(None)
-run.check_parts = lambda planned, build: None
+planning.plan = lambda *arguments, **options: command.manifests.read(None)
+planning.check_parts = lambda planned, build: None
 directories.begin = lambda directory, planned, start: directory.mkdir()
 directories.is_finished = lambda directory: False
 results.closing = lambda summary, out: "finished"

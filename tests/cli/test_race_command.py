@@ -15,7 +15,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.presets import PRESETS, preset
 from jaxpg.errors import RunError
 from jaxpg.report import race as report
-from jaxpg.runs import directories, edit, run
+from jaxpg.runs import directories, edit, planning
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import race as races
 from jaxpg.runs.load import load
@@ -135,7 +135,7 @@ def test_a_contender_of_other_seeds_is_refused(trained, tmp_path, capsys):
     out = tmp_path / "out"
     asked = races.begin(out, command.settle(parsed(*LINE[1:])))
     one = asked.contenders[0]
-    directories.begin(out / asked.names[0], run.plan(one.preset, one.config, [7, 9], 2))
+    directories.begin(out / asked.names[0], planning.plan(one.preset, one.config, [7, 9], 2))
     assert "which no round of the race ends with" in refused([*LINE, "--out", str(out)], capsys)
 
 

@@ -35,7 +35,8 @@ OPTIONS = [
 ]
 # A commit after every segment, so that most of the time is spent in saving.
 SAVING = (
-    "import sys; from jaxpg.runs import run; run.SAVE_RATIO = 0; run.SEGMENTS = 100\n"
+    "import sys; from jaxpg.runs import planning, run\n"
+    "run.SAVE_RATIO = 0; planning.SEGMENTS = 100\n"
     "from jaxpg.cli.main import main; main(sys.argv[1:])"
 )
 HANGING = (

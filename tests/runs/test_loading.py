@@ -19,7 +19,7 @@ from jaxpg.core.config import Config
 from jaxpg.core.types import EnvSpec
 from jaxpg.errors import RunError
 from jaxpg.names import from_torch, to_torch
-from jaxpg.runs import directories, run
+from jaxpg.runs import directories, planning
 from jaxpg.runs import load as loading
 from jaxpg.runs import trained as trained_
 from jaxpg.runs.python import train_population
@@ -301,7 +301,7 @@ def test_flips_behind_the_hash_are_damage_or_another_number(copy):
 
 def test_a_run_that_goes_on_is_not_finished(tmp_path):
     config = Config(num_envs=2, num_steps=8, total_steps=32)
-    directories.begin(tmp_path / "run", run.plan("vpg", config, [0], 2))
+    directories.begin(tmp_path / "run", planning.plan("vpg", config, [0], 2))
     with pytest.raises(RunError, match="is not finished"):
         jaxpg.load(tmp_path / "run")
 

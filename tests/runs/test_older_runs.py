@@ -14,7 +14,7 @@ import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, directories, edit, manifest, retrace, run
+from jaxpg.runs import checkpoints, directories, edit, manifest, planning, retrace
 from jaxpg.runs.results import FILES
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -115,7 +115,7 @@ def test_an_unfinished_one_is_not_continued_to_other_bits(older, capsys, tmp_pat
 
 def test_a_new_run_says_its_bits(tmp_path):
     config = Config(num_envs=2, num_steps=8, total_steps=16)
-    directories.begin(tmp_path / "run", run.plan("vpg", config, [0], 2))
+    directories.begin(tmp_path / "run", planning.plan("vpg", config, [0], 2))
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["bits"] == manifest.BITS
     assert manifest.read(tmp_path / "run").bits == manifest.BITS
 
@@ -151,7 +151,7 @@ def test_a_field_that_config_gained_is_what_it_was_before(older, monkeypatch):
         manifest.read(older / "steps")
     monkeypatch.setitem(manifest.LATER, "optimizer", "adam")
     assert manifest.read(older / "steps") == manifest.read(DATA / "steps")
-    (chunk,) = run.make_chunks(manifest.read(older / "unfinished"))
+    (chunk,) = planning.make_chunks(manifest.read(older / "unfinished"))
     now = checkpoints.identity(chunk)
     monkeypatch.delitem(manifest.LATER, "optimizer")
     assert now != checkpoints.identity(chunk)  # its checkpoints are known again without the field

@@ -20,7 +20,7 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
 from jaxpg.population import chunks, population
-from jaxpg.runs import directories, manifest, reproduce, run
+from jaxpg.runs import directories, manifest, planning, reproduce, run
 from jaxpg.runs.results import FILES
 from tests import pages
 from tests.runs.test_runs import TINY
@@ -157,14 +157,14 @@ def test_fewer_lanes_where_memory_is_short(memory, tmp_path, monkeypatch):
 def test_a_lone_setting_is_the_config():
     """So that whoever reads the one, or trains by it, has what was trained. Of several the first
     is, as far as all replace what it does."""
-    lone = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "env.gravity": 12}])
+    lone = planning.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "env.gravity": 12}])
     assert (lone.config.gamma, lone.config.env_params) == (0.5, {"gravity": 12.0})
     (again,) = reproduce.commands(lone)
     assert "--gamma 0.5" in again
     assert "--env-params gravity=12.0" in again
-    several = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5}, {}])
+    several = planning.plan("vpg", TINY, [1], 2, [{"gamma": 0.5}, {}])
     assert several.config == TINY
-    alike = run.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "gae_lambda": 0.1}, {"gamma": 0.6}])
+    alike = planning.plan("vpg", TINY, [1], 2, [{"gamma": 0.5, "gae_lambda": 0.1}, {"gamma": 0.6}])
     assert alike.config == dataclasses.replace(TINY, gamma=0.5)
 
 
@@ -172,7 +172,7 @@ def test_what_makes_no_algorithm_is_refused():
     """Planned, and in memory."""
     said = r"<lambda> must make an Algorithm .*; it returned None"
     with pytest.raises(ConfigError, match=said):
-        run.plan("vpg", TINY, [1], 2, build=lambda config: None)
+        planning.plan("vpg", TINY, [1], 2, build=lambda config: None)
     with pytest.raises(ConfigError, match=said):
         jaxpg.train_population(TINY, [1], lanes=2, build=lambda config: None)
 

@@ -18,7 +18,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
-from jaxpg.runs import checkpoints, directories, edit, manifest, run
+from jaxpg.runs import checkpoints, directories, edit, manifest, planning, run
 from jaxpg.runs import retrace as retracing
 from jaxpg.runs.python import train_population
 from jaxpg.runs.results import FILES
@@ -37,7 +37,7 @@ SEEDS = [2, 9, 4, 0, 5]
 
 
 def begun(directory: Path, config: Config = TINY, seeds: list[int] = SEEDS) -> Path:
-    directories.begin(directory, run.plan("vpg", config, seeds, 2))
+    directories.begin(directory, planning.plan("vpg", config, seeds, 2))
     return directory
 
 
@@ -148,7 +148,7 @@ def test_every_seed_with_every_setting(tmp_path, stop_after):
     settings = [{}, {"gamma": 0.9}, {"gamma": 0.5, "learning_rate": 0.1}]
     whole = train_population(TINY, SEEDS, settings=settings, lanes=2)
     for name, seeds in (("a", SEEDS[:2]), ("b", SEEDS[2:])):
-        directories.begin(tmp_path / name, run.plan("vpg", TINY, seeds, 2, settings))
+        directories.begin(tmp_path / name, planning.plan("vpg", TINY, seeds, 2, settings))
     with pytest.raises(Stopped):
         train(tmp_path / "b", report=stop_after(3))
     edit.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
@@ -170,7 +170,7 @@ def test_every_seed_with_every_setting(tmp_path, stop_after):
     with pytest.raises(RunError, match=r"--setting must be in \[0, 3\); got 3"):
         retracing.retrace(tmp_path / "both", 4, 3, None, tmp_path / "none")
     with pytest.raises(RunError, match="settings"):
-        directories.begin(tmp_path / "a", run.plan("vpg", TINY, SEEDS[:2], 2, settings[:2]))
+        directories.begin(tmp_path / "a", planning.plan("vpg", TINY, SEEDS[:2], 2, settings[:2]))
 
 
 def test_extended_equals_the_longer_run(finished, tmp_path):
@@ -257,7 +257,7 @@ def test_nothing_is_written_for_a_config_without_meaning(tmp_path):
     with pytest.raises(ConfigError):
         begun(tmp_path / "run", dataclasses.replace(TINY, env="CartPol-v1"))
     with pytest.raises(ConfigError):
-        directories.begin(tmp_path / "run", run.plan("vpg", TINY, SEEDS, 1))
+        directories.begin(tmp_path / "run", planning.plan("vpg", TINY, SEEDS, 1))
     assert not (tmp_path / "run").exists()
 
 
@@ -268,7 +268,7 @@ def test_nothing_is_written_for_a_config_without_meaning(tmp_path):
 def stopped(tmp_path):
     """Two commits of the first chunk, of 3 and 6 updates; the run is not finished."""
     directory = begun(tmp_path / "run", seeds=[2, 9])
-    groups = run.make_chunks(manifest.read(directory))
+    groups = planning.make_chunks(manifest.read(directory))
     (directory / checkpoints.FOLDER).mkdir()
     program = chunks.compile_programs(groups[0], 3)[0]
     saved = [
@@ -360,7 +360,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):
     """500 places from the first byte to the last: none loads."""
     directory, paths = stopped
     at = checkpoints.listed(directory)[0][-1]
-    groups = run.make_chunks(manifest.read(directory))
+    groups = planning.make_chunks(manifest.read(directory))
     shapes = chunks.lane_shapes(groups[0])
     checkpoints.load(at, groups[0], shapes, 7)
     content = bytearray(paths[1].read_bytes())
@@ -451,7 +451,7 @@ def test_a_good_manifest_is_read():
 
 @pytest.fixture(scope="module")
 def content_and_shapes(finished):
-    groups = run.make_chunks(manifest.read(finished))
+    groups = planning.make_chunks(manifest.read(finished))
     at = checkpoints.listed(finished)[0][-1]
     wanted = checkpoints.shapes(chunks.lane_shapes(groups[0]), groups[0], 7)
     return at.path.read_bytes(), groups[0], wanted

@@ -9,7 +9,7 @@ import pytest
 
 from jaxpg import files
 from jaxpg.core.config import Config
-from jaxpg.runs import checkpoints, directories, run
+from jaxpg.runs import checkpoints, directories, planning, run
 from jaxpg.runs.results import FILES
 
 SEEDS = int(os.environ.get("JAXPG_SOAK_SEEDS", "256"))
@@ -27,7 +27,7 @@ def test_memory_stays_flat(tmp_path):
     """500 updates of many seeds; every chunk is saved at least once."""
     config = Config(num_envs=2, num_steps=32, total_steps=64 * 500)
     used: list[int] = []
-    directories.begin(tmp_path / "run", run.plan("vpg", config, list(range(SEEDS)), 16))
+    directories.begin(tmp_path / "run", planning.plan("vpg", config, list(range(SEEDS)), 16))
     run.train(tmp_path / "run", report=lambda at: used.append(resident()), stall_seconds=600.0)
     at_first = used[len(used) // 20]  # once every worker has trained and saved some chunks
     print(

@@ -18,7 +18,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population.chunks import metric_names
-from jaxpg.runs import directories, run, track
+from jaxpg.runs import directories, planning, run, track
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -27,7 +27,7 @@ CONFIG = Config(num_envs=4, num_steps=64, total_steps=256 * 8, hidden_sizes=(16,
 
 def interrupted(directory, kind):
     """A tracked run that was asked to stop after its second report."""
-    directories.begin(directory, run.plan("vpg", CONFIG, [2, 9, 4, 0, 5], 2))
+    directories.begin(directory, planning.plan("vpg", CONFIG, [2, 9, 4, 0, 5], 2))
     track.choose(directory, kind)
     seen = []
     with track.tracking(directory) as tell:
@@ -145,7 +145,7 @@ def test_an_extended_run_adds_to_what_was_told(tmp_path):
     pytest.importorskip("tensorboardX")
     constant = dataclasses.replace(CONFIG, lr_schedule="constant", total_steps=256 * 4)
     directory = tmp_path / "run"
-    directories.begin(directory, run.plan("vpg", constant, [2, 9, 4, 0, 5], 2))
+    directories.begin(directory, planning.plan("vpg", constant, [2, 9, 4, 0, 5], 2))
     track.choose(directory, "tensorboard")
     main(["resume", str(directory), "--no-report"])
     main(["extend", str(directory), "--total-steps", str(256 * 8), "--no-report"])
