@@ -120,18 +120,18 @@ def load(workers: int, seconds: float) -> dict[str, Any]:
     os.environ["RAY_AUTH_MODE"] = "disabled"  # else ray.init leaves a token in the home
     import ray
 
-    from jaxpg.population import chunks, cluster, population, provenance
+    from jaxpg.population import chunks, cluster, crew, population, provenance
 
     config = dataclasses.replace(VPG, total_steps=UPDATES * VPG.num_envs * VPG.num_steps)
     (chunk,) = population.make_chunks(config, range(16), ({},), 16)
     program = chunks.compile_programs(chunk, UPDATES, 1)[0]
     ((_, end),) = chunks.advance(program, chunk, UPDATES, None)
-    whole = cluster.Increment(*_numpy((end.lanes, end.history[0], end.recent_return, None)))
+    whole = crew.Increment(*_numpy((end.lanes, end.history[0], end.recent_return, None)))
     ray.init(num_cpus=HOSTS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     host = ray.remote(num_cpus=1, max_concurrency=2 * workers // HOSTS + 2)(Host)
     hosts = [host.remote(whole, seconds / UPDATES) for _ in range(min(HOSTS, workers))]
     made = iter(range(2**31))
-    theirs = cluster.describe(config, _build(), provenance.device())
+    theirs = crew.describe(config, _build(), provenance.device())
 
     def employ() -> Any:
         i = next(made)
@@ -177,7 +177,7 @@ class Host:
         self._left: dict[int, int] = {}  # updates of its chunk
 
     def train(self, i: int, call: int, paced: float, begins: bool) -> Any:
-        """As of `cluster.Worker`, of the i-th worker, whose calls are answered in their order."""
+        """As of `crew.Worker`, of the i-th worker, whose calls are answered in their order."""
         with self._turns:
             self._turns.wait_for(lambda: self._done.get(i, 0) == call)
         if begins:
@@ -213,17 +213,17 @@ def _run(config: Any, seeds: int, nodes: Any) -> dict[str, Any]:
 
 def _received() -> list[int]:
     """The bytes of every increment that this process will receive."""
-    from jaxpg.population import cluster
+    from jaxpg.population import crew
 
-    sizes, answer = [], cluster._Crew._answer
+    sizes, answer = [], crew._Crew._answer
 
     def count(self: Any, *arguments: Any, **options: Any) -> Any:
         found = answer(self, *arguments, **options)
-        if isinstance(found, cluster.Increment):
+        if isinstance(found, crew.Increment):
             sizes.append(_bytes(found))
         return found
 
-    cluster._Crew._answer = count
+    crew._Crew._answer = count
     return sizes
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from jaxpg.population.cluster import Worker
+from jaxpg.population.crew import Worker
 
 FAULTS = "JAXPG_TEST_FAULTS"  # names a folder, where a fault that was met leaves a file
 

@@ -18,9 +18,10 @@ from jaxpg.core import noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
-from jaxpg.population import chunks, cluster, memory, own
+from jaxpg.population import chunks, crew, memory, own
 from jaxpg.population.chunks import Advance, Chunk, Snapshot
-from jaxpg.population.cluster import Cluster, Task
+from jaxpg.population.cluster import Cluster, device_of
+from jaxpg.population.crew import Task
 from jaxpg.population.evaluations import Evaluating, Evaluations
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
@@ -75,7 +76,7 @@ def train_rows(
     Args:
       nodes: the cluster that trains; None for this machine.
     """
-    number = default_lanes(cluster.device_of(nodes)) if lanes is None else lanes
+    number = default_lanes(device_of(nodes)) if lanes is None else lanes
     groups = make_chunks(config, seeds, settings, number, own.options(build), start, evaluating)
     length = -(-config.num_updates // min(segments, config.num_updates))
     tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
@@ -143,7 +144,7 @@ def carry_out(
       writes: whether the results become files.
       note: called with a line on the memory that it takes.
       compiling: what this machine compiles in.
-      limits: of a cluster's workers, as of `cluster.work`.
+      limits: of a cluster's workers, as of `crew.work`.
 
     Raises:
       DoesNotFit: if there is not enough memory; no job is begun.
@@ -152,7 +153,7 @@ def carry_out(
     shapes, began = chunks.lane_shapes(task.chunk, task.build), time.perf_counter()
     if nodes is not None:
         note(chunks.check_memory((), shapes, groups, task.updates, writes, nodes.size))
-        cluster.work(nodes, task, jobs, job, stop, ready=ready, **limits)
+        crew.work(nodes, task, jobs, job, stop, ready=ready, **limits)
         return
     with compiling():
         programs = chunks.compile_programs(task.chunk, task.length, len(jobs), task.build)

@@ -24,7 +24,8 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.errors import Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
-from jaxpg.population.cluster import Cluster, Task, device_of
+from jaxpg.population.cluster import Cluster, device_of
+from jaxpg.population.crew import Task
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress

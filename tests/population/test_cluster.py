@@ -10,7 +10,7 @@ import pytest
 
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.population import chunks, cluster, evaluations, own, population, provenance
+from jaxpg.population import chunks, cluster, crew, evaluations, own, population, provenance
 
 CONFIG = Config(
     num_envs=2,
@@ -27,12 +27,12 @@ EVALUATING = evaluations.asked(CONFIG, 8 * 3, 2)
 @pytest.fixture(scope="module")
 def task():
     (chunk,) = population.make_chunks(CONFIG, [5, 7], [{}], 2, evaluating=EVALUATING)
-    return cluster.Task(chunk, 2, CONFIG.num_updates, fast.build)
+    return crew.Task(chunk, 2, CONFIG.num_updates, fast.build)
 
 
 @pytest.fixture(scope="module")
 def worker(task):
-    made = cluster.Worker()
+    made = crew.Worker()
     assert made.compile(pickle.loads(pickle.dumps(task))) > 0
     return made
 
@@ -71,15 +71,15 @@ def test_who_is_in_a_hurry_ends_with_the_segment(task, worker):
 
 def test_what_bits_depend_on(tmp_path):
     device = provenance.device()
-    here = cluster.describe(CONFIG, fast.build, device)
+    here = crew.describe(CONFIG, fast.build, device)
     assert {"jax", "jaxpg", "source of jaxpg", "platform", "form", "processor"} <= here.keys()
     assert not {"python", "numpy", "count"} & here.keys()
-    gpu = cluster.describe(CONFIG, fast.build, {"platform": "gpu", "kind": "H100", "form": "fused"})
+    gpu = crew.describe(CONFIG, fast.build, {"platform": "gpu", "kind": "H100", "form": "fused"})
     assert "processor" not in gpu
     (tmp_path / "a.py").write_text("x = 1")
-    before = cluster._sha256.__wrapped__(tmp_path)
+    before = crew._sha256.__wrapped__(tmp_path)
     (tmp_path / "a.py").write_text("x = 2")
-    assert cluster._sha256.__wrapped__(tmp_path) != before
+    assert crew._sha256.__wrapped__(tmp_path) != before
 
 
 def test_bits_depend_on_the_source_of_ones_own_algorithm(tmp_path, monkeypatch):
@@ -89,19 +89,19 @@ def test_bits_depend_on_the_source_of_ones_own_algorithm(tmp_path, monkeypatch):
     (tmp_path / "mine_of_a_node.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     build = importlib.import_module("mine_of_a_node").mine
-    found = cluster.describe(CONFIG, build, device)
+    found = crew.describe(CONFIG, build, device)
     assert found.pop("source of mine_of_a_node:mine") == own.source(build).sha256
-    assert found == cluster.describe(CONFIG, fast.build, device)
-    assert found == cluster.describe(CONFIG, lambda config: fast.build(config), device)
+    assert found == crew.describe(CONFIG, fast.build, device)
+    assert found == crew.describe(CONFIG, lambda config: fast.build(config), device)
 
 
 def test_workers_have_the_settings_of_here(monkeypatch):
     for name in ("JAX_PLATFORMS", "JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM", "OTHER"):
         monkeypatch.setenv(name, "x")
-    variables = cluster._options("GPU")["runtime_env"]["env_vars"]
+    variables = cluster.options("GPU")["runtime_env"]["env_vars"]
     assert {"JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM"} <= variables.keys()
     assert not {"JAX_PLATFORMS", "OTHER"} & variables.keys()
-    assert cluster._options("CPU")["runtime_env"]["env_vars"]["JAX_PLATFORMS"] == "cpu"
+    assert cluster.options("CPU")["runtime_env"]["env_vars"]["JAX_PLATFORMS"] == "cpu"
 
 
 def test_without_ray_one_sentence_says_so(monkeypatch):
