@@ -21,7 +21,7 @@ SIZES = (("vpg", 64, 100), ("vpg", 1024, 50), ("vpg", 4096, 16), ("ppo", 4096, 1
 LANES = 64
 SMALL = {  # preset -> the least that its update can be
     "vpg": {"num_envs": 1, "num_steps": 1, "value_steps": 1},
-    "ppo": {"num_envs": 1, "num_steps": 4, "epochs": 1},
+    "ppo": {"num_envs": 1, "num_steps": 8, "epochs": 1},  # 2 in each minibatch
 }
 
 

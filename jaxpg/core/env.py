@@ -20,6 +20,8 @@ from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
 from jaxpg.later import import_matplotlib, imported_later
 
+TRUNCATED = ("truncated", "TimeLimit.truncated")  # keys of info by which others tell it
+
 
 def make(
     name: str,
@@ -56,7 +58,9 @@ def make(
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     begin, advance = _dynamics(name, gym, params, float_type)
     with _explained(name, float_type, env_params):
-        examples = _examples(spec, decode, env_params, float_type)
+        examples = noise, _, given = _examples(spec, decode, env_params, float_type)
+        obs, _ = jax.eval_shape(begin, noise, given)
+        _check_observation(name, _spaces(gym, params)[0], obs)
         types = _state_types(name, begin, advance, *examples, float_type)
 
     def typed(inner: Any) -> Any:
@@ -374,6 +378,13 @@ def _check_spaces(name: str, gym: Any, params: Any) -> None:
         raise ConfigError(
             f"{name} acts in {action_space}; allowed are Discrete, a Tuple of them, and Box"
         )
+    if isinstance(action_space, spaces.Box) and not jnp.issubdtype(
+        action_space.dtype, jnp.floating
+    ):
+        raise ConfigError(
+            f"{name} acts in a Box of {jnp.dtype(action_space.dtype).name}, and policies choose "
+            "fractions there; whole numbers are Discrete, or a Tuple of them"
+        )
     if not hasattr(obs_space, "shape"):
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
     if getattr(gym, "masks_actions", False):
@@ -432,12 +443,24 @@ def _dynamics(
 
     def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
         now = _with(gym, params, given)
-        obs, state, reward, terminated, _ = gym.step_env(key, state, action, now)
+        obs, state, reward, terminated, info = gym.step_env(key, state, action, now)
+        told = [key for key in TRUNCATED if key in info]
+        if told and not is_own("is_truncated"):
+            raise ConfigError(
+                f"{name} says in info[{told[0]!r}] that an episode is truncated, where gymnax does "
+                "not ask: it must have is_truncated(state, params)"
+            )
         return obs, state, reward, terminated, has_ended(state, now)
 
     def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
         now = _with(gym, params, given)
-        obs, state, reward, terminated, truncated, info = gym.step(key, state, action, now)
+        outcome = gym.step(key, state, action, now)
+        if len(outcome) != 6 or "final_observation" not in outcome[-1]:
+            raise ConfigError(
+                f"{name} has a step of its own, which must give observation, state, reward, "
+                "terminated, truncated and info with final_observation, as gymnax's"
+            )
+        obs, state, reward, terminated, truncated, info = outcome
         done = jnp.logical_or(terminated, truncated)  # then `obs` is of the next episode
         return jnp.where(done, info["final_observation"], obs), state, reward, terminated, truncated
 
@@ -496,6 +519,15 @@ def _state_types(
                 f"{other.dtype}{list(other.shape)}"
             )
     return types
+
+
+def _check_observation(name: str, obs_space: Any, obs: Any) -> None:
+    """Raise ConfigError unless an observation lies as its space says: it would be reshaped."""
+    if obs.shape != tuple(obs_space.shape):
+        raise ConfigError(
+            f"{name} observes {list(obs.shape)}, and its observation_space says "
+            f"{list(obs_space.shape)}"
+        )
 
 
 def _encoder(gym: Any, params: Any, float_type: str) -> Callable[[jax.Array], jax.Array]:

@@ -76,6 +76,7 @@ def check_env(
     world = limited(max_episode_steps)
     try:
         seen = _examined(world, own, steps, seed)
+        _check_numbers(environments.described(env)[0], seen)
         for limit in SHORT:  # episodes may end after just so many steps for another reason
             short = _examined(limited(limit), own, 4 * limit, seed)
             if not _dies_of(limit, short):
@@ -284,6 +285,16 @@ def _check_finite(seen: _Seen) -> None:
                 f"{name} must be finite; {_when(seen, values, t, n)} {name}{where or ''} is "
                 f"{values[(t, n, *where)]}"
             )
+
+
+def _check_numbers(obs_space: Any, seen: _Seen) -> None:
+    """Of a Discrete space: an observation is a 1 at its number, or nothing if that has no place."""
+    count = getattr(obs_space, "n", None)
+    if count is not None and not all((x.sum(axis=-1) == 1).all() for x in (seen.began, seen.obs)):
+        raise ConfigError(
+            f"an observation must be one of 0 … {count - 1}, as observation_space says; there was "
+            "another"
+        )
 
 
 def _when(seen: _Seen, values: Any, t: int, n: int) -> str:

@@ -150,6 +150,63 @@ def test_a_state_that_changes_its_shape_or_structure_is_refused(register, after,
 # gymnax's wrappers.
 
 
+class SaysTruncated(Float):
+    """As gymnasium's older environments do."""
+
+    def step_env(self, *inputs):
+        *outcome, info = super().step_env(*inputs)
+        return *outcome, {**info, "TimeLimit.truncated": True}
+
+
+class LiesOtherwise(Float):
+    """Its space has the axes of its observations in another order."""
+
+    def see(self, x):
+        return jnp.zeros((3, 2)) + x
+
+    def observation_space(self, params):
+        return spaces.Box(-10.0, 10.0, (2, 3), jnp.float32)
+
+
+class WholeNumbers(Float):
+    """Its actions are integers in bounds."""
+
+    def action_space(self, params):
+        return spaces.Box(0, 3, (1,), jnp.int32)
+
+
+class FiveValues(purerl.GymnaxWrapper):
+    """A wrapper of gymnax before 1.0, whose step says `done`."""
+
+    def step(self, key, state, action, params=None):
+        obs, state, reward, terminated, _, info = self._env.step(key, state, action, params)
+        return obs, state, reward, terminated, info
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (SaysTruncated, r"says in info\['TimeLimit.truncated'\] .* must have is_truncated"),
+        (LiesOtherwise, r"observes \[3, 2\], and its observation_space says \[2, 3\]"),
+        (WholeNumbers, "acts in a Box of int32, and policies choose fractions"),
+        (lambda: FiveValues(Float()), "must give observation, .*, truncated and info with final"),
+    ],
+)
+def test_what_would_be_misread_is_refused(register, made, words):
+    register("Odd-v0", made)
+    with pytest.raises(ConfigError, match=f"Odd-v0 .*{words}") as error:
+        env.make("Odd-v0")
+    assert "\n" not in str(error.value)
+
+
+def test_truncation_of_ones_own_is_heeded_whatever_info_says(register):
+    register("Own-v0", type("Own", (SaysTruncated,), {"is_truncated": lambda *_: True}))
+    world = env.make("Own-v0")
+    state = world.reset(noise.keys([0]))
+    *_, terminated, truncated = world.step(noise.keys([1]), state, jnp.int32([0]))
+    assert (terminated.tolist(), truncated.tolist()) == ([False], [True])
+
+
 def test_a_wrapper_of_step_is_heeded(register):
     """The reward is ten times, and the last observation the true one."""
     register("Walk-v0", Float)

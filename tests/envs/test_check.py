@@ -310,6 +310,23 @@ def test_a_task_of_five_steps_is_no_limit(registered):
     assert check_env("Five-v0", steps=STEPS).terminated == 8 * STEPS // 5
 
 
+class FromOne(FiveSteps):
+    """It observes 1 to 4 in a space of 0 to 3."""
+
+    def get_obs(self, state, params=None, key=None):
+        return jnp.int32(state.time % 4 + 1)
+
+    def observation_space(self, params):
+        return gymnax.environments.spaces.Discrete(4)
+
+
+def test_numbers_that_the_space_has_not_are_said(registered):
+    """One that is too large would be an observation of zeros."""
+    registered("FromOne-v0", FromOne)
+    with pytest.raises(ConfigError, match=r"must be one of 0 … 3, as observation_space says"):
+        check_env("FromOne-v0", steps=STEPS)
+
+
 def test_the_command(capsys):
     main(["check-env", "Pendulum-v1", "--steps", "210", "--env-params", "g=9"])
     assert capsys.readouterr().out == (

@@ -333,4 +333,4 @@ def test_status_of_what_is_there(tmp_path, capsys):
     directory = begun(tmp_path / "run", TINY, SEEDS)
     main(["status", str(directory)])
     said = capsys.readouterr().out
-    assert re.search(r"seeds 2,9,4,0,5: not finished\n0\.0% of the updates are saved", said)
+    assert re.search(r"seeds 2,9,4,0,5: not finished\n0\.0 % of the updates are saved", said)

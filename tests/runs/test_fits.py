@@ -18,7 +18,7 @@ from tests.runs.test_runs import TINY
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
 SEEDS = [2, 9, 4]
-RECKLESS = {"learning_rate": 1e30, "value_learning_rate": 1e30}
+RECKLESS = 1e30
 CONFIGS = {
     "ppo": dataclasses.replace(
         TINY, fit="ppo", value_steps=1, epochs=2, minibatches=3, joint_loss=True, target_kl=0.05
@@ -29,9 +29,14 @@ CONFIGS = {
     ),
 }
 SETTINGS = {
-    "ppo": [{}, {"clip_coef": 0.05}, {"target_kl": 1e-4}, RECKLESS],
-    "trpo": [{}, {"max_kl": 1e-3}, {"damping": 1.0, "cg_steps": 2}, RECKLESS],
-    "scaled": [{}, {"gamma": 0.5}, {"clip_coef": 0.05}, RECKLESS],
+    "ppo": [{}, {"clip_coef": 0.05}, {"target_kl": 1e-4}, {"learning_rate": RECKLESS}],
+    "trpo": [
+        {},
+        {"max_kl": 1e-3},
+        {"damping": 1.0, "cg_steps": 2},
+        {"value_learning_rate": RECKLESS},
+    ],
+    "scaled": [{}, {"gamma": 0.5}, {"clip_coef": 0.05}, {"learning_rate": RECKLESS}],
 }
 
 
