@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxpg.analysis.budget import Budget, budget, spent
-from jaxpg.analysis.stats import SOLVED, Survival, kaplan_meier
+from jaxpg.analysis.stats import SOLVED, TIME_LIMITS, Survival, kaplan_meier
 from jaxpg.core.config import Config
 from jaxpg.population.evaluations import Evaluations
 
@@ -96,7 +96,7 @@ def outcomes(
       target: return that counts as solved; None takes the environment's own, if it has one.
       within: the part of the training that counts; None for all of it.
     """
-    target = SOLVED.get(config.env) if target is None else target
+    target = solved_at(config) if target is None else target
     if within is not None:
         population = until(config, population, within)
     final = np.asarray(population.final_return, float)
@@ -123,6 +123,13 @@ def outcomes(
         collapsed=np.logical_and(ever, lost.any(axis=1)),
     )
     return Outcomes(final, diverged, least, solving)
+
+
+def solved_at(config: Config) -> float | None:
+    """The return that gymnasium calls solved; None where it says nothing, as of another time limit,
+    with which a return means something else."""
+    limit = config.max_episode_steps
+    return SOLVED.get(config.env) if limit in (None, TIME_LIMITS.get(config.env)) else None
 
 
 def is_solved(population: "Population", target: float) -> np.ndarray:
@@ -241,8 +248,9 @@ def select(population: "Population", rows: np.ndarray) -> "Population":
 def evaluated(population: "Population") -> Evaluations | None:
     """What each row counts with where it was evaluated, float64.
 
-    One that has diverged by then counts with the mean of all before training, or with the lowest at
-    the end if that is lower; so does one whose return is no number. None if none was evaluated, or
+    One that has diverged by then counts with the mean of all before training (or with the untrained
+    return, where they were trained before), or with the lowest at the end if that is lower; so does
+    one whose return is no number. None if none was evaluated, or
     only with returns that are no numbers.
     """
     seen = population.evaluations
@@ -250,11 +258,13 @@ def evaluated(population: "Population") -> Evaluations | None:
         return None
     diverged = population.frozen_at[:, None] >= 0
     gone = diverged & (seen.update > population.frozen_at[:, None])
+    before = _untrained_before(population)
 
     def counted_in(returns: np.ndarray) -> np.ndarray:
         known = np.where(gone | ~np.isfinite(returns), np.nan, returns.astype(np.float64))
         first, last = (x[np.isfinite(x)] for x in (known[:, 0], known[:, -1]))
-        least = min([first.mean() if len(first) else np.nan, *last.tolist()])
+        untrained = first.mean() if before is None and len(first) else before
+        least = min([np.nan if untrained is None else untrained, *last.tolist()])
         return np.where(np.isnan(known), least, known)
 
     greedy, sampled = counted_in(seen.greedy), counted_in(seen.sampled)
@@ -286,12 +296,23 @@ def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:
 def untrained_return(population: "Population") -> float:
     """Mean return of the episodes of each seed's first update in which any ended, over all seeds.
 
-    0 if no episode ended at all.
+    0 if no episode ended at all. Of a run that started from another's policies in the same
+    environment it is that one's.
     """
+    before = _untrained_before(population)
+    if before is not None:
+        return before
     episodes, returns = _returns(population)
     rows = np.flatnonzero((episodes > 0).any(axis=1))
     first = (rows, np.argmax(episodes > 0, axis=1)[rows])
     return float(returns[first].sum(dtype=np.float64) / max(1, episodes[first].sum()))
+
+
+def _untrained_before(population: "Population") -> float | None:
+    """The untrained return of the run that this one started from, in the same environment."""
+    what = population.manifest
+    known = what is not None and what.start is not None and what.start.env == what.config.env
+    return what.start.untrained if known else None
 
 
 def learning(population: "Population") -> Learning | None:

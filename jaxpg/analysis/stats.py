@@ -25,6 +25,12 @@ SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
     "MountainCar-v0": -110.0,
     "MountainCarContinuous-v0": 90.0,
 }
+TIME_LIMITS = {  # with which that is said
+    "CartPole-v1": 500,
+    "Acrobot-v1": 500,
+    "MountainCar-v0": 200,
+    "MountainCarContinuous-v0": 999,
+}
 
 Strata = Sequence[np.ndarray]
 

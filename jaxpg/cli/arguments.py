@@ -31,7 +31,11 @@ Contenders = Annotated[
 ]
 Given = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]  # names of options
 Changed = Annotated[
-    bool, arg(help="Take the source of --algorithm as it is now, if it was another.")
+    bool,
+    arg(
+        help="Take the source of --algorithm, and of an environment of one's own, as it is now, if "
+        "it was another."
+    ),
 ]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Callback = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]

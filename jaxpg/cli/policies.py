@@ -74,7 +74,7 @@ def evaluate(options: Evaluate) -> None:
             say(f"{simulator.__name__[3:]}, {mode}: {seeds(len(some))} …")
             settings = {"setting": options.setting, "key": options.evaluation_seed}
             found.append(simulator(run, some, options.episodes, mode, **settings))
-    results = [evaluation.summarize(each, run.config.env) for each in found]
+    results = [evaluation.summarize(each, run.config) for each in found]
     if options.json:
         content = {
             "run": str(options.dir),

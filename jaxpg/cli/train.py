@@ -30,6 +30,7 @@ from jaxpg.runs.manifest import parse_seeds
 if TYPE_CHECKING:
     from jaxpg.population.cluster import Cluster
     from jaxpg.runs.manifest import Manifest
+    from jaxpg.runs.start import Start
 
 BUDGET = create_mutex_group(required=True)
 
@@ -116,6 +117,7 @@ def train(options: Train) -> None:
         import_callback(options.launch)
         build = own.find(options.own.algorithm, given)
         start, device = start_of(during.from_), device_of(nodes)
+        say_of_another_env(start, config.env)
 
         def begin(lanes: int | None) -> None:
             planned = planning.plan(
@@ -269,6 +271,7 @@ def sweep(options: Sweep) -> None:
         import_callback(options.launch)
         what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
         start = start_of(during.from_)
+        say_of_another_env(start, options.config.env)
         seen = (during.evaluate_every, during.evaluate_episodes)
         asked = sweeps.plan(*what, options.own.algorithm, given, start, *seen)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
@@ -315,6 +318,12 @@ def retrace(options: Retrace) -> None:
         name += f"-setting-{options.setting}"
     out = options.out or options.dir.resolve().with_name(name)
     print(again(options.dir, options.seed, options.setting, options.update, out, build))
+
+
+def say_of_another_env(start: "Start | None", env: str) -> None:
+    """That the seeds start from what was trained elsewhere."""
+    if start is not None and start.origin.env not in (None, env):
+        say(f"{start.called} was trained on {start.origin.env}, and this is {env}")
 
 
 def default_out(name: str, config: Config, suffix: str = "") -> Path:

@@ -127,6 +127,15 @@ def described(name: str) -> tuple[Any, Any, int | None]:
     return *_spaces(gym, params), None if limit is None else int(limit)
 
 
+def class_of(name: str) -> type:
+    """What gymnax makes the environment called `name` of.
+
+    Raises:
+      ConfigError: if there is no such environment.
+    """
+    return type(_gymnax(name)[1])
+
+
 class Interface(NamedTuple):
     """Between an environment's own observations and actions and the flat ones of the networks."""
 

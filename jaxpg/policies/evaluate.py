@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import words
-from jaxpg.analysis.stats import SOLVED, estimate, iqm
+from jaxpg.analysis.outcomes import solved_at
+from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.env import interface, newest
@@ -195,7 +196,7 @@ def default_gymnasium_seeds(config: Config, episodes: int) -> int:
     return max(1, GYMNASIUM_STEPS // (episodes * limit))
 
 
-def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
+def summarize(evaluation: Evaluation, config: Config) -> dict[str, Any]:
     """What the JSON file says of one evaluation.
 
     `iqm` and its interval are over the seeds' mean returns; of a single seed over its episodes.
@@ -212,7 +213,7 @@ def summarize(evaluation: Evaluation, env: str) -> dict[str, Any]:
             "evaluate the others (--seeds)"
         )
     middle = estimate(iqm, [means if len(means) > 1 else evaluation.returns[0]])
-    solved = SOLVED.get(env)
+    solved = solved_at(config)
     return {
         "simulator": evaluation.simulator,
         "mode": evaluation.mode,

@@ -109,12 +109,14 @@ Advance = Callable[[Chunk, int, Snapshot | None], Iterator[tuple[int, Snapshot]]
 def own_jax(config: Config) -> Iterator[None]:
     """JAX as our programs rely on it, in this thread, whatever the process has set.
 
-    That is the 64-bit mode that the config's arithmetic needs, and none of the settings with which
-    people look for faults in programs of their own: they refuse what is meant here (NaN is a
-    metric where no episode ended, a host array is an argument) or cannot compile.
+    That is the 64-bit mode that the config's arithmetic needs, the usual layout of random bits, and
+    none of the settings with which people look for faults in programs of their own: they refuse
+    what is meant here (NaN is a metric where no episode ended, a host array is an argument) or
+    cannot compile.
     """
     with (
         jax.enable_x64(config.float_type == "float64"),
+        jax.threefry_partitionable(True),  # what environments draw depends on it
         jax.disable_jit(False),
         jax.numpy_dtype_promotion("standard"),
         jax.transfer_guard("allow"),

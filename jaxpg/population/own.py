@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxpg import words
 from jaxpg.core.config import (
     OWN_PARAMS,
+    Config,
     ConfigError,
     EnvParams,
     named_words,
@@ -67,8 +68,9 @@ def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
     return partial(function, **checked(with_types(name, EnvParams(given), _kinds(function))))
 
 
-def check_made(build: Build, made: Any) -> None:
-    """Raise ConfigError unless what it has made of a config is an Algorithm."""
+def check_made(build: Build, made: Any, config: Config) -> None:
+    """Raise ConfigError unless what it has made of a config is an Algorithm, whose optimizer gives
+    what the parameters are to go against."""
     from jaxpg.core.types import Algorithm  # late, for it brings jax
 
     if not isinstance(made, Algorithm):
@@ -76,6 +78,29 @@ def check_made(build: Build, made: Any) -> None:
             f"{_name(build)} must make an Algorithm of a config, as jaxpg.build does; it returned "
             f"{made!r:.60}"
         )
+    if source(build) is not None and _descends_by_itself(made, config):
+        raise ConfigError(
+            f"the optimizer of {_name(build)} turns a gradient around, and so jaxpg, which goes "
+            "against what it gives at the config's learning rate, would climb: take "
+            "optax.scale_by_adam(), not optax.adam(rate)"
+        )
+
+
+def _descends_by_itself(algorithm: Any, config: Config) -> bool:
+    """Whether its optimizer answers a gradient of ones with a direction that is, on the whole,
+    negative."""
+    import jax  # late
+    import jax.numpy as jnp
+
+    from jaxpg.core import learner, noise
+
+    params = jax.eval_shape(algorithm.networks.init, noise.key(0), noise.key(0))
+    optimizer, total = algorithm.optimizer(config), 0.0
+    for group in learner.groups(config, params).values():
+        ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), group)
+        direction, _ = optimizer.update(ones, optimizer.init(ones), ones)
+        total += float(sum(x.sum() for x in jax.tree.leaves(direction)))
+    return total < 0.0
 
 
 def imported(name: str, whose: str) -> Callable[..., Any]:
@@ -125,6 +150,17 @@ def source(build: Build) -> Source | None:
     path = getattr(sys.modules.get(module), "__file__", None)
     found = Source(f"{module}:{name}{_unrecorded(build)}", _sha256(path))
     return None if found.name == JAXPG else found
+
+
+def env_sha256(name: str) -> str | None:
+    """Of the file that has the class of an environment of one's own; None of a library's, and where
+    it is a script's."""
+    from jaxpg.core import env  # late, for it brings jax
+
+    module = env.class_of(name).__module__
+    if module == "__main__" or module.partition(".")[0] in ("gymnax", "jaxpg"):
+        return None
+    return _sha256(getattr(sys.modules.get(module), "__file__", None))
 
 
 def _unwrapped(build: Build) -> Build:

@@ -35,6 +35,11 @@ class Entry(NamedTuple):
     some: Outcomes
     measures: dict[str, Estimate | None]
 
+    @property
+    def setting(self) -> int:
+        """Its index in the run."""
+        return int(self.run.population.setting[self.rows[0]])
+
 
 class Pair(NamedTuple):
     """An entry held against the first."""
@@ -107,7 +112,17 @@ def notes(some: Sequence[Entry]) -> list[str]:
     """What a reader must know besides: what was trained before, unequal budgets, and seeds unlike
     the others."""
     seeds = [f"{entry.letter}: {line}" for entry in some for line in remarks(entry.some)]
-    return starts(some) + budgets(some) + seeds
+    return worlds(some) + starts(some) + budgets(some) + seeds
+
+
+def worlds(some: Sequence[Entry]) -> list[str]:
+    """That not all act in the same environment; nothing if they do."""
+    if len({entry.run.config_of(entry.setting).env_params for entry in some}) == 1:
+        return []
+    return [
+        "parameters of the environment differ: which return is higher says as much of them as of "
+        "what was trained"
+    ]
 
 
 def starts(some: Sequence[Entry]) -> list[str]:
@@ -155,7 +170,7 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
                 "directory": str(entry.run.directory),
                 "preset": entry.run.manifest.preset,
                 "algorithm": entry.run.manifest.called,
-                "setting": dict(entry.run.settings[entry.run.population.setting[entry.rows[0]]]),
+                "setting": dict(entry.run.settings[entry.setting]),
                 "seeds": len(entry.rows),
                 "budget": budget(entry.run.config)._asdict(),
                 "diverged": int(entry.some.diverged.sum()),

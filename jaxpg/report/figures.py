@@ -9,8 +9,8 @@ import numpy as np
 from jaxpg import words
 from jaxpg.analysis.budget import Budget
 from jaxpg.analysis.curves import curve_points
-from jaxpg.analysis.outcomes import Solving, select, time_to_solve
-from jaxpg.analysis.stats import SOLVED, iqm, iqm_band, performance_profile
+from jaxpg.analysis.outcomes import Solving, select, solved_at, time_to_solve
+from jaxpg.analysis.stats import iqm, iqm_band, performance_profile
 from jaxpg.core.config import Config
 from jaxpg.report.canvas import (
     ACCENT,
@@ -37,7 +37,7 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
     Of several settings the IQM of each, without the seeds.
     """
     settings = int(population.setting.max()) + 1
-    target, spent = SOLVED.get(config.env), config.unit
+    target, spent = solved_at(config), config.unit
     parts = [select(population, np.flatnonzero(population.setting == i)) for i in range(settings)]
     curves = [curve_points(config, part) for part in parts]
     seeds = words.seeds(len(parts[0].seeds))

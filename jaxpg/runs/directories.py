@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from jaxpg import files
 from jaxpg.errors import RunError
@@ -33,13 +34,18 @@ def begin(directory: Path, manifest: Manifest, start: Start | None = None) -> No
                 check_same(directory, manifest)
             if is_new or not (directory / starts.NAME).exists():
                 starts.write(directory, start)
-            if is_new or _has_other_source(directory, manifest):
+            if is_new or _is_of_other_files(directory, manifest):
                 manifests.write(directory, manifest)
 
 
-def _has_other_source(directory: Path, manifest: Manifest) -> bool:
-    """Whether it has saved nothing, and the algorithm is one's own, by another source."""
-    return is_empty(directory) and manifests.read(directory).source != manifest.source
+def _is_of_other_files(directory: Path, manifest: Manifest) -> bool:
+    """Whether it has saved nothing, and algorithm or environment of one's own have changed."""
+    return is_empty(directory) and _files(manifests.read(directory)) != _files(manifest)
+
+
+def _files(manifest: Manifest) -> dict[str, Any]:
+    """Of what is one's own, by the names of the manifest."""
+    return {name: getattr(manifest, name) for name in ("build_sha256", "env_sha256")}
 
 
 def withdraw(directory: Path) -> None:
@@ -58,13 +64,14 @@ def withdraw(directory: Path) -> None:
 def check_same(directory: Path, manifest: Manifest) -> None:
     """Raise RunError, with what differs, unless the directory's manifest is this one.
 
-    Of a run that has saved nothing the source of an algorithm of one's own may have changed.
+    Of a run that has saved nothing the files of an algorithm and of an environment of one's own may
+    have changed.
     """
     old = manifests.read(directory)
     if is_empty(directory):
-        old = old._replace(build_sha256=manifest.build_sha256)
-    same_file = manifest._replace(build_sha256=old.build_sha256)  # of which more is said
-    changed = manifests.differences(old, same_file)
+        old = old._replace(**_files(manifest))
+    same_files = manifest._replace(**_files(old))  # of which more is said
+    changed = manifests.differences(old, same_files)
     if changed:
         raise RunError(
             f"{directory} is a run of something else ({'; '.join(changed)}): take another --out, "

@@ -73,7 +73,8 @@ def add_seeds(directory: Path, seeds: Sequence[int]) -> None:
 
 
 def adopt(directory: Path, build: Build) -> None:
-    """Go on with what makes the algorithm as it is now; the manifest keeps the former hashes.
+    """Go on with what makes the algorithm, and with an environment of one's own, as they are now;
+    the manifest keeps the former hashes.
 
     Raises:
       ConfigError: if it has not the run's options any more.
@@ -82,13 +83,24 @@ def adopt(directory: Path, build: Build) -> None:
     with lock.locked(directory):
         manifest = manifests.read(directory)
         now = own.source(build)
-        if now is None or now == manifest.source:
-            return
-        former = [*manifest.made.get("former_sources", []), manifest.build_sha256]
-        made = {**manifest.made, "former_sources": former}
-        adopted = manifest._replace(build_sha256=now.sha256, options=own.options(build), made=made)
-        with files.writing(directory):
-            manifests.write(directory, adopted)
+        adopted = manifest._replace(
+            build_sha256=now and now.sha256,
+            options=own.options(build),
+            env_sha256=own.env_sha256(manifest.config.env),
+        )
+        former = [
+            was
+            for was, is_now in (
+                (manifest.build_sha256, adopted.build_sha256),
+                (manifest.env_sha256, adopted.env_sha256),
+            )
+            if was != is_now
+        ]
+        if former:
+            known = manifest.made.get("former_sources", [])
+            made = {**manifest.made, "former_sources": [*known, *former]}
+            with files.writing(directory):
+                manifests.write(directory, adopted._replace(made=made))
 
 
 def merge(directories: Sequence[Path], out: Path) -> Manifest:

@@ -38,6 +38,8 @@ class Origin(NamedTuple):
     run: str | None  # its directory then, for people; None of a population in memory
     manifest: str  # SHA-256 of its manifest.json, by which it is known
     params: str  # SHA-256 of start.safetensors, its parameters, which decide the results
+    env: str | None = None  # its environment
+    untrained: float | None = None  # what its untrained policies returned there, on average
 
 
 class Manifest(NamedTuple):
@@ -56,6 +58,7 @@ class Manifest(NamedTuple):
     build: str | None = None
     build_sha256: str | None = None
     options: EnvParams = OWN_PARAMS
+    env_sha256: str | None = None  # of the file of an environment of one's own
     start: Origin | None = None  # each seed starts from the same seed's parameters there
     evaluating: Evaluating | None = None
 
@@ -122,6 +125,7 @@ def text(manifest: Manifest) -> str:
         "build": manifest.build,
         "build_sha256": manifest.build_sha256,
         "options": manifest.options,
+        "env_sha256": manifest.env_sha256,
         "start": manifest.start and manifest.start._asdict(),
         "evaluating": manifest.evaluating and manifest.evaluating._asdict(),
     }
@@ -164,20 +168,25 @@ def algorithm(directory: Path, manifest: Manifest, changed: bool = False) -> Bui
 
 
 def check_source(directory: Path, manifest: Manifest, now: Source | None) -> None:
-    """Raise RunError unless what makes the algorithm is what the run was begun with."""
+    """Raise RunError unless what makes the algorithm, and an environment of one's own, is what the
+    run was begun with."""
     if manifest.build != (now and now.name):
         raise RunError(
             f"{directory} was begun with the algorithm of {manifest.build or 'jaxpg'}, and this is "
             f"that of {now.name if now else 'jaxpg'}: jaxpg.train_population(…, out=…, build=…) "
             "goes on with it"
         )
-    former = manifest.build_sha256
-    if now and now.sha256 != former and None not in (now.sha256, former):
-        raise RunError(
-            f"{directory} was begun with another source of {now.name}: its SHA-256 was "
-            f"{former} and is {now.sha256}: put the former file back, or say --changed-algorithm "
-            "(to jaxpg resume, where it is trained)"
-        )
+    env = manifest.config.env
+    for name, former, sha256 in (
+        (now and now.name, manifest.build_sha256, now and now.sha256),
+        (env, manifest.env_sha256, manifest.env_sha256 and own.env_sha256(env)),
+    ):
+        if sha256 != former and None not in (sha256, former):
+            raise RunError(
+                f"{directory} was begun with another source of {name}: its SHA-256 was "
+                f"{former} and is {sha256}: put the former file back, or say --changed-algorithm "
+                "(to jaxpg resume, where it is trained)"
+            )
 
 
 def check_same_bits(directory: Path, manifest: Manifest) -> None:
@@ -221,6 +230,7 @@ def parse(content: bytes, path: Path) -> Manifest:
             build=_typed(fields.get("build"), str | None),
             build_sha256=_typed(fields.get("build_sha256"), str | None),
             options=own.checked(EnvParams(_typed(fields.get("options", {}), dict))),
+            env_sha256=_typed(fields.get("env_sha256"), str | None),
             start=parse_origin(fields.get("start")),
         )
         if fields.get("evaluating") is not None:
@@ -289,7 +299,7 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
 
 def _decisive(manifest: Manifest) -> dict[str, Any]:
     """All that decides the results, by name."""
-    names = ("lanes", "settings", "build", "build_sha256", "options", "evaluating")
+    names = ("lanes", "settings", "build", "build_sha256", "options", "env_sha256", "evaluating")
     return {
         "seeds": ",".join(manifest.parts),
         **{name: getattr(manifest, name) for name in names},
@@ -371,6 +381,8 @@ def parse_origin(fields: Any) -> Origin | None:
     _typed(origin.run, str | None)
     for hashed in (origin.manifest, origin.params):
         _typed(hashed, str)
+    _typed(origin.env, str | None)
+    _typed(origin.untrained, float | None)
     return origin
 
 

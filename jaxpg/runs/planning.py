@@ -79,7 +79,7 @@ def plan(
     if source is None:  # one's own may use whatever it likes
         check_varied(config, settings)
     with chunks.own_jax(config):
-        own.check_made(build, build(config))
+        own.check_made(build, build(config), config)
     lanes = population.default_lanes(device) if lanes is None else lanes
     population.make_chunks(config, seeds[:1], settings, lanes, options)
     if start is not None:
@@ -101,6 +101,7 @@ def plan(
         build=source and source.name,
         build_sha256=source and source.sha256,
         options=options,
+        env_sha256=own.env_sha256(config.env),
         start=start and start.origin,
         evaluating=evaluating,
     )

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxpg import files, words
 from jaxpg.analysis.measures import spread
-from jaxpg.analysis.outcomes import evaluated, is_solved, learning, scores, select
-from jaxpg.analysis.stats import SOLVED, iqm
+from jaxpg.analysis.outcomes import evaluated, is_solved, learning, scores, select, solved_at
+from jaxpg.analysis.stats import iqm
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
 from jaxpg.population import provenance
@@ -82,7 +82,7 @@ def summarize(
     what: Manifest, population: Population, device: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What summary.json says; every number a JSON number, or null where there is none."""
-    config = what.config
+    config, population = what.config, population._replace(manifest=what)
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
     frozen = np.flatnonzero(population.frozen_at >= 0)
     silent = population.metrics.episodes.sum(axis=1) == 0
@@ -162,7 +162,7 @@ def closing(summary: dict[str, Any], out: Path) -> str:
 
 def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
     """Of these rows: the spread of what they count with, who solves the task, if they learnt."""
-    counted, target = scores(population)[rows], SOLVED.get(config.env)
+    counted, target = scores(population)[rows], solved_at(config)
     some = select(population, np.arange(len(population.seeds))[rows])
     learnt = learning(some)
     return {

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
 from jaxpg import files, words
+from jaxpg.analysis.outcomes import untrained_return
 from jaxpg.core.config import Config
 from jaxpg.core.types import Params
 from jaxpg.errors import RunError
@@ -67,6 +68,8 @@ def of(trained: Any, directory: Path | None = None) -> Start:
         if directory is None
         else manifests.sha256(directory),
         params=hashlib.sha256(content).hexdigest(),
+        env=what.config.env,
+        untrained=untrained_return(trained),
     )
     return Start(origin, content, what.config if what.build is None else None)
 

@@ -1,5 +1,7 @@
 """What became of each seed: its score, when it solved the task, whether it lost it; by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -136,6 +138,12 @@ def test_budget_in_episodes_counts_episodes():
 def test_what_counts_as_solved_can_be_given_and_is_needed():
     returns = [[20, 30, 30, 30], [20, 20, 20, 20]]
     assert outcomes(CONFIG, population(returns), 25.0).solving.ever.tolist() == [True, False]
+    for other in (
+        dataclasses.replace(CONFIG, max_episode_steps=limit) for limit in (100, 499, 1000)
+    ):
+        assert outcomes(other, population(returns)).solving is None  # 475 is not what it was
+    same = dataclasses.replace(CONFIG, max_episode_steps=500)
+    assert outcomes(same, population(returns)).solving.target == 475.0
     pendulum = Config(env="Pendulum-v1")
     assert outcomes(pendulum, population(returns)).solving is None
     never = measure(outcomes(CONFIG, population(returns)))

@@ -115,13 +115,13 @@ def test_a_continuous_action_is_taken_by_both():
 def test_summary_says_what_the_episodes_were(run):
     returns = np.array([[500.0, 400.0], [480.0, 480.0], [10.0, 30.0]])
     found = evaluate.Evaluation("gymnax", "greedy", [2, 9, 4], returns, returns.astype(int), 1.0)
-    summary = evaluate.summarize(found, "CartPole-v1")
+    summary = evaluate.summarize(found, Config())
     assert summary["mean_return"] == [450.0, 480.0, 20.0]
     assert summary["solved_fraction"] == pytest.approx(1 / 3)
     assert (summary["worst_seed"], summary["worst_episode"]) == (4, 10.0)
     assert summary["steps"] == 1900
     assert summary["interval_over"] == "seeds"
-    one = evaluate.summarize(found._replace(seeds=[2], returns=returns[:1]), "CartPole-v1")
+    one = evaluate.summarize(found._replace(seeds=[2], returns=returns[:1]), Config())
     assert one["interval_over"] == "episodes"
     assert (one["iqm"], one["ci95_low"], one["ci95_high"]) == (450.0, 400.0, 500.0)
 
@@ -131,7 +131,7 @@ def test_a_return_that_is_no_number_is_refused_by_name():
     returns = np.array([[500.0, 400.0], [np.nan, 480.0], [10.0, 30.0]])
     found = evaluate.Evaluation("gymnax", "greedy", [2, 9, 4], returns, np.ones((3, 2), int), 1.0)
     with pytest.raises(RunError, match=r"gymnax gave rewards .* no finite numbers, to seed 9:"):
-        evaluate.summarize(found, "CartPole-v1")
+        evaluate.summarize(found, Config())
 
 
 def test_an_environment_that_is_registered_anew_is_the_one_that_is_played(monkeypatch):

@@ -177,6 +177,14 @@ def test_steps_and_episodes_are_compared_in_steps(runs, tmp_path, capsys):
     assert ">episodes<" not in svg
 
 
+def test_other_parameters_of_the_environment_are_said(runs, tmp_path, capsys):
+    heavier = handmade.run(
+        tmp_path / "heavier", rising([300, 200, 100]), env_params={"gravity": 20.0}
+    )
+    assert "parameters of the environment differ" in told(capsys, runs[0], heavier)
+    assert "parameters of the environment" not in told(capsys, *runs)
+
+
 def test_failed_seeds_are_equal_in_whichever_run(tmp_path, capsys):
     """One run's untrained seeds got 20 and the other's 30; those that diverged are not better."""
     one = handmade.run(

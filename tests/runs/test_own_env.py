@@ -1,5 +1,7 @@
-"""Runs in an environment of one's own that keeps a random key in its state."""
+"""Runs in an environment of one's own: with a random key in its state, and one that changes."""
 
+import dataclasses
+import hashlib
 import signal
 from typing import Any, NamedTuple
 
@@ -11,10 +13,11 @@ import pytest
 from gymnax.environments import environment, spaces
 
 import jaxpg
+from jaxpg.cli.main import main
 from jaxpg.core.config import Config
-from jaxpg.errors import Stopped
-from jaxpg.population import chunks
-from jaxpg.runs import run
+from jaxpg.errors import RunError, Stopped
+from jaxpg.population import chunks, own
+from jaxpg.runs import manifest, run
 from jaxpg.runs.retrace import retrace
 
 
@@ -59,18 +62,18 @@ def drunk(monkeypatch):
     monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Drunk-v0"])
 
 
+def _stop(at):
+    signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+
+
 def test_a_typed_key_in_the_state_is_saved_and_goes_on(drunk, tmp_path, monkeypatch):
     """It died at the first checkpoint; now it is continued and retraced to the same bits."""
     jaxpg.check_env("Drunk-v0", steps=20)
     how = {"lanes": 2, "evaluate_every": 20, "evaluate_episodes": 2}
     whole = jaxpg.train_population(CONFIG, [3, 5, 8], **how)
     monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
-
-    def stop(at):
-        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-
     with pytest.raises(Stopped):
-        jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run", report=stop)
+        jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run", report=_stop)
     again = jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
     jax.tree.map(np.testing.assert_array_equal, again.metrics, whole.metrics)
@@ -92,3 +95,54 @@ def test_what_lies_between_two_updates_is_plain_arrays(drunk):
     for one, other in zip(back.env_state.inner, kinds, strict=True):
         assert one.dtype == other.dtype
         assert (one == other).all()
+
+
+THEIRS = """
+import gymnax
+from gymnax.environments.classic_control.cartpole import CartPole
+
+class Mine(CartPole):
+    bonus = 0.0
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, terminated, info = super().step_env(key, state, action, params)
+        return obs, state, reward + self.bonus, terminated, info
+
+gymnax.registration._registry["Mine-v0"] = Mine
+gymnax.registered_envs.append("Mine-v0")
+"""
+
+
+def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, capsys):
+    """Neither trained further nor evaluated in silence, as an algorithm of one's own is not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs])
+    monkeypatch.setattr(gymnax.registration, "_registry", {**gymnax.registration._registry})
+    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
+    file, done, stopped = (tmp_path / name for name in ("their_env.py", "done", "stopped"))
+    file.write_text(THEIRS)
+    config = dataclasses.replace(CONFIG, env="their_env:Mine-v0", lr_schedule="constant")
+    jaxpg.train_population(config, [3, 5], lanes=2, out=done)
+    with pytest.raises(Stopped):
+        jaxpg.train_population(config, [3, 5], lanes=2, out=stopped, report=_stop)
+    former = manifest.read(stopped).env_sha256
+    assert former == hashlib.sha256(THEIRS.encode()).hexdigest()
+    file.write_text(THEIRS.replace("bonus = 0.0", "bonus = 9.0"))
+    evaluated = ["evaluate", str(done), "--episodes", "1"]
+    resumed = ["resume", str(stopped), "--no-report"]
+    for command in (evaluated, ["extend", str(done), "--total-steps", "80"], resumed):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        said = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert f"another source of their_env:Mine-v0: its SHA-256 was {former}" in said
+        assert "--changed-algorithm" in said
+    with pytest.raises(RunError, match="another source of their_env:Mine-v0"):
+        jaxpg.train_population(config, [3, 5], lanes=2, out=stopped)
+    main([*resumed, "--changed-algorithm"])
+    assert manifest.read(stopped).made["former_sources"] == [former]
+    main([*evaluated, "--changed-algorithm"])
+
+
+def test_a_librarys_environments_and_a_scripts_have_no_file_to_compare():
+    assert own.env_sha256("CartPole-v1") is None

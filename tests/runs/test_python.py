@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxpg
@@ -175,6 +176,21 @@ def test_what_makes_no_algorithm_is_refused():
         planning.plan("vpg", TINY, [1], 2, build=lambda config: None)
     with pytest.raises(ConfigError, match=said):
         jaxpg.train_population(TINY, [1], lanes=2, build=lambda config: None)
+
+
+def _optimizing(optimizer):
+    return lambda config: jaxpg.build(config)._replace(optimizer=lambda c: optimizer)
+
+
+def test_an_optimizer_that_turns_the_gradient_around_is_refused():
+    """optax.adam(rate) does, and jaxpg goes against what it is given: it would climb in silence."""
+    for climbs in (optax.adam(3e-3), optax.sgd(0.1), optax.chain(optax.adam(1.0))):
+        with pytest.raises(ConfigError, match=r"would climb: take optax.scale_by_adam\(\)"):
+            planning.plan("vpg", TINY, [1], 2, build=_optimizing(climbs))
+    for descends in (optax.scale_by_adam(), optax.identity(), optax.scale_by_lion()):
+        planning.plan("vpg", TINY, [1], 2, build=_optimizing(descends))
+    both = optax.chain(optax.adam(1.0), optax.scale(-1.0))
+    planning.plan("vpg", TINY, [1], 2, build=_optimizing(both))
 
 
 def test_nothing_is_left_where_nothing_fits(tmp_path, monkeypatch, capsys):

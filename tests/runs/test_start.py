@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import jaxpg
+from jaxpg.analysis import outcomes
 from jaxpg.cli.main import main
 from jaxpg.cli.show import describe
+from jaxpg.cli.train import say_of_another_env
 from jaxpg.core import noise
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError, Stopped
@@ -79,6 +81,23 @@ def test_its_noise_is_neither_the_first_runs_nor_that_of_another_start(first):
     some = np.concatenate([keys(None), keys(0), keys(1), keys(2**32 - 1)])
     assert len(np.unique(some, axis=0)) == len(some)
     np.testing.assert_array_equal(keys(7), keys(7))
+
+
+def test_untrained_is_who_was_before_the_first_run(first, then, tmp_path):
+    """Else a seed that diverges in the second would count as what was trained in the first."""
+    untrained = outcomes.untrained_return(first)
+    assert then.manifest.start[3:] == ("CartPole-v1", untrained)
+    then.save(tmp_path / "then")
+    again = jaxpg.load(tmp_path / "then").population
+    third = jaxpg.train_population(THEN, [9, 5], lanes=2, start_from=tmp_path / "then")
+    for one in (then, again, third):
+        assert outcomes.untrained_return(one) == untrained
+        gone = one._replace(frozen_at=np.full(len(one.seeds), 1, np.int32))
+        assert (outcomes.scores(gone) <= untrained).all()
+    own = third._replace(manifest=third.manifest._replace(start=None))
+    elsewhere = third.manifest.start._replace(env="Another-v0")
+    other = third._replace(manifest=third.manifest._replace(start=elsewhere))
+    assert outcomes.untrained_return(other) == outcomes.untrained_return(own) != untrained
 
 
 @pytest.mark.parametrize(("name", "other"), [("activation", "tanh"), ("squash", True)])
@@ -154,6 +173,22 @@ def test_what_it_says_of_where_it_started(origin, first, tmp_path, capsys):
         save(tmp_path / save.__self__.__class__.__name__)
         kept = jaxpg.load(tmp_path / save.__self__.__class__.__name__)
         assert kept.population.start == loaded.population.start
+
+
+def test_it_is_said_that_what_it_starts_from_was_trained_elsewhere(capsys):
+    """The shapes agree, and may mean anything."""
+    config = dataclasses.replace(FIRST, env="CartPole-v1", normalize_obs=False, env_params={})
+    trained = jaxpg.train_population(config, [9], lanes=2)
+    what = trained.manifest._replace(config=dataclasses.replace(config, env="Another-v0"))
+    origin = starts.of(trained._replace(manifest=what))
+    say_of_another_env(origin, "CartPole-v1")
+    assert capsys.readouterr().err == (
+        "jaxpg: the population that it starts from was trained on Another-v0, and this is "
+        "CartPole-v1\n"
+    )
+    say_of_another_env(origin, "Another-v0")
+    say_of_another_env(None, "Another-v0")
+    assert capsys.readouterr().err == ""
 
 
 def test_in_memory_it_can_be_saved_and_continued(then, tmp_path):
