@@ -196,6 +196,11 @@ def export(options: Export) -> None:
     files.save(out, exports.export(run, seed, options.to, setting=options.setting))
     print(f"{out}: seed {seed} of {run.manifest.called} on {run.config.env}. To load it:\n")
     print(exports.how_to_load(run, options.to, str(out)))
+    if run.manifest.build is not None:
+        print(
+            f"\nIt sees and acts as in {run.config.env}: what an env part of {run.manifest.build} "
+            "makes of observations and actions is not in the file."
+        )
 
 
 def load(directory: Path, changed_algorithm: bool) -> "Run":

@@ -131,6 +131,7 @@ def test_a_run_knows_its_algorithm_and_who_only_looks_does_not_import_it(theirs,
     main(["retrace", str(out), "--seed", "1", "--update", "3", "--out", str(tmp_path / "one")])
     assert "all are equal to the bit" in capsys.readouterr().out
     main(["export", str(out), "--to", "onnx", "--out", str(tmp_path / "policy.onnx")])
+    assert "an env part of theirs:scaled makes of observations" in capsys.readouterr().out
     main(["render", str(out), "--seed", "0", "--before", "--out", str(tmp_path / "0.gif")])
     main(line)  # finished
 
