@@ -56,7 +56,8 @@ ONLY_IN_JAXPG = {
     "env": {"described", "class_of", "Interface", "interface", "_gymnax", "_spec", "_check_spaces",
             "_dynamics", "_examples", "_state_types", "_with", "_encoder", "_decoder",
             "_place_cartpole", "_place_pendulum", "_place_catch", "Known", "_CARTPOLE", "KNOWN",
-            "_known", "_spaces", "_num_actions", "_image_of", "_time_limit", "_explained"},
+            "_known", "_spaces", "_num_actions", "_image_of", "_time_limit", "_explained",
+            "_check_observation", "TRUNCATED"},
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
