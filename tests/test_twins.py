@@ -41,8 +41,12 @@ CORE = [
 SEES_BOTH = [
     f"jaxpg.proof.{name}" for name in ("batch", "faults", "golden", "levels", "pairs", "synthetic")
 ]
-# Loaded when such an environment is asked for; what a suite adapts may not be installed.
-ADAPTERS = {"jaxpg.proof.dials", *(suite.adapter for suite in SUITES.values())}
+# Loaded when such an environment, or an ONNX file, is asked for: what they need may be missing.
+ADAPTERS = {
+    "jaxpg.proof.dials",
+    "jaxpg.policies.onnx_graph",
+    *(suite.adapter for suite in SUITES.values()),
+}
 TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
 
 # Names that only one package has, and why.
