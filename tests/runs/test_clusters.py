@@ -15,7 +15,7 @@ import pytest
 from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError
 from jaxpg.errors import Stopped
-from jaxpg.population import cluster
+from jaxpg.population import cluster, crew
 from jaxpg.runs import checkpoints, run
 from jaxpg.runs.python import train_population
 from jaxpg.runs.watch import EXIT_STOPPED
@@ -135,7 +135,7 @@ def test_stopped_and_continued_it_has_the_bits_of_one_machine(
 def test_in_memory_with_one_worker_killed(whole, nodes, tmp_path, monkeypatch, caplog):
     """The chunk goes on from where it was, with another worker; and that is said."""
     monkeypatch.setenv(FAULTS, str(tmp_path))
-    monkeypatch.setattr(cluster, "Worker", Killed)
+    monkeypatch.setattr(crew, "Worker", Killed)
     seen = []
     options = {"lanes": 2, "segments": 7, "cluster": nodes.address, "report": seen.append}
     found = train_population(TINY, SEEDS, **options)
@@ -150,7 +150,7 @@ def test_in_memory_with_one_worker_killed(whole, nodes, tmp_path, monkeypatch, c
 
 
 def test_who_differs_trains_nothing_unless_that_is_meant(whole, nodes, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_sha256", lambda folder: "another")
+    monkeypatch.setattr(crew, "_sha256", lambda folder: "another")
     with pytest.raises(ConfigError, match=r"source of jaxpg \w{64}, here another.*--mixed"):
         train(begun(tmp_path / "run"), nodes)
     assert not checkpoints.listed(tmp_path / "run")
@@ -162,7 +162,7 @@ def test_who_differs_trains_nothing_unless_that_is_meant(whole, nodes, tmp_path,
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_given_up(whole, nodes, tmp_path, monkeypatch, every_segment):
     monkeypatch.setenv(FAULTS, str(tmp_path))
-    monkeypatch.setattr(cluster, "Worker", Hung)
+    monkeypatch.setattr(crew, "Worker", Hung)
     notes = train(begun(tmp_path / "run"), nodes, stall_seconds=5.0)
     assert any("no answer for 5 s" in note for note in notes)
     assert_same_results(whole, tmp_path / "run")
@@ -170,7 +170,7 @@ def test_a_worker_that_hangs_is_given_up(whole, nodes, tmp_path, monkeypatch, ev
 
 @pytest.mark.slow
 def test_workers_that_all_die_end_it(nodes, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "Worker", Stillborn)
+    monkeypatch.setattr(crew, "Worker", Stillborn)
     with pytest.raises(ConfigError, match="5 workers were lost one after another"):
         train(begun(tmp_path / "run", seeds=[2, 9]), nodes)
 
@@ -238,7 +238,7 @@ def test_who_writes_is_killed_and_signalled(nodes, tmp_path, uninterrupted):
 
 @pytest.mark.slow
 def test_without_a_node_it_waits(whole, tmp_path, monkeypatch, every_segment):
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    monkeypatch.setattr(crew, "PATIENCE", 1.0)
     some, heard = Nodes(), threading.Event()
     some.add("a")
 
