@@ -32,7 +32,7 @@ help:
 	@echo "make wheel       builds the wheel into dist/; every command of it, where there is nothing else"
 	@echo "make check       lint, docs, test and smoke: what CI runs"
 	@echo "make figures     measure again what README.md, benchmarks/README.md and docs report"
-	@echo "make certificate whole runs of both packages, compared bit by bit: about an hour"
+	@echo "make certificate whole runs of both packages, compared bit by bit: hours"
 	@echo "make clean       remove the environments and caches"
 	@echo "PYTHON=python3.13 makes any of it with another Python, in an environment of its own"
 

@@ -95,7 +95,7 @@ def _certificate(record: dict[str, Any]) -> str:
     groups = [(_on_grid(name, record), [r for r in rows if r["case"] == name]) for name in long]
     groups += [("the other presets and variants", [r for r in rows if r["case"] not in long])]
     lines = [_verdicts(what, mine) for what, mine in groups if mine]
-    origin = f"(`make certificate`, commit {record['commit']}, torch {record['torch']})"
+    origin = f"(`make certificate`, {commits(record)}, torch {record['torch']})"
     text = (
         f"{'; '.join(lines)}. Equal is every observation, action and return and, after each "
         f"update, every parameter, bit by bit; one SHA-256 on both sides {origin}."

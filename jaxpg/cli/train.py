@@ -176,6 +176,8 @@ def resume(options: Resume) -> None:
         import_callback(options.launch)
         if not directories.is_finished(options.dir):
             take_algorithm(options.dir, options.changed_algorithm)
+        elif options.changed_algorithm:
+            say("--changed-algorithm changes nothing: it is finished")
         to_the_end(options.dir, options.launch, options.machines, nodes)
 
 

@@ -142,6 +142,9 @@ def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, capsy
     main([*resumed, "--changed-algorithm"])
     assert manifest.read(stopped).made["former_sources"] == [former]
     main([*evaluated, "--changed-algorithm"])
+    capsys.readouterr()
+    main(["resume", str(done), "--changed-algorithm", "--no-report"])
+    assert "--changed-algorithm changes nothing" in capsys.readouterr().err
 
 
 def test_a_librarys_environments_and_a_scripts_have_no_file_to_compare():
