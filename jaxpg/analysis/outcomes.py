@@ -250,8 +250,8 @@ def evaluated(population: "Population") -> Evaluations | None:
 
     One that has diverged by then counts with the mean of all before training (or with the untrained
     return, where they were trained before), or with the lowest at the end if that is lower; so does
-    one whose return is no number. None if none was evaluated, or
-    only with returns that are no numbers.
+    one whose return is no number. None if none was evaluated, or only with returns that are no
+    numbers.
     """
     seen = population.evaluations
     if seen is None:

@@ -173,6 +173,9 @@ def describe(config: Config, build: Build, device: Mapping[str, Any]) -> dict[st
     theirs = own.source(build)
     if theirs and own.is_importable(theirs.name):  # else it comes with the task
         found[f"source of {theirs.name}"] = str(theirs.sha256)
+    world = own.env_sha256(config.env)
+    if world is not None:
+        found[f"source of {config.env}"] = world
     found |= {name: str(device[name]) for name in ("platform", "kind", "form")}
     if device["platform"] == "cpu":
         found["processor"] = provenance.processor()

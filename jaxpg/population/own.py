@@ -94,9 +94,9 @@ def _descends_by_itself(algorithm: Any, config: Config) -> bool:
 
     from jaxpg.core import learner, noise
 
-    params = jax.eval_shape(algorithm.networks.init, noise.key(0), noise.key(0))
+    state = jax.eval_shape(partial(learner.init, config, algorithm=algorithm), noise.key(0))
     optimizer, total = algorithm.optimizer(config), 0.0
-    for group in learner.groups(config, params).values():
+    for group in learner.groups(config, state.params).values():
         ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), group)
         direction, _ = optimizer.update(ones, optimizer.init(ones), ones)
         total += float(sum(x.sum() for x in jax.tree.leaves(direction)))

@@ -115,6 +115,7 @@ def check_alike(configs: Sequence[Config]) -> None:
 
 def check_varied(config: Config, settings: Sequence[Setting]) -> None:
     """Raise ConfigError if settings differ in a field on which nothing depends."""
+    settings = [plain_setting(setting) for setting in settings]
     for name, needed in unused(config).items():
         if len({setting.get(name, getattr(config, name)) for setting in settings}) > 1:
             raise ConfigError(f"{name} needs {needed}: runs that differ in it alone are the same")

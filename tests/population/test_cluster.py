@@ -95,6 +95,12 @@ def test_bits_depend_on_the_source_of_ones_own_algorithm(tmp_path, monkeypatch):
     assert found == crew.describe(CONFIG, lambda config: fast.build(config), device)
 
 
+def test_bits_depend_on_the_source_of_ones_own_environment(monkeypatch):
+    monkeypatch.setattr(own, "env_sha256", lambda name: f"of {name}")
+    found = crew.describe(CONFIG, fast.build, provenance.device())
+    assert found["source of CartPole-v1"] == "of CartPole-v1"
+
+
 def test_workers_have_the_settings_of_here(monkeypatch):
     for name in ("JAX_PLATFORMS", "JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM", "OTHER"):
         monkeypatch.setenv(name, "x")

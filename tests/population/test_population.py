@@ -286,6 +286,7 @@ def test_a_bad_grid_is_refused(grid, words):
         ([{"learning_rate": np.array(-0.1)}], "learning_rate must be finite and greater than 0"),
         ([{"gamma": jnp.array([0.5, 0.9])}], "gamma must be one number"),
         ([{"vf_coef": 0.5}, {"vf_coef": 1.0}], "vf_coef needs joint_loss .* are the same"),
+        ([{}, {"vf_coef": np.array(1.0)}], "vf_coef needs joint_loss .* are the same"),
     ],
 )
 def test_bad_settings_are_refused(settings, words):

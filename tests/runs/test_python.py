@@ -182,6 +182,15 @@ def _optimizing(optimizer):
     return lambda config: jaxpg.build(config)._replace(optimizer=lambda c: optimizer)
 
 
+def test_networks_of_ones_own_that_normalise_nothing_are_refused_in_a_sentence():
+    """By whatever looks at them first."""
+    config, plain = dataclasses.replace(TINY, normalize_obs=True), jaxpg.build(TINY).networks
+    with pytest.raises(ConfigError, match="normalize_obs needs networks that normalise"):
+        planning.plan(
+            "vpg", config, [1], 2, build=lambda c: jaxpg.build(c)._replace(networks=plain)
+        )
+
+
 def test_an_optimizer_that_turns_the_gradient_around_is_refused():
     """optax.adam(rate) does, and jaxpg goes against what it is given: it would climb in silence."""
     for climbs in (optax.adam(3e-3), optax.sgd(0.1), optax.chain(optax.adam(1.0))):
