@@ -200,8 +200,14 @@ def test_a_distribution_of_ones_own_is_in_no_chain(target):
         export.export(own, 7, target)
 
 
+@pytest.mark.parametrize("target", ["torch", "onnx"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_chain_acts_as_the_policy_does(name, target, tmp_path):
+    compare(untrained(CONFIGS[name]), 7, target, tmp_path / "policy")
+
+
 @pytest.mark.thin(5)
-@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize("target", ["stablehlo", "safetensors"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_runtime_acts_as_the_policy_does(name, target, tmp_path):
     compare(untrained(CONFIGS[name]), 7, target, tmp_path / "policy")

@@ -16,6 +16,7 @@ from jaxpg.policies.evaluate import _player
 from jaxpg.population import evaluations
 from jaxpg.population.evaluations import MODES, Evaluations
 from jaxpg.runs import results
+from jaxpg.runs.manifest import Manifest, Origin
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -145,6 +146,10 @@ def test_who_has_diverged_counts_as_before_training():
     assert summary["greedy"]["last"]["min"] == 20
     assert summary["sampled"]["best"]["at"] == 0
     assert summary["sampled"]["best"]["iqm"] == 20
+    origin = Origin("runs/first", "", "", env=config.env, untrained=9.0)
+    what = Manifest("vpg", config, ("3",), 2, 1, ({},), {}, start=origin)
+    further = evaluated(population._replace(evaluations=seen, manifest=what))
+    assert further.greedy[1].tolist() == [20, 70, 9, 9]  # not 20: that was trained before
     nothing = seen._replace(greedy=np.full((3, 4), np.nan, np.float32))
     assert results.evaluations(config, population._replace(evaluations=nothing)) is None
 
