@@ -118,6 +118,7 @@ def test_summary_says_what_the_episodes_were(run):
     summary = evaluate.summarize(found, Config())
     assert summary["mean_return"] == [450.0, 480.0, 20.0]
     assert summary["solved_fraction"] == pytest.approx(1 / 3)
+    assert evaluate.summarize(found, Config(max_episode_steps=100))["solved_at"] is None
     assert (summary["worst_seed"], summary["worst_episode"]) == (4, 10.0)
     assert summary["steps"] == 1900
     assert summary["interval_over"] == "seeds"
