@@ -20,7 +20,7 @@ from jaxpg.cli.launch import (
 from jaxpg.cli.show import attempt, say
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
-from jaxpg.core.rules import validate
+from jaxpg.core.rules import unused, validate
 from jaxpg.population import evaluations, own
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep as sweeps
@@ -102,6 +102,7 @@ def train(options: Train) -> None:
     config = validate(options.config)
     seeds = parse_seeds(options.run.seeds)
     check(options.launch)
+    say_of_unused(options)
     if options.run.track is not None:
         track.check(options.run.track)
     during, given = options.during, own.parse(options.own.option)
@@ -320,6 +321,16 @@ def retrace(options: Retrace) -> None:
         name += f"-setting-{options.setting}"
     out = options.out or options.dir.resolve().with_name(name)
     print(again(options.dir, options.seed, options.setting, options.update, out, build))
+
+
+def say_of_unused(options: Train) -> None:
+    """Which numbers that are not the preset's have no effect; one's own algorithm may use any."""
+    if options.own.algorithm is not None:
+        return
+    usual = PRESETS[options.preset]
+    for name, needed in unused(options.config).items():
+        if getattr(options.config, name) != getattr(usual, name):
+            say(f"--{name.replace('_', '-')} has no effect: it needs {needed}")
 
 
 def say_of_another_env(start: "Start | None", env: str) -> None:

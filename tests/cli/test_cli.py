@@ -12,7 +12,7 @@ import pytest
 from jaxpg.cli.arguments import ELSEWHERE
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
-from jaxpg.cli.train import say_of_idle_lanes
+from jaxpg.cli.train import Own, Train, say_of_idle_lanes, say_of_unused
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.population import devices
@@ -150,6 +150,18 @@ def test_help_says_how_many_lanes_there_are(capsys):
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     cpu, gpu, tpu = (LANES[platform] for platform in ("cpu", "gpu", "tpu"))
     assert f"(default: {cpu}, on a GPU {gpu}, on a TPU {tpu})" in said
+
+
+def test_a_number_without_effect_is_said(capsys):
+    """Not of what the preset has, nor beside an algorithm of one's own, which may use it."""
+    config = dataclasses.replace(PRESETS["vpg"], vf_coef=0.9, learning_rate=0.1)
+    say_of_unused(Train(preset="vpg", config=config))
+    assert capsys.readouterr().err == (
+        "jaxpg: --vf-coef has no effect: it needs joint_loss or networks='shared'\n"
+    )
+    say_of_unused(Train(preset="vpg", config=config, own=Own(algorithm="mine:build")))
+    say_of_unused(Train(preset="trpo", config=PRESETS["trpo"]))  # with a learning rate of its own
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
