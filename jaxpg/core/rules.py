@@ -47,7 +47,7 @@ _RANGES = {
     "adam_b2": _BELOW_1,
 }
 _AS_USED = ("optimizer_eps", "adam_b1", "adam_b2")  # rounded to 0 or 1 they would make NaN
-_OF_FITS = {  # fields that mean nothing to other fits
+OF_FITS = {  # fields that mean nothing to other fits
     **dict.fromkeys(
         ("epochs", "minibatches", "normalize_over", "clip_coef", "clip_value", "target_kl"),
         ("ppo",),
@@ -98,7 +98,7 @@ def unused(config: Config) -> dict[str, str]:
         "adam_b1": ("optimizer='adam'", adam),
         "adam_b2": ("optimizer='adam'", adam),
         "optimizer_eps": ("optimizer='adam' or 'rmsprop'", c.optimizer != "sgd"),
-        **{name: (_fits(fits), c.fit in fits) for name, fits in _OF_FITS.items() if name in TRACED},
+        **{name: (_fits(fits), c.fit in fits) for name, fits in OF_FITS.items() if name in TRACED},
     }
     return {name: what for name, (what, is_met) in needs.items() if not is_met}
 
@@ -266,7 +266,7 @@ def _of_joint(c: Config) -> str | None:
 
 def _of_fits(c: Config) -> str | None:
     """What a fit has to do with."""
-    for name, fits in _OF_FITS.items():
+    for name, fits in OF_FITS.items():
         value = getattr(c, name)
         if c.fit not in fits and not _is_default(name, value):
             return f"{name} needs {_fits(fits)}; got {value!r} with fit={c.fit!r}"
