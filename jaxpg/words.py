@@ -30,7 +30,7 @@ def share(value: float) -> str:
     """A share of seeds: 99.6 %; 100.0 % are all of them and 0.0 % none, else > 99.9 %, < 0.1 %."""
     if 0.9995 <= value < 1.0:
         return "> 99.9 %"
-    return f"{value:.1%}".replace("%", " %") if value >= 0.0005 or value == 0.0 else "< 0.1 %"
+    return "< 0.1 %" if 0.0 < value < 0.0005 else f"{value:.1%}".replace("%", " %")
 
 
 def line(said: object) -> str:
@@ -75,6 +75,12 @@ def environment(config: Any, varied: Collection[str] = ()) -> str:
     """
     own = parameters(config.env_params, varied)
     return f"{config.env} with {own}" if own else config.env
+
+
+def world(config: Any) -> str:
+    """The same, and in how many steps, where that is not its own limit."""
+    limit = config.max_episode_steps
+    return environment(config) + (f" in {limit:,} steps" if limit else "")
 
 
 def duration(seconds: float) -> str:

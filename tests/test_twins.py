@@ -57,8 +57,9 @@ ONLY_IN_JAXPG = {
     "networks": {"apply", "PRECISION", "_conv", "_dense"},
     "learner": {"with_group"},  # torch's parameters are changed in place
     # what a gymnax environment is, and what a trained policy sees of it
-    "env": {"described", "class_of", "Interface", "interface", "_gymnax", "_spec", "_check_spaces",
-            "_dynamics", "_examples", "_state_types", "_with", "_encoder", "_decoder",
+    "env": {"described", "classes_of", "Interface", "interface", "_gymnax", "_spec",
+            "_check_spaces", "_dynamics", "_examples", "_state_types", "_with", "_encoder",
+            "_decoder",
             "_place_cartpole", "_place_pendulum", "_place_catch", "Known", "_CARTPOLE", "KNOWN",
             "_known", "_spaces", "_num_actions", "_image_of", "_time_limit", "_explained",
             "_check_observation", "TRUNCATED"},

@@ -13,7 +13,6 @@ from torch_ref.config import (
     MOST,
     OPTIONAL,
     STATIC,
-    TRACED,
     Config,
     ConfigError,
     as_float,
@@ -47,13 +46,9 @@ _RANGES = {
     "adam_b2": _BELOW_1,
 }
 _AS_USED = ("optimizer_eps", "adam_b1", "adam_b2")  # rounded to 0 or 1 they would make NaN
-OF_FITS = {  # fields that mean nothing to other fits
-    **dict.fromkeys(
-        ("epochs", "minibatches", "normalize_over", "clip_coef", "clip_value", "target_kl"),
-        ("ppo",),
-    ),
-    **dict.fromkeys(("max_kl", "backtrack_steps"), ("trpo",)),
-    **dict.fromkeys(("damping", "cg_steps"), ("npg", "trpo")),
+_OF_FITS = {  # fields that are refused beside another fit; numbers that it does not use: `unused`
+    **dict.fromkeys(("epochs", "minibatches", "normalize_over", "clip_value", "target_kl"), "ppo"),
+    "backtrack_steps": "trpo",
 }
 
 
@@ -86,7 +81,8 @@ def unused(config: Config) -> dict[str, str]:
     """Traced fields on which nothing depends with this config's static ones, and what each needs:
     of several values of such a field all runs are the same."""
     c = config
-    adam, gae = c.optimizer == "adam", c.estimator == "gae"
+    steps, gae = c.critic or not c.natural, c.estimator == "gae"  # an optimizer takes any
+    adam = steps and c.optimizer == "adam"
     needs = {
         "learning_rate": ("another fit than 'trpo'", c.fit != "trpo"),
         "value_learning_rate": ("a critic with a loss of its own", c.critic and not c.joint),
@@ -95,10 +91,17 @@ def unused(config: Config) -> dict[str, str]:
             "estimator='gae' or value_target='lambda_return'",
             gae or (c.critic and c.value_target == "lambda_return"),
         ),
-        "adam_b1": ("optimizer='adam'", adam),
-        "adam_b2": ("optimizer='adam'", adam),
-        "optimizer_eps": ("optimizer='adam' or 'rmsprop'", c.optimizer != "sgd"),
-        **{name: (_fits(fits), c.fit in fits) for name, fits in OF_FITS.items() if name in TRACED},
+        "adam_b1": ("steps by optimizer='adam'", adam),
+        "adam_b2": ("steps by optimizer='adam'", adam),
+        "optimizer_eps": (
+            "steps by optimizer='adam' or 'rmsprop'",
+            steps and c.optimizer != "sgd",
+        ),
+        "max_grad_norm": ("steps by an optimizer", steps),
+        "clip_coef": ("fit='ppo'", c.fit == "ppo"),
+        "max_kl": ("fit='trpo'", c.fit == "trpo"),
+        "damping": ("fit='npg' or 'trpo'", c.natural),
+        "cg_steps": ("fit='npg' or 'trpo'", c.natural),
     }
     return {name: what for name, (what, is_met) in needs.items() if not is_met}
 
@@ -159,7 +162,9 @@ def _check_range(name: str, value: Any, low: float, high: float, rounds: bool = 
                 allowed = "finite and greater than 0"
             if low == -math.inf:
                 allowed = "finite"
-            given = repr(number) if used == number else f"{number!r}, in float32 {used:g}"
+            given = repr(number)
+            if low <= number <= high:
+                given += f", in float32 {used:g}"
             raise ConfigError(f"{name} must be {allowed}; got {given}")
 
 
@@ -266,10 +271,10 @@ def _of_joint(c: Config) -> str | None:
 
 def _of_fits(c: Config) -> str | None:
     """What a fit has to do with."""
-    for name, fits in OF_FITS.items():
-        value = getattr(c, name)
-        if c.fit not in fits and not _is_default(name, value):
-            return f"{name} needs {_fits(fits)}; got {value!r} with fit={c.fit!r}"
+    for name, fit in _OF_FITS.items():
+        value, default = getattr(c, name), FIELDS[name].default
+        if c.fit != fit and value is not None and (default is None or value != default):
+            return f"{name} needs fit={fit!r}; got {value!r} with fit={c.fit!r}"
     if c.fit != "gradient" and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
         return (
             f"fit={c.fit!r} has nothing of the article's, so baseline must not be "
@@ -334,18 +339,3 @@ def _of_normalization(c: Config) -> str | None:
     if c.normalize_advantage and count < 2:
         return f"normalize_advantage needs at least 2 {what} in each {where}; got {count}"
     return None
-
-
-def _is_default(name: str, value: Any) -> bool:
-    """Whether a field has its default, in whatever precision; of an array each number."""
-    default: Any = FIELDS[name].default
-    if name not in TRACED:
-        return value == default
-    if value is None or default is None:
-        return value is default
-    return all(math.isclose(as_float(x), default, rel_tol=1e-6) for x in _entries(value))
-
-
-def _fits(names: tuple[str, ...]) -> str:
-    """fit='npg' or 'trpo'."""
-    return f"fit={' or '.join(map(repr, names))}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxpg import words
 from jaxpg.analysis.budget import Budget, budget, spent
 from jaxpg.analysis.stats import SOLVED, TIME_LIMITS, Survival, kaplan_meier
 from jaxpg.core.config import Config
@@ -311,8 +312,9 @@ def untrained_return(population: "Population") -> float:
 def _untrained_before(population: "Population") -> float | None:
     """The untrained return of the run that this one started from, in the same environment."""
     what = population.manifest
-    known = what is not None and what.start is not None and what.start.env == what.config.env
-    return what.start.untrained if known else None
+    if what is None or what.start is None or what.start.env != words.world(what.config):
+        return None
+    return what.start.untrained
 
 
 def learning(population: "Population") -> Learning | None:

@@ -41,6 +41,7 @@ def own() -> None:
     threading.Thread(target=_answer, args=[reader], daemon=True).start()
     # A notebook's backend is inherited by what is started in it, and may not be installed here.
     os.environ["MPLBACKEND"] = "Agg"
+    os.environ.pop("JAX_THREEFRY_PARTITIONABLE", None)  # what environments draw depends on it
     for name in DEBUGGING:
         value = os.environ.pop(name, "")
         if value.lower() not in HARMLESS:

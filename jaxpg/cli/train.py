@@ -118,7 +118,7 @@ def train(options: Train) -> None:
         import_callback(options.launch)
         build = own.find(options.own.algorithm, given)
         start, device = start_of(during.from_), device_of(nodes)
-        say_of_another_env(start, config.env)
+        say_of_another_env(start, config)
 
         def begin(lanes: int | None) -> None:
             planned = planning.plan(
@@ -274,7 +274,7 @@ def sweep(options: Sweep) -> None:
         import_callback(options.launch)
         what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
         start = start_of(during.from_)
-        say_of_another_env(start, options.config.env)
+        say_of_another_env(start, options.config)
         seen = (during.evaluate_every, during.evaluate_episodes)
         asked = sweeps.plan(*what, options.own.algorithm, given, start, *seen)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
@@ -333,10 +333,11 @@ def say_of_unused(options: Train) -> None:
             say(f"--{name.replace('_', '-')} has no effect: it needs {needed}")
 
 
-def say_of_another_env(start: "Start | None", env: str) -> None:
+def say_of_another_env(start: "Start | None", config: Config) -> None:
     """That the seeds start from what was trained elsewhere."""
-    if start is not None and start.origin.env not in (None, env):
-        say(f"{start.called} was trained on {start.origin.env}, and this is {env}")
+    here = words.world(config)
+    if start is not None and start.origin.env not in (None, here):
+        say(f"{start.called} was trained on {start.origin.env}, and this is {here}")
 
 
 def default_out(name: str, config: Config, suffix: str = "") -> Path:

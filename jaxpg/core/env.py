@@ -6,7 +6,7 @@ gymnax is imported late, because that starts the JAX backend.
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -58,10 +58,11 @@ def make(
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     begin, advance = _dynamics(name, gym, params, float_type)
     with _explained(name, float_type, env_params):
-        examples = noise, _, given = _examples(spec, decode, env_params, float_type)
-        obs, _ = jax.eval_shape(begin, noise, given)
-        _check_observation(name, _spaces(gym, params)[0], obs)
+        examples = noise, action, given = _examples(spec, decode, env_params, float_type)
         types = _state_types(name, begin, advance, *examples, float_type)
+        key = jax.eval_shape(lambda: keys([0])[0])
+        for part in (begin, noise, given), (advance, key, types, action, given):
+            _check_observation(name, _spaces(gym, params)[0], jax.eval_shape(*part)[0])
 
     def typed(inner: Any) -> Any:
         return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
@@ -127,13 +128,18 @@ def described(name: str) -> tuple[Any, Any, int | None]:
     return *_spaces(gym, params), None if limit is None else int(limit)
 
 
-def class_of(name: str) -> type:
-    """What gymnax makes the environment called `name` of.
+def classes_of(name: str) -> list[type]:
+    """What the environment called `name` is made of: its wrappers, the outermost first, and itself.
 
     Raises:
       ConfigError: if there is no such environment.
     """
-    return type(_gymnax(name)[1])
+    _, gym, _ = _gymnax(name)
+    found = [type(gym)]
+    while hasattr(gym, "_env"):
+        gym = gym._env
+        found.append(type(gym))
+    return found
 
 
 class Interface(NamedTuple):
@@ -453,7 +459,7 @@ def _dynamics(
     def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
         now = _with(gym, params, given)
         obs, state, reward, terminated, info = gym.step_env(key, state, action, now)
-        told = [key for key in TRUNCATED if key in info]
+        told = [key for key in TRUNCATED if isinstance(info, Mapping) and key in info]
         if told and not is_own("is_truncated"):
             raise ConfigError(
                 f"{name} says in info[{told[0]!r}] that an episode is truncated, where gymnax does "
@@ -464,12 +470,13 @@ def _dynamics(
     def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
         now = _with(gym, params, given)
         outcome = gym.step(key, state, action, now)
-        if len(outcome) != 6 or "final_observation" not in outcome[-1]:
+        info = outcome[-1]
+        if len(outcome) != 6 or not isinstance(info, Mapping) or "final_observation" not in info:
             raise ConfigError(
                 f"{name} has a step of its own, which must give observation, state, reward, "
                 "terminated, truncated and info with final_observation, as gymnax's"
             )
-        obs, state, reward, terminated, truncated, info = outcome
+        obs, state, reward, terminated, truncated, _ = outcome
         done = jnp.logical_or(terminated, truncated)  # then `obs` is of the next episode
         return jnp.where(done, info["final_observation"], obs), state, reward, terminated, truncated
 

@@ -70,7 +70,8 @@ def in_gymnax(
             indices = np.arange(j, j + width).clip(max=episodes - 1)
             keys = _episode_keys("evaluation", key, np.asarray(seeds)[rows], indices)
             params = stacked_params(run, [seeds[row] for row in rows], setting)
-            total, length = player(params, keys, config.env_params)
+            with jax.threefry_partitionable(True):  # as in training
+                total, length = player(params, keys, config.env_params)
             returns[np.ix_(rows, indices)], lengths[np.ix_(rows, indices)] = total, length
     seconds = time.perf_counter() - began
     return Evaluation("gymnax", mode, list(seeds), returns, lengths, seconds)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxpg import words
+from jaxpg import suites, words
 from jaxpg.core.config import (
     OWN_PARAMS,
     Config,
@@ -70,7 +70,7 @@ def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
 
 def check_made(build: Build, made: Any, config: Config) -> None:
     """Raise ConfigError unless what it has made of a config is an Algorithm, whose optimizer gives
-    what the parameters are to go against."""
+    what the parameters are to go against; a fit of one's own may do otherwise."""
     from jaxpg.core.types import Algorithm  # late, for it brings jax
 
     if not isinstance(made, Algorithm):
@@ -78,7 +78,9 @@ def check_made(build: Build, made: Any, config: Config) -> None:
             f"{_name(build)} must make an Algorithm of a config, as jaxpg.build does; it returned "
             f"{made!r:.60}"
         )
-    if source(build) is not None and _descends_by_itself(made, config):
+    fit = getattr(made.fit, "func", made.fit)
+    is_ours = getattr(fit, "__module__", "").startswith("jaxpg.")
+    if source(build) is not None and is_ours and _descends_by_itself(made, config):
         raise ConfigError(
             f"the optimizer of {_name(build)} turns a gradient around, and so jaxpg, which goes "
             "against what it gives at the config's learning rate, would climb: take "
@@ -87,8 +89,8 @@ def check_made(build: Build, made: Any, config: Config) -> None:
 
 
 def _descends_by_itself(algorithm: Any, config: Config) -> bool:
-    """Whether its optimizer answers a gradient of ones with a direction that is, on the whole,
-    negative."""
+    """Whether its optimizer answers gradients of ones with directions that are, on the whole,
+    negative; the first may be 0, where a rate warms up."""
     import jax  # late
     import jax.numpy as jnp
 
@@ -98,7 +100,8 @@ def _descends_by_itself(algorithm: Any, config: Config) -> bool:
     optimizer, total = algorithm.optimizer(config), 0.0
     for group in learner.groups(config, state.params).values():
         ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), group)
-        direction, _ = optimizer.update(ones, optimizer.init(ones), ones)
+        _, after = optimizer.update(ones, optimizer.init(ones), ones)
+        direction, _ = optimizer.update(ones, after, ones)
         total += float(sum(x.sum() for x in jax.tree.leaves(direction)))
     return total < 0.0
 
@@ -153,14 +156,19 @@ def source(build: Build) -> Source | None:
 
 
 def env_sha256(name: str) -> str | None:
-    """Of the file that has the class of an environment of one's own; None of a library's, and where
-    it is a script's."""
+    """Of the files with the classes of an environment of one's own and of its wrappers; None of
+    gymnax's and of a suite's, and where they are a script's."""
+    if suites.has(name):
+        return None
     from jaxpg.core import env  # late, for it brings jax
 
-    module = env.class_of(name).__module__
-    if module == "__main__" or module.partition(".")[0] in ("gymnax", "jaxpg"):
-        return None
-    return _sha256(getattr(sys.modules.get(module), "__file__", None))
+    modules = sorted({one.__module__ for one in env.classes_of(name)} - {"__main__"})
+    theirs = [x for x in modules if x.partition(".")[0] not in ("gymnax", "jaxpg")]
+    found = [_sha256(getattr(sys.modules.get(module), "__file__", None)) for module in theirs]
+    known = [sha256 for sha256 in found if sha256 is not None]
+    if len(known) > 1:
+        return hashlib.sha256("".join(known).encode()).hexdigest()
+    return known[0] if known else None
 
 
 def _unwrapped(build: Build) -> Build:

@@ -94,13 +94,14 @@ def adopt(directory: Path, build: Build) -> None:
                 (manifest.build_sha256, adopted.build_sha256),
                 (manifest.env_sha256, adopted.env_sha256),
             )
-            if was != is_now
+            if was != is_now and None not in (was, is_now)
         ]
         if former:
             known = manifest.made.get("former_sources", [])
-            made = {**manifest.made, "former_sources": [*known, *former]}
+            adopted = adopted._replace(made={**manifest.made, "former_sources": [*known, *former]})
+        if adopted != manifest:
             with files.writing(directory):
-                manifests.write(directory, adopted._replace(made=made))
+                manifests.write(directory, adopted)
 
 
 def merge(directories: Sequence[Path], out: Path) -> Manifest:
@@ -122,7 +123,10 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         first = runs[0]
         for directory, run in zip(directories, runs, strict=True):
             manifests.check_same_bits(directory, run)
-            changed = manifests.differences(first, run._replace(parts=first.parts))
+            same = run._replace(parts=first.parts)
+            if None in (first.env_sha256, run.env_sha256):  # versions before did not write it
+                same = same._replace(env_sha256=first.env_sha256)
+            changed = manifests.differences(first, same)
             if changed:
                 raise RunError(
                     f"{directory} and {directories[0]} differ in more than their seeds: "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxpg import files, words
 from jaxpg.core.config import FIELDS, OWN_PARAMS, Config, ConfigError, EnvParams, of_json
-from jaxpg.core.rules import OF_FITS, unused, validate
+from jaxpg.core.rules import validate
 from jaxpg.errors import RunError
 from jaxpg.population import evaluations, own
 from jaxpg.population.evaluations import Evaluating
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
     run: str | None  # its directory then, for people; None of a population in memory
     manifest: str  # SHA-256 of its manifest.json, by which it is known
     params: str  # SHA-256 of start.safetensors, its parameters, which decide the results
-    env: str | None = None  # its environment
+    env: str | None = None  # its environment, as of `words.world`
     untrained: float | None = None  # what its untrained policies returned there, on average
 
 
@@ -266,8 +266,6 @@ def num_chunks(manifest: Manifest) -> int:
 def parse_config(fields: Any, path: Path | str = "the config") -> Config:
     """The config that `dataclasses.asdict` made these fields from, in this version or before.
 
-    What has no effect, which versions before did not refuse, is the default.
-
     Args:
       path: where they are written, for the message.
 
@@ -281,11 +279,7 @@ def parse_config(fields: Any, path: Path | str = "the config") -> Config:
     if missing:
         raise KeyError(missing[0])
     _typed(fields["env_params"], dict)
-    config = of_json(fields)
-    idle: dict[str, Any] = {
-        name: FIELDS[name].default for name in unused(config) if name in OF_FITS
-    }
-    return validate(dataclasses.replace(config, **idle))
+    return validate(of_json(fields))
 
 
 def resume_line(directory: Path, callback: str | None = None, machines: Sequence[str] = ()) -> str:

@@ -68,7 +68,7 @@ def of(trained: Any, directory: Path | None = None) -> Start:
         if directory is None
         else manifests.sha256(directory),
         params=hashlib.sha256(content).hexdigest(),
-        env=what.config.env,
+        env=words.world(what.config),
         untrained=untrained_return(trained),
     )
     return Start(origin, content, what.config if what.build is None else None)

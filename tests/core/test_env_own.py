@@ -158,6 +158,28 @@ class SaysTruncated(Float):
         return *outcome, {**info, "TimeLimit.truncated": True}
 
 
+class SaysNothing(Float):
+    """Its info is none."""
+
+    def step_env(self, *inputs):
+        *outcome, _ = super().step_env(*inputs)
+        return *outcome, None
+
+
+class TurnsAround(Float):
+    """A step's observation has the axes of a reset's in another order."""
+
+    def reset_env(self, key, params):
+        _, state = super().reset_env(key, params)
+        return jnp.zeros((2, 3)), state
+
+    def see(self, x):
+        return jnp.zeros((3, 2)) + x
+
+    def observation_space(self, params):
+        return spaces.Box(-10.0, 10.0, (2, 3), jnp.float32)
+
+
 class LiesOtherwise(Float):
     """Its space has the axes of its observations in another order."""
 
@@ -188,6 +210,7 @@ class FiveValues(purerl.GymnaxWrapper):
     [
         (SaysTruncated, r"says in info\['TimeLimit.truncated'\] .* must have is_truncated"),
         (LiesOtherwise, r"observes \[3, 2\], and its observation_space says \[2, 3\]"),
+        (TurnsAround, r"observes \[3, 2\], and its observation_space says \[2, 3\]"),
         (WholeNumbers, "acts in a Box of int32, and policies choose fractions"),
         (lambda: FiveValues(Float()), "must give observation, .*, truncated and info with final"),
     ],
@@ -197,6 +220,11 @@ def test_what_would_be_misread_is_refused(register, made, words):
     with pytest.raises(ConfigError, match=f"Odd-v0 .*{words}") as error:
         env.make("Odd-v0")
     assert "\n" not in str(error.value)
+
+
+def test_an_info_that_is_none_says_nothing(register):
+    register("Silent-v0", SaysNothing)
+    assert env.make("Silent-v0").spec.obs_size == 1
 
 
 def test_truncation_of_ones_own_is_heeded_whatever_info_says(register):

@@ -267,6 +267,7 @@ def test_a_grid_is_one_program_for_each_static_combination():
         ({"ent_coef": [jnp.float32(-1)]}, "ent_coef must be finite and at least 0"),
         ({"num_envs": [0]}, "num_envs must be"),
         ({"fit": ["npg", "trpo"], "learning_rate": [0.1, 0.2]}, "another fit than 'trpo'"),
+        ({"clip_coef": [0.1, 0.2]}, "clip_coef needs fit='ppo': runs that differ in it alone"),
     ],
 )
 def test_a_bad_grid_is_refused(grid, words):

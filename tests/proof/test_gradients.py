@@ -136,9 +136,9 @@ def config_of_fit(choices: dict[str, Any]) -> Config:
         normalize_advantage=normalized != "not",
         normalize_over="minibatch" if normalized == "minibatch" else "batch",
         value_steps=2 if fields["fit"] != "ppo" and networks == "separate" else 1,
+        cg_steps=4,
+        max_kl=0.1,
         arithmetic="float64",
-        **({"cg_steps": 4} if fields["fit"] in ("npg", "trpo") else {}),
-        **({"max_kl": 0.1} if fields["fit"] == "trpo" else {}),
     )
 
 

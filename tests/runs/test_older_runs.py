@@ -3,12 +3,10 @@
 They are looked at as by a version after this one, whose seeds become other bits.
 """
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 
-import handmade
 import numpy as np
 import pytest
 
@@ -162,13 +160,3 @@ def test_a_field_that_config_gained_is_what_it_was_before(older, monkeypatch):
 def test_they_are_whole():
     for name in FINISHED:
         assert all((DATA / name / file).exists() for file in FILES)
-
-
-def test_a_number_without_effect_that_was_once_allowed_is_the_default(tmp_path):
-    """A finished run is read for ever, whatever is refused today."""
-    config = {"clip_coef": 0.7, "max_kl": 3.0, "cg_steps": 2, "gamma": 0.5}
-    older = jaxpg.load(handmade.run(tmp_path / "run", [[20.0, 30.0]] * 2, **config))
-    assert older.config == dataclasses.replace(
-        older.config, clip_coef=0.2, max_kl=0.01, cg_steps=10, gamma=0.5
-    )
-    assert older.population.final_return.tolist() == [30.0, 30.0]

@@ -3,21 +3,24 @@
 import dataclasses
 import hashlib
 import signal
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnax
+import handmade
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments import environment, spaces
+from gymnax.wrappers import purerl
 
 import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population import chunks, own
-from jaxpg.runs import manifest, run
+from jaxpg.runs import directories, edit, manifest, planning, run
 from jaxpg.runs.retrace import retrace
 
 
@@ -99,6 +102,7 @@ def test_what_lies_between_two_updates_is_plain_arrays(drunk):
 
 THEIRS = """
 import gymnax
+import handmade
 from gymnax.environments.classic_control.cartpole import CartPole
 
 class Mine(CartPole):
@@ -149,3 +153,37 @@ def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, capsy
 
 def test_a_librarys_environments_and_a_scripts_have_no_file_to_compare():
     assert own.env_sha256("CartPole-v1") is None
+    assert own.env_sha256("brax:ant") is None  # nor is it looked for
+
+
+def test_all_files_of_ones_own_count_those_of_wrappers_too(monkeypatch, drunk):
+    """In whatever order, and within gymnax's wrappers; a script's do not."""
+
+    def made(*factories):
+        for name, factory in zip(("One-v0", "Two-v0"), factories, strict=False):
+            monkeypatch.setitem(gymnax.registration._registry, name, factory)
+        names = [*gymnax.registered_envs, "One-v0", "Two-v0"]
+        monkeypatch.setattr(gymnax, "registered_envs", names)
+        return [own.env_sha256(name) for name in ("One-v0", "Two-v0")][: len(factories)]
+
+    here = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    wrapped = lambda: purerl.FlattenObservationWrapper(Drunk())  # noqa: E731
+    assert made(Drunk, wrapped) == [here, here]
+    theirs = type("Theirs", (purerl.GymnaxWrapper,), {"__module__": handmade.__name__})
+    (both, _) = made(lambda: theirs(Drunk()), Drunk)
+    assert both not in (None, here)
+    assert made(type("Mine", (Drunk,), {"__module__": "__main__"})) == [None]
+
+
+def test_what_versions_before_did_not_write_is_no_difference(drunk, tmp_path):
+    """Of a run whose manifest has no hash: it is merged, and its first resume records no null."""
+    one, other = (planning.plan("vpg", CONFIG, [seed], 2) for seed in (1, 2))
+    assert one.env_sha256 is not None
+    directories.begin(tmp_path / "one", one._replace(env_sha256=None))
+    directories.begin(tmp_path / "other", other)
+    for order in (("one", "other"), ("other", "one")):
+        edit.merge([tmp_path / name for name in order], tmp_path / "-".join(order))
+    edit.adopt(tmp_path / "one", jaxpg.build)
+    adopted = manifest.read(tmp_path / "one")
+    assert adopted.env_sha256 == one.env_sha256
+    assert "former_sources" not in adopted.made

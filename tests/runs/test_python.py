@@ -193,13 +193,22 @@ def test_networks_of_ones_own_that_normalise_nothing_are_refused_in_a_sentence()
 
 def test_an_optimizer_that_turns_the_gradient_around_is_refused():
     """optax.adam(rate) does, and jaxpg goes against what it is given: it would climb in silence."""
-    for climbs in (optax.adam(3e-3), optax.sgd(0.1), optax.chain(optax.adam(1.0))):
+    warms_up = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-4, 10, 100))
+    for climbs in (optax.adam(3e-3), optax.sgd(0.1), optax.chain(optax.adam(1.0)), warms_up):
         with pytest.raises(ConfigError, match=r"would climb: take optax.scale_by_adam\(\)"):
             planning.plan("vpg", TINY, [1], 2, build=_optimizing(climbs))
     for descends in (optax.scale_by_adam(), optax.identity(), optax.scale_by_lion()):
         planning.plan("vpg", TINY, [1], 2, build=_optimizing(descends))
     both = optax.chain(optax.adam(1.0), optax.scale(-1.0))
     planning.plan("vpg", TINY, [1], 2, build=_optimizing(both))
+
+
+def test_a_fit_of_ones_own_may_go_along_what_its_optimizer_gives():
+    def mine(config):
+        parts = {"fit": lambda *inputs: None, "optimizer": lambda config: optax.adam(3e-3)}
+        return jaxpg.build(config)._replace(**parts)
+
+    planning.plan("vpg", TINY, [1], 2, build=mine)
 
 
 def test_nothing_is_left_where_nothing_fits(tmp_path, monkeypatch, capsys):

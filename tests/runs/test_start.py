@@ -86,18 +86,17 @@ def test_its_noise_is_neither_the_first_runs_nor_that_of_another_start(first):
 def test_untrained_is_who_was_before_the_first_run(first, then, tmp_path):
     """Else a seed that diverges in the second would count as what was trained in the first."""
     untrained = outcomes.untrained_return(first)
-    assert then.manifest.start[3:] == ("CartPole-v1", untrained)
-    then.save(tmp_path / "then")
-    again = jaxpg.load(tmp_path / "then").population
-    third = jaxpg.train_population(THEN, [9, 5], lanes=2, start_from=tmp_path / "then")
-    for one in (then, again, third):
+    second = jaxpg.train_population(FIRST, [9, 5, 2], lanes=2, start_from=first)
+    assert second.manifest.start[3:] == ("CartPole-v1 with gravity=9.8", untrained)
+    second.save(tmp_path / "second")
+    again = jaxpg.load(tmp_path / "second").population
+    third = jaxpg.train_population(FIRST, [9, 5], lanes=2, start_from=tmp_path / "second")
+    for one in (second, again, third):
         assert outcomes.untrained_return(one) == untrained
         gone = one._replace(frozen_at=np.full(len(one.seeds), 1, np.int32))
         assert (outcomes.scores(gone) <= untrained).all()
-    own = third._replace(manifest=third.manifest._replace(start=None))
-    elsewhere = third.manifest.start._replace(env="Another-v0")
-    other = third._replace(manifest=third.manifest._replace(start=elsewhere))
-    assert outcomes.untrained_return(other) == outcomes.untrained_return(own) != untrained
+    own = then._replace(manifest=then.manifest._replace(start=None))  # of another gravity
+    assert outcomes.untrained_return(then) == outcomes.untrained_return(own) != untrained
 
 
 @pytest.mark.parametrize(("name", "other"), [("activation", "tanh"), ("squash", True)])
@@ -181,13 +180,13 @@ def test_it_is_said_that_what_it_starts_from_was_trained_elsewhere(capsys):
     trained = jaxpg.train_population(config, [9], lanes=2)
     what = trained.manifest._replace(config=dataclasses.replace(config, env="Another-v0"))
     origin = starts.of(trained._replace(manifest=what))
-    say_of_another_env(origin, "CartPole-v1")
+    say_of_another_env(origin, config)
     assert capsys.readouterr().err == (
         "jaxpg: the population that it starts from was trained on Another-v0, and this is "
         "CartPole-v1\n"
     )
-    say_of_another_env(origin, "Another-v0")
-    say_of_another_env(None, "Another-v0")
+    say_of_another_env(origin, what.config)
+    say_of_another_env(None, config)
     assert capsys.readouterr().err == ""
 
 
