@@ -327,15 +327,11 @@ def _of_critic(c: Config) -> str | None:
 
 
 def _of_normalization(c: Config) -> str | None:
-    """How many different Psi there are: of a single one nothing would be left."""
-    where, parts = "batch", 1
-    if c.normalize_over == "minibatch":
-        where, parts = "minibatch", c.minibatches
-    what, count = "episodes, along which Psi is the same,", c.num_envs // parts
-    if c.collect == "steps":
-        what, count = "steps", c.num_envs * c.num_steps // parts
-    elif c.estimator != "total_return" or c.critic:
+    """Of a single Psi nothing would be left."""
+    if not c.normalize_advantage or c.collect != "steps":
         return None
-    if c.normalize_advantage and count < 2:
-        return f"normalize_advantage needs at least 2 {what} in each {where}; got {count}"
+    where, parts = ("minibatch", c.minibatches) if c.normalize_over == "minibatch" else ("batch", 1)
+    count = c.num_envs * c.num_steps // parts
+    if count < 2:
+        return f"normalize_advantage needs at least 2 steps in each {where}; got {count}"
     return None

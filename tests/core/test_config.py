@@ -122,13 +122,6 @@ PPO_COMBINATIONS = [
         PPO | {"minibatches": 1024} | {"normalize_advantage": True, "normalize_over": "minibatch"},
         "normalize_advantage needs at least 2 steps in each minibatch; got 1",
     ),
-    (
-        PPO
-        | REINFORCE
-        | {"estimator": "total_return", "discounting": "absolute", "num_envs": 4, "minibatches": 4}
-        | {"normalize_advantage": True, "normalize_over": "minibatch"},
-        "needs at least 2 episodes, along which Psi is the same, in each minibatch; got 1",
-    ),
     ({"fit": "ppo"}, "value_data='batch' and value_steps=1; got 'batch' and 4"),
     (PPO | REPLAY, "value_data='batch' and value_steps=1; got 'replay' and 1"),
     (PPO | {"reduction": "trajectories"}, "needs reduction='steps'; got 'trajectories'"),
