@@ -245,6 +245,10 @@ def test_rejected_in_one_sentence(given, words):
         PPO | {"minibatches": 1024, "epochs": 3, "target_kl": 1e-9, "clip_coef": 5.0},
         PPO | REINFORCE | {"num_envs": 6, "minibatches": 3, "reduction": "trajectories"},
         PPO | SHARED | {"joint_loss": True, "clip_value": 0.1},
+        PPO  # Psi is 0 then; `jaxpg oracle` says how far that is from the gradient
+        | REINFORCE
+        | {"estimator": "total_return", "discounting": "absolute", "num_envs": 2, "minibatches": 2}
+        | {"normalize_advantage": True, "normalize_over": "minibatch"},
         REINFORCE | {"fit": "npg", "damping": 0, "cg_steps": 1, "reduction": "trajectories"},
         REPLAY | {"fit": "trpo", "max_kl": 1e-9, "backtrack_steps": 1},
     ],
