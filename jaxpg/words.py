@@ -78,7 +78,7 @@ def environment(config: Any, varied: Collection[str] = ()) -> str:
 
 
 def world(config: Any) -> str:
-    """The same, and in how many steps, where that is not its own limit."""
+    """`environment`, and in how many steps, where `max_episode_steps` says it."""
     limit = config.max_episode_steps
     return environment(config) + (f" in {limit:,} steps" if limit else "")
 

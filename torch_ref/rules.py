@@ -81,7 +81,7 @@ def unused(config: Config) -> dict[str, str]:
     """Traced fields on which nothing depends with this config's static ones, and what each needs:
     of several values of such a field all runs are the same."""
     c = config
-    steps, gae = c.critic or not c.natural, c.estimator == "gae"  # an optimizer takes any
+    steps = c.critic or not c.natural  # whether an optimizer takes any
     adam = steps and c.optimizer == "adam"
     needs = {
         "learning_rate": ("another fit than 'trpo'", c.fit != "trpo"),
@@ -89,7 +89,7 @@ def unused(config: Config) -> dict[str, str]:
         "vf_coef": ("joint_loss or networks='shared'", c.joint),
         "gae_lambda": (
             "estimator='gae' or value_target='lambda_return'",
-            gae or (c.critic and c.value_target == "lambda_return"),
+            c.estimator == "gae" or (c.critic and c.value_target == "lambda_return"),
         ),
         "adam_b1": ("steps by optimizer='adam'", adam),
         "adam_b2": ("steps by optimizer='adam'", adam),

@@ -58,11 +58,9 @@ def make(
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     begin, advance = _dynamics(name, gym, params, float_type)
     with _explained(name, float_type, env_params):
-        examples = noise, action, given = _examples(spec, decode, env_params, float_type)
-        types = _state_types(name, begin, advance, *examples, float_type)
-        key = jax.eval_shape(lambda: keys([0])[0])
-        for part in (begin, noise, given), (advance, key, types, action, given):
-            _check_observation(name, _spaces(gym, params)[0], jax.eval_shape(*part)[0])
+        examples = _examples(spec, decode, env_params, float_type)
+        obs_space, _ = _spaces(gym, params)
+        types = _state_types(name, begin, advance, *examples, obs_space, float_type)
 
     def typed(inner: Any) -> Any:
         return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
@@ -503,9 +501,10 @@ def _state_types(
     noise: Any,
     action: Any,
     given: Any,
+    obs_space: Any,
     float_type: str,
 ) -> Any:
-    """The shape and dtype of each leaf of the environment's state.
+    """The shape and dtype of each leaf of the environment's state; observations are checked, too.
 
     gymnax resets to Python numbers, which a step turns into something else: so they are those that
     a step leaves behind, with floats of the working dtype, and must stay so.
@@ -519,9 +518,13 @@ def _state_types(
 
     def after_a_step(state: Any) -> Any:
         key = jax.eval_shape(lambda: keys([0])[0])
-        return jax.tree.map(explicit, jax.eval_shape(advance, key, state, action, given)[1])
+        obs, state, *_ = jax.eval_shape(advance, key, state, action, given)
+        _check_observation(name, obs_space, obs)
+        return jax.tree.map(explicit, state)
 
-    start = jax.tree.map(explicit, jax.eval_shape(begin, noise, given)[1])
+    obs, state = jax.eval_shape(begin, noise, given)
+    _check_observation(name, obs_space, obs)
+    start = jax.tree.map(explicit, state)
     types = after_a_step(start)
     again = after_a_step(types)
     if len({jax.tree.structure(state) for state in (start, types, again)}) > 1:
