@@ -335,8 +335,12 @@ def say_of_unused(options: Train) -> None:
 
 def say_of_another_env(start: "Start | None", config: Config) -> None:
     """That the seeds start from what was trained elsewhere."""
-    here = words.world(config)
-    if start is not None and start.origin.env not in (None, here):
+    if start is None or start.origin.env is None:
+        return
+    from jaxpg.core.env import settle
+
+    here = words.world(settle(config))  # 12 for gravity is 12.0 in a manifest
+    if here != start.origin.env:
         say(f"{start.called} was trained on {start.origin.env}, and this is {here}")
 
 

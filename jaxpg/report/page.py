@@ -83,7 +83,7 @@ def pictures(view: View) -> dict[str, list[Picture]]:
     sections = {
         "Learning": [_learning_curve(view)],
         "Solving": [],
-        "Training": [_metric(view, name) for name in METRICS if _is_seen(view, name)],
+        "Training": [found for name in METRICS if (found := _metric(view, name))],
     }
     evaluations = evaluated(view.run.population)
     if evaluations is not None:
@@ -209,10 +209,16 @@ def _time_to_solve(view: View) -> Picture:
     )
 
 
-def _metric(view: View, name: str) -> Picture:
+def _metric(view: View, name: str) -> Picture | None:
+    """None if it is 0 throughout, or no seed had it for as long as a point stands for."""
     title, label = METRICS[name]
-    points, percentiles = _trained(view, name)
+    values = view.run.population.metrics.named().get(name)
+    if values is None or not np.nan_to_num(values).any():
+        return None
+    points, percentiles = metric_points(view.run.config, np.asarray(values))
     known = percentiles[1][np.isfinite(percentiles[1])]
+    if not len(known):
+        return None
     return Picture(
         name.replace("_", "-"),
         title,
@@ -227,19 +233,6 @@ def _metric(view: View, name: str) -> Picture:
         ),
         (4.6, 2.4),
     )
-
-
-def _is_seen(view: View, name: str) -> bool:
-    """Whether a metric is anything but 0, and a seed has had it for all of a point."""
-    values = view.run.population.metrics.named().get(name)
-    if values is None or not np.nan_to_num(values).any():
-        return False
-    return bool(np.isfinite(_trained(view, name)[1]).any())
-
-
-def _trained(view: View, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A metric's points and percentiles, as of `metric_points`."""
-    return metric_points(view.run.config, np.asarray(view.run.population.metrics.named()[name]))
 
 
 def _typical(view: View) -> list[tuple[str, int]]:

@@ -178,15 +178,17 @@ def test_it_is_said_that_what_it_starts_from_was_trained_elsewhere(capsys):
     """The shapes agree, and may mean anything."""
     config = dataclasses.replace(FIRST, env="CartPole-v1", normalize_obs=False, env_params={})
     trained = jaxpg.train_population(config, [9], lanes=2)
-    what = trained.manifest._replace(config=dataclasses.replace(config, env="Another-v0"))
+    what = trained.manifest._replace(config=dataclasses.replace(config, env="Pendulum-v1"))
     origin = starts.of(trained._replace(manifest=what))
     say_of_another_env(origin, config)
     assert capsys.readouterr().err == (
-        "jaxpg: the population that it starts from was trained on Another-v0, and this is "
+        "jaxpg: the population that it starts from was trained on Pendulum-v1, and this is "
         "CartPole-v1\n"
     )
     say_of_another_env(origin, what.config)
     say_of_another_env(None, config)
+    heavier = starts.of(jaxpg.train_population(THEN, [9], lanes=2))
+    say_of_another_env(heavier, dataclasses.replace(THEN, env_params={"gravity": 12}))
     assert capsys.readouterr().err == ""
 
 
