@@ -17,6 +17,7 @@ from torch_ref import (
     ppo,
     rollout,
     statistics,
+    wrappers,
 )
 from torch_ref.arithmetic import grid_distribution, grid_env, round_floats
 from torch_ref.config import Config, ConfigError
@@ -46,9 +47,9 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
         squash=config.squash,
     )
     if config.time_limit == "terminates":
-        env_ = env.terminate_at_limit(env_)
+        env_ = wrappers.terminate_at_limit(env_)
     if config.frame_stack > 1:
-        env_ = env.stack_frames(env_, config.frame_stack)
+        env_ = wrappers.stack_frames(env_, config.frame_stack)
     distribution = _distribution(config, env_.spec)
     on_grid = config.grid_bits is not None
     rounded = partial(round_floats, mantissa_bits=config.grid_bits)

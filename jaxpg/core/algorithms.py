@@ -18,6 +18,7 @@ from jaxpg.core import (
     ppo,
     rollout,
     statistics,
+    wrappers,
 )
 from jaxpg.core.arithmetic import grid_distribution, grid_env, round_floats
 from jaxpg.core.config import Config, ConfigError
@@ -71,9 +72,9 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
         rows=rows,
     )
     if config.time_limit == "terminates":
-        env_ = env.terminate_at_limit(env_)
+        env_ = wrappers.terminate_at_limit(env_)
     if config.frame_stack > 1:
-        env_ = env.stack_frames(env_, config.frame_stack)
+        env_ = wrappers.stack_frames(env_, config.frame_stack)
     networks_ = networks.make(config, env_.spec, primitives.apply)
     distribution = _distribution(config, env_.spec)
     distribution = distribution._replace(sample=primitives.sample(distribution.sample))

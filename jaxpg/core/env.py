@@ -6,7 +6,7 @@ gymnax is imported late, because that starts the JAX backend.
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,12 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import suites, words
+from jaxpg.core import dynamics
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams, nearest, with_types
-from jaxpg.core.noise import keys
 from jaxpg.core.types import Env, EnvSpec, EnvState
 from jaxpg.later import import_matplotlib, imported_later
-
-TRUNCATED = ("truncated", "TimeLimit.truncated")  # keys of info by which others tell it
 
 
 def make(
@@ -50,17 +48,18 @@ def make(
     """
     name, gym, params = _gymnax(name)
     env_params = _typed(name, gym, params, env_params)
-    params = _with(gym, params, {key: env_params[key] for key in env_params.static})
+    params = dynamics.with_params(gym, params, {key: env_params[key] for key in env_params.static})
     spec = _spec(name, gym, params, max_episode_steps, bool(env_params))
     limit, names = _time_limit(params), env_params.keys()
     if limit is not None:  # some have it as a float, and must
         params = params.replace(max_steps_in_episode=type(limit)(spec.time_limit))
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
-    begin, advance = _dynamics(name, gym, params, float_type)
+    begin, advance = dynamics.begin_and_advance(name, gym, params, float_type)
     with _explained(name, float_type, env_params):
-        examples = _examples(spec, decode, env_params, float_type)
         obs_space, _ = _spaces(gym, params)
-        types = _state_types(name, begin, advance, *examples, obs_space, float_type)
+        types = dynamics.state_types(
+            name, begin, advance, decode, spec, obs_space, env_params, float_type
+        )
 
     def typed(inner: Any) -> Any:
         return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), inner, types)
@@ -167,7 +166,7 @@ def interface(
       ConfigError: if there is no such environment, or its spaces are not supported.
     """
     name, gym, params = _gymnax(name)
-    params = _with(gym, params, _typed(name, gym, params, env_params))
+    params = dynamics.with_params(gym, params, _typed(name, gym, params, env_params))
     _check_spaces(name, gym, params)
     obs_space, _ = _spaces(gym, params)
     obs_shape = () if hasattr(obs_space, "n") else tuple(obs_space.shape)
@@ -182,81 +181,6 @@ def interface(
         return obs.reshape(frame_stack, pixels, -1).swapaxes(0, 1).reshape(-1)
 
     return Interface((frame_stack, *obs_shape), encode_all, lambda action: decode(action, {}))
-
-
-def terminate_at_limit(env: Env) -> Env:
-    """The environment whose time limit ends the task, as a failure does."""
-
-    def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
-        state, reward, terminated, truncated = env.step(key, state, action)
-        return state, reward, jnp.logical_or(terminated, truncated), jnp.zeros_like(truncated)
-
-    return env._replace(step=step)
-
-
-def bounded(action: jax.Array, low: Any, high: Any, squash: bool) -> jax.Array:
-    """The action within an environment's bounds: squashed by tanh and scaled to them, or clipped.
-
-        (low + high) / 2 + (high - low) / 2 · tanh(a)
-
-    Rounding may leave what is scaled beyond a bound, so it is clipped, too.
-    """
-    if squash:
-        action = (low + high) / 2 + (high - low) / 2 * jnp.tanh(action)
-    return jnp.clip(action, low, high)
-
-
-def stack_frames(env: Env, count: int) -> Env:
-    """The environment that observes its last observations together, the oldest first.
-
-    Images lie behind one another along their channels, [height, width, count · channels]; what is
-    no image one after the other, [count · D]. The first observation of an episode stands for those
-    that would have been before it, too.
-
-    Args:
-      count: of observations, at least 1.
-    """
-    one, image = env.spec, env.spec.image
-    spec = one._replace(obs_size=count * one.obs_size)
-    if image:
-        spec = spec._replace(image=(*image[:2], count * image[2]))
-
-    def now(state: EnvState) -> EnvState:
-        return state._replace(obs=newest(state.obs, spec, count))
-
-    def begun(state: EnvState) -> EnvState:
-        same = jnp.repeat(_frames(state.obs, one, 1), count, axis=2)
-        return state._replace(obs=same.reshape(len(same), -1))
-
-    def reset(*inputs: Any) -> EnvState:
-        return begun(env.reset(*inputs))
-
-    def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
-        after, reward, terminated, truncated = env.step(key, now(state), action)
-        earlier, new = _frames(state.obs, spec, count)[:, :, 1:], _frames(after.obs, one, 1)
-        obs = jnp.concatenate([earlier, new], axis=2).reshape(state.obs.shape)
-        return after._replace(obs=obs), reward, terminated, truncated
-
-    def restart(state: EnvState, done: jax.Array, noise: jax.Array) -> EnvState:
-        fresh = env.restart(now(state), done, noise)
-        obs = jnp.where(done[:, None], begun(fresh).obs, state.obs)
-        return fresh._replace(obs=obs)
-
-    return Env(spec, reset, step, restart)
-
-
-def newest(obs: jax.Array, spec: EnvSpec, count: int) -> jax.Array:
-    """The last of the observations that were stacked, [N, D] of [N, count · D].
-
-    Args:
-      spec: of the environment that stacks them.
-    """
-    return _frames(obs, spec, count)[:, :, -1].reshape(len(obs), -1)
-
-
-def _frames(obs: jax.Array, spec: EnvSpec, count: int) -> jax.Array:
-    """Stacked observations apart: [N, pixels, count, channels], or [N, 1, count, D] of no image."""
-    return obs.reshape(len(obs), math.prod(spec.image[:2]), count, -1)
 
 
 def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -333,21 +257,13 @@ def _typed(name: str, gym: Any, params: Any, env_params: EnvParams) -> EnvParams
     """Those of the environment's own types; the time limit is a field of the config."""
     if not env_params:
         return env_params
-    follow = {key: words for key, words, _ in _known(gym).follow}
+    follow = {key: words for key, words, _ in dynamics.known(gym).follow}
     found = vars(params) if hasattr(params, "replace") else {}
     kinds = {key: type(x) for key, x in found.items() if type(x) in (float, int, bool)}
     left = {
         key: kind for key, kind in kinds.items() if key not in (*follow, "max_steps_in_episode")
     }
     return with_types(name, env_params, left, follow)
-
-
-def _with(gym: Any, params: Any, given: dict[str, Any]) -> Any:
-    """The parameters with some replaced, and those that are made of them."""
-    if not given:
-        return params
-    params = params.replace(**given)
-    return params.replace(**{key: made(params) for key, _, made in _known(gym).follow})
 
 
 def _spec(
@@ -360,7 +276,7 @@ def _spec(
     limit = max_episode_steps or _time_limit(params)
     if limit is None:
         raise ConfigError(f"{name} has no time limit of its own; give max_episode_steps")
-    known, time_limit = _known(gym), int(limit)
+    known, time_limit = dynamics.known(gym), int(limit)
     shortest = 1 if changed else known.min_episode_steps  # of other parameters nothing is known
     return EnvSpec(
         obs_size=getattr(obs_space, "n", 0) or math.prod(obs_space.shape),
@@ -417,138 +333,6 @@ def _spaces(gym: Any, params: Any) -> tuple[Any, Any]:
     return gym.observation_space(params), gym.action_space(params)
 
 
-def _dynamics(
-    name: str, gym: Any, params: Any, float_type: str
-) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
-    """One environment, without a reset at an episode's end.
-
-        begin(noise, given) -> observation, state
-        advance(key, state, action, given) -> observation, state, reward, terminated, truncated
-
-    where `given` has the parameters that are traced, by name.
-
-    gymnax's own `step` resets, and draws for that at every step, so its parts are called instead;
-    but not where an environment has a `step` or `reset` of its own, as a wrapper has.
-    """
-    from gymnax.environments.environment import Environment
-
-    def is_own(part: str) -> bool:
-        return getattr(getattr(gym, part), "__func__", None) is not getattr(Environment, part)
-
-    own = [part for part in ("step", "reset") if is_own(part)]
-    if own and float_type == "float64":
-        raise ConfigError(
-            f"{name} has its own {' and '.join(own)}, which gymnax calls in float32 only; so "
-            "arithmetic must be 'float32'"
-        )
-
-    def has_ended(state: Any, params: Any) -> Any:
-        """Its own way to truncate; gymnax's where a state tells the time and there is a limit."""
-        tells = hasattr(state, "time") and hasattr(params, "max_steps_in_episode")
-        return gym.is_truncated(state, params) if tells or is_own("is_truncated") else False
-
-    def begin(noise: jax.Array, given: dict[str, jax.Array]) -> tuple:
-        place, now = _known(gym).place, _with(gym, params, given)
-        if place is None:
-            return gym.reset(noise, now) if own else gym.reset_env(noise, now)
-        inner = place(noise.astype(float_type))
-        return gym.get_obs(inner), inner
-
-    def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
-        now = _with(gym, params, given)
-        obs, state, reward, terminated, info = gym.step_env(key, state, action, now)
-        told = [key for key in TRUNCATED if isinstance(info, Mapping) and key in info]
-        if told and not is_own("is_truncated"):
-            raise ConfigError(
-                f"{name} says in info[{told[0]!r}] that an episode is truncated, where gymnax does "
-                "not ask: it must have is_truncated(state, params)"
-            )
-        return obs, state, reward, terminated, has_ended(state, now)
-
-    def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
-        now = _with(gym, params, given)
-        outcome = gym.step(key, state, action, now)
-        info = outcome[-1]
-        if len(outcome) != 6 or not isinstance(info, Mapping) or "final_observation" not in info:
-            raise ConfigError(
-                f"{name} has a step of its own, which must give observation, state, reward, "
-                "terminated, truncated and info with final_observation, as gymnax's"
-            )
-        obs, state, reward, terminated, truncated, _ = outcome
-        done = jnp.logical_or(terminated, truncated)  # then `obs` is of the next episode
-        return jnp.where(done, info["final_observation"], obs), state, reward, terminated, truncated
-
-    return begin, advance_by_its_step if own else advance
-
-
-def _examples(
-    spec: EnvSpec, decode: Callable, env_params: EnvParams, float_type: str
-) -> tuple[Any, Any, Any]:
-    """Shapes of the noise that a start consumes, of an action as the environment takes it, and of
-    the parameters that are traced."""
-    given = {key: jax.ShapeDtypeStruct((), float_type) for key in env_params.traced}
-    uniforms = jax.ShapeDtypeStruct((spec.reset_uniforms,), jnp.float32)
-    noise = uniforms if spec.reset_uniforms else jax.eval_shape(lambda: keys([0])[0])
-    kind = jnp.int32 if spec.discrete else jnp.float32
-    action = jax.ShapeDtypeStruct(spec.action_shape, kind)
-    return noise, jax.eval_shape(decode, action, given), given
-
-
-def _state_types(
-    name: str,
-    begin: Callable,
-    advance: Callable,
-    noise: Any,
-    action: Any,
-    given: Any,
-    obs_space: Any,
-    float_type: str,
-) -> Any:
-    """The shape and dtype of each leaf of the environment's state; observations are checked, too.
-
-    gymnax resets to Python numbers, which a step turns into something else: so they are those that
-    a step leaves behind, with floats of the working dtype, and must stay so.
-    """
-
-    def explicit(leaf: Any) -> jax.ShapeDtypeStruct:
-        dtype = leaf.dtype
-        if jnp.issubdtype(dtype, jnp.floating):
-            dtype = jnp.dtype(float_type)
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.int32 if dtype == jnp.int64 else dtype)
-
-    def after_a_step(state: Any) -> Any:
-        key = jax.eval_shape(lambda: keys([0])[0])
-        obs, state, *_ = jax.eval_shape(advance, key, state, action, given)
-        _check_observation(name, obs_space, obs)
-        return jax.tree.map(explicit, state)
-
-    obs, state = jax.eval_shape(begin, noise, given)
-    _check_observation(name, obs_space, obs)
-    start = jax.tree.map(explicit, state)
-    types = after_a_step(start)
-    again = after_a_step(types)
-    if len({jax.tree.structure(state) for state in (start, types, again)}) > 1:
-        raise ConfigError(f"a step of {name} must leave a state of the kind that it is given")
-    shapes, others = (jax.tree_util.tree_leaves_with_path(tree) for tree in (types, again))
-    for (path, leaf), (_, other), old in zip(shapes, others, jax.tree.leaves(start), strict=True):
-        if leaf != other or leaf.shape != old.shape:
-            raise ConfigError(
-                f"a step of {name} must keep the shapes and types of its state; it turns "
-                f"{jax.tree_util.keystr(path)} of {old.dtype}{list(old.shape)} into "
-                f"{other.dtype}{list(other.shape)}"
-            )
-    return types
-
-
-def _check_observation(name: str, obs_space: Any, obs: Any) -> None:
-    """Raise ConfigError unless an observation lies as its space says: it would be reshaped."""
-    if obs.shape != tuple(obs_space.shape):
-        raise ConfigError(
-            f"{name} observes {list(obs.shape)}, and its observation_space says "
-            f"{list(obs_space.shape)}"
-        )
-
-
 def _encoder(gym: Any, params: Any, float_type: str) -> Callable[[jax.Array], jax.Array]:
     """Its observation -> [D]."""
     obs_space, _ = _spaces(gym, params)
@@ -575,69 +359,9 @@ def _decoder(
     def decode(action: jax.Array, given: dict[str, jax.Array]) -> jax.Array:
         if not continuous:
             return action
-        space = gym.action_space(_with(gym, params, given)) if given else own_space
+        space = gym.action_space(dynamics.with_params(gym, params, given)) if given else own_space
         shape, bounds = space.shape, (space.low, space.high)
         low, high = (jnp.broadcast_to(jnp.asarray(x), shape).reshape(-1) for x in bounds)
-        return bounded(action, low, high, squash).reshape(shape)
+        return dynamics.bounded(action, low, high, squash).reshape(shape)
 
     return decode
-
-
-def _place_cartpole(uniform: jax.Array) -> Any:
-    """Each of the four numbers in [-0.05, 0.05)."""
-    from gymnax.environments.classic_control import cartpole
-
-    x, x_dot, theta, theta_dot = (uniform - 0.5) * 0.1
-    return cartpole.EnvState(time=0, x=x, x_dot=x_dot, theta=theta, theta_dot=theta_dot)
-
-
-def _place_pendulum(uniform: jax.Array) -> Any:
-    """Angle in [-π, π) and speed in [-1, 1)."""
-    from gymnax.environments.classic_control import pendulum
-
-    theta, theta_dot = (uniform - 0.5) * jnp.array([2.0 * math.pi, 2.0], uniform.dtype)
-    return pendulum.EnvState(time=0, theta=theta, theta_dot=theta_dot, last_u=jnp.zeros(()))
-
-
-def _place_catch(uniform: jax.Array) -> Any:
-    """The ball in one of the five columns of the top row, the paddle in the middle of the last."""
-    from gymnax.environments.bsuite import catch
-
-    ball_x = jnp.floor(uniform[0] * 5).astype(jnp.int32)
-    top, middle, last = jnp.int32(0), jnp.int32(2), jnp.int32(9)
-    return catch.EnvState(
-        ball_x=ball_x, ball_y=top, paddle_x=middle, paddle_y=last, prev_done=False, time=0
-    )
-
-
-class Known(NamedTuple):
-    """What is known of an environment, beyond what gymnax says."""
-
-    min_episode_steps: int = 1  # with its own parameters no actions end an episode sooner
-    uniforms: int = 0  # draws that `place` consumes; 0: a reset consumes a key
-    # A start that another library can reproduce to the bit, unlike uniform(minval, maxval):
-    place: Callable[..., Any] | None = None  # (uniform [uniforms]) -> gymnax state
-    # Parameters that are made of others: each one's name, and how, in words and in code.
-    follow: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
-    made_with: dict[str, Any] = {}  # noqa: RUF012  # of one made otherwise nothing is known
-
-
-_CARTPOLE = (
-    ("total_mass", "masscart + masspole", lambda p: p.masscart + p.masspole),
-    ("polemass_length", "masspole * length", lambda p: p.masspole * p.length),
-)
-KNOWN = {  # by class: whatever else is registered under their names is another environment
-    "gymnax.environments.classic_control.cartpole.CartPole": Known(
-        8, 4, _place_cartpole, _CARTPOLE
-    ),
-    "gymnax.environments.classic_control.pendulum.Pendulum": Known(1, 2, _place_pendulum),
-    "gymnax.environments.bsuite.catch.Catch": Known(
-        9, 1, _place_catch, made_with={"rows": 10, "columns": 5}
-    ),
-}
-
-
-def _known(gym: Any) -> Known:
-    known = KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())
-    own = {name: getattr(gym, name, None) for name in known.made_with}
-    return known if own == known.made_with else Known()

@@ -18,8 +18,9 @@ from jaxpg.analysis.outcomes import solved_at
 from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError, EnvParams
-from jaxpg.core.env import interface, newest
+from jaxpg.core.env import interface
 from jaxpg.core.types import Algorithm, EnvState, Params
+from jaxpg.core.wrappers import newest
 from jaxpg.errors import RunError
 from jaxpg.fast import static
 from jaxpg.population.episodes import chooser, play, stages

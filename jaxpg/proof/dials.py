@@ -1,6 +1,6 @@
 """Dials-v0: the smallest environment with several choices at once and a mask, for gymnax.
 
-Two dials are turned up together, as fast as they can be. torch_ref/env.py has it, too.
+Two dials are turned up together, as fast as they can be. torch_ref/dynamics.py has it, too.
 """
 
 from typing import Any

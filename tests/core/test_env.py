@@ -15,10 +15,11 @@ import pytest
 import torch
 from compare import assert_close
 
-from jaxpg.core import arithmetic, env, noise
+from jaxpg.core import arithmetic, dynamics, env, noise
 from jaxpg.core.config import ConfigError
 from jaxpg.core.types import EnvSpec
 from torch_ref import arithmetic as torch_arithmetic
+from torch_ref import dynamics as torch_dynamics
 from torch_ref import env as torch_env
 from torch_ref import noise as torch_noise
 from torch_ref.config import ConfigError as TorchConfigError
@@ -116,7 +117,8 @@ def test_one_step_is_gymnasiums(name, float_type):
 @pytest.mark.parametrize("package", ["jaxpg", "torch_ref"])
 def test_a_squashed_action_is_scaled_to_the_bounds(package):
     """Pendulum's are ±2, and -1 and 3 here: -1 + 4 (1 + tanh a) / 2. No end of them is passed."""
-    module, array = (env, jnp.array) if package == "jaxpg" else (torch_env, torch.tensor)
+    ours = package == "jaxpg"
+    module, array = (dynamics, jnp.array) if ours else (torch_dynamics, torch.tensor)
     for a, low, high, expected in (
         (0.5, -2.0, 2.0, 2 * math.tanh(0.5)),
         (-1.5, -2.0, 2.0, 2 * math.tanh(-1.5)),
@@ -308,7 +310,7 @@ def test_no_cartpole_episode_is_shorter_than_its_stated_minimum():
     """Every sequence of actions from every corner of the starts: 7 steps never end, 8 can."""
     environment = made("CartPole-v1", float_type="float64")
     limit = environment.spec.min_episode_steps
-    assert limit == torch_env.CARTPOLE_MIN_STEPS == 8
+    assert limit == torch_dynamics.CARTPOLE_MIN_STEPS == 8
     corners = np.array(list(itertools.product([-0.05, 0.05], repeat=4)))
     plans = np.array(list(itertools.product([0, 1], repeat=limit)))
     values = np.repeat(corners, len(plans), axis=0)

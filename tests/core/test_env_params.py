@@ -22,6 +22,7 @@ from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.rules import validate
 from jaxpg.fast import lanes
 from tests import pages
+from torch_ref import dynamics as torch_dynamics
 from torch_ref import env as torch_env
 from torch_ref.config import EnvParams as TorchEnvParams
 
@@ -94,7 +95,7 @@ def steps(name, values, actions, given):
     ids=["cartpole", "pendulum", "one of cartpole's", "one of pendulum's"],
 )
 def test_a_step_is_that_of_the_equations_in_both_packages(name, by_hand, given):
-    kind = torch_env.CartPoleParams if name == "CartPole-v1" else torch_env.PendulumParams
+    kind = torch_dynamics.CartPoleParams if name == "CartPole-v1" else torch_dynamics.PendulumParams
     values, actions = start(name)
     expected, over = by_hand(values, actions, kind()._asdict() | given)
     for found, ended in steps(name, values, actions, given):
@@ -106,8 +107,8 @@ def test_a_step_is_that_of_the_equations_in_both_packages(name, by_hand, given):
 
 def test_what_the_twin_has_by_default_is_gymnaxs():
     for name, kind in (
-        ("CartPole-v1", torch_env.CartPoleParams),
-        ("Pendulum-v1", torch_env.PendulumParams),
+        ("CartPole-v1", torch_dynamics.CartPoleParams),
+        ("Pendulum-v1", torch_dynamics.PendulumParams),
     ):
         theirs = vars(gymnax.make(name)[1])
         follow = torch_env._FOLLOW.get(name, {})

@@ -9,7 +9,7 @@ from gymnax.environments.classic_control.cartpole import CartPole
 
 import jaxpg
 from jaxpg.cli.main import main
-from jaxpg.core import env, noise
+from jaxpg.core import env, noise, wrappers
 from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.envs.check import check_env
 
@@ -101,7 +101,10 @@ def nan_below(key, before, after, reward, *ends):
 
 
 FAULTS = {
-    "limit": (env.terminate_at_limit, "a time limit must truncate: all episodes that reached 20"),
+    "limit": (
+        wrappers.terminate_at_limit,
+        "a time limit must truncate: all episodes that reached 20",
+    ),
     "both": (
         stepping(lambda key, old, after, reward, end, cut: (after, reward, end | cut, end | cut)),
         "must not be both terminated and truncated",
@@ -251,7 +254,7 @@ def test_a_mask_that_is_none_is_said(fault):
 @pytest.mark.parametrize("frames", [1, 2])
 def test_where_a_mask_is_given_nothing_else_is_done(frames):
     """No dial is ever beyond its stop, also where the mask is the newest of several."""
-    world = env.stack_frames(env.make(DIALS), frames)
+    world = wrappers.stack_frames(env.make(DIALS), frames)
 
     def turned(key, state, action):
         after, *rest = world.step(key, state, action)

@@ -9,8 +9,9 @@ import pytest
 import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.core.env import make, newest
+from jaxpg.core.env import make
 from jaxpg.core.presets import PRESETS
+from jaxpg.core.wrappers import newest
 from jaxpg.errors import RunError
 from jaxpg.policies import evaluate
 from jaxpg.policies.evaluate import recorder

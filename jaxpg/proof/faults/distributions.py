@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 
 from jaxpg.proof.faults.plants import Plant, both, of, parts, trajectory, wrap
-from torch_ref import distributions, env, networks
+from torch_ref import distributions, dynamics, networks
 
 
 def action_from_less_or_equal() -> Plant:
@@ -110,7 +110,7 @@ def slope_of_tanh_at_the_mean() -> Plant:
 
 def bounds_not_scaled_to() -> Plant:
     """A squashed action is in (-1, 1), whatever the bounds are."""
-    return wrap(env, "bounded", lambda original, action, *_: torch.tanh(action))
+    return wrap(dynamics, "bounded", lambda original, action, *_: torch.tanh(action))
 
 
 def one_draw_for_all_choices() -> Plant:

@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 
 from jaxpg.proof.faults.plants import Plant, of, parts, wrap
-from torch_ref import algorithms, env
+from torch_ref import algorithms, dynamics
 
 
 def euler_step_with_the_new_speed() -> Plant:
@@ -25,7 +25,7 @@ def euler_step_with_the_new_speed() -> Plant:
 
         return world._replace(step=step)
 
-    return wrap(env, "cartpole", cartpole)
+    return wrap(dynamics, "cartpole", cartpole)
 
 
 def time_limit_one_step_early() -> Plant:
@@ -35,7 +35,7 @@ def time_limit_one_step_early() -> Plant:
         *rest, time_limit = inputs
         return original(*rest, time_limit - 1)
 
-    return wrap(env, "_advance", advance)
+    return wrap(dynamics, "advance", advance)
 
 
 def _given(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Plant:
@@ -50,7 +50,7 @@ def _given(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Pla
 
         return world._replace(reset=reset)
 
-    return wrap(env, name, make)
+    return wrap(dynamics, name, make)
 
 
 def environment_parameter_ignored() -> Plant:
@@ -65,7 +65,9 @@ def total_mass_that_does_not_follow() -> Plant:
 
 def parameter_of_another_environment() -> Plant:
     """CartPole falls at 10 m/s², the default of Pendulum, where no gravity is given."""
-    return mock.patch.object(env, "CartPoleParams", partial(env.CartPoleParams, gravity=10.0))
+    return mock.patch.object(
+        dynamics, "CartPoleParams", partial(dynamics.CartPoleParams, gravity=10.0)
+    )
 
 
 def resets_of_the_default() -> Plant:
@@ -73,9 +75,11 @@ def resets_of_the_default() -> Plant:
 
     def cartpole(original: Callable, *inputs: Any) -> Any:
         world = original(*inputs)
-        return world._replace(spec=world.spec._replace(min_episode_steps=env.CARTPOLE_MIN_STEPS))
+        return world._replace(
+            spec=world.spec._replace(min_episode_steps=dynamics.CARTPOLE_MIN_STEPS)
+        )
 
-    return wrap(env, "cartpole", cartpole)
+    return wrap(dynamics, "cartpole", cartpole)
 
 
 def parameters_off_the_grid() -> Plant:

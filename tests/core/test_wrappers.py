@@ -11,11 +11,15 @@ import torch
 from gymnax.environments.bsuite.catch import Catch
 
 import jaxpg
-from jaxpg.core import arithmetic, env, noise
+from jaxpg.core import arithmetic, env, noise, wrappers
 from torch_ref import arithmetic as torch_arithmetic
 from torch_ref import env as torch_env
+from torch_ref import wrappers as torch_wrappers
 
-PACKAGES = {"jaxpg": (env, jnp.asarray), "torch_ref": (torch_env, torch.tensor)}
+PACKAGES = {
+    "jaxpg": (env, wrappers, jnp.asarray),
+    "torch_ref": (torch_env, torch_wrappers, torch.tensor),
+}
 BOTH = pytest.mark.parametrize("package", PACKAGES)
 
 
@@ -33,7 +37,7 @@ def board(ball, paddle):
 @BOTH
 def test_catch_by_hand(package):
     """A uniform of 0.5 drops the ball in column 2 of 5, one of 0.99 in column 4."""
-    module, array = PACKAGES[package]
+    module, _, array = PACKAGES[package]
     world = module.make("Catch-bsuite")
     assert world.spec.image == (10, 5, 1)
     state = world.reset(array(np.array([[0.5], [0.99]], np.float32)))
@@ -50,7 +54,7 @@ def test_catch_by_hand(package):
 
 @BOTH
 def test_a_ball_that_is_missed_costs_one(package):
-    module, array = PACKAGES[package]
+    module, _, array = PACKAGES[package]
     world = module.make("Catch-bsuite")
     state = world.reset(array(np.array([[0.0], [0.5]], np.float32)))
     for _ in range(9):
@@ -78,7 +82,10 @@ def test_the_twins_see_the_same_bits(name, count):
         module.make(name, float_type="float64", max_episode_steps=20) for module in (env, torch_env)
     )
     if count > 1:
-        ours, theirs = env.stack_frames(ours, count), torch_env.stack_frames(theirs, count)
+        ours, theirs = (
+            wrappers.stack_frames(ours, count),
+            torch_wrappers.stack_frames(theirs, count),
+        )
     assert ours.spec == theirs.spec
     ours, theirs = arithmetic.grid_env(ours), torch_arithmetic.grid_env(theirs)
     step, restart = jax.jit(ours.step), jax.jit(ours.restart)
@@ -104,9 +111,9 @@ def test_the_twins_see_the_same_bits(name, count):
 def test_stacked_observations_by_hand(package):
     """Of CartPole the last three, the oldest first; an episode's first one stands for those before
     it, and what follows its end shows nothing of it."""
-    module, array = PACKAGES[package]
+    module, around, array = PACKAGES[package]
     plain = module.make("CartPole-v1")
-    stacked = module.stack_frames(plain, 3)
+    stacked = around.stack_frames(plain, 3)
     assert stacked.spec == plain.spec._replace(obs_size=12)
     start, again = np.random.default_rng(0).random((2, 2, 4), np.float32)
     state, single = stacked.reset(array(start)), plain.reset(array(start))
@@ -118,7 +125,7 @@ def test_stacked_observations_by_hand(package):
         single, *_ = plain.step(keys(2), single, action)
         seen.append(np.asarray(single.obs))
         np.testing.assert_array_equal(state.obs, np.concatenate(seen[-3:], axis=-1))
-    np.testing.assert_array_equal(module.newest(state.obs, stacked.spec, 3), seen[-1])
+    np.testing.assert_array_equal(around.newest(state.obs, stacked.spec, 3), seen[-1])
     done = array(np.array([True, False]))
     state = stacked.restart(state, done, array(again))
     fresh = np.asarray(plain.reset(array(again)).obs)
@@ -130,8 +137,8 @@ def test_stacked_observations_by_hand(package):
 @BOTH
 def test_stacked_images_lie_behind_one_another(package):
     """Pixel by pixel: an image [10, 5, 2], whose first channel is what was seen before."""
-    module, array = PACKAGES[package]
-    stacked = module.stack_frames(module.make("Catch-bsuite"), 2)
+    module, around, array = PACKAGES[package]
+    stacked = around.stack_frames(module.make("Catch-bsuite"), 2)
     assert stacked.spec.image == (10, 5, 2)
     state = stacked.reset(array(np.array([[0.5]], np.float32)))
     state, *_ = stacked.step(keys(1), state, array(np.array([0], np.int32)))
@@ -142,18 +149,20 @@ def test_stacked_images_lie_behind_one_another(package):
 
 def test_what_stacks_keeps_the_contract():
     world = env.make("Catch-bsuite", max_episode_steps=12)
-    checked = jaxpg.check_env(env.stack_frames(world, 2), steps=60)
+    checked = jaxpg.check_env(wrappers.stack_frames(world, 2), steps=60)
     assert checked.terminated > 0
 
 
 def test_a_stack_of_channels_keeps_those_of_an_image_together():
-    stacked = env.stack_frames(env.make("Breakout-MinAtar"), 2)
+    stacked = wrappers.stack_frames(env.make("Breakout-MinAtar"), 2)
     assert stacked.spec.image == (10, 10, 8)
     assert stacked.spec.obs_size == 800
     state = stacked.reset(keys(1))
     image = state.obs.reshape(10, 10, 2, 4)
     np.testing.assert_array_equal(image[:, :, 0], image[:, :, 1])
-    np.testing.assert_array_equal(env.newest(state.obs, stacked.spec, 2)[0], image[:, :, 1].ravel())
+    np.testing.assert_array_equal(
+        wrappers.newest(state.obs, stacked.spec, 2)[0], image[:, :, 1].ravel()
+    )
 
 
 def test_whoever_acts_gives_the_last_observations_the_oldest_first():
@@ -195,7 +204,7 @@ def test_rows_with_a_mask_are_no_image_to_whoever_acts():
     """They lie one after the other, as in training, so that the mask is the end of the newest."""
     gymnax.register("Masking-test", Masking)
     one, stacked = (env.make("Masking-test") for _ in range(2))
-    stacked = env.stack_frames(stacked, 2)
+    stacked = wrappers.stack_frames(stacked, 2)
     before = one.reset(keys(1))
     now, *_ = one.step(keys(1), before, jnp.array([1]))
     then, *_ = stacked.step(keys(1), stacked.reset(keys(1)), jnp.array([1]))

@@ -1,0 +1,239 @@
+"""One gymnax environment: how it begins and advances, and what is known of some beyond gymnax.
+
+gymnax is imported late, because that starts the JAX backend.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpg.core.config import ConfigError, EnvParams
+from jaxpg.core.noise import keys
+from jaxpg.core.types import EnvSpec
+
+TRUNCATED = ("truncated", "TimeLimit.truncated")  # keys of info by which others tell it
+
+
+class Known(NamedTuple):
+    """What is known of an environment, beyond what gymnax says."""
+
+    min_episode_steps: int = 1  # with its own parameters no actions end an episode sooner
+    uniforms: int = 0  # draws that `place` consumes; 0: a reset consumes a key
+    # A start that another library can reproduce to the bit, unlike uniform(minval, maxval):
+    place: Callable[..., Any] | None = None  # (uniform [uniforms]) -> gymnax state
+    # Parameters that are made of others: each one's name, and how, in words and in code.
+    follow: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
+    made_with: dict[str, Any] = {}  # noqa: RUF012  # of one made otherwise nothing is known
+
+
+def bounded(action: jax.Array, low: Any, high: Any, squash: bool) -> jax.Array:
+    """The action within an environment's bounds: squashed by tanh and scaled to them, or clipped.
+
+        (low + high) / 2 + (high - low) / 2 · tanh(a)
+
+    Rounding may leave what is scaled beyond a bound, so it is clipped, too.
+    """
+    if squash:
+        action = (low + high) / 2 + (high - low) / 2 * jnp.tanh(action)
+    return jnp.clip(action, low, high)
+
+
+def begin_and_advance(
+    name: str, gym: Any, params: Any, float_type: str
+) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+    """One environment, without a reset at an episode's end.
+
+        begin(noise, given) -> observation, state
+        advance(key, state, action, given) -> observation, state, reward, terminated, truncated
+
+    where `given` has the parameters that are traced, by name.
+
+    gymnax's own `step` resets, and draws for that at every step, so its parts are called instead;
+    but not where an environment has a `step` or `reset` of its own, as a wrapper has.
+    """
+    from gymnax.environments.environment import Environment
+
+    def is_own(part: str) -> bool:
+        return getattr(getattr(gym, part), "__func__", None) is not getattr(Environment, part)
+
+    own = [part for part in ("step", "reset") if is_own(part)]
+    if own and float_type == "float64":
+        raise ConfigError(
+            f"{name} has its own {' and '.join(own)}, which gymnax calls in float32 only; so "
+            "arithmetic must be 'float32'"
+        )
+
+    def has_ended(state: Any, params: Any) -> Any:
+        """Its own way to truncate; gymnax's where a state tells the time and there is a limit."""
+        tells = hasattr(state, "time") and hasattr(params, "max_steps_in_episode")
+        return gym.is_truncated(state, params) if tells or is_own("is_truncated") else False
+
+    def begin(noise: jax.Array, given: dict[str, jax.Array]) -> tuple:
+        place, now = known(gym).place, with_params(gym, params, given)
+        if place is None:
+            return gym.reset(noise, now) if own else gym.reset_env(noise, now)
+        inner = place(noise.astype(float_type))
+        return gym.get_obs(inner), inner
+
+    def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
+        now = with_params(gym, params, given)
+        obs, state, reward, terminated, info = gym.step_env(key, state, action, now)
+        told = [key for key in TRUNCATED if isinstance(info, Mapping) and key in info]
+        if told and not is_own("is_truncated"):
+            raise ConfigError(
+                f"{name} says in info[{told[0]!r}] that an episode is truncated, where gymnax does "
+                "not ask: it must have is_truncated(state, params)"
+            )
+        return obs, state, reward, terminated, has_ended(state, now)
+
+    def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
+        now = with_params(gym, params, given)
+        outcome = gym.step(key, state, action, now)
+        info = outcome[-1]
+        if len(outcome) != 6 or not isinstance(info, Mapping) or "final_observation" not in info:
+            raise ConfigError(
+                f"{name} has a step of its own, which must give observation, state, reward, "
+                "terminated, truncated and info with final_observation, as gymnax's"
+            )
+        obs, state, reward, terminated, truncated, _ = outcome
+        done = jnp.logical_or(terminated, truncated)  # then `obs` is of the next episode
+        return jnp.where(done, info["final_observation"], obs), state, reward, terminated, truncated
+
+    return begin, advance_by_its_step if own else advance
+
+
+def with_params(gym: Any, params: Any, given: dict[str, Any]) -> Any:
+    """The parameters with some replaced, and those that are made of them."""
+    if not given:
+        return params
+    params = params.replace(**given)
+    return params.replace(**{key: made(params) for key, _, made in known(gym).follow})
+
+
+def known(gym: Any) -> Known:
+    """What is known of an environment, which may be nothing."""
+    known = KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())
+    own = {name: getattr(gym, name, None) for name in known.made_with}
+    return known if own == known.made_with else Known()
+
+
+def state_types(
+    name: str,
+    begin: Callable,
+    advance: Callable,
+    decode: Callable,
+    spec: EnvSpec,
+    obs_space: Any,
+    env_params: EnvParams,
+    float_type: str,
+) -> Any:
+    """The shape and dtype of each leaf of the environment's state; observations are checked, too.
+
+    gymnax resets to Python numbers, which a step turns into something else: so they are those that
+    a step leaves behind, with floats of the working dtype, and must stay so.
+
+    Args:
+      decode: an action of the policy -> as the environment takes it.
+      obs_space: gymnax's.
+
+    Raises:
+      ConfigError: if they change from step to step, or an observation lies otherwise than its
+        space says.
+    """
+    noise, action, given = _examples(spec, decode, env_params, float_type)
+
+    def explicit(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = leaf.dtype
+        if jnp.issubdtype(dtype, jnp.floating):
+            dtype = jnp.dtype(float_type)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.int32 if dtype == jnp.int64 else dtype)
+
+    def after_a_step(state: Any) -> Any:
+        key = jax.eval_shape(lambda: keys([0])[0])
+        obs, state, *_ = jax.eval_shape(advance, key, state, action, given)
+        _check_observation(name, obs_space, obs)
+        return jax.tree.map(explicit, state)
+
+    obs, state = jax.eval_shape(begin, noise, given)
+    _check_observation(name, obs_space, obs)
+    start = jax.tree.map(explicit, state)
+    types = after_a_step(start)
+    again = after_a_step(types)
+    if len({jax.tree.structure(state) for state in (start, types, again)}) > 1:
+        raise ConfigError(f"a step of {name} must leave a state of the kind that it is given")
+    shapes, others = (jax.tree_util.tree_leaves_with_path(tree) for tree in (types, again))
+    for (path, leaf), (_, other), old in zip(shapes, others, jax.tree.leaves(start), strict=True):
+        if leaf != other or leaf.shape != old.shape:
+            raise ConfigError(
+                f"a step of {name} must keep the shapes and types of its state; it turns "
+                f"{jax.tree_util.keystr(path)} of {old.dtype}{list(old.shape)} into "
+                f"{other.dtype}{list(other.shape)}"
+            )
+    return types
+
+
+def _examples(
+    spec: EnvSpec, decode: Callable, env_params: EnvParams, float_type: str
+) -> tuple[Any, Any, Any]:
+    """Shapes of the noise that a start consumes, of an action as the environment takes it, and of
+    the parameters that are traced."""
+    given = {key: jax.ShapeDtypeStruct((), float_type) for key in env_params.traced}
+    uniforms = jax.ShapeDtypeStruct((spec.reset_uniforms,), jnp.float32)
+    noise = uniforms if spec.reset_uniforms else jax.eval_shape(lambda: keys([0])[0])
+    kind = jnp.int32 if spec.discrete else jnp.float32
+    action = jax.ShapeDtypeStruct(spec.action_shape, kind)
+    return noise, jax.eval_shape(decode, action, given), given
+
+
+def _check_observation(name: str, obs_space: Any, obs: Any) -> None:
+    """Raise ConfigError unless an observation lies as its space says: it would be reshaped."""
+    if obs.shape != tuple(obs_space.shape):
+        raise ConfigError(
+            f"{name} observes {list(obs.shape)}, and its observation_space says "
+            f"{list(obs_space.shape)}"
+        )
+
+
+def _place_cartpole(uniform: jax.Array) -> Any:
+    """Each of the four numbers in [-0.05, 0.05)."""
+    from gymnax.environments.classic_control import cartpole
+
+    x, x_dot, theta, theta_dot = (uniform - 0.5) * 0.1
+    return cartpole.EnvState(time=0, x=x, x_dot=x_dot, theta=theta, theta_dot=theta_dot)
+
+
+def _place_pendulum(uniform: jax.Array) -> Any:
+    """Angle in [-π, π) and speed in [-1, 1)."""
+    from gymnax.environments.classic_control import pendulum
+
+    theta, theta_dot = (uniform - 0.5) * jnp.array([2.0 * math.pi, 2.0], uniform.dtype)
+    return pendulum.EnvState(time=0, theta=theta, theta_dot=theta_dot, last_u=jnp.zeros(()))
+
+
+def _place_catch(uniform: jax.Array) -> Any:
+    """The ball in one of the five columns of the top row, the paddle in the middle of the last."""
+    from gymnax.environments.bsuite import catch
+
+    ball_x = jnp.floor(uniform[0] * 5).astype(jnp.int32)
+    top, middle, last = jnp.int32(0), jnp.int32(2), jnp.int32(9)
+    return catch.EnvState(
+        ball_x=ball_x, ball_y=top, paddle_x=middle, paddle_y=last, prev_done=False, time=0
+    )
+
+
+_CARTPOLE = (
+    ("total_mass", "masscart + masspole", lambda p: p.masscart + p.masspole),
+    ("polemass_length", "masspole * length", lambda p: p.masspole * p.length),
+)
+KNOWN = {  # by class: whatever else is registered under their names is another environment
+    "gymnax.environments.classic_control.cartpole.CartPole": Known(
+        8, 4, _place_cartpole, _CARTPOLE
+    ),
+    "gymnax.environments.classic_control.pendulum.Pendulum": Known(1, 2, _place_pendulum),
+    "gymnax.environments.bsuite.catch.Catch": Known(
+        9, 1, _place_catch, made_with={"rows": 10, "columns": 5}
+    ),
+}
