@@ -1,6 +1,7 @@
 """The house: imports point down, also those inside functions, and no module is in a circle."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -43,7 +44,8 @@ PATHS = {name_of(path): path for folder in ("jaxpg", "torch_ref") for path in
          sorted((ROOT / folder).rglob("*.py"))}  # fmt: skip
 
 
-def imported(name: str) -> set[str]:
+@cache
+def imported(name: str) -> frozenset[str]:
     """The modules of both packages that a module's code imports, wherever it does."""
     found: set[str] = set()
     package = name if PATHS[name].name == "__init__.py" else name.rpartition(".")[0]
@@ -57,10 +59,7 @@ def imported(name: str) -> set[str]:
             found |= {x if x in PATHS else base for x in members}
         elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "import_module":
             found |= {x.value for x in node.args if isinstance(x, ast.Constant)}
-    return {x for x in found if x in PATHS} - {name}
-
-
-IMPORTS = {name: imported(name) for name in PATHS}
+    return frozenset(found & PATHS.keys() - {name})
 
 
 def layer(name: str) -> int:
@@ -76,7 +75,7 @@ def layer(name: str) -> int:
 
 @pytest.mark.parametrize("name", [name for name in PATHS if name.split(".")[0] == "jaxpg"])
 def test_imports_point_down(name):
-    ours = {x for x in IMPORTS[name] if x.split(".")[0] == "jaxpg"}
+    ours = {x for x in imported(name) if x.split(".")[0] == "jaxpg"}
     if name == ALONE:
         assert not ours
         return
@@ -85,7 +84,8 @@ def test_imports_point_down(name):
 
 
 def test_only_proof_sees_the_twin_and_the_twin_sees_nobody():
-    for name, modules in IMPORTS.items():
+    for name in PATHS:
+        modules = imported(name)
         theirs = {x for x in modules if x.split(".")[0] == "torch_ref"}
         if name.split(".")[0] == "torch_ref":
             assert modules == theirs, name
@@ -101,12 +101,12 @@ def test_nothing_is_mocked_but_to_plant_faults():
 
 def test_no_circle():
     try:
-        list(TopologicalSorter(IMPORTS).static_order())
+        list(TopologicalSorter({name: imported(name) for name in PATHS}).static_order())
     except CycleError as error:
         raise AssertionError(" imports ".join(error.args[1])) from None
 
 
 def test_imports_are_found_wherever_they_are():
-    assert "jaxpg.runs.load" in IMPORTS["jaxpg"]  # for type checkers
-    assert "jaxpg.population.devices" in IMPORTS["jaxpg.population.provenance"]  # from a package
-    assert "jaxpg.fast.backend" in IMPORTS["jaxpg.population.provenance"]  # inside a function
+    assert "jaxpg.runs.load" in imported("jaxpg")  # for type checkers
+    assert "jaxpg.population.devices" in imported("jaxpg.population.provenance")  # from a package
+    assert "jaxpg.fast.backend" in imported("jaxpg.population.provenance")  # inside a function

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import readme
 
 
+@pytest.mark.as_users_run(1)
 def test_python_blocks_run(capsys):
     text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)

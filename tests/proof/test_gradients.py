@@ -1,8 +1,8 @@
 """jaxpg against torch_ref on shared synthetic batches: loss, every gradient leaf, one update.
 
 Every combination of choices, on `jaxpg.proof.batch`. That faults are seen is `test_proof`'s to
-show. jax runs op by op with scans as Python loops, because compiling a program for each
-configuration would take seconds; that jit changes nothing is `test_learner`'s to show.
+show. One step of the policy gradient runs op by op, with scans as Python loops, which takes less
+than compiling it; that jit changes nothing is `test_learner`'s to show.
 """
 
 import itertools
@@ -175,17 +175,20 @@ def product(axes: dict[str, tuple]) -> list[dict[str, Any]]:
 
 def pairwise(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A few of them that hold every pair of choices that any of them holds (greedy cover)."""
-    numbers: dict[tuple, int] = {}
-    pairs = np.array(
+    numbers = [
+        np.unique([str(c[name]) for c in candidates], return_inverse=True)[1]
+        for name in candidates[0]
+    ]
+    most = max(map(np.max, numbers)) + 1
+    pairs = np.stack(
         [
-            [
-                numbers.setdefault(pair, len(numbers))
-                for pair in itertools.combinations(c.items(), 2)
-            ]
-            for c in candidates
-        ]
+            (place * most + one) * most + other
+            for place, (one, other) in enumerate(itertools.combinations(numbers, 2))
+        ],
+        axis=1,
     )
-    missing, chosen = np.ones(len(numbers), bool), []
+    missing, chosen = np.zeros(pairs.max() + 1, bool), []
+    missing[pairs] = True
     while missing.any():
         best = missing[pairs].sum(axis=1).argmax()
         missing[pairs[best]] = False
@@ -244,11 +247,16 @@ def assert_fits_agree(choices: dict[str, Any]) -> None:
     config = config_of_fit(choices)
     bits = np.random.default_rng(1).integers(2**32, size=(config.epochs, ROUNDS), dtype=np.uint32)
     order = bits if config.fit == "ppo" else None
-    with jax.enable_x64(True), jax.disable_jit():  # loops of the fits, too, are Python's
+    with jax.enable_x64(True):
         side = batch.jax_side(config)
+
+        @jax.jit
+        def learn(config: Config, *inputs: Any) -> tuple:
+            return learner.learn(config, side.algorithm, *inputs)
+
         start = Learned(side.state.params, side.state.opt_state, jnp.int32(1))
-        inputs = (side.config, side.algorithm, start, side.trajectory, None)
-        learned, _, ours = learner.learn(*inputs, None if order is None else jnp.asarray(order))
+        inputs = (side.config, start, side.trajectory, None)
+        learned, _, ours = learn(*inputs, None if order is None else jnp.asarray(order))
     twin = batch.torch_side(config)
     begin = torch_ref.types.Learned(twin.state.params, twin.state.opt_state, 1)
     inputs = (twin.config, twin.algorithm, begin, twin.trajectory, None)
@@ -264,8 +272,8 @@ def assert_fits_agree(choices: dict[str, Any]) -> None:
     assert_results(to_torch(learned.params), twin.state.params.state_dict(), config, tolerances)
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_compiled(monkeypatch):
+@pytest.fixture
+def op_by_op(monkeypatch):
     """Plain primitives, and loops in Python (tests/fast has the others)."""
 
     def scan(step, carry, inputs=None, length=None, reverse=False):
@@ -279,6 +287,7 @@ def nothing_is_compiled(monkeypatch):
     monkeypatch.setattr(fast, "primitives", lambda config: uncompiled)
 
 
+EAGER = pytest.mark.usefixtures("op_by_op")
 USUALLY = {name: (value,) for name, value in USUAL.items()}
 FIRST = combinations(**USUALLY)
 SECOND = combinations(
@@ -295,6 +304,7 @@ EVERY_FIT = meaningful(FITS, OF_FITS)
 PAIRS_OF_FITS = pairwise(EVERY_FIT)
 
 
+@EAGER
 @pytest.mark.thin(5)
 @pytest.mark.parametrize("choices", FIRST, ids=name_of)
 def test_estimator_baseline_discounting_loss_and_network(choices):
@@ -303,12 +313,14 @@ def test_estimator_baseline_discounting_loss_and_network(choices):
     assert_updates_agree(config, count=1)
 
 
+@EAGER
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("choices", SECOND, ids=name_of)
 def test_optimizer_clipping_and_network(choices):
     assert_updates_agree(config_of(choices, arithmetic="float64"), count=3)
 
 
+@EAGER
 @pytest.mark.parametrize("float_type", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("choices", THIRD, ids=name_of)
 def test_every_pair_of_choices(choices, float_type):
@@ -322,6 +334,7 @@ def test_every_pair_of_choices_of_the_other_fits(choices):
     assert_fits_agree(choices)
 
 
+@EAGER
 def test_a_replay_ring_that_is_still_filling():
     """60 rows in a ring of 150: the first batch of 100 has 40 rows that do not count."""
     choices = {**FIRST[-1], "value_target": "td0", "value_data": "replay", "collect": "steps"}
@@ -347,6 +360,7 @@ GROUPED_BY = ("estimator", "baseline", "discounting", "networks")
 GROUPS = sorted({tuple(choices[name] for name in GROUPED_BY) for choices in FIRST})
 
 
+@EAGER
 @pytest.mark.slow
 @pytest.mark.parametrize(GROUPED_BY, GROUPS, ids=map("-".join, GROUPS))
 def test_every_combination_that_exists(estimator, baseline, discounting, networks):
