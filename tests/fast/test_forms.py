@@ -331,7 +331,7 @@ def test_what_is_replaced_may_differ_from_lane_to_lane(form):
         assert_close(mine, other, 1e-12)
 
 
-@pytest.mark.as_users_run(5)
+@pytest.mark.as_users_run(10)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_algorithms(name, form):
     assert_the_form_is_plain(OTHERS[name])

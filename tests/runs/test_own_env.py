@@ -69,6 +69,7 @@ def _stop(at):
     signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
 
 
+@pytest.mark.usefixtures("programs_kept")
 def test_a_typed_key_in_the_state_is_saved_and_goes_on(drunk, tmp_path, monkeypatch):
     """It died at the first checkpoint; now it is continued and retraced to the same bits."""
     jaxpg.check_env("Drunk-v0", steps=20)
@@ -117,6 +118,7 @@ gymnax.registered_envs.append("Mine-v0")
 """
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, capsys):
     """Neither trained further nor evaluated in silence, as an algorithm of one's own is not."""
     monkeypatch.syspath_prepend(tmp_path)
