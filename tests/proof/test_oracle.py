@@ -494,3 +494,15 @@ def test_the_page_shows_its_numbers():
     (shown,) = re.findall(r"<!-- table -->\n(.*?)<!-- end -->", page, re.DOTALL)
     assert shown.strip() == tables.markdown(oracle.tables(rows)).strip()
     assert max(row.relative_bias for row in rows if row.unbiased_by_theory) < oracle.TOLERANCE
+
+
+@pytest.mark.slow
+def test_the_command_finds_what_the_pages_show(tmp_path):
+    main(["oracle", "--json", str(tmp_path / "oracle.json")])
+    found, shown = (json.loads((at / "oracle.json").read_text()) for at in (tmp_path, DOCS))
+    assert found.keys() == shown.keys()
+    for part in shown:
+        for ours, theirs in zip(found[part], shown[part], strict=True):
+            numbers = {name: x for name, x in theirs.items() if isinstance(x, float)}
+            close = {name: pytest.approx(x, rel=1e-6, abs=1e-9) for name, x in numbers.items()}
+            assert ours == theirs | close
