@@ -256,6 +256,94 @@ def test_without_a_node_it_waits(whole, tmp_path, monkeypatch, every_segment):
     assert_same_results(whole, tmp_path / "run")
 
 
+# What Ray waits for before it believes that a node is gone: 2 s.
+PATIENCE = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "4",
+}
+
+
+class Network:
+    """Two machines of their own addresses, one cable between them, and a Ray node on each: the
+    first has the head, too. Made of Linux's network namespaces, which only root may."""
+
+    names = (f"jaxpg-{os.getpid()}-here", f"jaxpg-{os.getpid()}-there")
+    addresses = ("10.213.77.1", "10.213.77.2")
+    head = f"{addresses[0]}:6379"
+
+    def __init__(self):
+        self.nodes = []
+        try:
+            for name in self.names:
+                self._ip("netns", "add", name)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"network namespaces cannot be made here ({error})")
+        here, there = self.names
+        self._ip(*f"link add cable netns {here} type veth peer name cable netns {there}".split())
+        for name, address in zip(self.names, self.addresses, strict=True):
+            self._ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
+            self._ip("-n", name, "link", "set", "lo", "up")
+            self._ip("-n", name, "link", "set", "cable", "up")
+        self._start(0, "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
+        for place in (0, 1):
+            self._start(place, f"--address={self.head}", "--num-cpus=1")
+
+    def within(self, place):
+        """The words before a command that runs on the first machine, or the second."""
+        return ["ip", "netns", "exec", self.names[place]]
+
+    def cable(self, state):
+        self._ip("-n", self.names[0], "link", "set", "cable", state)
+
+    def close(self):
+        for node in reversed(self.nodes):
+            node.terminate()
+            node.communicate(timeout=60)
+        for name in self.names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+    def _ip(self, *words):
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def _start(self, place, *options):
+        command = [*self.within(place), sys.executable, "-m", "ray.scripts.scripts", "start"]
+        command += ["--block", f"--node-ip-address={self.addresses[place]}", *options]
+        own = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        node = subprocess.Popen(command, env=os.environ | PATIENCE | own, **pipes)
+        self.nodes.append(node)
+        assert any("runtime started" in line for line in node.stdout)
+
+
+@pytest.fixture
+def network():
+    made = Network()
+    yield made
+    made.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, None], ids=["for half a second", "for good"])
+def test_a_network_that_parts(network, uninterrupted, tmp_path, seconds):
+    """Nobody is lost who is heard of again soon; of who is not the chunk goes on elsewhere."""
+    out, options = tmp_path / "run", ["--cluster", network.head]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    process = start(out, options=options, through=network.within(0), env=environment)
+    while process.poll() is None and len(checkpoints.listed(out)) < 2:
+        time.sleep(0.005)  # both machines train
+    network.cable("down")
+    assert process.poll() is None
+    if seconds:
+        time.sleep(seconds)
+        network.cable("up")
+    code, errors = finish(process)
+    assert code == 0, errors
+    assert ("is lost" in errors) == (seconds is None), errors
+    assert_same_results(uninterrupted, out)
+
+
 @pytest.mark.slow
 def test_a_full_object_store(whole, tmp_path, monkeypatch, every_segment):
     """Somebody else's objects fill it: what is sent is spilled to the disk, and arrives."""

@@ -49,8 +49,9 @@ HANGING = (
 )
 
 
-def start(out: Path, code: str = SAVING, options=(), **popen) -> subprocess.Popen:
-    command = [sys.executable, "-c", code, "train", "vpg", *OPTIONS, *options, "--out", str(out)]
+def start(out: Path, code: str = SAVING, options=(), through=(), **popen) -> subprocess.Popen:
+    command = [*through, sys.executable, "-c", code, "train", "vpg", *OPTIONS, *options]
+    command += ["--out", str(out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes, **popen)
 
