@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxpg.core.config import Config
+from jaxpg.errors import RunError
 
 if TYPE_CHECKING:
     from jaxpg.population.population import Population
 
 STEPS = "environment steps"
+NEAR = 1 / 50
 
 
 class Budget(NamedTuple):
@@ -45,15 +47,40 @@ def spent(config: Config, population: "Population", unit: str) -> np.ndarray:
     return np.cumsum(population.metrics.env_steps, axis=1, dtype=np.int64)
 
 
+def alike(one: Config, other: Config) -> bool:
+    """Whether the seeds of two configs have the same to spend, and spend it but for a fiftieth:
+    what is left of a budget pays for no update."""
+    ours, theirs = (config.num_updates * config.update_cost for config in (one, other))
+    return budget(one) == budget(other) and abs(ours - theirs) <= NEAR * max(ours, theirs)
+
+
 def smallest(runs: Sequence[tuple[Config, "Population"]]) -> Budget | None:
     """What every seed of these runs has spent, if they differ in that; None if they do not.
 
     In environment steps where budgets are in different units; of a run in episodes it is then what
     its cheapest seed took (of those that diverged none).
+
+    Raises:
+      RunError: if one update of a run costs more than that.
     """
-    budgets = [budget(config) for config, _ in runs]
-    if len(set(budgets)) == 1:
+    first, *others = (config for config, _ in runs)
+    if all(alike(first, other) for other in others):
         return None
+    within = _smallest(runs)
+    for config, population in runs:
+        own = within.unit == config.unit
+        paid = config.update_cost if own else int(population.metrics.env_steps[:, 0].min())
+        if paid > within.amount:
+            raise RunError(
+                f"there is nothing to compare after {within.amount:,} {within.unit}, the smallest "
+                f"budget: an update of {config.env} with {config.num_envs} environments takes "
+                f"{paid:,}; compare runs with like budgets"
+            )
+    return within
+
+
+def _smallest(runs: Sequence[tuple[Config, "Population"]]) -> Budget:
+    budgets = [Budget(config.num_updates * config.update_cost, config.unit) for config, _ in runs]
     if len({one.unit for one in budgets}) == 1:
         return min(budgets)
     amounts = []

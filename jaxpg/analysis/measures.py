@@ -60,6 +60,10 @@ def measure(some: Outcomes) -> dict[str, Estimate | None]:
         if solving is not None:
             located["optimality_gap"] = partial(optimality_gap, target=solving.target)
         found |= {name: estimate(statistic, [some.scores]) for name, statistic in located.items()}
+        for name in ("mean", "optimality_gap"):  # one seed that failed would move it
+            one = found[name]
+            if one is not None and one.low == one.high:
+                found[name] = one._replace(low=math.nan, high=math.nan)
     if solving is not None:
         solved, ever, lost = (
             int(x.sum()) for x in (solving.solved, solving.ever, solving.collapsed)
@@ -71,13 +75,15 @@ def measure(some: Outcomes) -> dict[str, Estimate | None]:
     return found
 
 
-def spread(scores: np.ndarray) -> dict[str, float]:
+def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, float]:
     """The numbers of summary.json's "final_return", as they are: not rounded.
 
     Args:
       scores: of at least one seed, [S].
+      setting: of each score, where there are several: a stratum each, [S].
     """
-    middle = estimate(iqm, [scores])
+    strata = [scores] if setting is None else [scores[setting == i] for i in np.unique(setting)]
+    middle = estimate(iqm, strata)
     return {
         "iqm": middle.value,
         "ci95_low": middle.low,
@@ -89,7 +95,7 @@ def spread(scores: np.ndarray) -> dict[str, float]:
 
 
 def as_json(found: Estimate | None) -> dict[str, float | None] | None:
-    """For JSON, which knows no infinity: null stands for "not within the budget"."""
+    """For JSON, which knows no infinity: null stands for "not within the budget", or none."""
     if found is None:
         return None
     names = ("value", "ci95_low", "ci95_high")
@@ -102,8 +108,8 @@ def write(number: float, kind: str) -> str:
 
 
 def write_interval(found: Estimate, kind: str) -> str:
-    """Its interval for people; empty if all of it is beyond the budget."""
-    if math.isinf(found.low):
+    """Its interval for people; empty if there is none, or all of it is beyond the budget."""
+    if not math.isfinite(found.low):
         return ""
     if math.isinf(found.high):
         return f"from {write(found.low, kind)}"

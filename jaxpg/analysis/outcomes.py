@@ -295,7 +295,8 @@ def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:
 
 
 def untrained_return(population: "Population") -> float:
-    """Mean return of the episodes of each seed's first update in which any ended, over all seeds.
+    """Mean return before training, over all seeds: of the sampled episodes of their evaluation
+    there, or without one of the episodes of each seed's first update in which any ended.
 
     0 if no episode ended at all. Of a run that started from another's policies in the same
     environment it is that one's.
@@ -303,6 +304,9 @@ def untrained_return(population: "Population") -> float:
     before = _untrained_before(population)
     if before is not None:
         return before
+    seen = population.evaluations
+    if seen is not None and np.isfinite(seen.sampled[:, 0]).any():
+        return float(np.nanmean(np.asarray(seen.sampled[:, 0], np.float64)))
     episodes, returns = _returns(population)
     rows = np.flatnonzero((episodes > 0).any(axis=1))
     first = (rows, np.argmax(episodes > 0, axis=1)[rows])
@@ -317,8 +321,11 @@ def _untrained_before(population: "Population") -> float | None:
     return what.start.untrained
 
 
-def learning(population: "Population") -> Learning | None:
+def learning(config: Config, population: "Population") -> Learning | None:
     """Whether the return has risen from the first tenth of training to the last.
+
+    Of fixed steps only the updates count before which two episodes of each environment have ended:
+    those that end first are the short ones.
 
     It has if all seeds together show it (a one-sided t-test of what each gained), or one of them
     alone does: by Welch's t-test of the mean returns of its updates, at LEVEL divided by the number
@@ -329,7 +336,8 @@ def learning(population: "Population") -> Learning | None:
       None where no seed has updates enough in which episodes ended.
     """
     episodes, returns = _returns(population)
-    ended = [np.flatnonzero(row) for row in episodes]
+    early = 2 * config.num_envs if config.collect == "steps" else 0
+    ended = [np.flatnonzero((row > 0) & (np.cumsum(row) - row >= early)) for row in episodes]
     ends = []  # of each seed: mean of the first and last tenth, error² of both, degrees of freedom
     for row, updates in enumerate(ended):
         if len(updates) < FEWEST:

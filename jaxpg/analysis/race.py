@@ -1,7 +1,7 @@
 """A race: contenders get seeds round by round, until it is decided which of them is better.
 
 Whether a seed of one beats a seed of the other more often than not is asked after every round, and
-the chance that any answer of the whole race is wrong stays below alpha (α). Three parts keep it:
+the chance that alike ones are told apart anywhere stays below alpha (α). Three parts keep it:
 
     a round     All contenders train the same seeds. Were two of them alike, their scores of a seed
                 could be swapped: what was seen is held against B swaps of the same scores, of the
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
     contenders: int  # C
     rounds: tuple[int, ...]  # seeds that each has after each of K rounds, ascending
-    alpha: float = ALPHA  # the chance of any wrong answer, in (0, 1)
+    alpha: float = ALPHA  # the chance of telling alike contenders apart, in (0, 1)
     swaps: int | None = None  # None for as many as the strictest level needs
 
     @property
@@ -132,8 +132,7 @@ def race(plan: Plan, scores: Sequence[np.ndarray]) -> list[Round]:
         for one, other in tested:
             now = _see(scores[one][:seeds], scores[other][:seeds], swapped[:seeds])
             seen[one, other].append(now)
-            statistics = [then.statistic for then in seen[one, other]]
-            p_value = _p_value(statistics, len(plan.rounds))
+            p_value = _p_value(seen[one, other], len(plan.rounds))
             possible = Estimate(now.improvement, 0.0, 1.0)
             pairs[one, other] = Pair(one, other, seeds, possible, p_value, None)
         pairs, levels = _decided(pairs, plan.alpha)
@@ -224,16 +223,17 @@ def _see(x: np.ndarray, y: np.ndarray, swapped: np.ndarray) -> _Seen:
     return _Seen(statistics, improvement, error)
 
 
-def _p_value(statistics: Sequence[np.ndarray], planned: int) -> float:
+def _p_value(seen: Sequence[_Seen], planned: int) -> float:
     """K · count / B for the smallest count that strikes out the first of B; 1 if none does.
 
     A larger count has lower cuts in every round, so that it strikes out all that a smaller one
-    does.
+    does. It is 1, too, where a round that strikes it out saw the other one ahead of who is now.
 
     Args:
-      statistics: of each round so far, [B] each.
+      seen: of each round so far.
       planned: K, all rounds of the race.
     """
+    statistics = [then.statistic for then in seen]
     swaps = len(statistics[0])
     low, high = 0, swaps // planned + 1  # strikes it out not, and does or is too many
     while high - low > 1:
@@ -243,7 +243,12 @@ def _p_value(statistics: Sequence[np.ndarray], planned: int) -> float:
             high = count
         else:
             low = count
-    return 1.0 if high > swaps // planned else min(1.0, planned * high / swaps)
+    if high > swaps // planned:
+        return 1.0
+    cuts = _cuts(statistics, high)
+    struck = next(then for then, cut in zip(seen, cuts, strict=True) if then.statistic[0] > cut)
+    same = (struck.improvement > 0.5) == (seen[-1].improvement > 0.5)
+    return min(1.0, planned * high / swaps) if same else 1.0
 
 
 def _cuts(statistics: Sequence[np.ndarray], count: int) -> list[float]:

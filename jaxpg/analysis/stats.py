@@ -19,6 +19,7 @@ import scipy  # whose stats it imports when they are first used: not before trai
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+FEW = 20  # seeds of either side, with fewer of which a bootstrap misses ½ too often
 SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
     "CartPole-v1": 475.0,
     "Acrobot-v1": -100.0,
@@ -160,9 +161,10 @@ def improvement(x: Strata, y: Strata, confidence: float = CONFIDENCE) -> Estimat
     """Probability of improvement: that a seed of x beats one of y, P(X > Y) + ½ P(X = Y).
 
     The mean over strata of the Mann-Whitney U statistic over the number of pairs. Its interval is
-    a stratified percentile bootstrap; where every seed of one side beats every one of the other,
+    a stratified percentile bootstrap. Where every seed of one side beats every one of the other,
     resamples are all alike, and the far end is that of k = (strata · fewest seeds) disjoint pairs
-    which all agree: ((1 - confidence) / 2)^(1 / k).
+    which all agree: ((1 - confidence) / 2)^(1 / k); no interval is surer than that. With few seeds
+    it has ½ in it unless a permutation test rejects ½, too.
 
     Args:
       x, y: scores of each stratum, in the same order of strata; each at least one.
@@ -188,13 +190,18 @@ def improvement(x: Strata, y: Strata, confidence: float = CONFIDENCE) -> Estimat
         return np.mean(shares, axis=0)
 
     value = float(mean_share(*(part[None] for part in [*xs, *ys]), axis=-1)[0])
-    pairs = len(x) * min(len(part) for part in [*xs, *ys])
+    fewest = min(len(part) for part in [*xs, *ys])
+    pairs = len(x) * fewest
     end = ((1 - confidence) / 2) ** (1 / pairs)
     if value in (0.0, 1.0):
         return Estimate(value, end if value else 0.0, 1.0 if value else 1.0 - end)
     if pairs == len(x):  # a stratum of one seed: nothing to resample
         return Estimate(value, 0.0, 1.0)
-    return Estimate(value, *_bootstrap([*xs, *ys], mean_share, confidence))
+    low, high = _bootstrap([*xs, *ys], mean_share, confidence)
+    low, high = (min(low, end), high) if value > 0.5 else (low, max(high, 1.0 - end))
+    if fewest < FEW and _by_chance(xs, ys, mean_share, abs(value - 0.5)) > 1 - confidence:
+        low, high = min(low, 0.5), max(high, 0.5)
+    return Estimate(value, low, high)
 
 
 def seeds_needed(
@@ -209,7 +216,7 @@ def seeds_needed(
 
     P is the probability of improvement, σ₀² = (1 - Σ t³) / 6 its variance per seed were there no
     difference (t: the share of each tied value), σ₁² its variance per seed as it is. At least so
-    many that the exact test can reach alpha at all.
+    many that `improvement` can miss ½ at all: as if each beat one other.
 
     Returns:
       n; None if P is ½, so that no number suffices.
@@ -229,12 +236,12 @@ def seeds_needed(
     variance = place_x.var() + place_y.var()
     quantiles = scipy.stats.norm.ppf([1 - alpha / 2, power])
     root = (quantiles @ np.sqrt([null_variance, variance])) / effect
-    fewest = next(n for n in range(1, 10_000) if 2 / math.comb(2 * n, n) <= alpha)
+    fewest = math.ceil(1 - math.log2(alpha))  # 2 · ½^n ≤ alpha
     return max(fewest, math.ceil(max(root, 0.0) ** 2))
 
 
 class Survival(NamedTuple):
-    """Share of seeds to which something has not happened yet, after each of some times."""
+    """Share of seeds to which something has not happened yet, at 0 and after each of some times."""
 
     time: np.ndarray  # [P], ascending
     share: np.ndarray  # [P]
@@ -252,7 +259,7 @@ def kaplan_meier(
     has come down to 0, its upper end is the one before.
 
     Args:
-      time: when it happened, or until when it had not, [S]; at least one.
+      time: when it happened, or until when it had not, > 0, [S]; at least one.
       happened: False where it had not when watching ended (censored on the right), bool [S].
 
     Source: Kaplan and Meier 1958, JASA 53:457-481; Kalbfleisch and Prentice 2002, §1.4.
@@ -271,7 +278,9 @@ def kaplan_meier(
         watched = int((time >= curve.quantiles[i]).sum())
         exact = scipy.stats.binomtest(round(curve.probabilities[i]) * watched, watched)
         low[i], high[i] = exact.proportion_ci(confidence, method="exact")
-    return Survival(curve.quantiles, curve.probabilities, low, high)
+    start = (0.0, 1.0, ((1 - confidence) / 2) ** (1 / len(time)), 1.0)
+    found = (curve.quantiles, curve.probabilities, low, high)
+    return Survival(*(np.concatenate([[x], rest]) for x, rest in zip(start, found, strict=True)))
 
 
 def median_time(curve: Survival) -> Estimate:
@@ -323,6 +332,23 @@ def _bootstrap(
         rng=np.random.default_rng(0),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _by_chance(xs: Strata, ys: Strata, share: Callable[..., np.ndarray], far: float) -> float:
+    """The chance that P is at least so far from ½ where it does not matter which scores of a
+    stratum are of which side: of RESAMPLES random exchanges, and the scores as they are."""
+    rng, both = (
+        np.random.default_rng(0),
+        [np.concatenate(pair) for pair in zip(xs, ys, strict=True)],
+    )
+    batch, as_far = _batch(sum(map(len, both))), 1
+    for first in range(0, RESAMPLES, batch):
+        count = min(batch, RESAMPLES - first)
+        mixed = [rng.permuted(np.tile(scores, (count, 1)), axis=1) for scores in both]
+        sides = [one[:, : len(x)] for one, x in zip(mixed, xs, strict=True)]
+        others = [one[:, len(x) :] for one, x in zip(mixed, xs, strict=True)]
+        as_far += int((np.abs(share(*sides, *others, axis=-1) - 0.5) >= far - 1e-12).sum())
+    return as_far / (RESAMPLES + 1)
 
 
 def _batch(size: int) -> int:

@@ -74,7 +74,9 @@ def evaluate(options: Evaluate) -> None:
             say(f"{simulator.__name__[3:]}, {mode}: {seeds(len(some))} …")
             settings = {"setting": options.setting, "key": options.evaluation_seed}
             found.append(simulator(run, some, options.episodes, mode, **settings))
-    results = [evaluation.summarize(each, run.config) for each in found]
+    rows = (run.population.setting == options.setting) & (run.population.frozen_at >= 0)
+    gone = run.population.seeds[rows].tolist()
+    results = [evaluation.summarize(each, run.config, gone) for each in found]
     if options.json:
         content = {
             "run": str(options.dir),
@@ -87,6 +89,13 @@ def evaluate(options: Evaluate) -> None:
         }
         files.save(options.json, files.as_json(content))
     _print_table(run.manifest.called, config, results, options.episodes)
+    if results[0]["diverged"]:
+        gone = results[0]["diverged"]
+        named = ", ".join(map(str, gone[:10])) + ", …" * (len(gone) > 10)
+        print(
+            f"{seeds(len(gone))} diverged and act by their last finite parameters, which is not "
+            f"counted as solved: {named}"
+        )
     if count:
         print(_transfer(results, count))
     if count and run.manifest.build is not None:

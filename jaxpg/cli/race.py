@@ -22,7 +22,7 @@ from jaxpg.runs import race as races
 class Race:
     """Train contenders in rounds of seeds until it is decided which is better, or continue it.
 
-    The chance of any wrong answer stays below --alpha, however many rounds and contenders. An
+    The chance of telling alike ones apart stays below --alpha, whatever rounds and contenders. An
     option that is given is for all contenders, before what they say themselves; one that is not is
     as each one's preset has it. Stopped or killed, the same line goes on.
     """
@@ -35,7 +35,7 @@ class Race:
     first_round: Annotated[int, arg(metavar="N")] = 16
     """Seeds of each contender in the first round, at least; later rounds are larger."""
     alpha: float = statistics.ALPHA
-    """Chance of any wrong answer, in (0, 1)."""
+    """Chance of telling alike contenders apart, in (0, 1)."""
     start_seed: Annotated[int, arg(metavar="SEED")] = 0
     """The first seed: beyond those by which the contenders were chosen."""
     out: Annotated[

@@ -5,7 +5,7 @@ the other seeds, nor by how many are evaluated at a time.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -198,10 +198,16 @@ def default_gymnasium_seeds(config: Config, episodes: int) -> int:
     return max(1, GYMNASIUM_STEPS // (episodes * limit))
 
 
-def summarize(evaluation: Evaluation, config: Config) -> dict[str, Any]:
+def summarize(
+    evaluation: Evaluation, config: Config, diverged: Collection[int] = ()
+) -> dict[str, Any]:
     """What the JSON file says of one evaluation.
 
-    `iqm` and its interval are over the seeds' mean returns; of a single seed over its episodes.
+    `iqm` and its interval are over the seeds' mean returns; of a single seed over its episodes. A
+    seed that diverged acts by its last finite parameters, and is not solved.
+
+    Args:
+      diverged: seeds of the run that did.
 
     Raises:
       RunError: if a return is not finite: the environment gave a reward that is no number.
@@ -216,6 +222,7 @@ def summarize(evaluation: Evaluation, config: Config) -> dict[str, Any]:
         )
     middle = estimate(iqm, [means if len(means) > 1 else evaluation.returns[0]])
     solved = solved_at(config)
+    healthy = np.array([seed not in diverged for seed in evaluation.seeds])
     return {
         "simulator": evaluation.simulator,
         "mode": evaluation.mode,
@@ -230,7 +237,10 @@ def summarize(evaluation: Evaluation, config: Config) -> dict[str, Any]:
         "best_seed_return": float(means.max()),
         "worst_episode": float(evaluation.returns.min()),
         "solved_at": solved,
-        "solved_fraction": None if solved is None else float((means >= solved).mean()),
+        "solved_fraction": None if solved is None else float((healthy & (means >= solved)).mean()),
+        "diverged": [
+            seed for seed, fine in zip(evaluation.seeds, healthy, strict=True) if not fine
+        ],
         "mean_return": means.tolist(),
         "steps": int(evaluation.lengths.sum()),
         "seconds": round(evaluation.seconds, 3),

@@ -222,11 +222,8 @@ def draw_time_to_solve(
 ) -> None:
     """The share of seeds that have solved the task, over the budget."""
     curve = time_to_solve(solving)
-    time = np.concatenate([[0.0], curve.time, [budget.amount]])
-    values = [
-        np.concatenate([[first], 1 - x, [1 - x[-1]]])
-        for first, x in ((0.0, curve.share), (0.0, curve.high), (0.0, curve.low))
-    ]
+    time = np.append(curve.time, budget.amount)
+    values = [1 - np.append(x, x[-1]) for x in (curve.share, curve.high, curve.low)]
     axes.fill_between(time, *values[1:], color=color, alpha=0.2, linewidth=0, step="post")
     axes.step(time, values[0], where="post", color=color, linewidth=1.8, **style)
     axes.set_ylim(-0.02, 1.02)

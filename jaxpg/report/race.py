@@ -35,7 +35,7 @@ def show(race: Race, found: Sequence[Round]) -> None:
     console = Console(soft_wrap=False, highlight=False)
     where = words.environment(race.contenders[0].config)
     risk = f"{race.plan.alpha:.3g}"
-    console.print(escape(f"{where}; the chance of any wrong answer is held at {risk}"))
+    console.print(escape(f"{where}; the chance of telling alike ones apart is held at {risk}"))
     for letter, one, seeds in zip(LETTERS, race.contenders, trained(race, found), strict=False):
         console.print(escape(f"  {letter}  {one.name}  ({words.seeds(seeds)})"), overflow="fold")
     table = Table("", "seeds", "P(first is better)", "p", "", box=SIMPLE_HEAD)
@@ -56,8 +56,19 @@ def outcome(race: Race, last: Round) -> str:
     """What is known at the end, in a sentence."""
     unbeaten = [LETTERS[i] for i in last.unbeaten]
     if len(unbeaten) == 1:
-        name = race.contenders[last.unbeaten[0]].name
-        return f"decided: {unbeaten[0]} is the best ({name})"
+        (best,) = last.unbeaten
+        name = race.contenders[best].name
+        open_ = [
+            LETTERS[pair.one + pair.other - best]
+            for pair in last.pairs
+            if best in pair[:2] and pair.better is None
+        ]
+        if not open_:
+            return f"decided: {unbeaten[0]} is the best ({name})"
+        return (
+            f"decided: {unbeaten[0]} ({name}) alone has lost to nobody; but it was not told apart "
+            f"from {' and '.join(open_)}"
+        )
     if not unbeaten:
         return "decided, but without a best: each has lost to another"
     return (

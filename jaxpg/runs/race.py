@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxpg import files, words
 from jaxpg.analysis import race as statistics
-from jaxpg.analysis.budget import budget
+from jaxpg.analysis.budget import alike
 from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import Plan
 from jaxpg.core.config import FIELDS, OWN_PARAMS, Config, ConfigError, EnvParams, nearest
@@ -80,7 +80,7 @@ def plan(
       shared: fields of all of them, which their own come before.
       first_round: seeds of each contender in the first round, at least.
       max_seeds: of each contender, in all.
-      alpha: chance of any wrong answer.
+      alpha: chance of telling alike contenders apart.
       start: the first seed.
 
     Raises:
@@ -267,12 +267,14 @@ def _check_comparable(one: Contender, other: Contender) -> None:
                 f"contenders must have one {name}; {one.name} has {ours!r} and {other.name} "
                 f"{theirs!r}"
             )
-    ours, theirs = budget(one.config), budget(other.config)
-    if ours != theirs:
+    if not alike(one.config, other.config):
+        ours, theirs = (
+            f"{config.num_updates:,} updates of {config.update_cost:,} {config.unit}"
+            for config in (one.config, other.config)
+        )
         raise ConfigError(
-            f"contenders must have one budget; {one.name} has {ours.amount:,} {ours.unit} and "
-            f"{other.name} {theirs.amount:,} {theirs.unit}: --total-steps gives all of them the "
-            "same"
+            f"contenders must have one budget; {one.name} has {ours} and {other.name} {theirs}: "
+            "--total-steps gives all of them the same, and updates should divide it"
         )
 
 

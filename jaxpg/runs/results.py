@@ -133,10 +133,11 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         lines.append("no episode ended: there is no return to report")
     else:
         said = {name: words.returned(number) for name, number in found.items()}
+        several = summary["seeds"] > 1
+        interval = f" (95 % interval {said['ci95_low']} to {said['ci95_high']})" * several
         lines.append(
-            f"return over the last 100 episodes: IQM {said['iqm']} "
-            f"(95 % interval {said['ci95_low']} to {said['ci95_high']}), "
-            f"worst seed {said['min']}, best {said['max']}"
+            f"return over the last 100 episodes: IQM {said['iqm']}"
+            f"{interval}, worst seed {said['min']}, best {said['max']}"
         )
     if summary["solved_fraction"] is not None:
         share = words.share(summary["solved_fraction"])
@@ -164,9 +165,9 @@ def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any
     """Of these rows: the spread of what they count with, who solves the task, if they learnt."""
     counted, target = scores(population)[rows], solved_at(config)
     some = select(population, np.arange(len(population.seeds))[rows])
-    learnt = learning(some)
+    learnt = learning(config, some)
     return {
-        "final_return": None if np.isnan(counted).any() else spread(counted),
+        "final_return": None if np.isnan(counted).any() else spread(counted, some.setting),
         "solved_at": target,
         "solved_fraction": None if target is None else float(is_solved(some, target).mean()),
         "learning": None if learnt is None else {**learnt._asdict(), "warning": learnt.warning},

@@ -71,6 +71,9 @@ KINDS = {
 }
 
 
+APART = ("env", "collect", "max_episode_steps")  # points of one are no rivals of another's
+
+
 class Plan(NamedTuple):
     """What a sweep is."""
 
@@ -125,6 +128,11 @@ def plan(
     Raises:
       ConfigError: if the config, the grid, a point of it or the seeds have no meaning.
     """
+    for name in grid.keys() & APART:
+        raise ConfigError(
+            f"a sweep ranks its points by their returns, which are not alike where {name} differs: "
+            f"take a sweep for each; got {', '.join(map(str, grid[name]))}"
+        )
     seeds = format_seeds(parse_seeds(seeds))
     made = own.find(build, options)
     grid = settled(config, grid, made)

@@ -74,16 +74,22 @@ def test_every_swap_has_the_statistic_of_its_scores(block, monkeypatch):
 def test_the_p_value_of_one_round_is_the_share_of_swaps():
     x, y = np.arange(10.0, 16.0), np.arange(6.0)
     seen = module._see(x, y, all_swaps(6))
-    assert module._p_value([seen.statistic], 1) == 2 / 64  # as it is, and everything swapped
-    assert module._p_value([seen.statistic], 2) == 4 / 64
+    assert module._p_value([seen], 1) == 2 / 64  # as it is, and everything swapped
+    assert module._p_value([seen], 2) == 4 / 64
 
 
 def test_what_is_struck_out_by_hand():
     first, second = np.array([1, 5, 4, 3, 2.0, 0]), np.array([6, 9, 1, 2, 3.0, 0])
     # One each: the 5, then of the rest the 6, which is the first's: 2 rounds · 1 of 6.
     assert module._cuts([first, second], 1) == [4.0, 3.0]
-    assert module._p_value([first, second], 2) == 2 / 6
-    assert module._p_value([first], 2) == 1.0  # its 1 is not even among the 3 largest
+    ahead, behind = (module._Seen(first, share, 0.1) for share in (0.6, 0.4))
+    later = module._Seen(second, 0.7, 0.1)
+    assert module._p_value([ahead, later], 2) == module._p_value([behind, later], 2) == 2 / 6
+    assert module._p_value([ahead], 2) == 1.0  # its 1 is not even among the 3 largest
+    # Struck out in the second round, in which the other one was ahead of who is in the third.
+    third = module._Seen(np.array([0, 1, 2, 3, 4.0, 5]), 0.4, 0.1)
+    assert module._p_value([ahead, later, third._replace(improvement=0.6)], 3) == 3 / 6
+    assert module._p_value([ahead, later, third], 3) == 1.0
     # Ties are struck out together, if they are few enough.
     assert module._cuts([np.array([2.0, 2, 1])], 1) == [2.0]
     assert module._cuts([np.array([2.0, 2, 1])], 2) == [1.0]

@@ -247,8 +247,8 @@ def test_so_many_seeds_tell_the_two_apart_as_often_as_promised(pilot):
 def test_seeds_needed_at_the_ends():
     same = np.arange(10.0)
     assert seeds_needed(same, same) is None
-    # Complete separation: three of each cannot reach p = 0.05 (2 / 20), four can (2 / 70).
-    assert seeds_needed(same, same + 100) == 4
+    # Complete separation: with five of each the interval begins at 0.025^(1/5) < ½, with six above.
+    assert seeds_needed(same, same + 100) == 6
     # Without ties and with equal spreads it is nearly Noether's (z + z)² / (6 (P - ½)²).
     quantiles = scipy_stats.norm.ppf((np.arange(2_000) + 0.5) / 2_000)
     p = scipy_stats.norm.cdf(0.3 / math.sqrt(2))
@@ -267,24 +267,27 @@ def test_kaplan_meier_by_hand():
     # At 1 one of five (4/5). At 2 one is censored. At 3 one of the three left (8/15), at 4 one of
     # two (4/15); at 5 the last is censored.
     curve = kaplan_meier(np.arange(1.0, 6), np.array([True, False, True, True, False]))
-    assert curve.time.tolist() == [1, 2, 3, 4, 5]
-    np.testing.assert_allclose(curve.share, [4 / 5, 4 / 5, 8 / 15, 4 / 15, 4 / 15])
+    assert curve.time.tolist() == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose(curve.share, [1, 4 / 5, 4 / 5, 8 / 15, 4 / 15, 4 / 15])
     # Greenwood at 3: S² (1/20 + 1/6); on the scale of log(-log S).
     error = 1.959964 * math.sqrt(1 / 20 + 1 / 6) / math.log(8 / 15)
     wanted = sorted((8 / 15) ** math.exp(sign * error) for sign in (1, -1))
-    np.testing.assert_allclose([curve.low[2], curve.high[2]], wanted, rtol=1e-5)
+    np.testing.assert_allclose([curve.low[3], curve.high[3]], wanted, rtol=1e-5)
     assert median_time(curve)[0] == 4.0
 
 
 def test_kaplan_meier_where_none_or_all_have_happened():
     none = kaplan_meier(np.full(10, 5.0), np.zeros(10, bool))
     # None of ten: Clopper and Pearson's bound for "none of ten has happened" is 0.025^(1/10).
-    assert none.share.tolist() == [1.0]
-    assert (none.low[0], none.high[0]) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
+    assert none.share.tolist() == [1.0, 1.0]
+    for at in (0, 1):
+        assert (none.low[at], none.high[at]) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
     assert median_time(none) == (math.inf,) * 3
     every = kaplan_meier(np.full(10, 5.0), np.ones(10, bool))
-    assert (every.share[0], every.low[0]) == (0.0, 0.0)
-    assert every.high[0] == pytest.approx(1 - 0.025 ** (1 / 10))
+    assert (every.share[1], every.low[1]) == (0.0, 0.0)
+    assert every.high[1] == pytest.approx(1 - 0.025 ** (1 / 10))
+    # Of two, whose median may be anywhere before the first: 0.025^(1/2) is less than ½.
+    assert median_time(kaplan_meier(np.array([300.0, 400.0]), np.ones(2, bool))).low == 0.0
 
 
 def test_the_band_only_falls_and_ends_no_wider_than_before():
@@ -325,3 +328,25 @@ def test_the_documented_example_runs(capsys):
     assert int(needed) > 4
     seeds, better, p_value = raced.split()
     assert (int(seeds) < 128, better, float(p_value) <= 0.05) == (True, "0", True)
+
+
+def test_few_seeds_are_told_apart_no_oftener_than_by_chance():
+    """Every order of alike scores, of x and y: ½ is not in the interval in 5 % of them at most."""
+    for n, m in ((3, 3), (3, 6), (5, 5), (2, 12), (6, 6)):
+        missed, ways = 0, list(itertools.combinations(range(n + m), n))
+        for ours in ways[:: max(1, len(ways) // 250)]:
+            x = np.array(ours, float)
+            y = np.array([i for i in range(n + m) if i not in ours], float)
+            found = improvement([x], [y])
+            missed += not found.low <= 0.5 <= found.high
+        assert missed <= 0.06 * len(ways[:: max(1, len(ways) // 250)]), (n, m)
+
+
+def test_whoever_wins_more_is_no_less_sure():
+    """Three against three: all wins tell them not apart, and eight of nine do not either."""
+    most = improvement([np.array([320.0, 340, 350])], [np.array([300.0, 310, 330])])
+    every = improvement([np.array([331.0, 340, 350])], [np.array([300.0, 310, 330])])
+    assert (most.value, every.value) == (pytest.approx(8 / 9), 1.0)
+    assert most.low <= every.low == pytest.approx(0.025 ** (1 / 3))
+    sure = improvement([np.arange(8.0) + 5], [np.arange(8.0)])  # 8 seeds, of which 5 beat all
+    assert sure.low > 0.5

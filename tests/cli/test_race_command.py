@@ -95,7 +95,7 @@ def test_the_same_line_again_trains_nothing_and_says_the_same(trained, capsys):
     shown = capsys.readouterr().out
     assert "race: round 1 of 2, 6 seeds each: A beats B with probability" in shown
     assert "race: round 2 of 2, 8 seeds each" in shown
-    assert "the chance of any wrong answer is held at 0.05" in shown
+    assert "the chance of telling alike ones apart is held at 0.05" in shown
     assert f"numbers: {trained / 'decision.json'}" in shown
     assert before == [path.stat().st_mtime_ns for path in sorted(trained.glob("*/results.npz"))]
 
@@ -158,7 +158,10 @@ def test_a_contender_of_other_seeds_is_refused(trained, tmp_path, capsys):
             ["vpg", "vpg,env.gravity=5"],
             "contenders must have one environment; vpg,env.gravity=5 has",
         ),
-        (["vpg", "vpg,total_steps=1024"], "one budget; vpg has 500,000 environment steps"),
+        (
+            ["vpg", "vpg,total_steps=1024"],
+            "one budget; vpg has 488 updates of 1,024 environment steps",
+        ),
         (["vpg", "vpg,arithmetic=float64"], "contenders must have one arithmetic"),
         (["vpg", "reinforce"], "contenders must have one budget"),
         (["vpg", "vpg,gamma=0.5", "--max-seeds", "8"], "--max-seeds must be at least --first-ro"),
@@ -210,6 +213,15 @@ def test_what_is_said_at_the_end(tmp_path, capsys):
     report.draw(tmp_path, asked, found)
     found = judge(asked.plan, [high, low, low - 9])
     assert report.outcome(asked, found[-1]) == "decided: A is the best (vpg)"
+    last = found[-1]._replace(
+        pairs=tuple(
+            pair._replace(better=better)
+            for pair, better in zip(found[-1].pairs, (0, None, 1), strict=True)
+        )
+    )  # A beats B, B beats C, and of A and C nothing is known
+    assert report.outcome(asked, last) == (
+        "decided: A (vpg) alone has lost to nobody; but it was not told apart from C"
+    )
 
 
 def test_a_damaged_plan_is_a_sentence(tmp_path):

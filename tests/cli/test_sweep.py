@@ -193,11 +193,17 @@ def test_a_bad_grid_is_refused_before_anything_is_written(grid, words, tmp_path,
     assert not out.exists()
 
 
-def test_an_unknown_environment_in_the_grid_is_refused_before_anything_is_trained(tmp_path):
-    asked = planned(grid={"env": ["CartPole-v1", "CartPol-v1"]})
-    with pytest.raises(ConfigError, match="did you mean 'CartPole-v1'"):
-        sweep.begin(tmp_path / "out", asked)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("env", ["CartPole-v1", "Acrobot-v1"]),
+        ("collect", ["steps", "episodes"]),
+        ("max_episode_steps", [50, 500]),
+    ],
+)
+def test_points_that_are_no_rivals_are_refused(name, values):
+    with pytest.raises(ConfigError, match=f"not alike where {name} differs.*{values[1]}"):
+        sweep.plan("vpg", TINY, {name: values}, "2", 2)
 
 
 def test_values_of_every_kind_are_read():

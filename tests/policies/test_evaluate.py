@@ -122,6 +122,8 @@ def test_summary_says_what_the_episodes_were(run):
     assert (summary["worst_seed"], summary["worst_episode"]) == (4, 10.0)
     assert summary["steps"] == 1900
     assert summary["interval_over"] == "seeds"
+    gone = evaluate.summarize(found, Config(), diverged=[9, 7])
+    assert (gone["diverged"], gone["solved_fraction"]) == ([9], 0.0)
     one = evaluate.summarize(found._replace(seeds=[2], returns=returns[:1]), Config())
     assert one["interval_over"] == "episodes"
     assert (one["iqm"], one["ci95_low"], one["ci95_high"]) == (450.0, 400.0, 500.0)

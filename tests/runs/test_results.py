@@ -35,7 +35,7 @@ def population(final_return, frozen_at=None) -> Population:
     fields["env_steps"] = np.full(shape, 20, np.int32)
     layer = {"kernel": np.zeros((shape[0], 4, 2), np.float32), "bias": np.zeros((shape[0], 2))}
     return Population(
-        seeds=np.array([3, 1, 7][: shape[0]], np.uint32),
+        seeds=np.array([3, 1, 7, *range(100, 120)][: shape[0]], np.uint32),
         setting=np.zeros(shape[0], np.int32),
         params={"policy": {"output": layer}},
         metrics=Metrics(**fields),
@@ -101,6 +101,21 @@ def test_the_last_lines_say_small_returns_and_round_once():
     summary = results.summarize(WHAT, population([-164.35] * 3))
     assert summary["final_return"]["iqm"] == float(np.float32(-164.35))
     assert f"IQM {float(np.float32(-164.35)):.1f} (" in results.closing(summary, "out")
+
+
+def test_one_seed_has_no_interval():
+    said = results.closing(results.summarize(WHAT, population([0.5])), "out")
+    assert "IQM 0.5, worst seed 0.5, best 0.5" in said
+
+
+def test_settings_are_resampled_each_on_its_own():
+    """Eight seeds of about 100, and of about 400: the middle of both is known to a few."""
+    some = population([*np.linspace(96, 104, 8), *np.linspace(396, 404, 8)])
+    some = some._replace(setting=np.repeat(np.int32([0, 1]), 8))
+    two = WHAT._replace(settings=({"gamma": 0.9}, {"gamma": 0.99}))
+    found = results.summarize(two, some)["final_return"]
+    assert found["iqm"] == pytest.approx(250)
+    assert 245 < found["ci95_low"] < 250 < found["ci95_high"] < 255
 
 
 def test_no_episode_at_all_is_null_not_nan():
