@@ -88,7 +88,11 @@ def evaluate(options: Evaluate) -> None:
             "results": results,
         }
         files.save(options.json, files.as_json(content))
-    _print_table(run.manifest.called, config, results, options.episodes)
+    called = run.manifest.called
+    if len(run.settings) > 1:
+        setting = ", ".join(f"{name}={x:g}" for name, x in run.settings[options.setting].items())
+        called += f", setting {options.setting} of {len(run.settings)} ({setting})"
+    _print_table(called, config, results, options.episodes)
     if results[0]["diverged"]:
         gone = results[0]["diverged"]
         named = ", ".join(map(str, gone[:10])) + ", …" * (len(gone) > 10)

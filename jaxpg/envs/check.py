@@ -5,6 +5,7 @@ observation that is already the next episode's first, numbers that change their 
 and randomness that no key decides.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -73,8 +74,8 @@ def check_env(
     def limited(limit: int | None) -> Env:
         return environments.make(env, max_episode_steps=limit, env_params=own)
 
-    world = limited(max_episode_steps)
     try:
+        world = _made(limited, max_episode_steps)
         seen = _examined(world, own, steps, seed)
         _check_numbers(environments.described(env)[0], seen)
         for limit in SHORT:  # episodes may end after just so many steps for another reason
@@ -85,6 +86,15 @@ def check_env(
     except ConfigError as error:
         raise ConfigError(f"{env}: {error}") from error
     return _counted(seen)
+
+
+def _made(limited: Callable[[int | None], Env], limit: int | None) -> Env:
+    try:
+        return limited(limit)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its code raises
+        raise ConfigError(f"it cannot be run ({words.raised(error)})") from error
 
 
 class _Seen(NamedTuple):

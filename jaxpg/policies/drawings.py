@@ -75,7 +75,8 @@ def find(config: Config) -> Drawing:
     names = ", ".join([*DRAWINGS, *MAPS])
     raise ConfigError(
         f"{name} cannot be drawn; what can is {names}, and every environment that observes a grid, "
-        f"[rows, columns] or [rows, columns, channels]; this one observes {list(shape)}"
+        f"[rows, columns] or [rows, columns, channels]; this one observes {list(shape)}. Yours can "
+        f"be, too: jaxpg.policies.drawings.DRAWINGS[{name!r}] = Drawing(…) in its module"
     )
 
 

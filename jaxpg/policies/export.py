@@ -100,7 +100,10 @@ def how_to_load(run: Run, target: str, path: str) -> str:
     """The lines that load it, to be copied."""
     policy = run.policy(run.seeds[0])
     spec = policy.actor.spec
-    outputs = "logits" if spec.discrete else "mean, then log σ unless it is saved"
+    outputs = "logits"
+    if not spec.discrete:
+        bounds = "tanh of it scaled to" if run.config.squash else "clipped to"
+        outputs = f"mean, {bounds} the action's bounds, then log σ unless it is saved"
     if spec.masked:
         outputs += f", of which the last {spec.num_actions} of an observation allow those with a 1"
     return HOW[target].format(

@@ -69,8 +69,9 @@ def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
 
 
 def check_made(build: Build, made: Any, config: Config) -> None:
-    """Raise ConfigError unless what it has made of a config is an Algorithm, whose optimizer gives
-    what the parameters are to go against; a fit of one's own may do otherwise."""
+    """Raise ConfigError unless what it has made of a config is an Algorithm, whose policy network
+    gives what jaxpg's distribution takes, and whose optimizer gives what the parameters are to go
+    against; a fit of one's own may do otherwise."""
     from jaxpg.core.types import Algorithm  # late, for it brings jax
 
     if not isinstance(made, Algorithm):
@@ -78,13 +79,40 @@ def check_made(build: Build, made: Any, config: Config) -> None:
             f"{_name(build)} must make an Algorithm of a config, as jaxpg.build does; it returned "
             f"{made!r:.60}"
         )
-    fit = getattr(made.fit, "func", made.fit)
-    is_ours = getattr(fit, "__module__", "").startswith("jaxpg.")
-    if source(build) is not None and is_ours and _descends_by_itself(made, config):
+    if source(build) is None:
+        return
+    if _is_ours(made.distribution.sample):
+        _check_outputs(build, made, config)
+    if _is_ours(made.fit) and _descends_by_itself(made, config):
         raise ConfigError(
             f"the optimizer of {_name(build)} turns a gradient around, and so jaxpg, which goes "
             "against what it gives at the config's learning rate, would climb: take "
             "optax.scale_by_adam(), not optax.adam(rate)"
+        )
+
+
+def _is_ours(part: Callable[..., Any]) -> bool:
+    """Whether a function is jaxpg's, maybe with some of its arguments bound."""
+    return getattr(getattr(part, "func", part), "__module__", "").startswith("jaxpg.")
+
+
+def _check_outputs(build: Build, made: Any, config: Config) -> None:
+    """Raise ConfigError unless the policy network has as many outputs as actions need: others
+    would be broadcast, or be actions that there are not."""
+    import jax  # late
+
+    from jaxpg.core import learner, noise
+
+    spec = made.env.spec
+    state = jax.eval_shape(partial(learner.init, config, algorithm=made), noise.key(0))
+    obs = jax.ShapeDtypeStruct((1, spec.obs_size), config.float_type)
+    found = jax.eval_shape(made.networks.policy, state.params, obs).shape
+    what = "a logit for each" if spec.discrete else "a mean and a log σ for each"
+    wanted = spec.num_actions * (1 if spec.discrete else 2)
+    if found != (1, wanted):
+        raise ConfigError(
+            f"the policy network of {_name(build)} must give {wanted} numbers for an observation, "
+            f"{what} of {spec.num_actions} actions; of one it gives {list(found)}"
         )
 
 

@@ -89,6 +89,7 @@ def summarize(
     return {
         "preset": what.preset,
         "build": what.build,
+        "options": dict(what.options),
         "env": config.env,
         "seeds": len(population.seeds) // len(what.settings),
         "lanes": population.lanes,

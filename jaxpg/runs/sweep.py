@@ -277,7 +277,10 @@ def _field(entry: str, whose: str, form: str) -> tuple[str, str]:
     if not equals or not text:
         raise ConfigError(f"{whose} must be {form}; got {entry!r}")
     if name not in FIELDS and not name.startswith((ENV, OPTION)):
-        raise ConfigError(f"{whose} has an unknown field {name!r}{nearest(name, FIELDS)}")
+        raise ConfigError(
+            f"{whose} has an unknown field {name!r}{nearest(name, FIELDS)}; the environment's "
+            f"parameters are {ENV}NAME, options of an algorithm of your own {OPTION}NAME"
+        )
     if name == "env_params":
         raise ConfigError(f"{whose} has each parameter by its name, as {ENV}gravity; got {name}")
     return name, text

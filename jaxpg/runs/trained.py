@@ -118,7 +118,7 @@ def policy(
     if what.build is not None and algorithm is None:
         raise RunError(
             f"the run was trained with parts of your own ({what.build}), which its files do not "
-            "hold: give them, as in policy(seed, algorithm=build(config)) or load(…, build=build)"
+            "hold: give what made them, as in load(…, build=build), which has the run's options"
         )
     at = row(population, seed, setting)
     params = jax.tree.map(lambda leaf: leaf[at], population.params)

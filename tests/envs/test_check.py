@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.environments import spaces
 from gymnax.environments.classic_control.cartpole import CartPole
 
 import jaxpg
@@ -366,3 +367,22 @@ NAMES = sorted(set(gymnax.registered_envs) - {"MNISTBandit-bsuite"})  # which do
 def test_gymnax_keeps_it(name):
     with jax.numpy_rank_promotion("allow"):
         check_env(name, steps=200)
+
+
+@pytest.mark.parametrize("wrong", ["six values", "shapes that do not fit"])
+def test_what_cannot_be_traced_is_a_sentence(monkeypatch, wrong):
+    from gymnax.environments.classic_control.pendulum import Pendulum
+
+    class Wrong(Pendulum):
+        def step_env(self, key, state, action, params):
+            if wrong == "six values":
+                return (*super().step_env(key, state, action, params), None)
+            return super().step_env(key, state, action + jnp.zeros(2), params)
+
+        def action_space(self, params):
+            return spaces.Box(-1.0, 1.0, (3,))
+
+    monkeypatch.setitem(gymnax.registration._registry, "Wrong-v0", Wrong)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Wrong-v0"])
+    with pytest.raises(ConfigError, match=r"Wrong-v0: it cannot be run \((Value|Type)Error"):
+        check_env("Wrong-v0", steps=STEPS)

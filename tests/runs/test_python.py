@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ import pytest
 import jaxpg
 from benchmarks import readme
 from jaxpg.cli.main import main
+from jaxpg.core import learner
 from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
@@ -203,6 +205,45 @@ def test_an_optimizer_that_turns_the_gradient_around_is_refused():
     planning.plan("vpg", TINY, [1], 2, build=_optimizing(both))
 
 
+def test_a_fit_that_reports_other_metrics_is_refused_before_training(tmp_path):
+    """It trained to the end, and its files were of no run."""
+
+    def build(config, add=("kl",), drop=()):
+        def fit(*inputs):
+            learned, fitted = learner.fit(*inputs)
+            losses = {name: x for name, x in fitted.losses.items() if name not in drop}
+            losses |= dict.fromkeys(add, jnp.zeros(()))
+            return learned, fitted._replace(losses=losses)
+
+        return jaxpg.build(config)._replace(fit=fit)
+
+    wanted = "reports env_steps, .*value_grad_norm; its fit's losses make that .*, kl"
+    with pytest.raises(ConfigError, match=wanted):
+        jaxpg.train_population(TINY, [1], lanes=2, build=build, out=tmp_path / "run")
+    assert jaxpg.train_population(TINY, [1], lanes=2, build=partial(build, add=())).params
+
+
+def test_a_policy_network_with_other_outputs_is_refused():
+    """Three logits of two actions, and one number for both means of a Gaussian, trained on."""
+
+    def build(config, outputs=2):
+        algorithm = jaxpg.build(config)
+        ours = algorithm.networks
+
+        def policy(params, obs):
+            return jnp.broadcast_to(ours.policy(params, obs)[..., :1], (*obs.shape[:-1], outputs))
+
+        return algorithm._replace(networks=ours._replace(policy=policy))
+
+    planning.plan("vpg", TINY, [1], 2, build=build)
+    with pytest.raises(ConfigError, match=r"must give 2 numbers .*logit.* 2 actions; .*\[1, 3\]"):
+        planning.plan("vpg", TINY, [1], 2, build=partial(build, outputs=3))
+    pendulum = dataclasses.replace(TINY, env="Pendulum-v1")
+    planning.plan("vpg", pendulum, [1], 2, build=build)
+    with pytest.raises(ConfigError, match=r"must give 2 numbers .*mean and a log σ.* 1 actions"):
+        planning.plan("vpg", pendulum, [1], 2, build=partial(build, outputs=1))
+
+
 def test_a_fit_of_ones_own_may_go_along_what_its_optimizer_gives():
     def mine(config):
         parts = {"fit": lambda *inputs: None, "optimizer": lambda config: optax.adam(3e-3)}
@@ -274,7 +315,11 @@ def unsaveable(config):
     def init(*keys):
         return {"policy": (jnp.zeros(2),), "value.of": algorithm.networks.init(*keys)["value"]}
 
-    return algorithm._replace(networks=algorithm.networks._replace(init=init))
+    def policy(params, obs):
+        return params["policy"][0] + 0.0 * obs[..., :2]
+
+    networks = algorithm.networks._replace(init=init, policy=policy)
+    return algorithm._replace(networks=networks)
 
 
 def test_parts_of_ones_own(tmp_path, capsys):
