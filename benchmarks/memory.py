@@ -72,8 +72,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
                       color=measure.BLUE)  # fmt: skip
             text = "{preset}, {seeds:,} × {updates:,}".format(**row["options"])
             place = one["peak_bytes"] / 2**30, one["predicted_bytes"] / 2**30
-            axes.annotate(text, place, (-8, -3), textcoords="offset points", ha="right", fontsize=8)
-    largest = 1.1 * max(axes.get_xlim()[1], axes.get_ylim()[1])
+            axes.annotate(text, place, (8, -6), textcoords="offset points", fontsize=8)
+    largest = 1.5 * max(axes.get_xlim()[1], axes.get_ylim()[1])  # with room for what is said
     axes.plot([0, largest], [0, largest], color=measure.GREY, linewidth=1)
     axes.set(xlim=(0, largest), ylim=(0, largest), aspect="equal")
     axes.set(xlabel="measured peak (GiB)", ylabel="predicted before training (GiB)")
