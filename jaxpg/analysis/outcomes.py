@@ -211,13 +211,15 @@ def until(config: Config, population: "Population", within: Budget) -> "Populati
     """The rows as they were after the updates that a smaller budget pays for.
 
     The final return of a row that is cut is the mean of the last whole updates that hold at least
-    100 episodes, or of all if fewer have ended. Parameters are not carried along.
+    100 episodes, or of all if fewer have ended. Of evaluations that before training is left.
+    Parameters are not carried along.
     """
     kept = spent(config, population, within.unit) <= within.amount
     metrics = population.metrics
     cut = {name: np.where(kept, x, np.zeros_like(x)) for name, x in metrics.named().items()}
     cut_metrics = metrics._replace(**cut)
-    population = population._replace(metrics=cut_metrics, params={}, evaluations=None)
+    before = population.evaluations and Evaluations(*(x[..., :1] for x in population.evaluations))
+    population = population._replace(metrics=cut_metrics, params={}, evaluations=before)
     episodes, returns = _returns(population)
     count, total = episodes.sum(axis=1), returns.sum(axis=1, dtype=np.float64)
     final = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
@@ -304,9 +306,11 @@ def untrained_return(population: "Population") -> float:
     before = _untrained_before(population)
     if before is not None:
         return before
-    seen = population.evaluations
-    if seen is not None and np.isfinite(seen.sampled[:, 0]).any():
-        return float(np.nanmean(np.asarray(seen.sampled[:, 0], np.float64)))
+    if population.evaluations is not None:
+        sampled = population.evaluations.sampled[:, 0]
+        known = sampled[np.isfinite(sampled)]
+        if len(known):
+            return float(known.mean(dtype=np.float64))
     episodes, returns = _returns(population)
     rows = np.flatnonzero((episodes > 0).any(axis=1))
     first = (rows, np.argmax(episodes > 0, axis=1)[rows])

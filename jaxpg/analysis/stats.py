@@ -216,7 +216,7 @@ def seeds_needed(
 
     P is the probability of improvement, σ₀² = (1 - Σ t³) / 6 its variance per seed were there no
     difference (t: the share of each tied value), σ₁² its variance per seed as it is. At least so
-    many that `improvement` can miss ½ at all: as if each beat one other.
+    many that `improvement` can miss ½ at all: 2 · ½ⁿ ≤ alpha.
 
     Returns:
       n; None if P is ½, so that no number suffices.
@@ -236,7 +236,7 @@ def seeds_needed(
     variance = place_x.var() + place_y.var()
     quantiles = scipy.stats.norm.ppf([1 - alpha / 2, power])
     root = (quantiles @ np.sqrt([null_variance, variance])) / effect
-    fewest = math.ceil(1 - math.log2(alpha))  # 2 · ½^n ≤ alpha
+    fewest = math.ceil(1 - math.log2(alpha))
     return max(fewest, math.ceil(max(root, 0.0) ** 2))
 
 

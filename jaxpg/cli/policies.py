@@ -15,7 +15,7 @@ from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MOST_EPISODES
 from jaxpg.runs import manifest as manifests
-from jaxpg.words import environment, returned, seeds, share
+from jaxpg.words import environment, parameters, returned, seeds, share
 
 if TYPE_CHECKING:
     from jaxpg.policies.evaluate import Evaluation
@@ -74,8 +74,8 @@ def evaluate(options: Evaluate) -> None:
             say(f"{simulator.__name__[3:]}, {mode}: {seeds(len(some))} …")
             settings = {"setting": options.setting, "key": options.evaluation_seed}
             found.append(simulator(run, some, options.episodes, mode, **settings))
-    rows = (run.population.setting == options.setting) & (run.population.frozen_at >= 0)
-    gone = run.population.seeds[rows].tolist()
+    diverged = (run.population.setting == options.setting) & (run.population.frozen_at >= 0)
+    gone = run.population.seeds[diverged].tolist()
     results = [evaluation.summarize(each, run.config, gone) for each in found]
     if options.json:
         content = {
@@ -90,15 +90,14 @@ def evaluate(options: Evaluate) -> None:
         files.save(options.json, files.as_json(content))
     called = run.manifest.called
     if len(run.settings) > 1:
-        setting = ", ".join(f"{name}={x:g}" for name, x in run.settings[options.setting].items())
-        called += f", setting {options.setting} of {len(run.settings)} ({setting})"
+        values = parameters(run.settings[options.setting])
+        called += f", setting {options.setting} of {len(run.settings)} ({values})"
     _print_table(called, config, results, options.episodes)
-    if results[0]["diverged"]:
-        gone = results[0]["diverged"]
-        named = ", ".join(map(str, gone[:10])) + ", …" * (len(gone) > 10)
+    gone = results[0]["diverged"]
+    if gone:
         print(
             f"{seeds(len(gone))} diverged and act by their last finite parameters, which is not "
-            f"counted as solved: {named}"
+            f"counted as solved; the first is seed {gone[0]}"
         )
     if count:
         print(_transfer(results, count))

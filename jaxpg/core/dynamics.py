@@ -115,9 +115,9 @@ def with_params(gym: Any, params: Any, given: dict[str, Any]) -> Any:
 
 def known(gym: Any) -> Known:
     """What is known of an environment, which may be nothing."""
-    known = KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())
-    own = {name: getattr(gym, name, None) for name in known.made_with}
-    return known if own == known.made_with else Known()
+    found = KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())
+    own = {name: getattr(gym, name, None) for name in found.made_with}
+    return found if own == found.made_with else Known()
 
 
 def state_types(

@@ -5,7 +5,8 @@ observation that is already the next episode's first, numbers that change their 
 and randomness that no key decides.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -72,10 +73,11 @@ def check_env(
     own = environments.settle(validate(given)).env_params
 
     def limited(limit: int | None) -> Env:
-        return environments.make(env, max_episode_steps=limit, env_params=own)
+        with _running(f"{env}: it"):
+            return environments.make(env, max_episode_steps=limit, env_params=own)
 
+    world = limited(max_episode_steps)
     try:
-        world = _made(limited, max_episode_steps)
         seen = _examined(world, own, steps, seed)
         _check_numbers(environments.described(env)[0], seen)
         for limit in SHORT:  # episodes may end after just so many steps for another reason
@@ -88,13 +90,15 @@ def check_env(
     return _counted(seen)
 
 
-def _made(limited: Callable[[int | None], Env], limit: int | None) -> Env:
+@contextmanager
+def _running(what: str = "it") -> Iterator[None]:
+    """Say in a sentence what an environment's code raises."""
     try:
-        return limited(limit)
+        yield
     except ConfigError:
         raise
     except Exception as error:  # whatever its code raises
-        raise ConfigError(f"it cannot be run ({words.raised(error)})") from error
+        raise ConfigError(f"{what} cannot be run ({words.raised(error):.300})") from error
 
 
 class _Seen(NamedTuple):
@@ -124,17 +128,12 @@ def _examined(env: Env, env_params: EnvParams, steps: int, seed: int) -> _Seen:
     def traced() -> Any:
         return jax.jit(lambda key: _rollout(env, env_params, steps, key)).lower(key)
 
-    try:
-        with jax.numpy_rank_promotion("allow"):
-            programs = [traced(), traced()]
-            if programs[0].as_text() == programs[1].as_text():
-                programs = programs[:1]
-            compiled = [program.compile() for program in programs]
-            seen, again = (jax.tree.map(np.asarray, run(key)) for run in (compiled * 2)[:2])
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever its code raises
-        raise ConfigError(f"it cannot be run ({words.raised(error):.300})") from error
+    with _running(), jax.numpy_rank_promotion("allow"):
+        programs = [traced(), traced()]
+        if programs[0].as_text() == programs[1].as_text():
+            programs = programs[:1]
+        compiled = [program.compile() for program in programs]
+        seen, again = (jax.tree.map(np.asarray, run(key)) for run in (compiled * 2)[:2])
     _check_decided(seen, again)
     _check_finite(seen)
     _check_mask(env.spec, seen)

@@ -222,7 +222,7 @@ def summarize(
         )
     middle = estimate(iqm, [means if len(means) > 1 else evaluation.returns[0]])
     solved = solved_at(config)
-    healthy = np.array([seed not in diverged for seed in evaluation.seeds])
+    gone = np.isin(evaluation.seeds, list(diverged))
     return {
         "simulator": evaluation.simulator,
         "mode": evaluation.mode,
@@ -237,10 +237,8 @@ def summarize(
         "best_seed_return": float(means.max()),
         "worst_episode": float(evaluation.returns.min()),
         "solved_at": solved,
-        "solved_fraction": None if solved is None else float((healthy & (means >= solved)).mean()),
-        "diverged": [
-            seed for seed, fine in zip(evaluation.seeds, healthy, strict=True) if not fine
-        ],
+        "solved_fraction": None if solved is None else float((~gone & (means >= solved)).mean()),
+        "diverged": np.array(evaluation.seeds)[gone].tolist(),
         "mean_return": means.tolist(),
         "steps": int(evaluation.lengths.sum()),
         "seconds": round(evaluation.seconds, 3),

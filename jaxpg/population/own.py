@@ -81,9 +81,10 @@ def check_made(build: Build, made: Any, config: Config) -> None:
         )
     if source(build) is None:
         return
+    params = _params(made, config)
     if _is_ours(made.distribution.sample):
-        _check_outputs(build, made, config)
-    if _is_ours(made.fit) and _descends_by_itself(made, config):
+        _check_outputs(build, made, params, config)
+    if _is_ours(made.fit) and _descends_by_itself(made, params, config):
         raise ConfigError(
             f"the optimizer of {_name(build)} turns a gradient around, and so jaxpg, which goes "
             "against what it gives at the config's learning rate, would climb: take "
@@ -96,17 +97,23 @@ def _is_ours(part: Callable[..., Any]) -> bool:
     return getattr(getattr(part, "func", part), "__module__", "").startswith("jaxpg.")
 
 
-def _check_outputs(build: Build, made: Any, config: Config) -> None:
-    """Raise ConfigError unless the policy network has as many outputs as actions need: others
-    would be broadcast, or be actions that there are not."""
+def _params(algorithm: Any, config: Config) -> Any:
+    """The shapes of the parameters that a seed starts with."""
     import jax  # late
 
     from jaxpg.core import learner, noise
 
+    return jax.eval_shape(partial(learner.init, config, algorithm=algorithm), noise.key(0)).params
+
+
+def _check_outputs(build: Build, made: Any, params: Any, config: Config) -> None:
+    """Raise ConfigError unless the policy network has as many outputs as actions need: others
+    would be broadcast, or be actions that there are not."""
+    import jax  # late
+
     spec = made.env.spec
-    state = jax.eval_shape(partial(learner.init, config, algorithm=made), noise.key(0))
     obs = jax.ShapeDtypeStruct((1, spec.obs_size), config.float_type)
-    found = jax.eval_shape(made.networks.policy, state.params, obs).shape
+    found = jax.eval_shape(made.networks.policy, params, obs).shape
     what = "a logit for each" if spec.discrete else "a mean and a log σ for each"
     wanted = spec.num_actions * (1 if spec.discrete else 2)
     if found != (1, wanted):
@@ -116,17 +123,16 @@ def _check_outputs(build: Build, made: Any, config: Config) -> None:
         )
 
 
-def _descends_by_itself(algorithm: Any, config: Config) -> bool:
+def _descends_by_itself(algorithm: Any, params: Any, config: Config) -> bool:
     """Whether its optimizer answers gradients of ones with directions that are, on the whole,
     negative; the first may be 0, where a rate warms up."""
     import jax  # late
     import jax.numpy as jnp
 
-    from jaxpg.core import learner, noise
+    from jaxpg.core import learner
 
-    state = jax.eval_shape(partial(learner.init, config, algorithm=algorithm), noise.key(0))
     optimizer, total = algorithm.optimizer(config), 0.0
-    for group in learner.groups(config, state.params).values():
+    for group in learner.groups(config, params).values():
         ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), group)
         _, after = optimizer.update(ones, optimizer.init(ones), ones)
         direction, _ = optimizer.update(ones, after, ones)

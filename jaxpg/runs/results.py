@@ -134,8 +134,9 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         lines.append("no episode ended: there is no return to report")
     else:
         said = {name: words.returned(number) for name, number in found.items()}
-        several = summary["seeds"] > 1
-        interval = f" (95 % interval {said['ci95_low']} to {said['ci95_high']})" * several
+        interval = f" (95 % interval {said['ci95_low']} to {said['ci95_high']})"
+        if summary["seeds"] == 1:
+            interval = ""
         lines.append(
             f"return over the last 100 episodes: IQM {said['iqm']}"
             f"{interval}, worst seed {said['min']}, best {said['max']}"

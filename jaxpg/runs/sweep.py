@@ -128,10 +128,11 @@ def plan(
     Raises:
       ConfigError: if the config, the grid, a point of it or the seeds have no meaning.
     """
-    for name in grid.keys() & APART:
+    apart = [name for name in APART if name in grid]
+    if apart:
         raise ConfigError(
-            f"a sweep ranks its points by their returns, which are not alike where {name} differs: "
-            f"take a sweep for each; got {', '.join(map(str, grid[name]))}"
+            "a sweep ranks its points by their returns, which are not alike where "
+            f"{apart[0]} differs: take a sweep for each; got {', '.join(map(str, grid[apart[0]]))}"
         )
     seeds = format_seeds(parse_seeds(seeds))
     made = own.find(build, options)

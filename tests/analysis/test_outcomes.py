@@ -424,6 +424,9 @@ def test_untrained_is_who_was_evaluated_before_training():
     seen = some._replace(evaluations=Evaluations(np.array([0, 4]), before + 99, before))
     assert (untrained_return(some), untrained_return(seen)) == (-310.0, -490.0)
     assert scores(seen).tolist() == [-300.0, -490.0]
+    assert untrained_return(until(CONFIG, seen, Budget(40, STEPS))) == -490.0  # compared after less
+    before[0, 0] = np.inf
+    assert untrained_return(seen) == -500.0
 
 
 def test_budgets_are_alike_if_they_are_spent_alike():

@@ -386,3 +386,8 @@ def test_what_cannot_be_traced_is_a_sentence(monkeypatch, wrong):
     monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Wrong-v0"])
     with pytest.raises(ConfigError, match=r"Wrong-v0: it cannot be run \((Value|Type)Error"):
         check_env("Wrong-v0", steps=STEPS)
+
+
+def test_what_there_is_not_is_said_once():
+    with pytest.raises(ConfigError, match=r"^unknown environment 'CartPol-v1'; did you mean"):
+        check_env("CartPol-v1")
