@@ -102,8 +102,8 @@ def how_to_load(run: Run, target: str, path: str) -> str:
     spec = policy.actor.spec
     outputs = "logits"
     if not spec.discrete:
-        bounds = "tanh of it scaled to" if run.config.squash else "clipped to"
-        outputs = f"mean, {bounds} the action's bounds, then log σ unless it is saved"
+        action = "the mean's tanh, scaled to" if run.config.squash else "the mean, clipped to"
+        outputs = f"mean, then log σ unless it is saved; an action is {action} its bounds"
     if spec.masked:
         outputs += f", of which the last {spec.num_actions} of an observation allow those with a 1"
     return HOW[target].format(

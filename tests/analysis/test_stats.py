@@ -361,3 +361,13 @@ def test_with_few_seeds_a_permutation_test_must_agree():
     found, turned = improvement([x], [y]), improvement([y], [x])
     assert (found.value, found.low) == (49 / 64, 0.5)
     assert (turned.value, turned.high) == (15 / 64, 0.5)
+
+
+@pytest.mark.parametrize(("seeds", "share"), [(2, 1 / 2), (3, 3 / 4), (5, 9 / 10), (16, 0.95)])
+def test_with_few_seeds_the_iqms_interval_covers_as_seldom_as_the_page_says(seeds, share):
+    """Of two scores it is from one to the other: 0 lies between them in half of all cases."""
+    rng, covered = np.random.default_rng(seeds), 0
+    for _ in range(300):
+        _, low, high = estimate(iqm, [rng.normal(size=seeds)])
+        covered += low <= 0 <= high
+    assert covered / 300 == pytest.approx(share, abs=0.06)
