@@ -38,6 +38,14 @@ Changed = Annotated[
     ),
 ]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+Setting = Annotated[
+    int | None,
+    arg(
+        metavar="K",
+        help="Which one of several settings, from 0 in the order of their grid.",
+        help_behavior_hint="(of a run with several it must be said)",
+    ),
+]
 Callback = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]
 ELSEWHERE = {  # options as other libraries call them
     "adam-eps": "optimizer-eps",
@@ -77,6 +85,11 @@ class Command(NamedTuple):
     def says(self) -> str:
         """What it does, in a sentence."""
         return (self.options.__doc__ or "").partition("\n")[0]
+
+
+def setting_suffix(setting: int, count: int) -> str:
+    """What a file's name says of its setting, where there are several."""
+    return f"-setting-{setting}" if count > 1 else ""
 
 
 REGISTRY = tyro.constructors.ConstructorRegistry()

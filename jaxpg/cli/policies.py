@@ -9,7 +9,7 @@ from tyro.conf import arg, create_mutex_group
 
 from jaxpg import files
 from jaxpg.cli import machine
-from jaxpg.cli.arguments import Changed, Directory, File
+from jaxpg.cli.arguments import Changed, Directory, File, Setting, setting_suffix
 from jaxpg.cli.show import say
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 EXPORTS = ("torch", "onnx", "stablehlo", "safetensors")
 EVALUATED, RENDERED = create_mutex_group(required=False), create_mutex_group(required=False)
-Setting = Annotated[int, arg(metavar="K")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +43,7 @@ class Evaluate:
     gymnasium_seeds: Annotated[str, arg(metavar="N")] = "some"
     """How many of them in gymnasium, which is slow: a number, 0 to leave it out, or all; some are
     as many as take less than a minute."""
-    setting: Setting = 0
-    """Of a sweep, from 0."""
+    setting: Setting = None
     evaluation_seed: Annotated[int, arg(metavar="N")] = 0
     """Of the episodes' own randomness."""
     json: File = None
@@ -62,8 +60,9 @@ def evaluate(options: Evaluate) -> None:
     run = load(options.dir, options.changed_algorithm)
     from jaxpg.policies import evaluate as evaluation
 
-    chosen = chosen_seeds(run, options.seed, options.seeds, options.setting)
-    config = run.config_of(options.setting)
+    setting = run.which(options.setting)
+    chosen = chosen_seeds(run, options.seed, options.seeds, setting)
+    config = run.config_of(setting)
     count, why = _gymnasium_seeds(config, options.gymnasium_seeds, len(chosen), options.episodes)
     found: list[Evaluation] = []
     for simulator, some in (
@@ -72,9 +71,9 @@ def evaluate(options: Evaluate) -> None:
     ):
         for mode in evaluation.MODES if some else ():
             say(f"{simulator.__name__[3:]}, {mode}: {seeds(len(some))} …")
-            settings = {"setting": options.setting, "key": options.evaluation_seed}
+            settings = {"setting": setting, "key": options.evaluation_seed}
             found.append(simulator(run, some, options.episodes, mode, **settings))
-    diverged = (run.population.setting == options.setting) & (run.population.frozen_at >= 0)
+    diverged = (run.population.setting == setting) & (run.population.frozen_at >= 0)
     gone = run.population.seeds[diverged].tolist()
     results = [evaluation.summarize(each, run.config, gone) for each in found]
     if options.json:
@@ -83,15 +82,15 @@ def evaluate(options: Evaluate) -> None:
             "manifest": run.summary["manifest"],
             "env": run.config.env,
             "env_params": config.env_params,
-            "setting": options.setting,
+            "setting": setting,
             "evaluation_seed": options.evaluation_seed,
             "results": results,
         }
         files.save(options.json, files.as_json(content))
     called = run.manifest.called
     if len(run.settings) > 1:
-        values = parameters(run.settings[options.setting])
-        called += f", setting {options.setting} of {len(run.settings)} ({values})"
+        values = parameters(run.settings[setting])
+        called += f", setting {setting} of {len(run.settings)} ({values})"
     _print_table(called, config, results, options.episodes)
     gone = results[0]["diverged"]
     if gone:
@@ -126,8 +125,7 @@ class Render:
     """Show what the same seed was before training: beside it, or in a sheet first."""
     greedy: bool = False
     """Take the most probable action instead of sampling."""
-    setting: Setting = 0
-    """Of a sweep, from 0."""
+    setting: Setting = None
     episode_seed: Annotated[int, arg(metavar="N")] = 0
     """Another one is another episode."""
     out: File = None
@@ -145,14 +143,14 @@ def render(options: Render) -> None:
     from jaxpg.policies import render as pictures
 
     pictures.check(run.config)
+    setting = run.which(options.setting)
     choice: dict[str, Any] = {
         "mode": "greedy" if options.greedy else "sampled",
         "before": options.before,
-        "setting": options.setting,
+        "setting": setting,
         "key": options.episode_seed,
     }
-    run.row(run.seeds[0], options.setting)
-    before = "-before" if options.before else ""
+    suffix = setting_suffix(setting, len(run.settings)) + ("-before" if options.before else "")
     if options.out and options.out.suffix == ".mp4":
         pictures.ffmpeg()
     if options.sheet is not None:
@@ -160,15 +158,15 @@ def render(options: Render) -> None:
             raise ConfigError(
                 f"--sheet must be in [1, {len(run.seeds)}], the run's seeds; got {options.sheet}"
             )
-        out = options.out or options.dir / f"sheet-{options.sheet}{before}.gif"
+        out = options.out or options.dir / f"sheet-{options.sheet}{suffix}.gif"
         shown = run.seeds[: options.sheet]
         if out.suffix == ".gif":
             content = pictures.small_sheet(run, shown, **choice)
         else:
             content = pictures.to_mp4(pictures.sheet(run, shown, **choice))
     else:
-        seed = one_seed(run, options.seed, options.setting)
-        out = options.out or options.dir / f"seed-{seed}{before}.gif"
+        seed = one_seed(run, options.seed, setting)
+        out = options.out or options.dir / f"seed-{seed}{suffix}.gif"
         to_file = pictures.to_gif if out.suffix == ".gif" else pictures.to_mp4
         content = to_file(pictures.one(run, seed, **choice))
     files.save(out, content)
@@ -188,10 +186,9 @@ class Export:
     """torch, onnx, stablehlo or safetensors."""
     seed: Annotated[str, arg(metavar="SEED")] = "best"
     """A number, best, worst or median."""
-    setting: Setting = 0
-    """Of a sweep, from 0."""
+    setting: Setting = None
     out: File = None
-    """DIR/seed-SEED.SUFFIX if not given."""
+    """DIR/seed-SEED.SUFFIX if not given, with the setting where there are several."""
     changed_algorithm: Changed = False
 
 
@@ -203,9 +200,11 @@ def export(options: Export) -> None:
     run = load(options.dir, options.changed_algorithm)
     from jaxpg.policies import export as exports
 
-    seed = one_seed(run, options.seed, options.setting)
-    out = options.out or options.dir / f"seed-{seed}{exports.SUFFIXES[options.to]}"
-    files.save(out, exports.export(run, seed, options.to, setting=options.setting))
+    setting = run.which(options.setting)
+    seed = one_seed(run, options.seed, setting)
+    suffix = setting_suffix(setting, len(run.settings)) + exports.SUFFIXES[options.to]
+    out = options.out or options.dir / f"seed-{seed}{suffix}"
+    files.save(out, exports.export(run, seed, options.to, setting=setting))
     print(f"{out}: seed {seed} of {run.manifest.called} on {run.config.env}. To load it:\n")
     print(exports.how_to_load(run, options.to, str(out)))
     if run.manifest.build is not None:
@@ -238,9 +237,8 @@ def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> Sequ
     """What --seed or --seeds names.
 
     Raises:
-      RunError: if the run has not all of them, or no such setting.
+      RunError: if the run has not all of them.
     """
-    run.row(run.seeds[0], setting)
     if seed is not None:
         return [one_seed(run, seed, setting)]
     if seeds == "all":

@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
 from jaxpg import words
 from jaxpg.cli import machine
-from jaxpg.cli.arguments import Changed, Directories, Directory, Preset
+from jaxpg.cli.arguments import Changed, Directories, Directory, Preset, Setting, setting_suffix
 from jaxpg.cli.launch import (
     Launch,
     Machines,
@@ -22,6 +22,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.core.rules import unused, validate
 from jaxpg.population import evaluations, own
+from jaxpg.population.settings import which
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep as sweeps
 from jaxpg.runs import track
@@ -300,8 +301,7 @@ class Retrace:
     """A run directory, finished or not."""
     seed: int
     """One of the run's."""
-    setting: Annotated[int, arg(metavar="K")] = 0
-    """Of a sweep: which setting, from 0."""
+    setting: Setting = None
     update: Annotated[int | None, arg(metavar="U")] = None
     """Only this one, from 0; all if not given."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -317,10 +317,10 @@ def retrace(options: Retrace) -> None:
 
     build = manifests.algorithm(options.dir, manifest, options.changed_algorithm)
     name = options.dir.resolve().name + f"-seed-{options.seed}"
-    if options.setting:
-        name += f"-setting-{options.setting}"
+    setting = which(options.setting, len(manifest.settings))
+    name += setting_suffix(setting, len(manifest.settings))
     out = options.out or options.dir.resolve().with_name(name)
-    print(again(options.dir, options.seed, options.setting, options.update, out, build))
+    print(again(options.dir, options.seed, setting, options.update, out, build))
 
 
 def say_of_unused(options: Train) -> None:

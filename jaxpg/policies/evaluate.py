@@ -44,7 +44,13 @@ class Evaluation(NamedTuple):
 
 
 def in_gymnax(
-    run: Run, seeds: Sequence[int], episodes: int, mode: str, *, setting: int = 0, key: int = 0
+    run: Run,
+    seeds: Sequence[int],
+    episodes: int,
+    mode: str,
+    *,
+    setting: int | None = None,
+    key: int = 0,
 ) -> Evaluation:
     """Let trained policies act in gymnax, many seeds and episodes at once.
 
@@ -53,7 +59,7 @@ def in_gymnax(
       seeds: S of its seeds.
       episodes: E of each seed.
       mode: "greedy" or "sampled".
-      setting: index in the run's settings.
+      setting: index in the run's settings; None for the only one.
       key: seed of the evaluation's own randomness.
     """
     began = time.perf_counter()
@@ -79,7 +85,13 @@ def in_gymnax(
 
 
 def in_gymnasium(
-    run: Run, seeds: Sequence[int], episodes: int, mode: str, *, setting: int = 0, key: int = 0
+    run: Run,
+    seeds: Sequence[int],
+    episodes: int,
+    mode: str,
+    *,
+    setting: int | None = None,
+    key: int = 0,
 ) -> Evaluation:
     """Let trained policies act in gymnasium's environment of the same name.
 
@@ -274,7 +286,7 @@ def _episode_keys(use: str, key: int, seeds: np.ndarray, episodes: np.ndarray) -
     return fold(by_seed, indices)
 
 
-def stacked_params(run: Run, seeds: Sequence[int], setting: int = 0) -> Params:
+def stacked_params(run: Run, seeds: Sequence[int], setting: int | None = None) -> Params:
     """The parameters of some seeds, leaves [S, ...]."""
     rows = np.array([run.row(seed, setting) for seed in seeds])
     return jax.tree.map(lambda leaf: leaf[rows], run.population.params)

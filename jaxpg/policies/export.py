@@ -58,14 +58,14 @@ parameters = load_file({path!r})  # of all networks, by the names that torch giv
 }
 
 
-def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
+def export(run: Run, seed: int, target: str, *, setting: int | None = None) -> bytes:
     """A seed's policy as a file's content.
 
     Args:
       run: finished.
       seed: one of its seeds.
       target: of SUFFIXES.
-      setting: index in the run's settings.
+      setting: index in the run's settings; None for the only one.
 
     Raises:
       ConfigError: if there is no such target, or the package that it needs is not installed.
@@ -76,7 +76,7 @@ def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
         "made_by": f"jaxpg {version('jaxpg')}",
         "env": run.config.env,
         "seed": str(seed),
-        "setting": json.dumps(dict(run.settings[setting])),
+        "setting": json.dumps(dict(run.settings[run.which(setting)])),
         "config": json.dumps(dataclasses.asdict(run.config)),
     }
     policy = run.policy(seed, setting)
@@ -98,7 +98,7 @@ def export(run: Run, seed: int, target: str, *, setting: int = 0) -> bytes:
 
 def how_to_load(run: Run, target: str, path: str) -> str:
     """The lines that load it, to be copied."""
-    policy = run.policy(run.seeds[0])
+    policy = run.policy(run.seeds[0], setting=0)  # all settings have these shapes
     spec = policy.actor.spec
     outputs = "logits"
     if not spec.discrete:

@@ -64,7 +64,9 @@ class Film(NamedTuple):
     colours: tuple[tuple[int, int, int], ...] = ()  # besides ours
 
 
-def one(run: Run, seed: int, *, mode: str, before: bool, setting: int = 0, key: int = 0) -> Film:
+def one(
+    run: Run, seed: int, *, mode: str, before: bool, setting: int | None = None, key: int = 0
+) -> Film:
     """One seed's episode; with `before`, beside the policy that it started as.
 
     Args: as of `evaluate.in_gymnax`.
@@ -97,7 +99,7 @@ def sheet(
     *,
     mode: str,
     before: bool,
-    setting: int = 0,
+    setting: int | None = None,
     key: int = 0,
     stride: int | None = None,
 ) -> Film:
@@ -117,7 +119,7 @@ def small_sheet(
     *,
     mode: str,
     before: bool,
-    setting: int = 0,
+    setting: int | None = None,
     key: int = 0,
 ) -> bytes:
     """`sheet` as a GIF of at most LARGEST_SHEET bytes, with as many frames as fit.
@@ -310,7 +312,7 @@ def _sheet_parts(
     seeds: Sequence[int],
     mode: str,
     before: bool,
-    setting: int,
+    setting: int | None,
     key: int,
 ) -> list[Part]:
     """What a sheet shows: the seeds untrained, if that is wanted, and trained."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxpg.core.config import FIELDS, OPTIONAL, TRACED, Config, ConfigError, EnvParams, nearest
 from jaxpg.core.rules import unused, validate
+from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION, Build
 
@@ -84,6 +85,28 @@ def with_setting(config: Config, setting: Setting) -> Config:
         if name.startswith(ENV) and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
     return validate(with_values(config, values))
+
+
+def which(setting: int | None, count: int) -> int:
+    """The setting that is meant, of so many: this one, or the only one that there is.
+
+    Raises:
+      RunError: if there is no such setting, or there are several and none is given.
+    """
+    if setting is None and count > 1:
+        raise RunError(f"there are {count} settings: say which by setting, in [0, {count})")
+    number = integer(0 if setting is None else setting)
+    if number is None or not 0 <= number < count:
+        raise RunError(f"setting must be in [0, {count}); got {setting!r}")
+    return number
+
+
+def integer(number: Any) -> int | None:
+    """A number of Python, numpy or jax as Python's; None for anything else."""
+    try:
+        return None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
 
 
 def value_of(config: Config, name: str) -> Any:

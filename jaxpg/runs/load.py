@@ -30,7 +30,7 @@ from jaxpg.population.chunks import CAUSES, COUNTED, metric_names
 from jaxpg.population.evaluations import Evaluations, points
 from jaxpg.population.own import Build
 from jaxpg.population.policy import Policy, made
-from jaxpg.population.settings import Setting, with_setting
+from jaxpg.population.settings import Setting, which, with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results, trained
 from jaxpg.runs import start as starts
@@ -68,21 +68,28 @@ class Run:
         """The settings of traced hyperparameters; of most runs one, which is empty."""
         return self.manifest.settings
 
-    def config_of(self, setting: int = 0) -> Config:
+    def which(self, setting: int | None = None) -> int:
+        """The index of a setting: the given one, or of the only one.
+
+        Raises:
+          RunError: if there is no such setting, or there are several and none is given.
+        """
+        return which(setting, len(self.settings))
+
+    def config_of(self, setting: int | None = None) -> Config:
         """What a setting trained: the config with its values.
 
         Raises:
-          RunError: if there is no such setting.
+          RunError: as `which`.
         """
-        self.row(self.seeds[0], setting)
-        return with_setting(self.config, self.settings[setting])
+        return with_setting(self.config, self.settings[self.which(setting)])
 
     def __repr__(self) -> str:
         where = words.environment(self.config, self.manifest.varied)
         what = f"{self.manifest.called} on {where}, {words.seeds(len(self.seeds))}"
         return f"<Run {str(self.directory)!r}: {what}>"
 
-    def row(self, seed: int | str, setting: int = 0) -> int:
+    def row(self, seed: int | str, setting: int | None = None) -> int:
         """Where a seed is in the population.
 
         Args:
@@ -90,14 +97,14 @@ class Run:
             (`outcomes.typical`). A seed that diverged, or finished no episode, ranks below all
             others and never is the best; equal ones are ranked in their order, so that of three
             seeds these are three; of the two in the middle it is the lower one.
-          setting: index in `settings`.
+          setting: index in `settings`; where there is but one, it need not be said.
 
         Raises:
-          RunError: if there is no such seed or setting, or no seed is good enough to be the best.
+          RunError: as `which`; or if there is no such seed, or none good enough to be the best.
         """
         return trained.row(self.population, seed, setting)
 
-    def params(self, seed: int | str, setting: int = 0) -> Params:
+    def params(self, seed: int | str, setting: int | None = None) -> Params:
         """The trained parameters of one seed, as the networks take them; numpy leaves.
 
         Args, Raises: as of `row`. Of a seed that diverged they are the last finite ones.
@@ -105,20 +112,20 @@ class Run:
         row = self.row(seed, setting)
         return jax.tree.map(lambda leaf: leaf[row], self.population.params)
 
-    def algorithm(self, setting: int = 0) -> Algorithm | None:
+    def algorithm(self, setting: int | None = None) -> Algorithm | None:
         """What `build` makes of a setting; None without it: the config's.
 
         Raises:
-          RunError: if there is no such setting.
+          RunError: as `which`.
         """
         if self.build is None or self.manifest.build is None:
             return None
         config = self.config_of(setting)
-        options = own.with_setting(self.manifest.options, self.settings[setting])
+        options = own.with_setting(self.manifest.options, self.settings[self.which(setting)])
         return made(self.build, config, options)
 
     def policy(
-        self, seed: int | str, setting: int = 0, algorithm: Algorithm | None = None
+        self, seed: int | str, setting: int | None = None, algorithm: Algorithm | None = None
     ) -> Policy:
         """The trained policy of one seed, to act with.
 

@@ -21,6 +21,7 @@ from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
 from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
 from jaxpg.population.own import Build
+from jaxpg.population.settings import which
 from jaxpg.runs import checkpoints
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
@@ -32,7 +33,7 @@ from jaxpg.runs.start import Start
 def retrace(
     directory: Path,
     seed: int,
-    setting: int,
+    setting: int | None,
     update: int | None,
     out: Path,
     build: Build = fast.build,
@@ -42,7 +43,7 @@ def retrace(
     Args:
       directory: a run, finished or not.
       seed: one of its seeds.
-      setting: index of one of its settings.
+      setting: index of one of its settings; None for the only one.
       update: the only one to write, from 0; None for all.
       out: new or empty; complete or not there.
       build: makes the algorithm; the same that the run was begun with.
@@ -58,8 +59,7 @@ def retrace(
     updates = manifest.config.num_updates
     if seed not in manifest.seeds:
         raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")
-    if not 0 <= setting < len(manifest.settings):
-        raise RunError(f"--setting must be in [0, {len(manifest.settings)}); got {setting}")
+    setting = which(setting, len(manifest.settings))
     if update is not None and not 0 <= update < updates:
         raise RunError(f"--update must be in [0, {updates}); got {update}")
     wanted = range(updates) if update is None else range(update, update + 1)

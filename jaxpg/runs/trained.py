@@ -1,7 +1,6 @@
 """What became of many seeds, as arrays, and what can be done with them: in memory or on disk."""
 
 import json
-import operator
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from jaxpg.files import whole_directory
 from jaxpg.names import from_torch, to_torch
 from jaxpg.population.policy import Policy
 from jaxpg.population.population import Population
-from jaxpg.population.settings import with_setting
+from jaxpg.population.settings import integer, which, with_setting
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
 from jaxpg.runs import start as starts
@@ -41,12 +40,12 @@ class Trained(Population):
         summary = results.summarize(self._trained(), self)
         return json.loads(json.dumps(summary))  # tuples are lists there
 
-    def row(self, seed: int | str, setting: int = 0) -> int:
+    def row(self, seed: int | str, setting: int | None = None) -> int:
         """Where a seed is; as `Run.row`."""
         return row(self, seed, setting)
 
     def policy(
-        self, seed: int | str, setting: int = 0, algorithm: Algorithm | None = None
+        self, seed: int | str, setting: int | None = None, algorithm: Algorithm | None = None
     ) -> Policy:
         """The trained policy of one seed; as `Run.policy`."""
         return policy(self, self._trained(), seed, setting, algorithm)
@@ -80,20 +79,17 @@ class Trained(Population):
         return cast(Manifest, self.manifest)
 
 
-def row(population: Any, seed: int | str, setting: int) -> int:
+def row(population: Any, seed: int | str, setting: int | None) -> int:
     """Where a seed is in the arrays of a population.
 
     Raises:
       RunError: if there is no such seed or setting, or no seed is good enough to be the best.
     """
     count = int(population.setting.max()) + 1
-    number = _integer(setting)
-    if number is None or not 0 <= number < count:
-        raise RunError(f"setting must be in [0, {count}); got {setting!r}")
-    rows = np.flatnonzero(population.setting == number)
+    rows = np.flatnonzero(population.setting == which(setting, count))
     if isinstance(seed, str):
         return _ranked(population, seed, rows)
-    number = _integer(seed)
+    number = integer(seed)
     if number is None:
         raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
     seeds = population.seeds[rows]
@@ -107,7 +103,7 @@ def policy(
     population: Any,
     what: Manifest,
     seed: int | str,
-    setting: int,
+    setting: int | None,
     algorithm: Algorithm | None = None,
 ) -> Policy:
     """One seed's policy.
@@ -122,7 +118,7 @@ def policy(
         )
     at = row(population, seed, setting)
     params = jax.tree.map(lambda leaf: leaf[at], population.params)
-    config = with_setting(what.config, what.settings[setting])
+    config = with_setting(what.config, what.settings[population.setting[at]])
     return Policy.of(config, params, algorithm)
 
 
@@ -159,14 +155,6 @@ def check_params(params: Any) -> None:
             "parameters can be saved if they are arrays in dicts, whose keys are texts without a "
             "dot and not 'weight', and a 'kernel' has at least two axes"
         ) from None
-
-
-def _integer(number: Any) -> int | None:
-    """A number of Python, numpy or jax as Python's; None for anything else."""
-    try:
-        return None if isinstance(number, bool) else operator.index(number)
-    except TypeError:
-        return None
 
 
 def _ranked(population: Any, rank: str, rows: np.ndarray) -> int:

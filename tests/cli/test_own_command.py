@@ -202,6 +202,20 @@ def test_a_sweep_of_options(theirs, tmp_path, capsys):
     main(["report", str(out / name)])
     assert "option.scale" in (out / "report.html").read_text()
     theirs()
+    where = str(out / name)
+    for command in (
+        ["evaluate", where],
+        ["render", where],
+        ["export", where, "--to", "safetensors"],
+        ["retrace", where, "--seed", "0"],
+    ):  # the best of which?
+        assert "there are 2 settings: say which by setting" in refused(capsys, *command)
+    for setting in ("0", "1"):
+        main(["export", where, "--to", "safetensors", "--seed", "1", "--setting", setting])
+    first, second = (out / name / f"seed-1-setting-{i}.safetensors" for i in range(2))
+    assert first.read_bytes() != second.read_bytes()
+    main(["retrace", where, "--seed", "1", "--setting", "1", "--update", "0"])
+    assert (out / f"{name}-seed-1-setting-1").is_dir()
     main(line)
     assert "is finished" in capsys.readouterr().out
     assert "options: " in refused(capsys, *line, "--option", "scale=3")

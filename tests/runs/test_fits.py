@@ -89,7 +89,8 @@ def test_a_seed_again_is_the_run(finished, tmp_path):
     """All that an update gave its optimizers is there: for PPO, a gradient a minibatch."""
     directory, *_ = finished
     out = tmp_path / "again"
-    main(["retrace", str(directory), "--seed", "9", "--update", "1", "--out", str(out)])
+    which = ["--seed", "9", "--setting", "0", "--update", "1"]
+    main(["retrace", str(directory), *which, "--out", str(out)])
     told = json.loads((out / "retrace.json").read_text())
     (path,) = out.glob("*.npz")
     with np.load(path) as arrays:

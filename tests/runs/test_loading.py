@@ -19,6 +19,7 @@ from jaxpg.core.config import Config
 from jaxpg.core.types import EnvSpec
 from jaxpg.errors import RunError
 from jaxpg.names import from_torch, to_torch
+from jaxpg.policies.evaluate import in_gymnax
 from jaxpg.runs import directories, planning
 from jaxpg.runs import load as loading
 from jaxpg.runs import trained as trained_
@@ -108,14 +109,21 @@ def test_rows_of_several_settings(loaded):
     what = loaded.manifest._replace(settings=settings)
     some = loading.Run(loaded.directory, what, loaded.summary, twice)
     assert some.settings == settings
-    assert [some.row("best"), some.row("best", 1), some.row(9, 1)] == [4, 5, 6]
-    before, after = some.params(9), some.params(9, setting=1)
+    assert [some.row("best", 0), some.row("best", 1), some.row(9, 1)] == [4, 5, 6]
+    before, after = some.params(9, setting=0), some.params(9, setting=1)
     assert_equal_trees(jax.tree.map(lambda x: x + 1, before), after)
     frame = some.to_frame()
     assert frame["gamma"].tolist() == [0.5] * 40 + [0.99] * 40
     assert frame["ent_coef"].tolist() == [0.0] * 40 + [0.1] * 40
     with pytest.raises(RunError, match=r"setting must be in \[0, 2\)"):
         some.row(9, 2)
+    for unsaid in (some.row, some.params, some.policy):  # which of them is the best?
+        with pytest.raises(RunError, match=r"2 settings: say which by setting, in \[0, 2\)"):
+            unsaid("best")
+    with pytest.raises(RunError, match="2 settings"):
+        some.config_of()
+    with pytest.raises(RunError, match="2 settings"):
+        in_gymnax(some, [9], 1, "greedy")
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,9 @@ def test_both_offer_the_same(memory, tmp_path):
         assert loaded.to_frame().equals(whole.to_frame())
         assert all(loaded.summary[name] == value for name, value in whole.summary.items())
         for rank in ("best", "worst", "median", 4, np.uint32(5), jnp.array(9)):
-            assert loaded.row(rank) == whole.row(rank)
+            assert loaded.row(rank, number) == whole.row(rank, number)
         obs = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-        np.testing.assert_array_equal(loaded.policy(9).act(obs), whole.policy(9).act(obs))
+        np.testing.assert_array_equal(loaded.policy(9, 0).act(obs), whole.policy(9, 0).act(obs))
     assert settings.row(9, 1) == 6
     assert set(settings.to_frame()["gamma"]) == {0.99, 0.5}
     with pytest.raises(RunError, match="has no seed 3; its seeds are 2,9,4,0,5"):

@@ -167,7 +167,7 @@ def test_every_seed_with_every_setting(tmp_path, stop_after):
     report = json.loads((tmp_path / "again" / "retrace.json").read_text())
     assert report["compared_with_run"] == 1
     assert not report["differ_from_run"]
-    with pytest.raises(RunError, match=r"--setting must be in \[0, 3\); got 3"):
+    with pytest.raises(RunError, match=r"setting must be in \[0, 3\); got 3"):
         retracing.retrace(tmp_path / "both", 4, 3, None, tmp_path / "none")
     with pytest.raises(RunError, match="settings"):
         directories.begin(tmp_path / "a", planning.plan("vpg", TINY, SEEDS[:2], 2, settings[:2]))
