@@ -10,6 +10,8 @@ The 37 implementation details of proximal policy optimization (ICLR blog track).
 """
 
 import math
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,24 +20,37 @@ from torch import nn
 
 from torch_ref import learner, ring
 from torch_ref.advantages import normalize
-from torch_ref.config import Config
+from torch_ref.config import Config, ConfigError, nearest
 from torch_ref.losses import masked_mean, value_loss
 from torch_ref.types import Algorithm, Batch, Fitted, Learned
 
 
 def fit(
-    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
+    config: Config,
+    algorithm: Algorithm,
+    learned: Learned,
+    batch: Batch,
+    *,
+    objectives: Mapping[str, Callable] = MappingProxyType({}),
 ) -> tuple[Learned, Fitted]:
     """`epochs` passes over the batch, each in `minibatches` steps of every optimizer.
 
     With `target_kl` a step that would begin further than that from π_old is left out, and all
     after it, but never the first; their gradients are 0. What is reported is a mean over the steps
     taken.
+
+    Args:
+      objectives: your own in place of OBJECTIVES', by group of parameters.
+
+    Raises:
+      ConfigError: if there is no such group.
     """
     assert batch.order is not None
     rates = learner.rates(config, learned.update)
     params, opt_state = learned.params, learned.opt_state
     groups = learner.groups(config, params)
+    minimised = objectives_of(groups, objectives)
+    first = next(iter(groups))
     gradients: dict[str, list] = {name: [] for name in groups}
     seen: dict[str, list] = {}
     limit: Any = math.inf
@@ -43,7 +58,7 @@ def fit(
         taken = True
         if config.target_kl is not None:
             with torch.no_grad():
-                _, met = surrogate_objective(config, algorithm, params, part)
+                _, met = minimised[first](config, algorithm, params, part)
             taken = not met["approx_kl"] > limit
             limit = config.target_kl if taken else -math.inf
         for name, group in groups.items():
@@ -53,7 +68,7 @@ def fit(
                 continue
 
             def objective() -> tuple:
-                return OBJECTIVES[name](config, algorithm, params, part)
+                return minimised[name](config, algorithm, params, part)
 
             start = (group, opt_state[name])
             descent = learner.descend(config, algorithm, rates[name], objective, *start)
@@ -65,6 +80,19 @@ def fit(
     losses |= {name: torch.stack(steps).mean() for name, steps in seen.items()}
     losses["explained_variance"] = explained_variance(batch.value, batch.target, batch.valid)
     return learned, Fitted(losses, gradients)
+
+
+def objectives_of(groups: Iterable[str], own: Mapping[str, Callable]) -> dict[str, Callable]:
+    """What each group of parameters descends: one's own objective, or that of OBJECTIVES.
+
+    Raises:
+      ConfigError: if one is of a group that there is not.
+    """
+    usual = {name: OBJECTIVES[name] for name in groups}
+    for name in own:
+        if name not in usual:
+            raise ConfigError(f"objectives have no group {name!r}{nearest(name, usual)}")
+    return {**usual, **own}
 
 
 def minibatches(config: Config, batch: Batch, round_keys: np.ndarray) -> list[Batch]:

@@ -10,8 +10,9 @@ Source: Schulman et al. 2017 (arXiv:1707.06347); what implementations add to it,
 The 37 implementation details of proximal policy optimization (ICLR blog track).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import chex
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxpg.core import learner, ring
 from jaxpg.core.advantages import normalize
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.core.losses import masked_mean, value_loss
 from jaxpg.core.types import Algorithm, Batch, Fitted, Learned, Params
 
@@ -31,14 +32,23 @@ def fit(
     learned: Learned,
     batch: Batch,
     *,
+    objectives: Mapping[str, Callable] = MappingProxyType({}),
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
     """`epochs` passes over the batch, each in `minibatches` steps of every optimizer.
 
     With `target_kl` a step that would begin further than that from π_old is left out, and all
     after it, but never the first; their gradients are 0. What is reported is a mean over the steps
-    taken."""
+    taken.
+
+    Args:
+      objectives: your own in place of OBJECTIVES', by group of parameters.
+
+    Raises:
+      ConfigError: if there is no such group.
+    """
     rates = learner.rates(config, learned.update)
+    minimised = objectives_of(learner.groups(config, learned.params), objectives)
 
     def epoch(carry: tuple, round_keys: jax.Array) -> tuple[tuple, tuple]:
         return scan(step, carry, minibatches(config, batch, round_keys), length=config.minibatches)
@@ -50,7 +60,7 @@ def fit(
 
             def objective(group: Params) -> tuple:
                 whole = learner.with_group(params, name, group)
-                return OBJECTIVES[name](config, algorithm, whole, part)
+                return minimised[name](config, algorithm, whole, part)
 
             start = (group, opt_state[name])
             (group, state), descent = learner.descend(
@@ -75,6 +85,19 @@ def fit(
     losses |= {name: masked_mean(x, taken) for name, x in seen.items()}
     losses["explained_variance"] = explained_variance(batch.value, batch.target, batch.valid)
     return learned._replace(params=params, opt_state=opt_state), Fitted(losses, gradients)
+
+
+def objectives_of(groups: Iterable[str], own: Mapping[str, Callable]) -> dict[str, Callable]:
+    """What each group of parameters descends: one's own objective, or that of OBJECTIVES.
+
+    Raises:
+      ConfigError: if one is of a group that there is not.
+    """
+    usual = {name: OBJECTIVES[name] for name in groups}
+    for name in own:
+        if name not in usual:
+            raise ConfigError(f"objectives have no group {name!r}{nearest(name, usual)}")
+    return {**usual, **own}
 
 
 def minibatches(config: Config, batch: Batch, round_keys: jax.Array) -> Batch:

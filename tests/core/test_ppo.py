@@ -13,11 +13,13 @@ from compare import assert_close
 from compiled import fitted, run
 from jax.test_util import check_grads
 
+import torch_ref
 import torch_ref.ppo as twin
-from jaxpg.core import algorithms, learner, noise, ppo
+from jaxpg.core import algorithms, learner, noise, ppo, types
 from jaxpg.core.config import Config
 from jaxpg.core.types import Batch
 from jaxpg.proof import batch as shared
+from jaxpg.proof import pairs
 
 CONFIG = Config(
     fit="ppo",
@@ -230,6 +232,50 @@ def test_a_part_of_ones_own_is_used_on_every_minibatch():
     before, state, _ = fitted(dataclasses.replace(CONFIG, joint_loss=False), policy_loss=loss)
     assert set(shapes) == {(1, 8)}
     assert_alike(state.params["policy"], before.params["policy"], 0.0)
+
+
+def hurried(package):
+    def objective(*inputs):
+        loss, parts = package.joint_objective(*inputs)
+        return loss - 3.0 * parts["approx_kl"], parts
+
+    return objective
+
+
+@pytest.mark.parametrize("target_kl", [None, 0.2])
+def test_an_objective_of_ones_own_is_descended_in_both_packages(target_kl):
+    """On every minibatch; and its own divergence is what a target leaves steps out for."""
+    config = dataclasses.replace(shared.small(CONFIG), joint_loss=True, target_kl=target_kl)
+    order = noise.bits(noise.key(1), (config.epochs, noise.ROUNDS))
+    ours, theirs = shared.jax_side(config), shared.torch_side(config)
+    start = types.Learned(ours.state.params, ours.state.opt_state, jnp.int32(1))
+    begin = torch_ref.types.Learned(theirs.state.params, theirs.state.opt_state, 1)
+
+    def ours_with(objectives):
+        mine = ours.algorithm._replace(fit=partial(ppo.fit, objectives=objectives))
+        learn = jax.jit(lambda config, *inputs: learner.learn(config, mine, *inputs))
+        return learn(ours.config, start, ours.trajectory, None, order)[2]
+
+    fit = partial(twin.fit, objectives={"joint": hurried(twin)})
+    mine = theirs.algorithm._replace(fit=fit)
+    inputs = (theirs.config, mine, begin, theirs.trajectory, None, np.asarray(order))
+    expected = torch_ref.learner.learn(*inputs)[2]
+    found, usual = ours_with({"joint": hurried(ppo)}), ours_with({})
+    gradients = pairs.our_gradients_by_step(found.gradients)
+    for name, gradient in pairs.their_gradients_by_step(expected.gradients).items():
+        assert_close(gradients[name], gradient, 1e-9)
+    assert found.losses["approx_kl"] > 1.1 * usual.losses["approx_kl"]
+    left_out = sum(not np.any(x) for name, x in gradients.items() if "output.bias" in name)
+    assert (left_out > 0) == (target_kl is not None)
+
+
+@pytest.mark.parametrize("package", [ppo, twin], ids=["jaxpg", "torch_ref"])
+def test_an_objective_of_a_group_that_there_is_not(package):
+    """It would be heeded by nobody."""
+    with pytest.raises(ValueError, match="no group 'polcy'; did you mean 'policy'"):
+        package.objectives_of(["policy", "value"], {"polcy": package.surrogate_objective})
+    with pytest.raises(ValueError, match="no group 'policy'. Allowed: joint"):
+        package.objectives_of(["joint"], {"policy": package.surrogate_objective})
 
 
 def test_normalising_by_minibatch_and_by_batch_differ():
