@@ -274,7 +274,7 @@ def test_an_objective_of_a_group_that_there_is_not(package):
     """It would be heeded by nobody."""
     with pytest.raises(ValueError, match="no group 'polcy'; did you mean 'policy'"):
         package.objectives_of(["policy", "value"], {"polcy": package.surrogate_objective})
-    with pytest.raises(ValueError, match="no group 'policy'. Allowed: joint"):
+    with pytest.raises(ValueError, match=r"no group 'policy'\. Allowed: joint"):
         package.objectives_of(["joint"], {"policy": package.surrogate_objective})
 
 
