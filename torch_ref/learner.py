@@ -40,6 +40,7 @@ OPTIMIZERS: dict[str, Callable] = {
         params, lr=0.0, alpha=0.99, eps=float(c.optimizer_eps)
     ),
 }
+LOSSES = ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm")
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
 
@@ -163,10 +164,14 @@ def learn(
     samples: Any,
     order: np.ndarray | None,
 ) -> tuple[Learned, Batch, Fitted]:
-    """Estimate, then fit."""
+    """Estimate, then fit.
+
+    Raises:
+      ConfigError: as of `estimate`; or if the fit reports other metrics than its config says.
+    """
     batch = estimate(config, algorithm, learned.params, trajectory, samples, order)
     learned, fitted = algorithm.fit(config, algorithm, learned, batch)
-    return learned, batch, fitted
+    return learned, batch, fitted._replace(losses=checked_losses(config, fitted.losses))
 
 
 @torch.no_grad()
@@ -206,6 +211,14 @@ def estimate(
         samples=samples,
         order=order,
     )
+
+
+def checked_losses(config: Config, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a fit reports, if that is what its config says: all who read metrics go by it."""
+    if losses.keys() != {*LOSSES, *config.reports}:
+        wanted, told = ", ".join((*LOSSES, *config.reports)), ", ".join(losses)
+        raise ConfigError(f"with fit={config.fit!r} the losses must be {wanted}; got {told}")
+    return losses
 
 
 def checked_by_step(part: str, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

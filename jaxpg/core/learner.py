@@ -39,6 +39,7 @@ OPTIMIZERS: dict[str, Callable] = {
     "adam": lambda c: optax.scale_by_adam(b1=c.adam_b1, b2=c.adam_b2, eps=c.optimizer_eps),
     "rmsprop": lambda c: optax.scale_by_rms(decay=0.99, eps=c.optimizer_eps, eps_in_sqrt=False),
 }
+LOSSES = ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm")
 RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
 
@@ -159,10 +160,14 @@ def learn(
     samples: Any,
     order: jax.Array | None,
 ) -> tuple[Learned, Batch, Fitted]:
-    """Estimate, then fit."""
+    """Estimate, then fit.
+
+    Raises:
+      ConfigError: as of `estimate`; or if the fit reports other metrics than its config says.
+    """
     batch = estimate(config, algorithm, learned.params, trajectory, samples, order)
     learned, fitted = algorithm.fit(config, algorithm, learned, batch)
-    return learned, batch, fitted
+    return learned, batch, fitted._replace(losses=checked_losses(config, fitted.losses))
 
 
 def estimate(
@@ -201,6 +206,14 @@ def estimate(
         samples=samples,
         order=order,
     )
+
+
+def checked_losses(config: Config, losses: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What a fit reports, if that is what its config says: all who read metrics go by it."""
+    if losses.keys() != {*LOSSES, *config.reports}:
+        wanted, told = ", ".join((*LOSSES, *config.reports)), ", ".join(losses)
+        raise ConfigError(f"with fit={config.fit!r} the losses must be {wanted}; got {told}")
+    return losses
 
 
 def checked_by_step(part: str, x: jax.Array, valid: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxpg import fast
 from jaxpg.core import learner, noise, ring
-from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
+from jaxpg.core.config import OWN_PARAMS, Config, EnvParams
 from jaxpg.core.types import LearnerState, Metrics, Params
 from jaxpg.population import devices, memory
 from jaxpg.population.episodes import play
@@ -333,7 +333,6 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
     def advance(config: Config, options: EnvParams, lanes: Lane, count: jax.Array) -> tuple:
         step = jax.jit(jax.vmap(update))  # traced once for both uses
         row = jax.eval_shape(step, config, options, lanes)[1]
-        _check_metrics(config, row)
         history = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), row)
 
         def body(i: jax.Array, carry: tuple) -> tuple:
@@ -376,16 +375,6 @@ def _stored(state: LearnerState) -> LearnerState:
         return KeyData(jax.random.key_data(x), jax.random.key_impl(x)) if is_key else x
 
     return jax.tree.map(plain, state)._replace(key=jax.random.key_data(state.key))
-
-
-def _check_metrics(config: Config, told: Metrics) -> None:
-    """Raise ConfigError unless a fit tells what its config says: files of a run have just that."""
-    wanted = metric_names(config)
-    if set(told.named()) != set(wanted):
-        raise ConfigError(
-            f"with fit={config.fit!r} an update reports {', '.join(wanted)}; its fit's losses make "
-            f"that {', '.join(told.named())}"
-        )
 
 
 def metric_names(config: Config) -> tuple[str, ...]:

@@ -181,13 +181,20 @@ def show(found: Found) -> None:
     console.print(table, crop=False)
     if len(found.points) > SHOWN:
         console.print(f"and {len(found.points) - SHOWN} more: the report has all")
-    console.print(CAVEAT)
+    console.print(_caveat(found))
 
 
 CAVEAT = (
     "The best of many points looks better than it is: train it again on fresh seeds before "
     "reporting its number."
 )
+
+
+def _caveat(found: Found) -> str:
+    """What is to be kept in mind of the best."""
+    if len(found.grid.get(found.config.budget, ())) < 2:
+        return CAVEAT
+    return f"Points of another {found.config.budget} have trained for longer or shorter. {CAVEAT}"
 
 
 def _written(one: Estimate | None, kind: str) -> tuple[str, str]:
@@ -241,7 +248,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         labels=[MEASURES[name].label for name in TABLED]
         + [f"{mode} at the end, IQM" for mode in found.modes],
         rows=rows,
-        caveat=CAVEAT,
+        caveat=_caveat(found),
         config={
             name: value
             for name, value in dataclasses.asdict(found.config).items()

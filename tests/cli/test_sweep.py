@@ -98,6 +98,9 @@ def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, caps
     shown = capsys.readouterr().out
     assert shown.count("is finished") == 2
     assert "learning_rate" in shown
+    longer = "Points of another total_steps have trained for longer or shorter."
+    assert longer in " ".join(shown.split())
+    assert longer in (trained / "report.html").read_text()
     assert f"report: {trained / report.NAME}" in shown
     for other, words in (
         (planned(seeds="0:4"), "seeds: '0:3' -> '0:4'"),
@@ -159,6 +162,7 @@ def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
     assert report.make(directory) == directory / report.NAME
     text = Page((directory / report.NAME).read_text()).text
     assert "2 points of 3 seeds each" in text
+    assert "for longer or shorter" not in text
     assert "learning_rate=0.01" in text or "learning_rate=0.001" in text
 
 

@@ -20,7 +20,7 @@ from benchmarks import readme
 from jaxpg.cli.main import main
 from jaxpg.core import learner
 from jaxpg.core.config import ConfigError
-from jaxpg.core.types import Networks
+from jaxpg.core.types import Fitted, Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
 from jaxpg.population import chunks, population
 from jaxpg.runs import directories, manifest, planning, reproduce, run
@@ -217,9 +217,11 @@ def test_a_fit_that_reports_other_metrics_is_refused_before_training(tmp_path):
 
         return jaxpg.build(config)._replace(fit=fit)
 
-    wanted = "reports env_steps, .*value_grad_norm; its fit's losses make that .*, kl"
-    with pytest.raises(ConfigError, match=wanted):
-        jaxpg.train_population(TINY, [1], lanes=2, build=build, out=tmp_path / "run")
+    for other in ({"add": ("kl",)}, {"add": ("surprise",)}, {"add": (), "drop": ("entropy",)}):
+        made, run = partial(build, **other), tmp_path / "run"
+        with pytest.raises(ConfigError, match=r"losses must be policy_loss, .*; got .*"):
+            jaxpg.train_population(TINY, [1], lanes=2, build=made, out=run)
+        assert not run.exists()
     assert jaxpg.train_population(TINY, [1], lanes=2, build=partial(build, add=())).params
 
 
@@ -245,9 +247,12 @@ def test_a_policy_network_with_other_outputs_is_refused():
 
 
 def test_a_fit_of_ones_own_may_go_along_what_its_optimizer_gives():
+    def fit(config, algorithm, learned, batch):
+        losses = dict.fromkeys(learner.LOSSES, jnp.zeros(()))
+        return learned, Fitted(losses, {})
+
     def mine(config):
-        parts = {"fit": lambda *inputs: None, "optimizer": lambda config: optax.adam(3e-3)}
-        return jaxpg.build(config)._replace(**parts)
+        return jaxpg.build(config)._replace(fit=fit, optimizer=lambda config: optax.adam(3e-3))
 
     planning.plan("vpg", TINY, [1], 2, build=mine)
 
@@ -313,12 +318,15 @@ def unsaveable(config):
     algorithm = mine(config)
 
     def init(*keys):
-        return {"policy": (jnp.zeros(2),), "value.of": algorithm.networks.init(*keys)["value"]}
+        return {"policy": (jnp.zeros(2),), "value": {"of.it": algorithm.networks.init(*keys)}}
 
     def policy(params, obs):
         return jnp.broadcast_to(params["policy"][0], (*obs.shape[:-1], 2))
 
-    networks = algorithm.networks._replace(init=init, policy=policy)
+    def value(params, obs):
+        return algorithm.networks.value(params["value"]["of.it"], obs)
+
+    networks = algorithm.networks._replace(init=init, policy=policy, value=value)
     return algorithm._replace(networks=networks)
 
 
