@@ -222,16 +222,15 @@ def schedule_within_an_update() -> Plant:
 def target_kl_a_step_late() -> Plant:
     """What is held against the target is the divergence before the last step."""
 
-    def fit(*inputs: Any) -> Any:
-        before = [torch.zeros(())]
+    def fit(config: Any, *inputs: Any) -> Any:
+        before, name = [torch.zeros(())], "joint" if config.joint else "policy"
 
-        def objective(original: Callable, *inputs: Any) -> tuple:
-            loss, parts = original(*inputs)
+        def objective(*inputs: Any) -> tuple:
+            loss, parts = ppo.OBJECTIVES[name](*inputs)
             before.append(parts["approx_kl"])
             return loss, parts | {"approx_kl": before[-2]}
 
-        with wrap(ppo, "surrogate_objective", objective):
-            return ppo.fit(*inputs)
+        return ppo.fit(config, *inputs, objectives={name: objective})
 
     return mock.patch.dict(algorithms.FITS, ppo=fit)
 
