@@ -75,8 +75,8 @@ def measure(some: Outcomes) -> dict[str, Estimate | None]:
     return found
 
 
-def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, float]:
-    """The numbers of summary.json's "final_return", as they are: not rounded.
+def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, float | None]:
+    """The numbers of summary.json's "final_return", not rounded; of one seed without an interval.
 
     Args:
       scores: of at least one seed, [S].
@@ -86,8 +86,7 @@ def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, f
     middle = estimate(iqm, strata)
     return {
         "iqm": middle.value,
-        "ci95_low": middle.low,
-        "ci95_high": middle.high,
+        **interval(middle),
         "min": float(scores.min()),
         "median": float(np.median(scores)),
         "max": float(scores.max()),
@@ -96,10 +95,16 @@ def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, f
 
 def as_json(found: Estimate | None) -> dict[str, float | None] | None:
     """For JSON, which knows no infinity: null stands for "not within the budget", or none."""
-    if found is None:
-        return None
-    names = ("value", "ci95_low", "ci95_high")
-    return {name: x if math.isfinite(x) else None for name, x in zip(names, found, strict=True)}
+    return None if found is None else {"value": _finite(found.value), **interval(found)}
+
+
+def interval(found: Estimate) -> dict[str, float | None]:
+    """The ends of its interval, for JSON."""
+    return {"ci95_low": _finite(found.low), "ci95_high": _finite(found.high)}
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None
 
 
 def write(number: float, kind: str) -> str:

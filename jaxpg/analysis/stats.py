@@ -108,6 +108,9 @@ def estimate(
       statistic: of scores along `axis`, as `iqm`, `np.median` and `np.mean` are.
       strata: scores of each stratum, at least one in all. One of a single score is not resampled.
 
+    Returns:
+      Without an interval (NaN) where no stratum has two scores: one seed says nothing of others.
+
     Source: Efron and Tibshirani 1993, ch. 13; stratified as in Agarwal et al. 2021.
     """
     strata = [_finite(x) for x in strata]
@@ -115,7 +118,7 @@ def estimate(
     fixed = np.concatenate([x for x in strata if len(x) == 1] or [np.empty(0)])
     sampled = [x for x in strata if len(x) > 1]
     if not sampled:
-        return Estimate(value, value, value)
+        return Estimate(value, math.nan, math.nan)
 
     def pooled(*parts: np.ndarray, axis: int) -> np.ndarray:
         constant = np.broadcast_to(fixed, (*parts[0].shape[:-1], len(fixed)))

@@ -95,8 +95,8 @@ def evaluate(options: Evaluate) -> None:
     gone = results[0]["diverged"]
     if gone:
         print(
-            f"{seeds(len(gone))} diverged and act by their last finite parameters, which is not "
-            f"counted as solved; the first is seed {gone[0]}"
+            f"{seeds(len(gone))} diverged, the first of them seed {gone[0]}: whatever the last "
+            "finite parameters reach, it is not counted as solved"
         )
     if count:
         print(_transfer(results, count))
@@ -304,6 +304,8 @@ def _transfer(results: list[dict[str, Any]], count: int) -> str:
 
 
 def _interval(row: dict[str, Any]) -> str:
+    if row["ci95_low"] is None:
+        return returned(row["iqm"])
     value, low, high = (returned(row[x]) for x in ("iqm", "ci95_low", "ci95_high"))
     return f"{value} [{low}, {high}] over {row['interval_over']}"
 
@@ -341,5 +343,5 @@ def _print_table(
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width
         console = Console(width=140)
-    print(f"{algorithm} on {environment(config)}, {episodes} fresh episodes of each seed")
+    print(f"{algorithm} on {environment(config)}, fresh episodes of each seed: {episodes:,}")
     console.print(table)

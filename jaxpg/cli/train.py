@@ -151,9 +151,8 @@ def say_of_idle_lanes(planned: "Manifest", nodes: "Cluster | None") -> None:
     enough = population.enough_lanes(rows, workers)
     if enough < planned.lanes:
         say(
-            f"{words.seeds(rows)} do not fill {planned.lanes} lanes for each core or "
-            f"accelerator, of which there are {workers}: --lanes {enough} is faster, to other last "
-            "bits"
+            f"{words.seeds(rows)} cannot fill {planned.lanes} lanes for each core or accelerator "
+            f"(here {workers}): --lanes {enough} is faster, to other last bits"
         )
 
 

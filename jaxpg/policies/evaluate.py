@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg import words
+from jaxpg.analysis.measures import interval
 from jaxpg.analysis.outcomes import solved_at
 from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.core import noise
@@ -241,8 +242,7 @@ def summarize(
         "seeds": evaluation.seeds,
         "episodes": evaluation.returns.shape[1],
         "iqm": middle.value,
-        "ci95_low": middle.low,
-        "ci95_high": middle.high,
+        **interval(middle),
         "interval_over": "seeds" if len(means) > 1 else "episodes",
         "worst_seed": evaluation.seeds[int(means.argmin())],
         "worst_seed_return": float(means.min()),

@@ -133,10 +133,10 @@ def closing(summary: dict[str, Any], out: Path) -> str:
     if found is None:
         lines.append("no episode ended: there is no return to report")
     else:
-        said = {name: words.returned(number) for name, number in found.items()}
-        interval = f" (95 % interval {said['ci95_low']} to {said['ci95_high']})"
-        if summary["seeds"] == 1:
-            interval = ""
+        said = {name: words.returned(x) for name, x in found.items() if x is not None}
+        interval = ""
+        if "ci95_low" in said:
+            interval = f" (95 % interval {said['ci95_low']} to {said['ci95_high']})"
         lines.append(
             f"return over the last 100 episodes: IQM {said['iqm']}"
             f"{interval}, worst seed {said['min']}, best {said['max']}"

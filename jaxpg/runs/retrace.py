@@ -91,8 +91,8 @@ def retrace(
         files.write(partial / "retrace.json", files.as_json(report))
     verdict = f"update {differs[0]} differs from it" if differs else "all are equal to the bit"
     return (
-        f"{out}: {len(wanted)} updates of seed {seed}; {compared} could be compared with the run"
-        + (f", and {verdict}" if compared else "")
+        f"{out}: seed {seed}, updates [{wanted.start}, {wanted.stop}); {compared} could be "
+        "compared with the run" + (f", and {verdict}" if compared else "")
     )
 
 

@@ -66,11 +66,10 @@ def test_the_band_holds_the_truth_as_often_as_it_says():
     assert 0.85 < covered < 1.0
 
 
-@pytest.mark.parametrize("interval", [iqm_band, lambda x: estimate(iqm, [x])[1:]])
-def test_interval_of_equal_scores_and_of_one_seed_is_a_point(interval):
-    for scores in (np.full(10, 500.0), np.array([3.0])):
-        low, high = interval(scores)
-        assert low == high == scores[0]
+def test_the_interval_of_equal_scores_is_a_point():
+    equal = np.full(10, 500.0)
+    assert [*iqm_band(equal), *estimate(iqm, [equal])[1:]] == [500.0] * 4
+    assert iqm_band(np.array([3.0])) == (3.0, 3.0)  # and the band of one seed is its curve
 
 
 def test_the_band_is_scipys_trimmed_mean_interval():
@@ -113,7 +112,10 @@ def test_a_stratified_bootstrap_leaves_the_differences_between_strata_alone():
 def test_a_stratum_of_one_seed_is_kept_and_not_resampled():
     ours = estimate(np.mean, [np.array([3.0]), np.array([1.0, 1.0])])
     assert ours == (pytest.approx(5 / 3),) * 3
-    assert estimate(np.mean, [np.array([3.0])]) == (3.0, 3.0, 3.0)
+    for alone in ([np.array([3.0])], [np.array([2.0]), np.array([4.0])]):  # nothing to resample
+        value, *ends = estimate(np.mean, alone)
+        assert value == 3.0
+        assert np.isnan(ends).all()
 
 
 @pytest.mark.parametrize("statistic", [iqm, np.median, np.mean])

@@ -127,6 +127,8 @@ def test_summary_says_what_the_episodes_were(run):
     one = evaluate.summarize(found._replace(seeds=[2], returns=returns[:1]), Config())
     assert one["interval_over"] == "episodes"
     assert (one["iqm"], one["ci95_low"], one["ci95_high"]) == (450.0, 400.0, 500.0)
+    single = found._replace(seeds=[2], returns=returns[:1, :1])
+    assert evaluate.summarize(single, Config())["ci95_low"] is None  # nothing to resample
 
 
 def test_a_return_that_is_no_number_is_refused_by_name():

@@ -104,8 +104,13 @@ def test_the_last_lines_say_small_returns_and_round_once():
 
 
 def test_one_seed_has_no_interval():
-    said = results.closing(results.summarize(WHAT, population([0.5])), "out")
-    assert "IQM 0.5, worst seed 0.5, best 0.5" in said
+    summary = results.summarize(WHAT, population([0.5]))
+    assert "IQM 0.5, worst seed 0.5, best 0.5" in results.closing(summary, "out")
+    found = summary["final_return"]
+    assert (found["iqm"], found["ci95_low"], found["ci95_high"]) == (0.5, None, None)
+    both = population([0.5, 0.75])._replace(setting=np.int32([0, 1]))  # and of two settings
+    two = WHAT._replace(settings=({"gamma": 0.9}, {"gamma": 0.99}))
+    assert results.summarize(two, both)["final_return"]["ci95_low"] is None
 
 
 def test_settings_are_resampled_each_on_its_own():
