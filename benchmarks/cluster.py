@@ -158,6 +158,9 @@ def load(workers: int, seconds: float) -> dict[str, Any]:
     received = _received()
     nodes = cluster.Cluster(asleep, "CPU", provenance.device(), False, print)
     found = _run(config, 2 * workers * 16, nodes)
+    for one in hosts:
+        ray.kill(one)  # its threads would outlive a polite end
+    ray.shutdown()
     return found | {
         "chunks": 2 * workers,
         "ideal_seconds": 2 * seconds,
