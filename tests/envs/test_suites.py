@@ -167,6 +167,22 @@ class TestBrax:
     def test_it_keeps_the_contract(self, name):
         check_env(f"brax:{name}", steps=60, max_episode_steps=50)
 
+    def test_what_it_is_made_with_are_parameters_that_are_traced(self):
+        """Of two weights of the cost of acting the reward has that of each."""
+        own = {"ctrl_cost_weight": 0.5, "reset_noise_scale": 0.0}
+        made = env.make("brax:halfcheetah", env_params=EnvParams(own))
+        key, action = jax.random.split(jax.random.key(0), 1), jnp.linspace(-1.0, 1.0, 6)
+
+        def reward(weight):
+            given = EnvParams({**own, "ctrl_cost_weight": weight})
+            state = made.reset(key, given)
+            return made.step(key, state, action[None])[1][0]
+
+        found = jax.jit(jax.vmap(reward))(jnp.array([0.0, 7.0]))
+        np.testing.assert_allclose(found[0] - found[1], 7.0 * (action**2).sum(), rtol=1e-4)
+        with pytest.raises(ConfigError, match="has no parameter 'ctrl_cost'; did you mean"):
+            env.make("brax:halfcheetah", env_params=EnvParams({"ctrl_cost": 1.0}))
+
     def test_it_is_trained_evaluated_and_exported(self, tmp_path):
         name = "brax:inverted_pendulum"
         run = trained(tmp_path / "run", name)
