@@ -130,6 +130,7 @@ def load(workers: int, seconds: float) -> dict[str, Any]:
     ray.init(num_cpus=HOSTS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     host = ray.remote(num_cpus=1, max_concurrency=2 * workers // HOSTS + 2)(Host)
     hosts = [host.remote(whole, seconds / UPDATES) for _ in range(min(HOSTS, workers))]
+    ray.get([one.ready.remote() for one in hosts])  # ten processes that start take 20 s here
     made = iter(range(2**31))
     theirs = crew.describe(config, _build(), provenance.device())
 
@@ -178,6 +179,9 @@ class Host:
         self._turns = threading.Condition()
         self._done: dict[int, int] = {}  # calls of each worker
         self._left: dict[int, int] = {}  # updates of its chunk
+
+    def ready(self) -> None:
+        """Answer once it is there."""
 
     def train(self, i: int, call: int, paced: float, begins: bool) -> Any:
         """As of `crew.Worker`, of the i-th worker, whose calls are answered in their order."""

@@ -31,11 +31,12 @@ from typing import Any
 
 from benchmarks import contenders, h100, measure, parts
 from benchmarks.contenders import VPG
-from benchmarks.measure import Case, short
+from benchmarks.measure import Case
 from benchmarks.record import markdown, read
 from jaxpg import words
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
+from jaxpg.words import short
 
 LANES = {"vpg": (256, 1024, 4096, 16_384), "ppo": (1024, 4096)}
 SMOKE = {"vpg": (256,)}

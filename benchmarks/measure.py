@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.record import write
+from jaxpg.words import short
 
 DOCS = Path(__file__).parents[1] / "docs"
 PATIENCE = 1800  # seconds
@@ -240,11 +241,3 @@ def bars(
     axes.set_xscale("log")
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
-
-
-def short(number: float) -> str:
-    """'2.11 M' for 2,107,945: three digits, with a letter for the thousands."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.3g}"

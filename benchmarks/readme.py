@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmarks import gpu, race, tpu
 from benchmarks.audit import page as audit
-from benchmarks.measure import short
 from benchmarks.record import commits, fill, markdown, read
 from jaxpg import words
 from jaxpg.core.presets import PRESETS
+from jaxpg.words import short
 
 ROOT = Path(__file__).parents[1]
 
@@ -287,6 +287,7 @@ PAGES = {
     "docs/audit.md": {"audit": audit.audit},
     "docs/parity.md": {"audit": audit.twins, "parity": _parity},
     "docs/invariance.md": {"invariance": _table},
+    "docs/scaling.md": {"cluster": _table},
     "docs/lockstep.md": {"certificate": _certificate, "divergence": _divergence},
     "benchmarks/README.md": {
         "train": _train,

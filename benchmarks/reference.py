@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import trained
-from benchmarks.measure import BLUE, DOCS, GREY, INK, command_line, figure, short, start_as_jaxpg
+from benchmarks.measure import BLUE, DOCS, GREY, INK, command_line, figure, start_as_jaxpg
 from benchmarks.record import markdown
 from jaxpg import words
 from jaxpg.analysis.curves import curve_points
@@ -29,6 +29,7 @@ from jaxpg.analysis.outcomes import outcomes
 from jaxpg.analysis.stats import estimate, iqm, iqm_band
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
+from jaxpg.words import short
 
 SEEDS, EPISODES = 256, 20
 
@@ -225,8 +226,8 @@ def _draw_one(axes: Any, task: Task, rows: list[dict[str, Any]]) -> None:
         band = (curve["low"], curve["high"])
         axes.fill_between(curve["steps"], *band, color=color, alpha=0.2, linewidth=0)
     if task.published is not None:
-        label = MOST if task.whose == MOST else "best published"
-        axes.axhline(task.published, color=INK, linestyle=":", linewidth=1, label=label)
+        label, dash = (MOST, "--") if task.whose == MOST else ("best published", ":")
+        axes.axhline(task.published, color=INK, linestyle=dash, linewidth=1, label=label)
 
 
 if __name__ == "__main__":

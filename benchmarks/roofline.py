@@ -14,9 +14,10 @@ from typing import Any
 
 from benchmarks import limits, measure, parts
 from benchmarks.contenders import VPG
-from benchmarks.measure import Case, short
+from benchmarks.measure import Case
 from benchmarks.record import markdown
 from benchmarks.throughput import flop_per_step
+from jaxpg.words import short
 
 WORDS_PER_STEP = 1.5  # an action's uniform; four for a reset, which are drawn once in 8 steps
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from benchmarks import measure
 from benchmarks.contenders import VPG
-from benchmarks.measure import Case, short
+from benchmarks.measure import Case
 from benchmarks.record import markdown
+from jaxpg.words import short
 
 SEEDS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 VARIED = {  # with 64 seeds

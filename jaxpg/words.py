@@ -33,6 +33,14 @@ def share(value: float) -> str:
     return "< 0.1 %" if 0.0 < value < 0.0005 else f"{value:.1%}".replace("%", " %")
 
 
+def short(number: float) -> str:
+    """'2.11 M' for 2,107,945: three digits, with a letter for the thousands."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g}"
+
+
 def line(said: object) -> str:
     """What an error or another text says, in a line."""
     return " ".join(str(said).split())

@@ -77,7 +77,7 @@ ONLY_IN_TORCH = {
     "dynamics": {"CARTPOLE_MIN_STEPS", "CartPoleParams", "CartPoleState", "PendulumParams",
                  "PendulumState", "DialsState", "CATCH_ROWS", "CATCH_COLUMNS", "CatchState",
                  "cartpole", "pendulum", "catch", "dials", "start", "advance", "_tensor_env"},
-    "env": {"gymnasium_env", "_FOLLOW"},
+    "env": {"_Once", "gymnasium_env", "_FOLLOW"},
     "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
     "training": {"as_tensors", "updates"},

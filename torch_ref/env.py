@@ -91,7 +91,7 @@ def gymnasium_env(
     def make_one() -> Any:
         try:
             return gym.make(name, max_episode_steps=max_episode_steps)
-        except gym.error.Error as error:  # a package that it needs is missing
+        except (gym.error.Error, ImportError) as error:  # a package that it needs is missing
             raise ConfigError(f"{name} could not be made: {error}") from error
 
     obs_space, actions = make_one().observation_space, make_one().action_space
@@ -102,6 +102,8 @@ def gymnasium_env(
     if not isinstance(obs_space, supported):
         raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
     continuous = isinstance(actions, gym.spaces.Box)
+    if continuous and not np.issubdtype(actions.dtype, np.floating):
+        raise ConfigError(f"{name} acts in {actions}, and policies choose fractions in a Box")
     if squash and continuous and not actions.is_bounded():
         raise ConfigError(f"squash needs actions with finite bounds; {name} acts in {actions}")
     time_limit = max_episode_steps or gym.spec(name).max_episode_steps
@@ -126,7 +128,7 @@ def gymnasium_env(
         return torch.tensor(np.stack(observations), dtype=dtype).reshape(len(observations), -1)
 
     def reset(noise: np.ndarray, env_params: EnvParams = OWN_PARAMS) -> EnvState:
-        envs = [make_one() for _ in noise]
+        envs = [_Once(make_one()) for _ in noise]
         first = [env.reset(seed=int(key[1]))[0] for env, key in zip(envs, noise, strict=True)]
         return dynamics.start(envs, tensor(first))
 
@@ -160,6 +162,27 @@ def gymnasium_env(
         )
 
     return Env(spec, reset, step, restart)
+
+
+class _Once:
+    """An environment that is not stepped beyond an episode's end: it says how that was again."""
+
+    def __init__(self, env: Any):
+        self._env, self._end = env, None
+
+    def reset(self, seed: int) -> tuple:
+        """Begin an episode."""
+        self._end = None
+        return self._env.reset(seed=seed)
+
+    def step(self, action: Any) -> tuple:
+        """Observation, reward, terminated, truncated and info, as of gymnasium."""
+        if self._end is not None:
+            return self._end
+        outcome = self._env.step(action)
+        terminated, truncated = outcome[2:4]
+        self._end = outcome if terminated or truncated else None
+        return outcome
 
 
 def _typed(name: str, env_params: EnvParams) -> EnvParams:

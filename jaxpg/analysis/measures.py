@@ -60,9 +60,11 @@ def measure(some: Outcomes) -> dict[str, Estimate | None]:
         if solving is not None:
             located["optimality_gap"] = partial(optimality_gap, target=solving.target)
         found |= {name: estimate(statistic, [some.scores]) for name, statistic in located.items()}
-        for name in ("mean", "optimality_gap"):  # one seed that failed would move it
+        failed = (some.diverged | np.isnan(some.final)).all()  # they are not scores, but the floor
+        for name in located:
             one = found[name]
-            if one is not None and one.low == one.high:
+            fragile = name in ("mean", "optimality_gap")  # one seed that failed would move it
+            if one is not None and (failed or (fragile and one.low == one.high)):
                 found[name] = one._replace(low=math.nan, high=math.nan)
     if solving is not None:
         solved, ever, lost = (
@@ -113,8 +115,9 @@ def write(number: float, kind: str) -> str:
 
 
 def write_interval(found: Estimate, kind: str) -> str:
-    """Its interval for people; empty if there is none, or all of it is beyond the budget."""
-    if not math.isfinite(found.low):
+    """Its interval for people; empty if there is none, or it says nothing, or all of it is beyond
+    the budget."""
+    if not math.isfinite(found.low) or (math.isinf(found.high) and found.low <= 0):
         return ""
     if math.isinf(found.high):
         return f"from {write(found.low, kind)}"

@@ -19,6 +19,7 @@ from jaxpg.analysis.budget import Budget, budget, spent
 from jaxpg.analysis.stats import SOLVED, TIME_LIMITS, Survival, kaplan_meier
 from jaxpg.core.config import Config
 from jaxpg.population.evaluations import Evaluations
+from jaxpg.population.settings import with_setting
 
 if TYPE_CHECKING:
     from jaxpg.population.population import Population
@@ -55,18 +56,18 @@ class Learning(NamedTuple):
         if self.shown:
             return None
         found = (
-            f"nothing shows that it has learnt: the mean return is {self.first:.4g} in the first "
+            f"Nothing shows that it has learnt: the mean return is {self.first:.4g} in the first "
             f"tenth of training and {self.last:.4g} in the last"
         )
         if self.constant:
             return (
                 f"{found}, always the same, from which no gradient follows: try longer episodes "
-                "(max_episode_steps), more exploration (ent_coef) or a reward that says more"
+                "(max_episode_steps), more exploration (ent_coef) or a reward that says more."
             )
         return (
             f"{found}, and neither all seeds together nor one alone is above chance: try other "
             "learning rates (a factor of 10 either way), a larger budget, normalize_advantage, "
-            "normalize_obs and normalize_reward"
+            "normalize_obs and normalize_reward."
         )
 
 
@@ -251,28 +252,33 @@ def select(population: "Population", rows: np.ndarray) -> "Population":
 def evaluated(population: "Population") -> Evaluations | None:
     """What each row counts with where it was evaluated, float64.
 
-    One that has diverged by then counts with the mean of all before training (or with the untrained
-    return, where they were trained before), or with the lowest at the end if that is lower; so does
-    one whose return is no number. None if none was evaluated, or only with returns that are no
-    numbers.
+    One that has diverged by then counts with the mean of all of its setting before training (or
+    with the untrained return, where they were trained before), or with the lowest at the end if
+    that is lower; so does one whose return is no number. None if none was evaluated, or only with
+    returns that are no numbers.
     """
     seen = population.evaluations
     if seen is None:
         return None
     diverged = population.frozen_at[:, None] >= 0
     gone = diverged & (seen.update > population.frozen_at[:, None])
-    before = _untrained_before(population)
-
-    def counted_in(returns: np.ndarray) -> np.ndarray:
-        known = np.where(gone | ~np.isfinite(returns), np.nan, returns.astype(np.float64))
-        first, last = (x[np.isfinite(x)] for x in (known[:, 0], known[:, -1]))
-        untrained = first.mean() if before is None and len(first) else before
-        least = min([np.nan if untrained is None else untrained, *last.tolist()])
-        return np.where(np.isnan(known), least, known)
-
-    greedy, sampled = counted_in(seen.greedy), counted_in(seen.sampled)
+    greedy, sampled = (np.where(gone, np.nan, x.astype(float)) for x in (seen.greedy, seen.sampled))
+    for setting in np.unique(population.setting):
+        rows = np.flatnonzero(population.setting == setting)
+        before = _untrained_before(population, setting)
+        for returns in (greedy, sampled):
+            returns[rows] = _evaluations_counted(returns[rows], before)
     known = np.isfinite(greedy).all() and np.isfinite(sampled).all()
     return Evaluations(seen.update, greedy, sampled) if known else None
+
+
+def _evaluations_counted(returns: np.ndarray, before: float | None) -> np.ndarray:
+    """What is no number is what it counts with, [S, K]."""
+    known = np.where(np.isfinite(returns), returns, np.nan)
+    first, last = (x[np.isfinite(x)] for x in (known[:, 0], known[:, -1]))
+    untrained = first.mean() if before is None and len(first) else before
+    least = min([np.nan if untrained is None else untrained, *last.tolist()])
+    return np.where(np.isnan(known), least, known)
 
 
 def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:
@@ -303,8 +309,9 @@ def untrained_return(population: "Population") -> float:
     0 if no episode ended at all. Of a run that started from another's policies in the same
     environment it is that one's.
     """
-    before = _untrained_before(population)
-    if before is not None:
+    known_before = {_untrained_before(population, x) for x in np.unique(population.setting)}
+    (before, *others) = known_before
+    if before is not None and not others:
         return before
     if population.evaluations is not None:
         sampled = population.evaluations.sampled[:, 0]
@@ -317,12 +324,14 @@ def untrained_return(population: "Population") -> float:
     return float(returns[first].sum(dtype=np.float64) / max(1, episodes[first].sum()))
 
 
-def _untrained_before(population: "Population") -> float | None:
-    """The untrained return of the run that this one started from, in the same environment."""
+def _untrained_before(population: "Population", setting: int) -> float | None:
+    """The untrained return of the run that this one started from, if a setting's environment is
+    that one's."""
     what = population.manifest
-    if what is None or what.start is None or what.start.env != words.world(what.config):
+    if what is None or what.start is None:
         return None
-    return what.start.untrained
+    here = words.world(with_setting(what.config, what.settings[setting]))
+    return what.start.untrained if what.start.env == here else None
 
 
 def learning(config: Config, population: "Population") -> Learning | None:

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -19,7 +20,7 @@ import tyro
 from docstring_parser import parse_from_object
 from tyro.conf import Positional, arg
 
-from jaxpg.core.config import ConfigError, EnvParams, parse_env_params
+from jaxpg.core.config import FIELDS, ConfigError, EnvParams, parse_env_params
 from jaxpg.core.presets import PRESETS, preset
 from jaxpg.words import parameters
 
@@ -132,7 +133,7 @@ def _parsed(name: str, command: Command, words: Sequence[str], named: str) -> An
     settings: dict[str, Any] = {
         "prog": f"jaxpg {name}",
         "description": f"{inspect.getdoc(command.options)}\n\nexamples:\n{examples}",
-        "args": words,
+        "args": [_none(before, word) for before, word in pairwise(["", *words])],
     }
     if "config" in {field.name for field in dataclasses.fields(command.options)}:
         settings["default"] = command.options(preset=named, config=preset(named))
@@ -147,6 +148,15 @@ def _parsed(name: str, command: Command, words: Sequence[str], named: str) -> An
             raise  # help
         problem = _sentence(said.getvalue())
     raise ConfigError(f"{name}: {problem}; see jaxpg {name} --help")
+
+
+def _none(before: str, word: str) -> str:
+    """A word, which is Python's None where it is none, as in a grid, of a field that may be so."""
+    option, equals, value = word.rpartition("=")
+    field = FIELDS.get(_option(option if equals else before).replace("-", "_"))
+    if field is None or type(None) not in get_args(field.type) or value.lower() != "none":
+        return word
+    return f"{option}{equals}None"
 
 
 def _sentence(box: str) -> str:

@@ -285,6 +285,11 @@ def _gymnasium_seeds(config: Config, text: str, available: int, episodes: int) -
     count = default_gymnasium_seeds(config, episodes)
     if count >= available:
         return available, ""
+    if not count:
+        return 0, (
+            "in gymnax alone: gymnasium takes a step at a time, and one seed's episodes longer "
+            "than a minute; --gymnasium-seeds 1 waits for it"
+        )
     return count, (
         f"gymnasium takes a step at a time, so there it was the first {seeds(count)} of "
         f"{available}; --gymnasium-seeds all takes them all"

@@ -1,8 +1,9 @@
 """The commands that train: train, resume, extend, merge, sweep, retrace."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg, create_mutex_group
 
@@ -22,7 +23,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.core.rules import unused, validate
 from jaxpg.population import evaluations, own
-from jaxpg.population.settings import which
+from jaxpg.population.settings import which, with_values
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep as sweeps
 from jaxpg.runs import track
@@ -274,9 +275,9 @@ def sweep(options: Sweep) -> None:
         import_callback(options.launch)
         what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
         start = start_of(during.from_)
-        say_of_another_env(start, options.config)
         seen = (during.evaluate_every, during.evaluate_episodes)
         asked = sweeps.plan(*what, options.own.algorithm, given, start, *seen)
+        say_of_another_env(start, asked.config, asked.combinations)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
         directories = sweeps.begin(out, asked, device_of(nodes), start)
         for i, directory in enumerate(directories, 1):
@@ -332,15 +333,20 @@ def say_of_unused(options: Train) -> None:
             say(f"--{name.replace('_', '-')} has no effect: it needs {needed}")
 
 
-def say_of_another_env(start: "Start | None", config: Config) -> None:
-    """That the seeds start from what was trained elsewhere."""
+def say_of_another_env(
+    start: "Start | None", config: Config, points: Sequence[Mapping[str, Any]] = ({},)
+) -> None:
+    """That the seeds of some points start from what was trained elsewhere."""
     if start is None or start.origin.env is None:
         return
     from jaxpg.core.env import settle
 
-    here = words.world(settle(config))  # 12 for gravity is 12.0 in a manifest
-    if here != start.origin.env:
-        say(f"{start.called} was trained on {start.origin.env}, and this is {here}")
+    config = settle(config)  # 12 for gravity is 12.0 in a manifest
+    here = dict.fromkeys(words.world(with_values(config, point)) for point in points)
+    others = [world for world in here if world != start.origin.env]
+    if others:
+        said = f"{others[0]} and {len(others) - 1} others" if len(others) > 1 else others[0]
+        say(f"{start.called} was trained on {start.origin.env}, and this is {said}")
 
 
 def default_out(name: str, config: Config, suffix: str = "") -> Path:

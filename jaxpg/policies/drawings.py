@@ -63,6 +63,9 @@ def find(config: Config) -> Drawing:
     if name == "CartPole-v1" and config.env_params:
         own = config.env_params
         return DRAWINGS[name]._replace(draw=partial(_cartpole, **own), after=partial(_fall, **own))
+    if name.startswith("MountainCar") and "goal_position" in config.env_params:
+        goal = config.env_params["goal_position"]
+        return _HILL._replace(draw=partial(_mountain_car, goal=goal))
     if name in DRAWINGS:
         return DRAWINGS[name]
     shape = env.interface(config.env, config.float_type).obs_shape

@@ -206,9 +206,9 @@ def recorder(
 
 
 def default_gymnasium_seeds(config: Config, episodes: int) -> int:
-    """How many seeds gymnasium, a step at a time in Python, can evaluate in under a minute."""
-    limit = actor(config).spec.time_limit
-    return max(1, GYMNASIUM_STEPS // (episodes * limit))
+    """How many seeds gymnasium, a step at a time in Python, can evaluate in under a minute; it may
+    be none."""
+    return GYMNASIUM_STEPS // (episodes * actor(config).spec.time_limit)
 
 
 def summarize(

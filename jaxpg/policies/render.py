@@ -318,8 +318,8 @@ def _sheet_parts(
     """What a sheet shows: the seeds untrained, if that is wanted, and trained."""
     count = words.seeds(len(seeds))
     acting = Acting(run.config_of(setting), mode, run.algorithm(setting))
-    steps = int(run.population.metrics.env_steps[run.row(seeds[0], setting)].sum())
-    shown = [(f"{count}, trained for {steps:,} steps each", TRAINED)]
+    spent = words.amount(run.config.num_updates * run.config.update_cost)
+    shown = [(f"{count}, trained for {spent} {run.config.unit} each", TRAINED)]
     params = [stacked_params(run, seeds, setting)]
     if before:
         shown = [(f"{count}, {_first(run)}", UNTRAINED), *shown]

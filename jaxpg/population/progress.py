@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxpg.analysis.stats import iqm
-from jaxpg.words import duration, returned
+from jaxpg.words import duration, returned, short
 
 if TYPE_CHECKING:  # which imports jax
     from jaxpg.core.types import Metrics
@@ -66,7 +66,7 @@ def describe(at: Progress) -> str:
     score = returned(float(iqm(finished))) if len(finished) else "none yet"
     left = at.seconds * (1.0 - at.fraction) / at.fraction
     return (
-        f"{at.env_steps / 1e6:.1f} M steps  {at.env_steps / at.seconds / 1e6:.2f} M steps/s  "
+        f"{short(at.env_steps)} steps  {short(at.env_steps / at.seconds)} steps/s  "
         f"IQM return {score}  {duration(left)} left"
     )
 

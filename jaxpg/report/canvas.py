@@ -12,7 +12,7 @@ from jaxpg.later import import_matplotlib
 
 INK, ACCENT, MUTED = "#1f2933", "#0b6e99", "#616e7c"
 GRID, WARN, SECOND, PAPER = "#e4e7eb", "#c2334d", "#b7641a", "#ffffff"
-# Of runs that are compared: told apart by people who see no red or no green, and in grey.
+# Of runs that are compared: told apart by people who see no red or no green; in grey by DASHES.
 SERIES = (ACCENT, SECOND, "#5b3fa0", "#3a7d44", "#a3195b", "#4d5b6a")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 # Of a heat map, from low to high. The text on the last three is light.

@@ -1,8 +1,7 @@
 """jaxpg compare: finished runs of one environment side by side, with intervals."""
 
-import itertools
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
 from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures
-from jaxpg.report.canvas import DASHES, MUTED, SERIES
+from jaxpg.report.canvas import MUTED
 from jaxpg.runs.load import Run, load
 from jaxpg.runs.manifest import sha256
 
@@ -203,19 +202,20 @@ def draw(some: Sequence[Entry], path: Path) -> None:
     spent_in = units.pop() if len(units) == 1 else STEPS
     with canvas.blank((10, 7), dpi=150, layout="constrained") as figure:
         curves, intervals, profiles, times = figure.subplots(2, 2).ravel()
-        looks = itertools.cycle(itertools.product(DASHES, SERIES))
         ends = []
-        for i, (entry, (dash, color)) in enumerate(zip(some, looks, strict=False)):
-            look = {"color": color, "linestyle": dash}
+        for i, entry in enumerate(some):
+            look = figures.look(i)
             config, population = entry.run.config, entry.run.population
             part = select(population, entry.rows)
             amount, returns = curve_points(config, part, spent_in)
             ends.append(float(amount[-1]))
-            figures.draw_iqm(curves, amount, returns, label=f"{entry.letter}  {entry.name}", **look)
+            figures.draw_iqm(curves, amount, returns, label=_described(entry), **look)
             iqm = entry.measures["iqm"]
             if iqm is not None:
                 span = [[iqm.value - iqm.low], [iqm.high - iqm.value]]
-                intervals.errorbar(iqm.value, -i, xerr=span, fmt="o", color=color, capsize=3)
+                intervals.errorbar(
+                    iqm.value, -i, xerr=span, fmt="o", color=look["color"], capsize=3
+                )
                 figures.draw_profile(profiles, entry.some.scores, **look)
             if entry.some.solving is not None:
                 watched = within or Budget(int(amount[-1]), spent_in)
@@ -234,6 +234,8 @@ def draw(some: Sequence[Entry], path: Path) -> None:
         titles = ("Learning curves (IQM)", final, "Performance profiles", "Time to solve")
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
+        world = [words.world(some[0].run.config), "95 % intervals over seeds", *worlds(some)]
+        figure.suptitle("; ".join(world), x=0.01, ha="left", fontsize=11)
         figure.legend(loc="outside upper left", ncols=1 if len(some) < 4 else 2)
         canvas.save(figure, path, path.suffix[1:])
 
@@ -245,7 +247,9 @@ def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=False, highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no width
+        console = Console(highlight=False, width=140)
     solving = some[0].some.solving
     solved = f", solved from {solving.target:g}" if solving else ""
     first = budgets(some)
@@ -253,21 +257,42 @@ def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
         console.print(escape(line), soft_wrap=True)
     console.print(f"{escape(some[0].run.config.env)}{solved}; 95 % intervals over seeds")
     for entry in some:
-        count = words.seeds(len(entry.rows))
-        name = escape(f"{entry.name}  ({entry.run.manifest.called}, {count}, {_budget(entry)})")
-        console.print(f"  {entry.letter}  {name}", overflow="fold")
-    table = Table("", *(entry.letter for entry in some), box=SIMPLE_HEAD)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, about in MEASURES.items():
-        cells = [_cell(entry.measures[name], about.kind) for entry in some]
-        if any(cells):
-            table.add_row(about.label, *(cell or "-" for cell in cells))
-    console.print(table)
+        console.print(f"  {escape(_described(entry))}", overflow="fold")
+    for part in _side_by_side(some, console.width):
+        table = Table("", *(entry.letter for entry in part), box=SIMPLE_HEAD)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, about in MEASURES.items():
+            cells = [_cell(entry.measures[name], about.kind) for entry in part]
+            if any(cells):
+                table.add_row(about.label, *(cell or "-" for cell in cells))
+        console.print(table)
     for pair in held:
         console.print(_verdict(pair), soft_wrap=True)
     for line in notes(some)[len(first) :]:
         console.print(escape(line))
+
+
+def _described(entry: Entry) -> str:
+    """Its letter, what it is, and how much of it there is."""
+    about = f"{entry.run.manifest.called}, {words.seeds(len(entry.rows))}, {_budget(entry)}"
+    return f"{entry.letter}  {entry.name}  ({about})"
+
+
+def _side_by_side(some: Sequence[Entry], width: int) -> Iterator[list[Entry]]:
+    """As many of them at a time as so many letters hold, with the names of the measures."""
+    margin = 3  # of a column
+    label = max(len(about.label) for about in MEASURES.values()) + margin
+    part, left = list[Entry](), width - label
+    for entry in some:
+        cells = (_cell(one, MEASURES[name].kind) for name, one in entry.measures.items())
+        needed = max(len(line) for cell in cells for line in (cell or "-").split("\n")) + margin
+        if part and needed > left:
+            yield part
+            part, left = [], width - label
+        part.append(entry)
+        left -= needed
+    yield part
 
 
 def _cell(one: Estimate | None, kind: str) -> str:

@@ -49,9 +49,7 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
             title = f"{where}, {seeds}: IQM of the return, 95 % interval, every seed"
         else:
             for i, (amount, returns) in enumerate(curves):
-                look = {"color": SERIES[i % len(SERIES)], "label": f"setting {i}"}
-                dash = DASHES[i // len(SERIES) % len(DASHES)]
-                draw_iqm(axes, amount, returns, linestyle=dash, **look)
+                draw_iqm(axes, amount, returns, label=f"setting {i}", **look(i))
             draw_target(axes, target)
             label_budget(axes, spent, curves[0][0][-1])
             label_returns(axes)
@@ -96,7 +94,7 @@ def draw_curve(
     if frozen:
         at, height = zip(*frozen, strict=True)
         axes.plot(at, height, "x", color=WARN, markersize=5, label="diverged", clip_on=False)
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
     axes.autoscale_view()
     draw_target(axes, target)
     label_budget(axes, unit, amount[-1])
@@ -108,9 +106,10 @@ def draw_iqm(axes: Any, amount: np.ndarray, returns: np.ndarray, color: str, **s
     heard = returns[np.isfinite(returns[:, -1])]
     known = np.isfinite(heard).all(axis=0) & (len(heard) > 0)
     if known.any():
-        low, high = iqm_band(heard[:, known])
+        (low, high), middle = iqm_band(heard[:, known]), iqm(heard[:, known])
         axes.fill_between(amount[known], low, high, color=color, alpha=0.25, linewidth=0)
-        axes.plot(amount[known], iqm(heard[:, known]), color=color, linewidth=2, **style)
+        style = {"marker": _marker(middle), **style}
+        axes.plot(amount[known], middle, color=color, linewidth=2, **style)
     else:
         note = "no seed finished an episode"
         above_target = (0.5, 0.6)  # which is in the middle of axes without data
@@ -138,21 +137,25 @@ def draw_evaluations(
     axes.legend(loc="lower right")
 
 
+def look(i: int) -> dict[str, Any]:
+    """Colour and dash of the i-th of many lines, alike in neither to those beside it."""
+    turn = i // len(SERIES)
+    return {"color": SERIES[i % len(SERIES)], "linestyle": DASHES[(i + turn) % len(DASHES)]}
+
+
 def draw_target(axes: Any, target: float | None) -> None:
     """A dashed line at the return that counts as solved."""
     if target is None:
         return
     axes.axhline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate(
+    axes.annotate(  # on the left, where curves are not there yet
         f"solved: {target:g}",
-        (0.99, target),
+        (0.01, target),
         xycoords=("axes fraction", "data"),
-        xytext=(0, -11),
+        xytext=(0, 3),
         textcoords="offset points",
-        ha="right",
         color=MUTED,
         fontsize=8.5,
-        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.7, "pad": 1},
     )
 
 
@@ -194,9 +197,10 @@ def draw_distribution(axes: Any, scores: np.ndarray, target: float | None) -> No
     axes.tick_params(axis="x", pad=8)
     axes.grid(axis="x", visible=False)
     axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.set_xlabel("mean return of the last 100 episodes")
     axes.set_ylabel("seeds")
-    axes.legend(loc="upper left" if np.median(scores) > edges.mean() else "upper right")
+    _legend_above(axes)
 
 
 def draw_profile(axes: Any, scores: np.ndarray, color: str = ACCENT, **style: Any) -> None:
@@ -213,6 +217,7 @@ def draw_profile(axes: Any, scores: np.ndarray, color: str = ACCENT, **style: An
     axes.step(levels, share, where="pre", color=color, linewidth=1.8, **style)
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.set_xlabel("final return, at least")
     axes.set_ylabel("seeds")
 
@@ -237,9 +242,15 @@ def draw_seeds(
 ) -> None:
     """Single seeds' returns, each with its name."""
     for (label, returns), color, dash in zip(curves, SERIES, DASHES, strict=False):
-        axes.plot(amount, returns, color=color, linestyle=dash, linewidth=1.4, label=label)
+        look = {"color": color, "linestyle": dash, "marker": _marker(returns)}
+        axes.plot(amount, returns, linewidth=1.4, label=label, **look)
     label_budget(axes, unit, amount[-1])
     label_returns(axes)
+    _legend_above(axes)
+
+
+def _legend_above(axes: Any) -> None:
+    """Names in a line above the axes, where no data are."""
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),
@@ -251,13 +262,18 @@ def draw_seeds(
     )
 
 
+def _marker(values: np.ndarray) -> str | None:
+    """Of a line that would be seen by its end alone, or not at all."""
+    return "o" if np.isfinite(values).sum() == 1 else None
+
+
 def draw_metric(
     axes: Any, amount: np.ndarray, percentiles: np.ndarray, unit: str, label: str
 ) -> None:
     """A metric's median over seeds, and its 10th to 90th percentile."""
     low, middle, high = percentiles
     axes.fill_between(amount, low, high, color=ACCENT, alpha=0.25, linewidth=0)
-    axes.plot(amount, middle, color=ACCENT, linewidth=1.6)
+    axes.plot(amount, middle, color=ACCENT, linewidth=1.6, marker=_marker(middle))
     positive = low[np.isfinite(low)]
     if len(positive) and positive.min() > 0 and np.nanmax(high) > 100 * positive.min():
         axes.set_yscale("log")

@@ -1,5 +1,6 @@
 """report.html: a run on one page that needs no network and runs no script, and its figures."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +10,20 @@ import numpy as np
 from jaxpg import words
 from jaxpg.analysis.budget import Budget
 from jaxpg.analysis.curves import curve_points, metric_points
-from jaxpg.analysis.measures import MEASURES, measure, remarks, write, write_interval
+from jaxpg.analysis.measures import (
+    MEASURES,
+    Measure,
+    measure,
+    remarks,
+    write,
+    write_interval,
+)
 from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, ranking, typical
-from jaxpg.analysis.stats import Estimate, iqm
+from jaxpg.analysis.stats import Estimate, estimate, iqm
+from jaxpg.core.learner import RECENT_EPISODES
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES, Evaluations
-from jaxpg.report import canvas, figures
+from jaxpg.report import canvas, figures, made
 from jaxpg.report import sweep as sweep_report
 from jaxpg.report.canvas import Drawn, Picture
 from jaxpg.report.figures import FAINT
@@ -27,6 +36,7 @@ from jaxpg.runs.load import Run, load
 
 WIDE = (9.8, 4.0)  # inches, of the first figure where the page is wide
 LISTED = 5  # seeds at either end of the table
+LONG = 0.25  # of the training, for the episodes that a final return is the mean of
 METRICS = {  # title, and label of the axis
     "policy_loss": ("Policy loss", "loss"),
     "value_loss": ("Value loss", "loss"),
@@ -109,7 +119,10 @@ def _learning_curve(view: View) -> Picture:
     seeds = "every seed" if count <= FAINT else f"{FAINT} of the {count:,} seeds, evenly by rank,"
     said = " Crosses mark where a seed diverged, from where on it counts as untrained."
     crosses = said if frozen else ""
-    ends = f"ends at {words.returned(iqm(some.scores))}" if len(some.scores) else "does not exist"
+    ends = "does not exist"
+    if len(some.scores):
+        last = view.returns[:, -1]
+        ends = f"ends at {words.returned(iqm(last[np.isfinite(last)]))}"
     return Picture(
         "learning-curve",
         "Learning curve",
@@ -152,10 +165,12 @@ def _final_returns(view: View) -> Picture:
     return Picture(
         "final-returns",
         "Final returns",
-        "Mean return of each seed's last 100 episodes; each tick below the axis is a seed.",
+        "Mean return of each seed's last 100 episodes, or what a seed that failed counts with; a "
+        "tick below the axis for each seed.",
         f"Histogram of final returns from {words.returned(scores.min())} to "
         f"{words.returned(scores.max())}; the IQM is {words.returned(iqm(scores))}.",
         partial(figures.draw_distribution, scores=scores, target=solving and solving.target),
+        top=0.3,
     )
 
 
@@ -164,8 +179,8 @@ def _seeds(view: View) -> Picture:
     return Picture(
         "seeds",
         "Best, median and worst seed",
-        "Return per episode of single seeds, chosen by final return; of one that diverged until "
-        "then.",
+        "Return per episode of single seeds, chosen by final return; one that diverged is drawn "
+        "until then.",
         "Learning curves of " + ", ".join(name for name, _ in curves) + ".",
         partial(
             figures.draw_seeds,
@@ -270,12 +285,10 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
         sections=sections,
         drawn=drawn,
         advice=_advice(run.summary),
-        remarks=remarks(some),
+        remarks=[*remarks(some), *_long_memory(view)],
         measures=[
-            (MEASURES[name], write(one.value, kind), write_interval(one, kind))
-            for name, one in found.items()
-            if one is not None
-            for kind in [MEASURES[name].kind]
+            (about, write(one.value, about.kind), write_interval(one, about.kind))
+            for about, one in _measures(view, found)
         ],
         scored=len(some.scores) > 0,
         unsolvable=some.solving is None,
@@ -290,10 +303,37 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
         ],
         diverged_count=len(frozen),
         config=reproduce.changed(manifest),
-        made=_made(run),
+        made=made.rows(manifest, [made.Cost.of(run)]),
         commands=reproduce.commands(manifest),
         commit=manifest.made.get("commit"),
     )
+
+
+def _measures(view: View, found: dict[str, Estimate | None]) -> Iterator[tuple[Measure, Estimate]]:
+    """What there is in numbers: of the final returns, then of the last evaluation."""
+    yield from ((MEASURES[name], one) for name, one in found.items() if one is not None)
+    seen = evaluated(view.run.population)
+    if seen is not None:
+        evaluating = view.run.manifest.evaluating
+        assert evaluating is not None
+        for mode in MODES:
+            says = f"of each seed's mean return in {evaluating.episodes} fresh episodes"
+            about = Measure(f"{mode} at the end, IQM", "return", says)
+            yield about, estimate(iqm, [getattr(seen, mode)[:, -1]])
+
+
+def _long_memory(view: View) -> list[str]:
+    """That final returns are of much of the training, if they are."""
+    episodes = np.asarray(view.run.population.metrics.episodes)[~view.some.diverged]
+    later = np.cumsum(episodes[:, ::-1], axis=1)
+    share = float(np.median((later < RECENT_EPISODES).mean(axis=1))) if len(later) else 0.0
+    if share < LONG:
+        return []
+    return [
+        f"The last {RECENT_EPISODES} episodes, of which a final return is the mean, are "
+        f"{words.share(share)} of the training: it says little of the policies at its end, of "
+        "which --evaluate-every does"
+    ]
 
 
 def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str, str]]:
@@ -303,7 +343,8 @@ def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str
         one = found[name]
         if one is not None:
             kind = MEASURES[name].kind
-            cards.append((MEASURES[name].label, write(one.value, kind), write_interval(one, kind)))
+            label = "final return, IQM" if name == "iqm" else MEASURES[name].label
+            cards.append((label, write(one.value, kind), write_interval(one, kind)))
     scores = view.some.scores
     if len(scores):
         lowest, highest = words.returned(scores.min()), words.returned(scores.max())
@@ -328,31 +369,5 @@ def _seed(view: View, row: int, rank: int) -> tuple[int, int, str, str]:
     if solving is not None and solving.ever[row]:
         when = words.amount(solving.time[row]) + (", lost again" if solving.collapsed[row] else "")
     if some.diverged[row]:
-        when += ", diverged"
+        when += f", diverged: counts with {words.returned(some.floor)}"
     return rank, int(view.run.population.seeds[row]), final, when
-
-
-def _made(run: Run) -> list[tuple[str, str]]:
-    """What the run says of how it was made, and how long it took."""
-    steps = int(np.asarray(run.population.metrics.env_steps).sum(dtype=np.int64))
-    seconds = run.population.wall_seconds
-    speed = f", {steps / seconds / 1e6:.2f} M a second" if seconds > 0 else ""
-    rows = [
-        ("environment steps", f"{steps:,} in {seconds:,.0f} s{speed}"),
-        ("compiling", f"{run.population.compile_seconds:,.0f} s"),
-        ("seeds", ", ".join(run.manifest.parts)),
-        ("lanes", str(run.manifest.lanes)),
-    ]
-    if run.manifest.build is not None:
-        source = f"{run.manifest.called}, of a file with SHA-256 {run.manifest.build_sha256}"
-        rows.insert(0, ("algorithm", source))
-    if run.manifest.start is not None:
-        origin = run.manifest.start
-        where = origin.run or "a population in memory"
-        rows.append(("started from", f"{where}, of a manifest with SHA-256 {origin.manifest}"))
-    for kind in ("device", "versions"):
-        entries = run.manifest.made.get(kind)
-        if isinstance(entries, dict):
-            rows.append((kind, ", ".join(f"{name} {value}" for name, value in entries.items())))
-    commit = run.manifest.made.get("commit")
-    return rows if commit is None else [*rows, ("commit", str(commit))]

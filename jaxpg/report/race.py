@@ -157,7 +157,7 @@ def _draw_pair(axes: Any, race: Race, seen: Sequence[Pair]) -> None:
     ticks = [n for n in planned if n in (planned[0], planned[-1], last.seeds)]
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes.minorticks_off()
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("seeds of each")
     axes.set_ylabel(f"P({LETTERS[last.one]} beats {LETTERS[last.other]})")
     axes.set_title(_verdict(last), loc="left", fontsize=10)

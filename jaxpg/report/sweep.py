@@ -18,10 +18,10 @@ from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.population import Population
-from jaxpg.report import canvas, figures
+from jaxpg.population.settings import ENV
+from jaxpg.report import canvas, figures, made
 from jaxpg.report.canvas import (
     ACCENT,
-    DASHES,
     GRID,
     HIGH,
     INK,
@@ -35,9 +35,10 @@ from jaxpg.report.canvas import (
     Picture,
 )
 from jaxpg.report.html import render, save
-from jaxpg.runs import sweep
+from jaxpg.runs import reproduce, sweep
 from jaxpg.runs.load import Run, load
 
+LETTER = 6.0  # points that one of a label takes, about
 SHOWN = 20  # points in the table on the terminal
 CURVES = 4  # points whose learning curves are drawn
 TABLED = ("iqm", "solved", "collapse", "time_to_solve")
@@ -71,6 +72,27 @@ class Found(NamedTuple):
     grid: dict[str, list[Any]]
     seeds: str
     points: list[Point]
+    made: list[tuple[str, str]]  # how, as `made.rows`
+    commit: str | None
+    commands: list[str]  # that make it again; none of a run in memory, whose settings are no grid
+
+    @property
+    def varied(self) -> list[str]:
+        """The fields that take several values."""
+        return [name for name, values in self.grid.items() if len(values) > 1]
+
+    @property
+    def apart(self) -> list[str]:
+        """The parameters of the environment that it varies: each value is another task."""
+        return [name for name in self.varied if name.startswith(ENV)]
+
+    @property
+    def best(self) -> list[Point]:
+        """Those with the highest IQM; none where no episode ended, or every point is a task."""
+        if self.varied and self.varied == self.apart:
+            return []
+        score = self.ranked[0].score
+        return [one for one in self.points if math.isfinite(score) and one.score == score]
 
     @property
     def ranked(self) -> list[Point]:
@@ -94,17 +116,20 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
     """
     if sweep.is_sweep(directory):
         plan = sweep.read(directory)
-        programs = plan.programs
-        points = [
-            point
-            for name, program in zip(plan.names, programs, strict=True)
-            for point in _points(load(directory / name), program, target)
-        ]
+        points, costs = list[Point](), list[made.Cost]()
+        for name, program in zip(plan.names, plan.programs, strict=True):
+            run = load(directory / name)
+            points += _points(run, program, target)
+            costs.append(made.Cost.of(run))
         order = {_key(values): i for i, values in enumerate(plan.combinations)}
         points.sort(key=lambda point: order[_key(point.values)])
         points = _with_a_floor(points)
         called = plan.build or plan.preset
-        return Found(directory, called, plan.config, plan.grid, plan.seeds, points)
+        what = (directory, called, plan.config, plan.grid, plan.seeds, points)
+        commands = [reproduce.sweep_command(plan)]
+        return Found(
+            *what, made.rows(run.manifest, costs), run.manifest.made.get("commit"), commands
+        )
     run = load(directory)
     values = {name: run.manifest.values(name) for name in run.manifest.varied}
     points = _with_a_floor(_points(run, {}, target))
@@ -114,7 +139,10 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
     ]
     grid = {name: list(dict.fromkeys(values[name])) for name in values}
     seeds = ",".join(run.manifest.parts)
-    return Found(directory, run.manifest.called, run.config, grid, seeds, points)
+    what = (directory, run.manifest.called, run.config, grid, seeds, points)
+    return Found(
+        *what, made.rows(run.manifest, [made.Cost.of(run)]), run.manifest.made.get("commit"), []
+    )
 
 
 def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Point]:
@@ -192,9 +220,15 @@ CAVEAT = (
 
 def _caveat(found: Found) -> str:
     """What is to be kept in mind of the best."""
-    if len(found.grid.get(found.config.budget, ())) < 2:
-        return CAVEAT
-    return f"Points of another {found.config.budget} have trained for longer or shorter. {CAVEAT}"
+    said = []
+    if found.apart:
+        said.append(
+            f"Points of another {' or '.join(found.apart)} act in another environment: which "
+            "return is higher says as much of that as of what was trained."
+        )
+    if len(found.grid.get(found.config.budget, ())) > 1:
+        said.append(f"Points of another {found.config.budget} have trained for longer or shorter.")
+    return " ".join([*said, *([CAVEAT] if found.best else [])])
 
 
 def _written(one: Estimate | None, kind: str) -> tuple[str, str]:
@@ -217,7 +251,6 @@ def make(found: Found) -> Path:
 
 
 def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Drawn]) -> str:
-    best = found.ranked[0]
     rows = []
     for rank, point in enumerate(found.ranked, 1):
         cells = [_written(point.measures[name], MEASURES[name].kind) for name in TABLED]
@@ -236,10 +269,14 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         "sweep.html.j2",
         title=f"{words.environment(found.config, found.grid)} · {found.algorithm}",
         points=len(found.points),
-        seeds=words.seeds(len(best.some.final)),
+        seeds=words.seeds(len(found.points[0].some.final)),
+        budget=_budget(found),
         swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},
-        best=_said(best, found),
-        best_iqm=best.measures["iqm"],
+        best=_said_best(found),
+        best_iqm=found.ranked[0].measures["iqm"],
+        made=found.made,
+        commit=found.commit,
+        commands=found.commands,
         write=write,
         write_interval=write_interval,
         sections=pictures,
@@ -257,6 +294,23 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
     )
 
 
+def _budget(found: Found) -> str | None:
+    """Of each seed; None where points differ in it."""
+    config = found.config
+    if len(found.grid.get(config.budget, ())) > 1:
+        return None
+    amount = found.grid.get(config.budget, [getattr(config, config.budget)])[0]
+    return f"{words.amount(amount)} {config.unit}"
+
+
+def _said_best(found: Found) -> str:
+    """The best point, and how many others are as good."""
+    if not found.best:
+        return ""
+    others = f", and {len(found.best) - 1} as good" if len(found.best) > 1 else ""
+    return f"{_said(found.best[0], found)}{others}"
+
+
 def _said(point: Point, found: Found) -> str:
     return ", ".join(f"{name}={sweep.show(point.values[name])}" for name in found.grid)
 
@@ -264,10 +318,9 @@ def _said(point: Point, found: Found) -> str:
 def _sensitivities(found: Found) -> list[Picture]:
     """For each field that takes several values: the IQM over them."""
     pictures = []
-    for name, values in found.grid.items():
-        if len(values) < 2:
-            continue
-        others = [other for other in found.grid if other != name and len(found.grid[other]) > 1]
+    for name in found.varied:
+        values = found.grid[name]
+        others = [other for other in found.varied if other != name]
         along = " and the IQM of all of them together in bold" if others else ""
         pictures.append(
             Picture(
@@ -345,27 +398,39 @@ def _places(axes: Any, values: Sequence[Any]) -> np.ndarray:
         axes.set_xticks(range(len(values)), labels)
         axes.set_xlim(-0.5, len(values) - 0.5)
         return np.arange(len(values), dtype=float)
-    if min(values) > 0 and max(values) >= 10 * min(values):
+    log = min(values) > 0 and max(values) >= 10 * min(values)
+    places = np.array(values, float)
+    if _collide(axes, np.log(places) if log else places, labels):
+        places = np.argsort(np.argsort(places)).astype(float)  # side by side, in their order
+    elif log:
         axes.set_xscale("log")
-    axes.set_xticks(values, labels)
+    axes.set_xticks(places, labels)
     axes.set_xticks([], minor=True)
-    return np.array(values, float)
+    return places
+
+
+def _collide(axes: Any, places: np.ndarray, labels: Sequence[str]) -> bool:
+    """Whether labels at these places would be written over one another."""
+    order = np.argsort(places)
+    width = axes.get_position().width * axes.figure.get_figwidth() * 72  # points
+    gaps = np.diff(places[order]) / (np.ptp(places) or 1.0) * width
+    sizes = np.array([len(labels[i]) for i in order]) * LETTER
+    return bool((gaps < (sizes[1:] + sizes[:-1]) / 2 + LETTER).any())
 
 
 def _heat_maps(found: Found) -> list[Picture]:
     """For each pair of fields that take several values: the IQM over both."""
-    several = [name for name, values in found.grid.items() if len(values) > 1]
     if not math.isfinite(found.ranked[0].score):
         return []
     pictures = []
-    for down, across in itertools.combinations(several, 2):
-        rest = "; the mean over the other fields" if len(several) > 2 else ""
+    for down, across in itertools.combinations(found.varied, 2):
+        rest = "; the mean over the other fields" if len(found.varied) > 2 else ""
         rows = len(found.grid[down])
         pictures.append(
             Picture(
                 f"heat-{down}-{across}".replace("_", "-"),
                 f"{down} and {across}",
-                f"IQM of the final return{rest}. The best cell has a frame.",
+                f"IQM of the final return{rest}." + (" The best has a frame." * bool(found.best)),
                 f"Heat map of the IQM of the final return over {down} and {across}.",
                 partial(_draw_heat, found=found, down=down, across=across),
                 (4.6, 1.1 + 0.5 * max(3, rows)),
@@ -408,8 +473,8 @@ def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
             fontsize=9,
             color=(ON_HIGH if shade >= HIGH else ON_LOW) if known else INK,
         )
-    row, column = divmod(int(np.nanargmax(cells)), len(columns))
-    axes.add_patch(_box(column, row, facecolor="none", edgecolor=SERIES[1], linewidth=2.5))
+    for row, column in np.argwhere(cells == highest) if found.best else ():
+        axes.add_patch(_box(column, row, facecolor="none", edgecolor=SERIES[1], linewidth=2.5))
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xticks(range(len(columns)), [sweep.show(value) for value in columns])
@@ -440,9 +505,9 @@ def _curves(found: Found) -> Picture:
 
 
 def _draw_curves(axes: Any, found: Found, shown: Sequence[Point]) -> None:
-    for point, color, dash in zip(shown, SERIES, DASHES, strict=False):
+    for i, point in enumerate(shown):
         label = _said(point, found)
-        figures.draw_iqm(axes, point.amount, point.returns, color, linestyle=dash, label=label)
+        figures.draw_iqm(axes, point.amount, point.returns, label=label, **figures.look(i))
     solving = shown[0].some.solving
     figures.draw_target(axes, solving and solving.target)
     figures.label_budget(axes, found.config.unit, max(p.amount[-1] for p in shown))

@@ -9,6 +9,7 @@ from jaxpg.core.config import FIELDS, EnvParams
 from jaxpg.core.presets import PRESETS
 from jaxpg.population import own
 from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.sweep import Plan, show
 
 
 def commands(manifest: Manifest, out: str = "again") -> list[str]:
@@ -27,25 +28,9 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
     """
     if manifest.build is not None and not own.is_importable(manifest.build):
         return [f"# by jaxpg.train_population(…, build=…), with the algorithm of {manifest.build}"]
-    name = manifest.preset if manifest.preset in PRESETS else "vpg"
-    base = PRESETS[name]
-    line = ["jaxpg", "train", name]
-    for field in FIELDS:
-        value = getattr(manifest.config, field)
-        if value != getattr(base, field):
-            line += _option(field, value)
-    if manifest.build is not None:
-        line += ["--algorithm", manifest.build]
-        if manifest.options:
-            line += ["--option", *words.parameters(manifest.options).split()]
-    if manifest.evaluating is not None:
-        every, episodes = map(str, manifest.evaluating)
-        line += ["--evaluate-every", every, "--evaluate-episodes", episodes]
-    if manifest.start is not None:
-        if manifest.start.run is None:
-            return ["# by jaxpg.train_population(…, start_from=…), of a population in memory"]
-        line += ["--from", manifest.start.run]
-    line += ["--lanes", str(manifest.lanes)]
+    if manifest.start is not None and manifest.start.run is None:
+        return ["# by jaxpg.train_population(…, start_from=…), of a population in memory"]
+    line = _line("train", manifest)
     if len(manifest.parts) == 1:
         return [shlex.join([*line, "--seeds", manifest.parts[0], "--out", out])]
     parts = [f"{out}-{i}" for i in range(len(manifest.parts))]
@@ -54,6 +39,33 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
         for seeds, part in zip(manifest.parts, parts, strict=True)
     ]
     return [*lines, shlex.join(["jaxpg", "merge", *parts, "--out", out])]
+
+
+def sweep_command(plan: Plan, out: str = "again") -> str:
+    """A shell line that makes a sweep of the same bits, as `commands` of a run."""
+    grid = [f"{name}={','.join(map(show, values))}" for name, values in plan.grid.items()]
+    line = [*_line("sweep", plan), "--grid", *grid, "--seeds", plan.seeds, "--out", out]
+    return shlex.join(line)
+
+
+def _line(command: str, what: Manifest | Plan) -> list[str]:
+    """What decides the results of a run or of a sweep's, as words of a command."""
+    name = what.preset if what.preset in PRESETS else "vpg"
+    line = ["jaxpg", command, name]
+    for field in FIELDS:
+        value = getattr(what.config, field)
+        if value != getattr(PRESETS[name], field):
+            line += _option(field, value)
+    if what.build is not None:
+        line += ["--algorithm", what.build]
+        if what.options:
+            line += ["--option", *words.parameters(what.options).split()]
+    if what.evaluating is not None:
+        every, episodes = map(str, what.evaluating)
+        line += ["--evaluate-every", every, "--evaluate-episodes", episodes]
+    if what.start is not None:
+        line += ["--from", str(what.start.run)]
+    return [*line, "--lanes", str(what.lanes)]
 
 
 def changed(manifest: Manifest) -> dict[str, tuple[Any, Any]]:

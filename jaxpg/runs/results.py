@@ -120,13 +120,11 @@ def summarize(
 
 def closing(summary: dict[str, Any], out: Path) -> str:
     """What a person is told at the end of a run."""
-    speed = summary["env_steps_per_second"] / 1e6
-    times = (
-        f" with {len(summary['settings'])} settings each" if len(summary["settings"]) > 1 else ""
-    )
+    speed, several = words.short(summary["env_steps_per_second"]), len(summary["settings"]) > 1
+    times = f" with {len(summary['settings'])} settings each" if several else ""
     lines = [
         f"{words.seeds(summary['seeds'])}{times}, {summary['total_env_steps']:,} environment steps "
-        f"in {summary['wall_seconds']:.0f} s ({speed:.2f} M steps/s; compiling took "
+        f"in {summary['wall_seconds']:.0f} s ({speed} steps/s; compiling took "
         f"{summary['compile_seconds']:.0f} s)"
     ]
     found = summary["final_return"]
@@ -138,7 +136,8 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         if "ci95_low" in said:
             interval = f" (95 % interval {said['ci95_low']} to {said['ci95_high']})"
         lines.append(
-            f"return over the last 100 episodes: IQM {said['iqm']}"
+            f"return over the last 100 episodes{', all settings together' if several else ''}: "
+            f"IQM {said['iqm']}"
             f"{interval}, worst seed {said['min']}, best {said['max']}"
         )
     if summary["solved_fraction"] is not None:

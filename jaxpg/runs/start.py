@@ -14,9 +14,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
-from jaxpg import files, words
+from jaxpg import fast, files, words
 from jaxpg.analysis.outcomes import untrained_return
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import Params
 from jaxpg.errors import RunError
 from jaxpg.names import from_torch
@@ -27,7 +27,8 @@ from jaxpg.runs import results
 from jaxpg.runs.manifest import Manifest, Origin
 
 NAME = "start.safetensors"
-MEANING = ("activation", "squash")  # of parameters, beside their shapes
+MEANING = ("activation", "squash")  # of parameters, beside their shapes; and of the environment:
+ACTS = ("discrete", "num_actions", "choices", "masked", "image")
 
 
 class Start(NamedTuple):
@@ -145,6 +146,23 @@ def check(start: Start, config: Config, seeds: Sequence[int], build: Build) -> N
             f"{found.get(odd, 'missing')} there, and here {wanted.get(odd, 'missing')}; its "
             "observations, actions, networks and what is normalised must be the same"
         )
+    if start.config is not None and own.source(build) is None:
+        _check_acts(start, start.config, config)
+
+
+def _check_acts(start: Start, before: Config, config: Config) -> None:
+    """Raise RunError if the environment acts or is seen otherwise, where both can be made."""
+    try:
+        there, here = (fast.build(one).env.spec for one in (before, config))
+    except ConfigError:
+        return  # the former is not registered here, and what it was is not known
+    for name in ACTS:
+        if getattr(there, name) != getattr(here, name):
+            raise RunError(
+                f"{start.called} was trained where {name} of the environment is "
+                f"{getattr(there, name)}, and here it is {getattr(here, name)}: the same outputs "
+                "would be other actions"
+            )
 
 
 def _shapes(params: Params) -> dict[str, str]:

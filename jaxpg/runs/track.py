@@ -226,8 +226,9 @@ def _progress(at: "Progress") -> dict[str, float]:
         }
     if at.evaluations is not None:
         for mode, returns in zip(MODES, at.evaluations.T, strict=True):
-            if np.isfinite(returns).any():
-                values[f"progress/{mode}_return_iqm"] = float(iqm(returns[np.isfinite(returns)]))
+            known = returns[np.isfinite(returns) & np.isfinite(at.metrics.policy_loss)]
+            if len(known):  # of who has not diverged
+                values[f"progress/{mode}_return_iqm"] = float(iqm(known))
     return values | {f"progress/{name}": x for name, x in _means(at.metrics.named()).items()}
 
 
@@ -261,7 +262,7 @@ def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     if np.isfinite(final).any():
         yield last, {"seeds/final_return": final[np.isfinite(final)]}
     spread = run.summary.get("final_return") or {}
-    values = {f"final/return_{name}": float(value) for name, value in spread.items()}
+    values = {f"final/return_{name}": float(x) for name, x in spread.items() if x is not None}
     if run.summary.get("solved_fraction") is not None:
         values["final/solved_fraction"] = float(run.summary["solved_fraction"])
     for mode, parts in (run.summary.get("evaluations") or {}).items():

@@ -444,6 +444,15 @@ def test_budgets_are_alike_if_they_are_spent_alike():
         smallest([(few, None), (coarser, None)])
 
 
+def test_of_seeds_that_all_failed_there_is_no_interval():
+    """What they count with is no score of theirs."""
+    found = measure(outcomes(CONFIG, population([[20, 40, 60, 80]] * 4, frozen_at=[1, 2, 1, 2])))
+    assert {write_interval(found[name], "return") for name in ("iqm", "median", "mean")} == {""}
+    solved = found["time_to_solve"]
+    assert (solved.value, solved.low) == (np.inf, 0.0)
+    assert write_interval(solved, "budget") == ""  # it may be anything
+
+
 def test_a_mean_of_equal_scores_knows_nothing_of_failures():
     found = measure(outcomes(CONFIG, population([[20, 480, 490, 500]] * 64)))
     assert found["iqm"] == (500, 500, 500)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxpg.cli.arguments import ELSEWHERE
+from jaxpg.cli.arguments import ELSEWHERE, parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
 from jaxpg.cli.train import Own, Train, say_of_idle_lanes, say_of_unused
@@ -256,3 +256,10 @@ def test_seeds():
     for text in ("", "a", "1:2:3", "-1", "1,,2", "1.5", "3:1"):
         with pytest.raises(ConfigError):
             parse_seeds(text)
+
+
+@pytest.mark.parametrize("words", [["--max-grad-norm", "none"], ["--max-grad-norm=None"]])
+def test_none_is_written_as_in_a_grid(words):
+    assert parse("train", COMMANDS["train"], ["ppo", *words]).config.max_grad_norm is None
+    with pytest.raises(ConfigError, match="--gamma: could not convert string to float: 'none'"):
+        parse("train", COMMANDS["train"], ["ppo", "--gamma", "none"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 
 import handmade
@@ -19,10 +20,11 @@ from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError
+from jaxpg.report import canvas
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs import sweep
+from jaxpg.runs import reproduce, sweep
 from jaxpg.runs.load import load
 from jaxpg.runs.python import train_grid, train_population
 from tests.report.test_report import EVIL, VISIBLE, Page
@@ -325,6 +327,9 @@ def test_the_page_says_the_best_point_and_has_the_pictures(page):
     assert "Best: value_steps=1, lr_schedule=constant." in text
     assert "4 points of 3 seeds each" in text
     assert "490.0" in text
+    assert "a budget of 60 environment steps for each seed" in text
+    assert "Reproduce it" in text
+    assert "seeds 0:3" in text  # how it was made
     names = {path.stem for path in (page / report.FOLDER).glob("*.png")}
     assert names == {
         "sensitivity-value-steps",
@@ -332,6 +337,56 @@ def test_the_page_says_the_best_point_and_has_the_pictures(page):
         "heat-value-steps-lr-schedule",
         "learning-curves",
     }
+
+
+def test_its_command_makes_the_same_sweep(page):
+    asked = sweep.read(page)
+    words = shlex.split(reproduce.sweep_command(asked))
+    assert words[:3] == ["jaxpg", "sweep", "vpg"]
+    again = parse("sweep", COMMANDS["sweep"], words[2:])
+    grid = sweep.parse_grid(again.grid)
+    what = (again.preset, again.config, grid, again.run.seeds, again.run.lanes)
+    assert sweep.plan(*what) == asked
+
+
+def test_of_points_that_are_as_good_all_are_the_best(tmp_path):
+    out = by_hand(tmp_path / "out", [ENDS[0], ENDS[1], ENDS[0], ENDS[1]])
+    found = sweep_report.load_sweep(out)
+    assert [point.values["value_steps"] for point in found.best] == [1, 2]
+    sweep_report.make(found)
+    text = " ".join(Page((out / report.NAME).read_text()).text.split())
+    assert "Best: value_steps=1, lr_schedule=constant, and 1 as good." in text
+
+
+def test_points_in_other_environments_have_no_best(page, capsys):
+    """Whose return is higher says little of what was trained."""
+    found = sweep_report.load_sweep(page)
+    where = {"env.gravity": [5.0, 20.0]}
+    points = [
+        point._replace(values={"env.gravity": x})
+        for point, x in zip(found.points, where["env.gravity"], strict=False)
+    ]
+    worlds = found._replace(grid=where, points=points)
+    assert not worlds.best
+    sweep_report.show(worlds)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Points of another env.gravity act in another environment" in shown
+    assert "The best of many" not in shown
+    assert found.best
+    both = found._replace(grid={**where, "gamma": [0.9, 0.99]})
+    assert both.best  # of hyperparameters there is one
+    assert both.apart == ["env.gravity"]
+
+
+@pytest.mark.parametrize(
+    ("values", "side_by_side"),
+    [([1e-3, 1e-2], False), ([0.9, 0.99, 0.995, 0.999, 1.0], True), ([0.3, 0.1, 0.1001], True)],
+)
+def test_labels_of_an_axis_are_not_written_over_one_another(values, side_by_side):
+    with canvas.blank((4.6, 2.95)) as figure:
+        places = sweep_report._places(figure.subplots(), values)
+    ranks = [sorted(values).index(x) for x in values]
+    assert places.tolist() == (ranks if side_by_side else values)
 
 
 def test_a_fields_sensitivity_pools_the_other_fields_as_strata(page):

@@ -22,6 +22,8 @@ from torch_ref import arithmetic as torch_arithmetic
 from torch_ref import dynamics as torch_dynamics
 from torch_ref import env as torch_env
 from torch_ref import noise as torch_noise
+from torch_ref import training as torch_training
+from torch_ref.config import Config as TorchConfig
 from torch_ref.config import ConfigError as TorchConfigError
 
 CARTPOLE_FIELDS = ("x", "x_dot", "theta", "theta_dot")
@@ -471,8 +473,16 @@ def test_what_gymnasium_takes_in_the_twin():
     class Endless(Seen):
         action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
 
-    for name, made in {"Seen-v0": Seen, "SeenBox-v0": Box, "Endless-v0": Endless}.items():
-        gymnasium.register(name, made, max_episode_steps=5)
+    class Whole(Seen):
+        action_space = gymnasium.spaces.Box(0, 4, (2,), np.int32)
+
+    class Lacking(Seen):
+        def __init__(self):
+            raise ModuleNotFoundError("No module named 'physics'")
+
+    made = {"Seen": Seen, "SeenBox": Box, "Endless": Endless, "Whole": Whole, "Lacking": Lacking}
+    for name, environment in made.items():
+        gymnasium.register(f"{name}-v0", environment, max_episode_steps=5)
 
     def observed(world, action):
         return world.step(None, world.reset(torch_noise.split(torch_noise.key(0), 1)), action)[
@@ -491,6 +501,35 @@ def test_what_gymnasium_takes_in_the_twin():
     assert_close(seen, [[math.tanh(0.5), 4 + 2 * math.tanh(0.5)]], 1e-6)
     with pytest.raises(TorchConfigError, match="finite bounds; Endless-v0 acts in Box"):
         torch_env.make("Endless-v0", squash=True)
+    with pytest.raises(TorchConfigError, match=r"int32\), and policies choose fractions in a Box"):
+        torch_env.make("Whole-v0")
+    with pytest.raises(TorchConfigError, match="Lacking-v0 could not be made: No module named"):
+        torch_env.make("Lacking-v0")
+
+
+def test_an_episode_of_gymnasiums_that_is_over_is_not_stepped_on():
+    """Where whole episodes are collected the others go on."""
+
+    class Counting(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-9.0, 9.0, (1,))
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            self.left = 1 + seed % 3
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            assert self.left > 0, "stepped after its end"
+            self.left -= 1
+            return np.ones(1, np.float32), 1.0, self.left == 0, False, {}
+
+    gymnasium.register("Counting-v0", Counting, max_episode_steps=5)
+    config = TorchConfig(
+        env="Counting-v0", collect="episodes", num_envs=4, total_episodes=8, hidden_sizes=(4,)
+    )
+    _, metrics = torch_training.train(config, torch_noise.key(0))
+    assert metrics.episodes.tolist() == [4, 4]
+    assert metrics.return_sum.tolist() == metrics.env_steps.tolist()  # a reward of 1 a step
 
 
 @pytest.mark.parametrize("name", ["Acrobot-v1", "MountainCarContinuous-v0"])

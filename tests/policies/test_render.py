@@ -14,7 +14,7 @@ from PIL import Image
 
 import jaxpg
 from jaxpg.cli.main import main
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.policies import drawings, render
 from jaxpg.policies.drawings import ACCENT, CHANNELS, FALLEN, MUTED
 from jaxpg.policies.evaluate import Recorded
@@ -129,6 +129,26 @@ def test_a_gif_keeps_its_frames_times_and_colours():
     error = np.abs(np.asarray(gif.convert("RGB"), int) - np.asarray(frames[14], int))
     assert error.mean() < 1.0
     assert pixels(gif, ACCENT) > 500
+
+
+def test_a_flag_stands_where_the_goal_is():
+    for name, given, goal in (
+        ("MountainCar-v0", {}, 0.5),
+        ("MountainCarContinuous-v0", {}, 0.45),
+        ("MountainCar-v0", {"goal_position": 0.3}, 0.3),
+        ("MountainCarContinuous-v0", {"goal_position": 0.2, "power": 0.002}, 0.2),
+    ):
+        config = Config(env=name, env_params=EnvParams(given))
+        assert drawings.find(config).draw.keywords["goal"] == goal
+
+
+def test_a_sheet_says_the_budget_whatever_the_first_seed_took(run, monkeypatch):
+    """Seeds that diverge take less, and in episodes each takes its own."""
+    monkeypatch.setattr(render, "TRAINED", 2)
+    config = dataclasses.replace(run.config, collect="episodes", total_episodes=12)
+    some = dataclasses.replace(run, manifest=run.manifest._replace(config=config))
+    (part,) = render._sheet_parts(some, CARTPOLE, [9], "greedy", False, None, 0)
+    assert part.title == "1 seed, trained for 12 episodes each"
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ HALF = Progress(2_000_000, 0.5, np.array([0.25, np.nan, 0.25]), 100.0, rows=3, m
 
 def test_a_line_says_steps_speed_return_and_time_left():
     said = progress.describe(HALF)
-    assert said == "2.0 M steps  0.02 M steps/s  IQM return 0.25  1:40 min left"
+    assert said == "2 M steps  20 k steps/s  IQM return 0.25  1:40 min left"
     silent = HALF._replace(recent_return=np.full(2, np.nan))
     assert "IQM return none yet" in progress.describe(silent)
 
@@ -28,7 +28,7 @@ def test_where_nobody_is_there_are_twenty_lines_at_most(capsys):
             report(HALF._replace(fraction=i / 1000))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == progress.LINES
-    assert lines[0].startswith("title:   5%  2.0 M steps")
+    assert lines[0].startswith("title:   5%  2 M steps")
 
 
 @pytest.fixture

@@ -49,6 +49,27 @@ def test_the_picture_shows_as_many_as_may_be_compared(runs, tmp_path, monkeypatc
     assert "".join(drawn) == letters
 
 
+def test_no_number_is_cut_off_however_many_are_compared(runs, capsys):
+    some = [
+        one._replace(letter=letter)
+        for letter, one in zip(string.ascii_uppercase, compare.entries(runs) * 13, strict=True)
+    ]
+    compare.show(some, [])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    words = (line.split() for line in shown.splitlines())
+    heads = [line for line in words if {*line} <= {*string.ascii_uppercase}]
+    assert [letter for head in heads for letter in head] == list(string.ascii_uppercase)
+
+
+def test_lines_side_by_side_differ_in_colour_and_dash():
+    looks = [tuple(compare.figures.look(i).values()) for i in range(24)]
+    assert len(set(looks)) == 24
+    for (color, dash), (other, another) in itertools.pairwise(looks):
+        assert color != other
+        assert dash != another
+
+
 def test_it_says_what_the_statistics_say(runs, tmp_path, capsys):
     numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.png"
     shown = told(capsys, *runs, "--json", numbers, "--picture", picture)

@@ -20,6 +20,9 @@ import pytest
 from browser import MISSING, chromium
 
 from jaxpg import words
+from jaxpg.analysis.curves import curve_points
+from jaxpg.analysis.outcomes import outcomes
+from jaxpg.analysis.stats import iqm
 from jaxpg.cli import launch
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
@@ -94,6 +97,26 @@ def test_it_says_the_numbers(directory):
     assert "abc123" in text
     for name in ("learning_rate", "gae_lambda", "total_steps"):
         assert name in text
+
+
+def test_a_final_return_over_much_of_the_training_is_said(tmp_path, monkeypatch):
+    """Of updates of 100 episodes the last is all of it, of updates of 20 the last five."""
+    for episodes, said in ((100, False), (20, True)):
+        monkeypatch.setattr(handmade, "EPISODES", episodes)
+        made = handmade.run(tmp_path / str(episodes), RISING[:3])
+        report.make(made)
+        assert ("The last 100 episodes, of which" in read(made).text) == said
+
+
+def test_the_words_for_the_curve_say_where_it_ends(directory):
+    """Not the final return, which is the mean of more episodes."""
+    run = load(directory)
+    some = outcomes(run.config, run.population)
+    amount, returns = curve_points(run.config, run.population)
+    shown = report.View(run, some, amount, returns + 1000.0)
+    (line,) = re.findall(r"the IQM ends at ([\d.,]+)\.$", report._learning_curve(shown).alt)
+    last = returns[np.isfinite(returns[:, -1]), -1] + 1000.0
+    assert line == words.returned(iqm(last))
 
 
 def test_every_figure_is_there_as_png_and_svg(directory):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxpg
+from jaxpg import words
 from jaxpg.analysis.stats import iqm
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
@@ -97,6 +99,8 @@ def test_by_command_with_a_report(memory, tmp_path, capsys):
     )
     text = (out / page.NAME).read_text()
     assert 'id="evaluations"' in text
+    last = words.returned(said["greedy"]["last"]["iqm"])
+    assert re.search(rf"greedy at the end, IQM.*?{last}", text, re.S)  # in numbers, too
     assert (out / "figures" / "evaluations.svg").exists()
     (again,) = reproduce.commands(manifest.read(out))
     assert "--evaluate-every 144 --evaluate-episodes 2" in again
@@ -145,6 +149,27 @@ def test_trackers_are_told(memory, tmp_path):
         assert sorted(curve) == [0, 144, 288, 432]
         assert curve[432] == pytest.approx(last)
         assert [step for step, values in later if tag in values] == [288, 432]
+
+
+def test_a_tracker_is_told_nothing_of_who_has_diverged(memory):
+    """As live returns are told; what it counts with is known at the end."""
+    told = []
+    jaxpg.train_population(TINY, SEEDS, **HOW, report=told.append)
+    loss = told[-1].metrics.policy_loss.copy()
+    loss[0] = np.nan
+    at = told[-1]._replace(metrics=told[-1].metrics._replace(policy_loss=loss))
+    others = memory.evaluations.greedy[1:, -1]
+    assert track._progress(at)["progress/greedy_return_iqm"] == pytest.approx(float(iqm(others)))
+    nobody = at._replace(metrics=at.metrics._replace(policy_loss=np.full_like(loss, np.nan)))
+    assert "progress/greedy_return_iqm" not in track._progress(nobody)
+
+
+def test_a_tracker_is_told_of_one_seed_what_there_is(tmp_path):
+    """It has no interval."""
+    jaxpg.train_population(TINY, [3], lanes=2).save(tmp_path / "run")
+    (*_, (_, last)) = track._results(jaxpg.load(tmp_path / "run"), after=0)
+    assert "final/return_iqm" in last
+    assert "final/return_ci95_low" not in last
 
 
 def test_bad_options_get_one_sentence(tmp_path, capsys):

@@ -91,7 +91,7 @@ def test_a_run_that_learnt_nothing_says_so_last(tmp_path):
         assert (summary["learning"]["warning"] is None) == shown
         assert summary["settings"][0]["learning"] == summary["learning"]
         last = results.closing(summary, tmp_path).splitlines()[-1]
-        assert last.startswith("nothing shows that it has learnt: ") != shown
+        assert last.startswith("Nothing shows that it has learnt: ") != shown
     json.dumps(summary, allow_nan=False)
 
 
@@ -121,6 +121,8 @@ def test_settings_are_resampled_each_on_its_own():
     found = results.summarize(two, some)["final_return"]
     assert found["iqm"] == pytest.approx(250)
     assert 245 < found["ci95_low"] < 250 < found["ci95_high"] < 255
+    said = results.closing(results.summarize(two, some), "out")
+    assert "100 episodes, all settings together: IQM 250.0" in said
 
 
 def test_no_episode_at_all_is_null_not_nan():

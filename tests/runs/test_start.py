@@ -110,6 +110,54 @@ def test_parameters_that_would_mean_something_else_are_refused(first, name, othe
         starts.check(start, config, [5], lambda config: jaxpg.build(config))
 
 
+@pytest.mark.parametrize("order", [(9.8, 12.0), (12.0, 9.8)])
+def test_a_setting_is_untrained_where_its_own_environment_is_that_of_before(first, order):
+    """Whichever comes first; the other's policies were trained before, in another world."""
+    settings = [{"env.gravity": gravity} for gravity in order]
+    how = {"evaluate_every": 72, "evaluate_episodes": 2, "start_from": first}
+    found = jaxpg.train_population(FIRST, [9, 5], lanes=2, settings=settings, **how)
+    before = first.manifest
+    assert before.start is None
+    untrained = outcomes.untrained_return(first)
+    for setting, gravity in enumerate(order):
+        part = outcomes.select(found, np.flatnonzero(found.setting == setting))
+        sampled = float(part.evaluations.sampled[:, 0].mean(dtype=np.float64))
+        wanted = untrained if gravity == 9.8 else sampled
+        assert outcomes.untrained_return(part) == wanted != (sampled + untrained) / 2
+    gone = found._replace(frozen_at=np.zeros(4, np.int32))
+    seen = outcomes.evaluated(gone)
+    for setting, gravity in enumerate(order):
+        rows = found.setting == setting
+        first_ones = found.evaluations.sampled[rows, 0].mean(dtype=np.float64)
+        wanted = untrained if gravity == 9.8 else first_ones
+        assert (seen.sampled[rows, -1] == wanted).all()
+
+
+def test_other_actions_are_refused(first, monkeypatch):
+    """Though as many outputs are needed: a logit of each would be a mean and a log σ."""
+    start, usual = starts.of(first), starts.fast.build
+    spec = usual(THEN).env.spec
+
+    def build(config):
+        algorithm = usual(config)
+        other = spec._replace(discrete=False, num_actions=1) if config is THEN else spec
+        return algorithm._replace(env=algorithm.env._replace(spec=other))
+
+    monkeypatch.setattr(starts.fast, "build", build)
+    with pytest.raises(RunError, match=r"trained where discrete of .* is True, .* it is False"):
+        starts._check_acts(start, FIRST, THEN)
+    starts._check_acts(start, FIRST, FIRST)
+
+
+def test_a_sweep_says_which_of_its_points_are_elsewhere(first, capsys):
+    start, point = starts.of(first), {"gamma": 0.9}
+    say_of_another_env(start, FIRST, [point, {"env.gravity": 9.8}])
+    assert not capsys.readouterr().err
+    say_of_another_env(start, FIRST, [{"env.gravity": x} for x in (5.0, 9.8, 20.0)])
+    wanted = "with gravity=9.8, and this is CartPole-v1 with gravity=5.0 and 1 others"
+    assert wanted in capsys.readouterr().err
+
+
 def test_settings_all_start_there(first, then):
     found = jaxpg.train_population(
         THEN, [5], lanes=2, settings=[{"gamma": 0.9}, {"gamma": THEN.gamma}], start_from=first
