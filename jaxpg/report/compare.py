@@ -21,6 +21,7 @@ from jaxpg.runs.manifest import sha256
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
 KINDS = (".png", ".svg", ".pdf")
+LETTERS_OF_HALF = 65  # of a name in a legend
 
 
 class Entry(NamedTuple):
@@ -200,7 +201,10 @@ def draw(some: Sequence[Entry], path: Path) -> None:
     solvable, within = some[0].some.solving is not None, some[0].within
     units = {entry.run.config.unit for entry in some}
     spent_in = units.pop() if len(units) == 1 else STEPS
-    with canvas.blank((10, 7), dpi=150, layout="constrained") as figure:
+    named = [_described(entry) for entry in some]
+    columns = 2 if len(some) > 3 and max(map(len, named)) <= LETTERS_OF_HALF else 1
+    size = (10, 6.2 + 0.2 * -(-len(some) // columns))
+    with canvas.blank(size, dpi=150, layout="constrained") as figure:
         curves, intervals, profiles, times = figure.subplots(2, 2).ravel()
         ends = []
         for i, entry in enumerate(some):
@@ -209,7 +213,7 @@ def draw(some: Sequence[Entry], path: Path) -> None:
             part = select(population, entry.rows)
             amount, returns = curve_points(config, part, spent_in)
             ends.append(float(amount[-1]))
-            figures.draw_iqm(curves, amount, returns, label=_described(entry), **look)
+            figures.draw_iqm(curves, amount, returns, label=named[i], **look)
             iqm = entry.measures["iqm"]
             if iqm is not None:
                 span = [[iqm.value - iqm.low], [iqm.high - iqm.value]]
@@ -234,9 +238,13 @@ def draw(some: Sequence[Entry], path: Path) -> None:
         titles = ("Learning curves (IQM)", final, "Performance profiles", "Time to solve")
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
-        world = [words.world(some[0].run.config), "95 % intervals over seeds", *worlds(some)]
-        figure.suptitle("; ".join(world), x=0.01, ha="left", fontsize=11)
-        figure.legend(loc="outside upper left", ncols=1 if len(some) < 4 else 2)
+        figure.legend(
+            title=f"{some[0].run.config.env}; 95 % intervals over seeds",
+            alignment="left",
+            loc="outside upper left",
+            ncols=columns,
+            fontsize=9,
+        )
         canvas.save(figure, path, path.suffix[1:])
 
 
