@@ -70,8 +70,8 @@ def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
 
 def check_made(build: Build, made: Any, config: Config) -> None:
     """Raise ConfigError unless what it has made of a config is an Algorithm, whose policy network
-    gives what jaxpg's distribution takes, whose optimizer gives what the parameters are to go
-    against (a fit of one's own may do otherwise), and which makes an update."""
+    gives what jaxpg's distribution takes, and whose optimizer gives what the parameters are to go
+    against; a fit of one's own may do otherwise."""
     from jaxpg.core.types import Algorithm  # late, for it brings jax
 
     if not isinstance(made, Algorithm):
@@ -81,8 +81,7 @@ def check_made(build: Build, made: Any, config: Config) -> None:
         )
     if source(build) is None:
         return
-    state = _state(made, config)
-    params = state.params
+    params = _params(made, config)
     if _is_ours(made.distribution.sample):
         _check_outputs(build, made, params, config)
     if _is_ours(made.fit) and _descends_by_itself(made, params, config):
@@ -91,7 +90,6 @@ def check_made(build: Build, made: Any, config: Config) -> None:
             "against what it gives at the config's learning rate, would climb: take "
             "optax.scale_by_adam(), not optax.adam(rate)"
         )
-    _update(made, config, state)
 
 
 def _is_ours(part: Callable[..., Any]) -> bool:
@@ -99,22 +97,13 @@ def _is_ours(part: Callable[..., Any]) -> bool:
     return getattr(getattr(part, "func", part), "__module__", "").startswith("jaxpg.")
 
 
-def _state(algorithm: Any, config: Config) -> Any:
-    """The shapes of what a seed starts with."""
+def _params(algorithm: Any, config: Config) -> Any:
+    """The shapes of the parameters that a seed starts with."""
     import jax  # late
 
     from jaxpg.core import learner, noise
 
-    return jax.eval_shape(partial(learner.init, config, algorithm=algorithm), noise.key(0))
-
-
-def _update(algorithm: Any, config: Config, state: Any) -> None:
-    """Trace one, for what the core refuses of its parts."""
-    import jax  # late
-
-    from jaxpg.core import learner
-
-    jax.eval_shape(partial(learner.update, config, algorithm=algorithm), state)
+    return jax.eval_shape(partial(learner.init, config, algorithm=algorithm), noise.key(0)).params
 
 
 def _check_outputs(build: Build, made: Any, params: Any, config: Config) -> None:

@@ -324,7 +324,8 @@ def _measures(view: View, found: dict[str, Estimate | None]) -> Iterator[tuple[M
 
 def _long_memory(view: View) -> list[str]:
     """That final returns are of much of the training, if they are."""
-    episodes = np.asarray(view.run.population.metrics.episodes)[~view.some.diverged]
+    known = ~view.some.diverged & ~np.isnan(view.some.final)
+    episodes = np.asarray(view.run.population.metrics.episodes)[known]
     later = np.cumsum(episodes[:, ::-1], axis=1)
     share = float(np.median((later < RECENT_EPISODES).mean(axis=1))) if len(later) else 0.0
     if share < LONG:

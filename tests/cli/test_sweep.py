@@ -353,6 +353,11 @@ def test_of_points_that_are_as_good_all_are_the_best(tmp_path):
     out = by_hand(tmp_path / "out", [ENDS[0], ENDS[1], ENDS[0], ENDS[1]])
     found = sweep_report.load_sweep(out)
     assert [point.values["value_steps"] for point in found.best] == [1, 2]
+    with canvas.blank((4, 3)) as figure:
+        axes = figure.subplots()
+        sweep_report._draw_heat(axes, found, "value_steps", "lr_schedule")
+        frames = [one.get_xy() for one in axes.patches if one.get_linewidth() == 2.5]
+    assert frames == [(-0.5, -0.5), (-0.5, 0.5)]
     sweep_report.make(found)
     text = " ".join(Page((out / report.NAME).read_text()).text.split())
     assert "Best: value_steps=1, lr_schedule=constant, and 1 as good." in text

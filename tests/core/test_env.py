@@ -530,6 +530,7 @@ def test_an_episode_of_gymnasiums_that_is_over_is_not_stepped_on():
     _, metrics = torch_training.train(config, torch_noise.key(0))
     assert metrics.episodes.tolist() == [4, 4]
     assert metrics.return_sum.tolist() == metrics.env_steps.tolist()  # a reward of 1 a step
+    assert (metrics.env_steps > 4).all()  # the second episodes are not the ends of the first
 
 
 @pytest.mark.parametrize("name", ["Acrobot-v1", "MountainCarContinuous-v0"])

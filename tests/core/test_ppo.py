@@ -237,12 +237,12 @@ def test_a_part_of_ones_own_is_used_on_every_minibatch():
 def hurried(package):
     def objective(*inputs):
         loss, parts = package.joint_objective(*inputs)
-        return loss - 3.0 * parts["approx_kl"], parts
+        return loss - 3.0 * parts["approx_kl"], {**parts, "approx_kl": 2.0 * parts["approx_kl"]}
 
     return objective
 
 
-@pytest.mark.parametrize("target_kl", [None, 0.2])
+@pytest.mark.parametrize("target_kl", [None, 0.4])
 def test_an_objective_of_ones_own_is_descended_in_both_packages(target_kl):
     """On every minibatch; and its own divergence is what a target leaves steps out for."""
     config = dataclasses.replace(shared.small(CONFIG), joint_loss=True, target_kl=target_kl)

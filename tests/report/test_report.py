@@ -420,7 +420,9 @@ def test_a_strangers_run_injects_nothing_in_a_browser(hostile, browser):
 def test_odd_runs_have_a_page_too(tmp_path, returns, frozen_at, words):
     directory = handmade.run(tmp_path / "run", returns, frozen_at=frozen_at)
     report.make(directory)
-    assert words in read(directory).text
+    text = read(directory).text
+    assert words in text
+    assert "The last 100 episodes" not in text
 
 
 def test_without_a_known_return_for_solved_it_says_so_and_takes_one(tmp_path):

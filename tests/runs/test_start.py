@@ -145,8 +145,8 @@ def test_other_actions_are_refused(first, monkeypatch):
 
     monkeypatch.setattr(starts.fast, "build", build)
     with pytest.raises(RunError, match=r"trained where discrete of .* is True, .* it is False"):
-        starts._check_acts(start, FIRST, THEN)
-    starts._check_acts(start, FIRST, FIRST)
+        starts.check(start, THEN, [5], usual)
+    starts.check(start, FIRST, [5], usual)
 
 
 def test_a_sweep_says_which_of_its_points_are_elsewhere(first, capsys):
