@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -135,11 +136,12 @@ def ends(name, steps, **options):
         return jax.tree.map(np.asarray, rollout())
 
 
-def trained(out, name, *options):
+def trained(out, name, options=MappingProxyType({})):
     """A run of the command, tiny."""
-    tiny = ["--num-envs", "4", "--num-steps", "16", "--total-steps", "256", "--hidden-sizes", "8"]
+    tiny = {"--num-envs": 4, "--num-steps": 16, "--total-steps": 256, "--hidden-sizes": 8}
+    words = [str(x) for option, value in {**tiny, **options}.items() for x in (option, value)]
     with jax.numpy_rank_promotion("allow"):
-        main(["train", "ppo", "--env", name, "--seeds", "2", "--lanes", "2", *tiny, *options,
+        main(["train", "ppo", "--env", name, "--seeds", "2", "--lanes", "2", *words,
               "--out", str(out)])  # fmt: skip
     return jaxpg.load(out)
 
@@ -197,8 +199,9 @@ class TestBrax:
 
     def test_it_learns(self, tmp_path):
         """It balances for more than twice as long as at the start."""
-        options = ["--total-steps", "32768", "--num-envs", "16", "--num-steps", "64"]
-        run = trained(tmp_path / "run", "brax:inverted_pendulum", *options, "--hidden-sizes", "32")
+        options = {"--total-steps": 32_768, "--num-envs": 16, "--num-steps": 64}
+        options["--hidden-sizes"] = 32
+        run = trained(tmp_path / "run", "brax:inverted_pendulum", options)
         metrics = run.population.metrics
         returns = metrics.return_sum / np.maximum(metrics.episodes, 1)
         assert (run.population.final_return > 2 * returns[:, 0]).all()
@@ -239,7 +242,7 @@ class TestJumanji:
 
     @pytest.mark.parametrize("name", ["Snake-v1", "Tetris-v0", "Cleaner-v0"])
     def test_it_is_trained(self, name, tmp_path):
-        run = trained(tmp_path / "run", f"jumanji:{name}", "--max-episode-steps", "30")
+        run = trained(tmp_path / "run", f"jumanji:{name}", {"--max-episode-steps": 30})
         assert np.isfinite(run.population.final_return).all()
 
 
