@@ -425,12 +425,13 @@ def _heat_maps(found: Found) -> list[Picture]:
     pictures = []
     for down, across in itertools.combinations(found.varied, 2):
         rest = "; the mean over the other fields" if len(found.varied) > 2 else ""
+        framed = " The best has a frame." if found.best else ""
         rows = len(found.grid[down])
         pictures.append(
             Picture(
                 f"heat-{down}-{across}".replace("_", "-"),
                 f"{down} and {across}",
-                f"IQM of the final return{rest}." + (" The best has a frame." * bool(found.best)),
+                f"IQM of the final return{rest}.{framed}",
                 f"Heat map of the IQM of the final return over {down} and {across}.",
                 partial(_draw_heat, found=found, down=down, across=across),
                 (4.6, 1.1 + 0.5 * max(3, rows)),
