@@ -48,8 +48,11 @@ def test_a_finished_run_loads_as_it_was(name):
     spread = loaded.summary["final_return"]
     assert (finals.min(), finals.max()) == pytest.approx((spread["min"], spread["max"]), abs=1e-4)
     assert len(loaded.to_frame()) == len(finals) * loaded.config.num_updates
-    size = len(loaded.params("best")["policy"]["hidden_0"]["bias"])
-    assert loaded.policy("best").act(np.ones(4 if name == "steps" else 3)).dtype.kind in "if"
+    size = len(loaded.params("best", setting=0)["policy"]["hidden_0"]["bias"])
+    assert (
+        loaded.policy("best", setting=0).act(np.ones(4 if name == "steps" else 3)).dtype.kind
+        in "if"
+    )
     assert (size,) == loaded.config.hidden_sizes
 
 
@@ -80,11 +83,21 @@ def test_it_is_reported(older, capsys, name):
 @pytest.mark.parametrize("name", FINISHED)
 def test_it_is_evaluated_and_exported(older, capsys, name):
     numbers = older / "evaluation.json"
-    options = ("--episodes", 2, "--gymnasium-seeds", 0, "--json", numbers)
+    options = ("--episodes", 2, "--gymnasium-seeds", 0, "--setting", 0, "--json", numbers)
     said(capsys, "evaluate", older / name, *options)
     results = json.loads(numbers.read_text())["results"]
     assert [len(one["seeds"]) for one in results] == [len(jaxpg.load(older / name).seeds)] * 2
-    said(capsys, "export", older / name, "--to", "torch", "--out", older / "policy.pt")
+    said(
+        capsys,
+        "export",
+        older / name,
+        "--to",
+        "torch",
+        "--setting",
+        0,
+        "--out",
+        older / "policy.pt",
+    )
     assert (older / "policy.pt").stat().st_size > 500
 
 
