@@ -345,7 +345,7 @@ def say_of_another_env(
     here = dict.fromkeys(words.world(with_values(config, point)) for point in points)
     others = [world for world in here if world != start.origin.env]
     if others:
-        said = f"{others[0]} and {len(others) - 1} others" if len(others) > 1 else others[0]
+        said = others[0] + (f" and {len(others) - 1} more" if len(others) > 1 else "")
         say(f"{start.called} was trained on {start.origin.env}, and this is {said}")
 
 

@@ -129,8 +129,8 @@ def draw_evaluations(
       amount: [K], in `unit`.
       returns: by mode, [S, K].
     """
-    for (mode, values), color, dash in zip(returns.items(), SERIES, DASHES, strict=False):
-        draw_iqm(axes, amount, values, color, linestyle=dash, label=mode, marker="o", markersize=3)
+    for i, (mode, values) in enumerate(returns.items()):
+        draw_iqm(axes, amount, values, label=mode, marker="o", markersize=3, **look(i))
     draw_target(axes, target)
     label_budget(axes, unit, amount[-1])
     label_returns(axes)
@@ -241,9 +241,8 @@ def draw_seeds(
     axes: Any, amount: np.ndarray, curves: Sequence[tuple[str, np.ndarray]], unit: str
 ) -> None:
     """Single seeds' returns, each with its name."""
-    for (label, returns), color, dash in zip(curves, SERIES, DASHES, strict=False):
-        look = {"color": color, "linestyle": dash, "marker": _marker(returns)}
-        axes.plot(amount, returns, linewidth=1.4, label=label, **look)
+    for i, (label, returns) in enumerate(curves):
+        axes.plot(amount, returns, linewidth=1.4, label=label, marker=_marker(returns), **look(i))
     label_budget(axes, unit, amount[-1])
     label_returns(axes)
     _legend_above(axes)
@@ -292,8 +291,5 @@ def spread(values: np.ndarray) -> np.ndarray:
 
 
 def short(value: float) -> str:
-    """A number of steps on an axis: 250k, 1.5M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.4g}"
+    """A number on an axis: 250k, 1.5M; of a small one four digits."""
+    return words.short(value).replace(" ", "") if abs(value) >= 1e3 else f"{value:.4g}"

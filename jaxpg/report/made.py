@@ -29,7 +29,7 @@ def rows(what: Manifest, costs: Sequence[Cost]) -> list[tuple[str, str]]:
     """Names and values for a table.
 
     Args:
-      what: was trained; of a sweep the first of its runs, for all.
+      what: was trained; of a sweep one of its runs, for all.
       costs: of each run.
     """
     steps, seconds, compiling = (sum(each) for each in zip(*costs, strict=True))

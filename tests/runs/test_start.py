@@ -154,7 +154,7 @@ def test_a_sweep_says_which_of_its_points_are_elsewhere(first, capsys):
     say_of_another_env(start, FIRST, [point, {"env.gravity": 9.8}])
     assert not capsys.readouterr().err
     say_of_another_env(start, FIRST, [{"env.gravity": x} for x in (5.0, 9.8, 20.0)])
-    wanted = "with gravity=9.8, and this is CartPole-v1 with gravity=5.0 and 1 others"
+    wanted = "with gravity=9.8, and this is CartPole-v1 with gravity=5.0 and 1 more"
     assert wanted in capsys.readouterr().err
 
 
