@@ -59,10 +59,10 @@ TASKS = {
         "ppo", 9360.0, MOST, 16, {**SCALED, "total_steps": 500_000}
     ),
     "Asterix-MinAtar": Task("ppo-minatar", 15.0, "gymnax-blines", 16),
-    "Breakout-MinAtar": Task("ppo-minatar", 28.0, "gymnax-blines", 16),
+    "Breakout-MinAtar": Task("ppo-minatar-mlp", 28.0, "gymnax-blines", 16),
     "Freeway-MinAtar": Task("ppo-minatar", 58.0, "gymnax-blines", 16),
-    "Seaquest-MinAtar": Task("ppo-minatar", None, "", 16),
-    "SpaceInvaders-MinAtar": Task("ppo-minatar", 131.0, "gymnax-blines", 16),
+    "Seaquest-MinAtar": Task("ppo-minatar-mlp", None, "", 16, {"total_steps": 1_000_000}),
+    "SpaceInvaders-MinAtar": Task("ppo-minatar-mlp", 131.0, "gymnax-blines", 16),
 }
 PICTURES = {
     "results.png": list(TASKS)[:5],
