@@ -44,7 +44,7 @@ test: $(VENV)/dev.done
 	XLA_FLAGS= $(PYTEST) -m "not slow and optimized"
 
 test-slow: $(VENV)/dev.done
-	$(PIP) install -c constraints.txt -e ".[brax,craftax,jumanji]"  # the suites, which are trained
+	$(PIP) install -c constraints.txt -e ".[brax,craftax,jumanji,navix,playground]"  # the suites, which are trained
 	$(PYTEST) -m "slow and not optimized" --ignore tests/test_speed.py
 	XLA_FLAGS= $(PYTEST) -m "slow and optimized" --ignore tests/test_speed.py
 	$(BIN)/python -m pytest -m slow tests/test_speed.py  # alone: it measures

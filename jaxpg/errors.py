@@ -16,7 +16,6 @@ class DoesNotFit(ConfigError):
     """There is not enough memory; with `lanes` there would be, if it is not None."""
 
     def __init__(self, sentence: str, lanes: int | None = None):
-        """Say what is missing."""
         super().__init__(sentence)
         self.lanes = lanes
 

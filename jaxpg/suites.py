@@ -23,14 +23,22 @@ class Suite(NamedTuple):
     """Environments that are called PREFIX:NAME."""
 
     adapter: str  # the module
-    package: str  # what pip installs and the adapter imports; its extra is called as the prefix
+    package: str  # what pip installs; its extra is called as the prefix
     says: str
+    imports: str | None = None  # the module of the package, where it is not called as that
 
 
 SUITES = {
     "brax": Suite("jaxpg.envs.brax", "brax", "continuous control on Brax's own physics"),
     "jumanji": Suite("jaxpg.envs.jumanji", "jumanji", "puzzles, packing and routing"),
     "craftax": Suite("jaxpg.envs.craftax", "craftax", "survival in a grid of blocks"),
+    "navix": Suite("jaxpg.envs.navix", "navix", "MiniGrid's rooms, doors and keys"),
+    "playground": Suite(
+        "jaxpg.envs.playground",
+        "playground",
+        "the control suite and robots, on MJX",
+        imports="mujoco_playground",
+    ),
 }
 
 
@@ -74,4 +82,5 @@ def adapter(prefix: str) -> Any:
 
 def is_installed(prefix: str) -> bool:
     """Whether the package that a suite's adapter imports is there."""
-    return importlib.util.find_spec(SUITES[prefix].package) is not None
+    suite = SUITES[prefix]
+    return importlib.util.find_spec(suite.imports or suite.package) is not None

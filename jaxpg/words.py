@@ -33,12 +33,13 @@ def share(value: float) -> str:
     return "< 0.1 %" if 0.0 < value < 0.0005 else f"{value:.1%}".replace("%", " %")
 
 
-def short(number: float) -> str:
-    """'2.11 M' for 2,107,945: three digits, with a letter for the thousands."""
+def short(number: float, digits: int = 3) -> str:
+    """'2.11 M' for 2,107,945: so many digits, with a letter for the thousands."""
+    rounded = float(f"{number:.{digits}g}")
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.3g}"
+        if abs(rounded) >= size:
+            return f"{rounded / size:.{digits}g} {letter}"
+    return f"{rounded:.{digits}g}"
 
 
 def line(said: object) -> str:

@@ -1,5 +1,6 @@
-"""Finished run directories made by hand: any returns, without training."""
+"""Finished runs made by hand: any returns, or any parameters, without training."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import results
+from jaxpg.runs.load import Run
 from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.trained import Trained
 
 EPISODES = 100  # that end in each update
 
@@ -91,3 +94,27 @@ def run(
     whole = population(config, returns, frozen_at, steps_per_update)
     results.save(directory, manifest, whole, provenance.device())
     return directory
+
+
+def in_memory(config: Config, params: Any, seeds: list[int]) -> Run:
+    """A run that is in no directory, with these parameters, [S, ...] each, and nothing else."""
+    nothing = dict.fromkeys(Metrics._fields)
+    population = Trained(
+        seeds=np.array(seeds, np.uint32),
+        setting=np.zeros(len(seeds), np.int32),
+        params=params,
+        metrics=Metrics(**{**nothing, "env_steps": np.full((len(seeds), 1), config.update_cost)}),
+        **dict.fromkeys(("final_return", "frozen_at", "cause")),
+        lanes=2,
+        compile_seconds=0.0,
+        wall_seconds=0.0,
+    )
+    parts = (manifests.format_seeds(seeds),)
+    manifest = Manifest("vpg", config, parts, 2, 1, ({},), {})
+    return Run(None, manifest, {}, population._replace(manifest=manifest))
+
+
+def with_manifest(run: Run, manifest: Manifest, **changes: Any) -> Run:
+    """The run as if this had been its manifest."""
+    population = run.population._replace(manifest=manifest)
+    return dataclasses.replace(run, manifest=manifest, population=population, **changes)

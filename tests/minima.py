@@ -11,7 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # For use; the others are for work.
-EXTRAS = ("brax", "craftax", "export", "jumanji", "optuna", "ray", "tensorboard", "torch", "wandb")
+EXTRAS = (
+    "brax", "craftax", "export", "jumanji", "navix", "optuna", "playground", "ray", "tensorboard",
+    "torch", "wandb",
+)  # fmt: skip
 
 
 def pins() -> Iterator[str]:

@@ -50,3 +50,20 @@ def test_times():
         "1:40 h",
         "2:00 h",
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        (0.0, "0"),
+        (12.345, "12.3"),
+        (999.6, "1 k"),
+        (2_107_945, "2.11 M"),
+        (999_499, "999 k"),
+        (999_500, "1 M"),
+        (-999_999, "-1 M"),
+        (9.999e8, "1 G"),
+    ],
+)
+def test_what_rounds_up_to_a_thousand_has_the_next_letter(number, written):
+    assert words.short(number) == written

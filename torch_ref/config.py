@@ -48,12 +48,11 @@ def _traced(default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every hyperparameter of a run.
+    """Every hyperparameter of a run."""
 
-    Static fields decide what program is compiled. Traced fields (learning rates, gamma,
-    gae_lambda, coefficients, bounds) are numbers that flow through it: stack them and vmap. The
-    defaults are the preset `vpg`.
-    """
+    # Static fields decide what program is compiled. Traced fields (learning rates, gamma,
+    # gae_lambda, coefficients, bounds) are numbers that flow through it: stack them and vmap. The
+    # defaults are the preset `vpg`.
 
     env: str = "CartPole-v1"
     """Environment: any registered gymnax name, or a suite's, as brax:ant (torch_ref: any gymnasium
@@ -117,11 +116,11 @@ class Config:
     """Epsilon > 0: beyond 1 - epsilon or 1 + epsilon the probability ratio of an action gains
     nothing more (fit=ppo only)."""
     clip_value: float | None = _traced(None)
-    """How far > 0 from its old value V(s) may move before the value loss stops to gain; None: any
-    distance (fit=ppo only)."""
+    """How far V(s) may move from its old value before the value loss gains nothing more, > 0;
+    None: no limit (fit=ppo only)."""
     target_kl: float | None = _traced(None)
-    """KL from the acting policy, > 0, above which the rest of an update's steps is left out; None:
-    none is (fit=ppo only)."""
+    """Skip the rest of an update's steps once the KL from the acting policy exceeds this, > 0;
+    None: never (fit=ppo only)."""
 
     max_kl: float = _traced(0.01)
     """Delta > 0: how far, in nats, a step may take the policy, on average over the batch (fit=trpo
@@ -358,7 +357,7 @@ def with_types(
     found = EnvParams(params, params.static)
     for name, value in params.items():
         if follow and name in follow:
-            raise ConfigError(f"{name} of {env} is {follow[name]}: give those")
+            raise ConfigError(f"{name} of {env} is computed as {follow[name]}: set those instead")
         if name not in kinds:
             allowed = nearest(name, kinds) if kinds else ", nor any other to set"
             raise ConfigError(f"{env} has no parameter {name!r}{allowed}")

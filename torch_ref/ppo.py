@@ -11,7 +11,6 @@ The 37 implementation details of proximal policy optimization (ICLR blog track).
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def fit(
     learned: Learned,
     batch: Batch,
     *,
-    objectives: Mapping[str, Callable] = MappingProxyType({}),
+    objectives: Mapping[str, Callable] | None = None,
 ) -> tuple[Learned, Fitted]:
     """`epochs` passes over the batch, each in `minibatches` steps of every optimizer.
 
@@ -49,7 +48,7 @@ def fit(
     rates = learner.rates(config, learned.update)
     params, opt_state = learned.params, learned.opt_state
     groups = learner.groups(config, params)
-    minimised = objectives_of(groups, objectives)
+    minimised = objectives_of(groups, objectives or {})
     first = next(iter(groups))
     gradients: dict[str, list] = {name: [] for name in groups}
     seen: dict[str, list] = {}

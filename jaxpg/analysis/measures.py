@@ -47,11 +47,11 @@ MEASURES = {
 }
 
 
-def measure(some: Outcomes) -> dict[str, Estimate | None]:
+def measure(outcomes: Outcomes) -> dict[str, Estimate | None]:
     """Every measure of a run; None where there is nothing to measure."""
     found: dict[str, Estimate | None] = dict.fromkeys(MEASURES)
-    solving = some.solving
-    if len(some.scores):
+    solving = outcomes.solving
+    if len(outcomes.scores):
         located: dict[str, Callable[..., np.ndarray]] = {
             "iqm": iqm,
             "median": np.median,
@@ -59,8 +59,11 @@ def measure(some: Outcomes) -> dict[str, Estimate | None]:
         }
         if solving is not None:
             located["optimality_gap"] = partial(optimality_gap, target=solving.target)
-        found |= {name: estimate(statistic, [some.scores]) for name, statistic in located.items()}
-        failed = (some.diverged | np.isnan(some.final)).all()  # they are not scores, but the floor
+        found |= {
+            name: estimate(statistic, [outcomes.scores]) for name, statistic in located.items()
+        }
+        # Of seeds that all failed the scores are the floor.
+        failed = (outcomes.diverged | np.isnan(outcomes.final)).all()
         for name in located:
             one = found[name]
             fragile = name in ("mean", "optimality_gap")  # one seed that failed would move it
@@ -124,15 +127,15 @@ def write_interval(found: Estimate, kind: str) -> str:
     return f"{write(found.low, kind)} to {write(found.high, kind)}"
 
 
-def remarks(some: Outcomes) -> list[str]:
+def remarks(outcomes: Outcomes) -> list[str]:
     """What a reader must know of seeds that are not as the others; nothing if there are none."""
-    known = math.isfinite(some.floor)
-    floor = f"with a return of {words.returned(some.floor)}, no better than untrained, and "
+    known = math.isfinite(outcomes.floor)
+    floor = f"with a return of {words.returned(outcomes.floor)}, no better than untrained, and "
     counted = f"counted {floor if known else ''}as not solved"
     lines = []
     for count, what in (
-        (some.diverged.sum(), "diverged"),
-        ((np.isnan(some.final) & ~some.diverged).sum(), "finished no episode"),
+        (outcomes.diverged.sum(), "diverged"),
+        ((np.isnan(outcomes.final) & ~outcomes.diverged).sum(), "finished no episode"),
     ):
         if count:
             lines.append(f"{words.seeds(int(count))} {what}: {counted}")

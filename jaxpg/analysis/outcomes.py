@@ -28,6 +28,7 @@ EPISODES = 100  # that a return is a mean of
 FEWEST = 4  # updates in which episodes ended, of a seed of which is said whether it has learnt
 LEVEL = 0.05  # of the tests whether a run has learnt
 ROUNDING = 1e-5  # relative; what a return differs by less is the same
+NORMALISATIONS = ("normalize_advantage", "normalize_obs", "normalize_reward")
 RANKS = ("best", "median", "worst")
 
 
@@ -49,26 +50,7 @@ class Learning(NamedTuple):
     last: float  # in the last tenth
     shown: bool  # whether that is more than chance
     constant: bool  # whether every update of both had the same return
-
-    @property
-    def warning(self) -> str | None:
-        """A sentence if nothing was learnt, as far as can be seen, with what to try."""
-        if self.shown:
-            return None
-        found = (
-            f"Nothing shows that it has learnt: the mean return is {self.first:.4g} in the first "
-            f"tenth of training and {self.last:.4g} in the last"
-        )
-        if self.constant:
-            return (
-                f"{found}, always the same, from which no gradient follows: try longer episodes "
-                "(max_episode_steps), more exploration (ent_coef) or a reward that says more."
-            )
-        return (
-            f"{found}, and neither all seeds together nor one alone is above chance: try other "
-            "learning rates (a factor of 10 either way), a larger budget, normalize_advantage, "
-            "normalize_obs and normalize_reward."
-        )
+    warning: str | None  # a sentence if nothing was learnt, as far as can be seen: what to try
 
 
 class Outcomes(NamedTuple):
@@ -82,7 +64,11 @@ class Outcomes(NamedTuple):
     @property
     def scores(self) -> np.ndarray:
         """What each seed counts with, [S]; empty if no episode of any seed ended."""
-        return self.final[:0] if np.isnan(self.floor) else counted(*self[:3])
+        return (
+            self.final[:0]
+            if np.isnan(self.floor)
+            else counted(self.final, self.diverged, self.floor)
+        )
 
 
 def outcomes(
@@ -309,10 +295,9 @@ def untrained_return(population: "Population") -> float:
     0 if no episode ended at all. Of a run that started from another's policies in the same
     environment it is that one's.
     """
-    known_before = {_untrained_before(population, x) for x in np.unique(population.setting)}
-    (before, *others) = known_before
-    if before is not None and not others:
-        return before
+    before = {_untrained_before(population, x) for x in np.unique(population.setting)}
+    if len(before) == 1 and (known_before := before.pop()) is not None:
+        return known_before
     if population.evaluations is not None:
         sampled = population.evaluations.sampled[:, 0]
         known = sampled[np.isfinite(sampled)]
@@ -372,7 +357,31 @@ def learning(config: Config, population: "Population") -> Learning | None:
         together = gained.mean(), gained.var(ddof=1) / len(gained), len(gained) - 1
         shown |= _chance(*together) < LEVEL
     constant = not (gained.any() or error.any())
-    return Learning(float(first.mean()), float(last.mean()), bool(shown), constant)
+    begun, reached = float(first.mean()), float(last.mean())
+    target = solved_at(config)
+    if shown or (target is not None and min(begun, reached) >= target):
+        return Learning(begun, reached, bool(shown), constant, None)
+    what = "has learnt" if population.start is None else "is better than what it started from"
+    warning = (
+        f"Nothing shows that it {what}: the mean return is {begun:.4g} in the first tenth of "
+        f"training and {reached:.4g} in the last, {_advice(config, constant)}."
+    )
+    return Learning(begun, reached, False, constant, warning)
+
+
+def _advice(config: Config, constant: bool) -> str:
+    """What to try where nothing was learnt, and why."""
+    if constant:
+        return (
+            "always the same, from which no gradient follows: try longer episodes "
+            "(max_episode_steps), more exploration (ent_coef) or a reward that says more"
+        )
+    off = [name for name in NORMALISATIONS if not getattr(config, name)]
+    others = ["other learning rates (a factor of 10 either way)", "a larger budget", *off]
+    return (
+        "and neither all seeds together nor one alone is above chance: try "
+        f"{', '.join(others[:-1])} or {others[-1]}"
+    )
 
 
 def _chance(gained: Any, error: Any, degrees: Any) -> np.ndarray:

@@ -203,8 +203,7 @@ def _see(x: np.ndarray, y: np.ndarray, swapped: np.ndarray) -> _Seen:
     both = np.concatenate([x, y])
     order = np.argsort(both)
     start, end = (np.searchsorted(both[order], both, side) for side in ("left", "right"))
-    statistics = np.empty(swapped.shape[1])
-    improvement = error = 0.0
+    means, errors = np.empty(swapped.shape[1]), np.empty(swapped.shape[1])
     width = max(1, BLOCK // n)
     for first in range(0, swapped.shape[1], width):
         some = swapped[:, first : first + width]
@@ -215,12 +214,10 @@ def _see(x: np.ndarray, y: np.ndarray, swapped: np.ndarray) -> _Seen:
         of_x, of_both = below[start] + below[end], start + end
         d = np.where(some, of_both[n:, None], of_both[:n, None]) - of_x[:n] - of_x[n:]
         d = d.astype(float) / (2 * n)
-        mean = d.mean(axis=0)
-        errors = np.sqrt(((d * d).mean(axis=0) - mean * mean + 1 / n) / (4 * n))
-        statistics[first : first + width] = np.abs(mean) / 2 / errors
-        if first == 0:
-            improvement, error = 0.5 + float(mean[0]) / 2, float(errors[0])
-    return _Seen(statistics, improvement, error)
+        mean, variance = d.mean(axis=0), (d * d).mean(axis=0) - d.mean(axis=0) ** 2
+        means[first : first + width] = mean
+        errors[first : first + width] = np.sqrt((variance + 1 / n) / (4 * n))
+    return _Seen(np.abs(means) / 2 / errors, 0.5 + float(means[0]) / 2, float(errors[0]))
 
 
 def _p_value(seen: Sequence[_Seen], planned: int) -> float:

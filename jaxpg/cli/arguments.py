@@ -34,8 +34,8 @@ Given = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]  # names
 Changed = Annotated[
     bool,
     arg(
-        help="Take the source of --algorithm, and of an environment of one's own, as it is now, if "
-        "it was another."
+        help="Accept that the source of --algorithm, or of your own environment, has changed since "
+        "the run began."
     ),
 ]
 File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
@@ -44,7 +44,7 @@ Setting = Annotated[
     arg(
         metavar="K",
         help="Which one of several settings, from 0 in the order of their grid.",
-        help_behavior_hint="(of a run with several it must be said)",
+        help_behavior_hint="(required if the run has several)",
     ),
 ]
 Callback = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]

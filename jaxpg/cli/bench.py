@@ -26,7 +26,7 @@ class Bench:
     rounds: int = 3
     """Measurements of each, by turns; >= 1."""
     seconds: float = 2.0
-    """That a measurement takes about."""
+    """Length of a measurement, roughly."""
     textbook: bool = True
     """Measure the textbook's jit(vmap(train)) beside them, where it is there."""
     json: File = None

@@ -1,7 +1,7 @@
 """The commands about environments: envs, check-env."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -24,18 +24,19 @@ def envs(options: Envs) -> None:
     machine.prepare(Config())
     from jaxpg.envs import listing
 
-    print(f"{'environment':31}  {_row(('observes', 'acts', 'steps at most'))}")
-    for name in [options.suite] if options.suite else listing.installed():
-        for found in listing.listed(name):
-            print(f"{found.name:31}  {found.refused or _row(found[1:4])}", flush=True)
+    chosen = [options.suite] if options.suite else listing.installed()
+    listed = [listing.listed(name) for name in chosen]
+    print(f"{'environment':31}  {_row('observes', 'acts', 'steps at most')}")
+    for found in itertools.chain(*listed):
+        row = found.refused or _row(found.observes, found.acts, found.time_limit)
+        print(f"{found.name:31}  {row}", flush=True)
     if not options.suite:
         for name, suite in suites.SUITES.items():
             if not suites.is_installed(name):
                 print(f"{name}: {suite.says}; pip install 'jaxpg[{name}]'")
 
 
-def _row(columns: Sequence[str]) -> str:
-    observes, acts, limit = columns
+def _row(observes: str, acts: str, limit: str) -> str:
     return f"{observes:18}  {acts:12}  {limit}"
 
 
@@ -54,9 +55,9 @@ class CheckEnv:
     max_episode_steps: int | None = None
     """Time limit of an episode in steps; the environment's own if not given."""
     steps: int = 1_000
-    """That each of 8 copies of it takes."""
+    """Steps that each of 8 copies takes."""
     seed: int = 0
-    """Of what they do."""
+    """Seed of their random actions."""
 
 
 def check_env(options: CheckEnv) -> None:

@@ -46,10 +46,10 @@ class Machines:
     cluster: Annotated[
         str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: this machine alone)")
     ] = None
-    """Train on the nodes of the Ray cluster whose first node this is, or auto, of the one that this
-    machine is in; this process writes."""
+    """Train on a Ray cluster: HOST:PORT of its first node, or auto for the one that this machine
+    belongs to; this process alone writes."""
     mixed: bool = False
-    """On nodes with other versions or processors than here, too: last bits may differ there."""
+    """Let nodes with other versions or processors train, too; last bits may differ there."""
 
     @property
     def line(self) -> list[str]:

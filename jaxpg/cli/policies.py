@@ -41,11 +41,11 @@ class Evaluate:
     seeds: Annotated[str, EVALUATED, arg(metavar="SEEDS")] = "all"
     """all, a range FIRST:END, or a list 3,17,42."""
     gymnasium_seeds: Annotated[str, arg(metavar="N")] = "some"
-    """How many of them in gymnasium, which is slow: a number, 0 to leave it out, or all; some are
-    as many as take less than a minute."""
+    """How many seeds also act in gymnasium, which is slow: a number, 0 for none, all, or some (what
+    takes under a minute)."""
     setting: Setting = None
     evaluation_seed: Annotated[int, arg(metavar="N")] = 0
-    """Of the episodes' own randomness."""
+    """Seed of the episodes' random numbers."""
     json: File = None
     """For the numbers."""
     changed_algorithm: Changed = False
@@ -65,13 +65,13 @@ def evaluate(options: Evaluate) -> None:
     config = run.config_of(setting)
     count, why = _gymnasium_seeds(config, options.gymnasium_seeds, len(chosen), options.episodes)
     found: list[Evaluation] = []
-    for simulator, some in (
-        (evaluation.in_gymnax, chosen),
-        (evaluation.in_gymnasium, chosen[:count]),
+    for name, simulator, some in (
+        ("gymnax", evaluation.in_gymnax, chosen),
+        ("gymnasium", evaluation.in_gymnasium, chosen[:count]),
     ):
         for mode in evaluation.MODES if some else ():
-            say(f"{simulator.__name__[3:]}, {mode}: {seeds(len(some))} …")
-            settings = {"setting": setting, "key": options.evaluation_seed}
+            say(f"{name}, {mode}: {seeds(len(some))} …")
+            settings = {"setting": setting, "evaluation_seed": options.evaluation_seed}
             found.append(simulator(run, some, options.episodes, mode, **settings))
     diverged = (run.population.setting == setting) & (run.population.frozen_at >= 0)
     gone = run.population.seeds[diverged].tolist()
@@ -140,15 +140,16 @@ def render(options: Render) -> None:
         raise ConfigError(f"--out must end in .gif or .mp4; got {options.out}")
     files.check(options.out, "--out")
     run = load(options.dir, options.changed_algorithm)
+    from jaxpg.policies import drawings
     from jaxpg.policies import render as pictures
 
-    pictures.check(run.config)
+    drawings.find(run.config)
     setting = run.which(options.setting)
     choice: dict[str, Any] = {
         "mode": "greedy" if options.greedy else "sampled",
         "before": options.before,
         "setting": setting,
-        "key": options.episode_seed,
+        "episode_seed": options.episode_seed,
     }
     suffix = setting_suffix(setting, len(run.settings)) + ("-before" if options.before else "")
     if options.out and options.out.suffix == ".mp4":

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, arg
 
 from jaxpg import words
-from jaxpg.analysis import race as statistics
+from jaxpg.analysis import race as analysis
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Callback, Contenders, Given
 from jaxpg.cli.launch import Launch, check, import_callback, to_the_end
@@ -23,8 +23,8 @@ class Race:
     """Train contenders in rounds of seeds until it is decided which is better, or continue it.
 
     The chance of telling alike ones apart stays below --alpha, whatever rounds and contenders. An
-    option that is given is for all contenders, before what they say themselves; one that is not is
-    as each one's preset has it. Stopped or killed, the same line goes on.
+    option applies to every contender, and its own FIELD=VALUE overrides it; the rest is as its
+    preset has it. Stopped or killed, the same line goes on.
     """
 
     contenders: Contenders
@@ -34,10 +34,10 @@ class Race:
     """Of each contender, if it is not decided before."""
     first_round: Annotated[int, arg(metavar="N")] = 16
     """Seeds of each contender in the first round, at least; later rounds are larger."""
-    alpha: float = statistics.ALPHA
+    alpha: float = analysis.ALPHA
     """Chance of telling alike contenders apart, in (0, 1)."""
     start_seed: Annotated[int, arg(metavar="SEED")] = 0
-    """The first seed: beyond those by which the contenders were chosen."""
+    """The first seed; choose one beyond the seeds on which the contenders were chosen."""
     out: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/race-PRESET-PRESET…)")
     ] = None
@@ -70,7 +70,7 @@ def race(options: Race) -> None:
     asked = races.begin(out, asked)
     told = 0
     while True:
-        found = statistics.race(asked.plan, races.scores(out, asked))
+        found = analysis.race(asked.plan, races.scores(out, asked))
         for number, at in enumerate(found[told:], told + 1):
             print(report.line(asked, number, at), flush=True)
         if found and not found[-1].running:

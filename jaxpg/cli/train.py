@@ -61,14 +61,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-    """An algorithm of one's own."""
+    """An algorithm of your own."""
 
     algorithm: Annotated[
         str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="(default: jaxpg.build)")
     ] = None
-    """What makes it of a config, as jaxpg.build does; imported. Its source is part of the run."""
+    """Makes the algorithm from a config, as jaxpg.build does; imported. Its source is part of the
+    run."""
     option: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="")] = ()
-    """NAME=VALUE of each of its options that is to be another than its own, as scale=0.5."""
+    """Set its options, as scale=0.5; the others keep their defaults."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ def say_of_idle_lanes(planned: "Manifest", nodes: "Cluster | None") -> None:
     if enough < planned.lanes:
         say(
             f"{words.seeds(rows)} cannot fill {planned.lanes} lanes for each core or accelerator "
-            f"(here {workers}): --lanes {enough} is faster, to other last bits"
+            f"(here {workers}): --lanes {enough} would be faster (the last bits then differ)"
         )
 
 

@@ -51,8 +51,13 @@ def make(
     params = dynamics.with_params(gym, params, {key: env_params[key] for key in env_params.static})
     spec = _spec(name, gym, params, max_episode_steps, bool(env_params))
     limit, names = _time_limit(params), env_params.keys()
-    if limit is not None:  # some have it as a float, and must
-        params = params.replace(max_steps_in_episode=type(limit)(spec.time_limit))
+    if limit is not None:  # some have it as a float, or an array, and must
+        own = (
+            type(limit)(spec.time_limit)
+            if isinstance(limit, int | float)
+            else jnp.asarray(spec.time_limit, limit.dtype)
+        )
+        params = params.replace(max_steps_in_episode=own)
     encode, decode = _encoder(gym, params, float_type), _decoder(name, gym, params, squash)
     begin, advance = dynamics.begin_and_advance(name, gym, params, float_type)
     with _explained(name, float_type, env_params):
@@ -259,11 +264,26 @@ def _typed(name: str, gym: Any, params: Any, env_params: EnvParams) -> EnvParams
         return env_params
     follow = {key: words for key, words, _ in dynamics.known(gym).follow}
     found = vars(params) if hasattr(params, "replace") else {}
-    kinds = {key: type(x) for key, x in found.items() if type(x) in (float, int, bool)}
-    left = {
-        key: kind for key, kind in kinds.items() if key not in (*follow, "max_steps_in_episode")
+    declared = getattr(type(params), "__annotations__", {})
+    kinds = {
+        key: kind
+        for key, x in found.items()
+        if key not in (*follow, "max_steps_in_episode")
+        and (kind := _kind(x, declared.get(key))) is not None
     }
-    return with_types(name, env_params, left, follow)
+    return with_types(name, env_params, kinds, follow)
+
+
+def _kind(x: Any, declared: Any) -> type | None:
+    """float, int or bool, of a single number of Python, numpy or jax; None of anything else."""
+    if declared in (float, "float") and type(x) is int:
+        return float
+    if type(x) in (float, int, bool):
+        return type(x)
+    if getattr(x, "shape", None) != ():
+        return None
+    kinds = {jnp.floating: float, jnp.integer: int, jnp.bool_: bool}
+    return next((kind for dtype, kind in kinds.items() if jnp.issubdtype(x.dtype, dtype)), None)
 
 
 def _spec(
@@ -339,7 +359,7 @@ def _encoder(gym: Any, params: Any, float_type: str) -> Callable[[jax.Array], ja
 
     def encode(obs: jax.Array) -> jax.Array:
         if not hasattr(obs_space, "n"):
-            return obs.astype(float_type).reshape(-1)
+            return jnp.asarray(obs, float_type).reshape(-1)
         return jax.nn.one_hot(obs, obs_space.n, dtype=float_type).reshape(-1)
 
     return encode

@@ -12,7 +12,6 @@ The 37 implementation details of proximal policy optimization (ICLR blog track).
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import chex
@@ -32,7 +31,7 @@ def fit(
     learned: Learned,
     batch: Batch,
     *,
-    objectives: Mapping[str, Callable] = MappingProxyType({}),
+    objectives: Mapping[str, Callable] | None = None,
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
     """`epochs` passes over the batch, each in `minibatches` steps of every optimizer.
@@ -48,7 +47,7 @@ def fit(
       ConfigError: if there is no such group.
     """
     rates = learner.rates(config, learned.update)
-    minimised = objectives_of(learner.groups(config, learned.params), objectives)
+    minimised = objectives_of(learner.groups(config, learned.params), objectives or {})
 
     def epoch(carry: tuple, round_keys: jax.Array) -> tuple[tuple, tuple]:
         return scan(step, carry, minibatches(config, batch, round_keys), length=config.minibatches)

@@ -26,13 +26,16 @@ _COUNTS = (
     *("value_steps", "buffer_size", "batch_size"),
 )
 _BUDGETS = ("total_steps", "total_episodes")
-_POSITIVE = (math.nextafter(0.0, 1.0), math.inf)
-_BELOW_1 = (0.0, math.nextafter(1.0, 0.0))
+_UNIT = (0.0, 1.0, "in [0, 1]")
+_BELOW_1 = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
+_NOT_NEGATIVE = (0.0, math.inf, "finite and at least 0")
+_POSITIVE = (math.nextafter(0.0, 1.0), math.inf, "finite and greater than 0")
+_FINITE = (-math.inf, math.inf, "finite")
 _RANGES = {
-    "gamma": (0.0, 1.0),
-    "gae_lambda": (0.0, 1.0),
-    "ent_coef": (0.0, math.inf),
-    "vf_coef": (0.0, math.inf),
+    "gamma": _UNIT,
+    "gae_lambda": _UNIT,
+    "ent_coef": _NOT_NEGATIVE,
+    "vf_coef": _NOT_NEGATIVE,
     "learning_rate": _POSITIVE,
     "value_learning_rate": _POSITIVE,
     "max_grad_norm": _POSITIVE,
@@ -40,7 +43,7 @@ _RANGES = {
     "clip_value": _POSITIVE,
     "target_kl": _POSITIVE,
     "max_kl": _POSITIVE,
-    "damping": (0.0, math.inf),
+    "damping": _NOT_NEGATIVE,
     "optimizer_eps": _POSITIVE,
     "adam_b1": _BELOW_1,
     "adam_b2": _BELOW_1,
@@ -108,6 +111,7 @@ def unused(config: Config) -> dict[str, str]:
 
 def _check_fields(config: Config) -> None:
     """Raise ConfigError unless each field by itself is what it may be."""
+    check_is_config(config)
     for name in STATIC:
         choices = get_args(_HINTS[name])
         value = getattr(config, name)
@@ -132,9 +136,9 @@ def _check_fields(config: Config) -> None:
         _check_count("max_episode_steps", config.max_episode_steps)
     for steps in _entries(config.cg_steps):
         _check_count("cg_steps", steps, MOST_CG_STEPS)
-    for name, (low, high) in _RANGES.items():
+    for name, allowed in _RANGES.items():
         rounds = name in _AS_USED and config.float_type == "float32"
-        _check_range(name, getattr(config, name), low, high, rounds)
+        _check_range(name, getattr(config, name), allowed, rounds)
     _check_env_params(config.env_params)
 
 
@@ -145,9 +149,18 @@ def _check_count(name: str, value: Any, most: int | None = MOST) -> None:
         raise ConfigError(f"{name} must be at most {most:,}; got {int(value):,}")
 
 
-def _check_range(name: str, value: Any, low: float, high: float, rounds: bool = False) -> None:
-    """Raise ConfigError unless a number, or each of an array, is in [low, high]; rounded to
-    float32, if it `rounds`."""
+def check_is_config(config: Any) -> None:
+    """Raise ConfigError for a preset's name, or a dictionary, where its Config is wanted."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"config must be a Config, as preset('ppo') is; got {config!r:.60}")
+
+
+def _check_range(
+    name: str, value: Any, allowed: tuple[float, float, str], rounds: bool = False
+) -> None:
+    """Raise ConfigError unless a number, or each of an array, is in a range, which is told in
+    words, too; rounded to float32, if it `rounds`."""
+    low, high, words = allowed
     if value is None and name in OPTIONAL:
         return
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
@@ -155,17 +168,10 @@ def _check_range(name: str, value: Any, low: float, high: float, rounds: bool = 
     for number in map(as_float, _entries(value)):
         used = _in_float32(number) if rounds else number
         if not low <= used <= high or math.isinf(used):
-            allowed = f"in [{low:g}, {high:g}]" if high < math.inf else "finite and at least 0"
-            if (low, high) == _BELOW_1:
-                allowed = "in [0, 1)"
-            if low > 0:
-                allowed = "finite and greater than 0"
-            if low == -math.inf:
-                allowed = "finite"
             given = repr(number)
             if low <= number <= high:
                 given += f", in float32 {used:g}"
-            raise ConfigError(f"{name} must be {allowed}; got {given}")
+            raise ConfigError(f"{name} must be {words}; got {given}")
 
 
 def _in_float32(number: float) -> float:
@@ -189,7 +195,7 @@ def _check_env_params(params: Any) -> None:
                 f"is max_episode_steps (--max-episode-steps); got {value!r}"
             )
         if not isinstance(value, bool):
-            _check_range(f"env_params {name}", value, -math.inf, math.inf)
+            _check_range(f"env_params {name}", value, _FINITE)
 
 
 def _entries(value: Any) -> list[Any]:
@@ -277,8 +283,8 @@ def _of_fits(c: Config) -> str | None:
             return f"{name} needs fit={fit!r}; got {value!r} with fit={c.fit!r}"
     if c.fit != "gradient" and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
         return (
-            f"fit={c.fit!r} has nothing of the article's, so baseline must not be "
-            f"'broadcast_value' and log_prob not 'clamped'; got {c.baseline!r} and {c.log_prob!r}"
+            f"fit={c.fit!r} does not support baseline='broadcast_value' or log_prob='clamped', "
+            f"which are the article's; got {c.baseline!r} and {c.log_prob!r}"
         )
     if c.natural and c.joint:
         return (

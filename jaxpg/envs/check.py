@@ -66,6 +66,11 @@ def check_env(
     if steps < 1:
         raise ConfigError(f"steps must be at least 1; got {steps}")
     if isinstance(env, Env):
+        if max_episode_steps is not None:
+            raise ConfigError(
+                "max_episode_steps is of an environment that is named; the Env that was given has "
+                f"its own, {env.spec.time_limit}"
+            )
         seen = _examined(env, env_params, steps, seed)
         _check_limit(env.spec.time_limit, seen)
         return _counted(seen)

@@ -34,14 +34,16 @@ def listed(suite: str) -> Iterator[Listed]:
     known = [DEFAULT, *suites.SUITES]
     if suite not in known:
         raise ConfigError(f"unknown suite {suite!r}{nearest(suite, known)}")
-    for name in _names(suite):
-        try:
-            observations, actions, limit = env.described(name)
-        except ConfigError as error:
-            yield Listed(name, "", "", "", str(error).removeprefix(f"{name} "))
-        else:
-            steps = "none of its own" if limit is None else f"{limit:,}"
-            yield Listed(name, _words(observations), _words(actions), steps, None)
+    return map(_described, _names(suite))
+
+
+def _described(name: str) -> Listed:
+    try:
+        observations, actions, limit = env.described(name)
+    except ConfigError as error:
+        return Listed(name, "", "", "", str(error).removeprefix(f"{name} "))
+    steps = "none of its own" if limit is None else f"{limit:,}"
+    return Listed(name, _words(observations), _words(actions), steps, None)
 
 
 def _names(suite: str) -> list[str]:

@@ -41,7 +41,7 @@ SHARE_OF_SUM = 8  # the same where their gradients are kept beside them
 TURNS = 128  # tiles of a batch that a warp takes one after the other
 
 
-class Program(NamedTuple):
+class Traced(NamedTuple):
     """What a function does with one row."""
 
     jaxpr: Any
@@ -64,7 +64,7 @@ class Program(NamedTuple):
         return [_supported(x) for x in evaluate(tile, self.jaxpr, consts, inputs)]
 
 
-class Batch(NamedTuple):
+class Padded(NamedTuple):
     """Rows for a kernel: as many as its warps take."""
 
     arrays: list[jax.Array]  # [R, ...]
@@ -276,11 +276,11 @@ def _rows_of_scan(state: Any, streams: Sequence[tuple[Any, int]], length: int) -
     return max(sizes.pop())
 
 
-def _trace(function: Callable, *inputs: Any) -> Program:
+def _trace(function: Callable, *inputs: Any) -> Traced:
     closed, outputs = jax.make_jaxpr(function, return_shape=True)(*inputs)
     if closed.jaxpr.effects:
         raise Unsupported("side effects")
-    return Program(closed.jaxpr, closed.consts, outputs)
+    return Traced(closed.jaxpr, closed.consts, outputs)
 
 
 def _check_rows(outputs: Any) -> None:
@@ -299,7 +299,7 @@ def _one_row(tree: Any, axis: int) -> Any:
     )
 
 
-def _batch(tile: Tile, arrays: list[tuple[jax.Array, str]]) -> Batch:
+def _batch(tile: Tile, arrays: list[tuple[jax.Array, str]]) -> Padded:
     """Each array, with as many rows more as the last warp wants: its last one, or zeros."""
     size = len(arrays[0][0])
     if not size:
@@ -309,7 +309,7 @@ def _batch(tile: Tile, arrays: list[tuple[jax.Array, str]]) -> Batch:
     warps = pl.cdiv(tiles, turns)
     missing = warps * turns * tile.rows - size
     padded = [jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode=mode) for x, mode in arrays]
-    return Batch(padded, turns, warps)
+    return Padded(padded, turns, warps)
 
 
 def _call(

@@ -33,10 +33,10 @@ def _one_batch(f: Callable[..., Any]) -> Callable[..., Any]:
     def _(size: int, batched: list[Any], *inputs: Any) -> tuple[Any, Any]:
         def flatten(x: jax.Array, has_lanes: bool) -> jax.Array:
             x = x if has_lanes else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
+            return x.reshape(size * x.shape[1], *x.shape[2:])
 
         outputs = _one_batch(f)(*jax.tree.map(flatten, inputs, tuple(batched)))
-        outputs = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), outputs)
+        outputs = jax.tree.map(lambda x: x.reshape(size, len(x) // size, *x.shape[1:]), outputs)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
     return batch

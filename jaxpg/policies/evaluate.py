@@ -51,7 +51,7 @@ def in_gymnax(
     mode: str,
     *,
     setting: int | None = None,
-    key: int = 0,
+    evaluation_seed: int = 0,
 ) -> Evaluation:
     """Let trained policies act in gymnax, many seeds and episodes at once.
 
@@ -61,7 +61,7 @@ def in_gymnax(
       episodes: E of each seed.
       mode: "greedy" or "sampled".
       setting: index in the run's settings; None for the only one.
-      key: seed of the evaluation's own randomness.
+      evaluation_seed: of the episodes' random numbers.
     """
     began = time.perf_counter()
     config = run.config_of(setting)
@@ -76,7 +76,7 @@ def in_gymnax(
             # The last ones are done again to fill the shape, so that one program serves all.
             rows = np.arange(i, i + lanes).clip(max=len(seeds) - 1)
             indices = np.arange(j, j + width).clip(max=episodes - 1)
-            keys = _episode_keys("evaluation", key, np.asarray(seeds)[rows], indices)
+            keys = _episode_keys("evaluation", evaluation_seed, np.asarray(seeds)[rows], indices)
             params = stacked_params(run, [seeds[row] for row in rows], setting)
             with jax.threefry_partitionable(True):  # as in training
                 total, length = player(params, keys, config.env_params)
@@ -92,7 +92,7 @@ def in_gymnasium(
     mode: str,
     *,
     setting: int | None = None,
-    key: int = 0,
+    evaluation_seed: int = 0,
 ) -> Evaluation:
     """Let trained policies act in gymnasium's environment of the same name.
 
@@ -109,14 +109,14 @@ def in_gymnasium(
     choose = _chooser(act, mode)
     params = stacked_params(run, seeds, setting)
     envs = [make() for _ in range(len(seeds) * episodes)]
-    starts = np.random.SeedSequence(key).generate_state(2)
+    starts = np.random.SeedSequence(evaluation_seed).generate_state(2)
     stacked = config.frame_stack > 1
     obs = np.zeros((len(envs), *obs_shape), np.float32)
     for i, env in enumerate(envs):
         seed, episode = seeds[i // episodes], i % episodes
         start = np.random.SeedSequence([*starts.tolist(), seed, episode]).generate_state(1)[0]
         obs[i], _ = env.reset(seed=int(start))
-    keys = _episode_keys("evaluation", key, np.asarray(seeds), np.arange(episodes))
+    keys = _episode_keys("evaluation", evaluation_seed, np.asarray(seeds), np.arange(episodes))
     returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), int)
     alive, t = list(range(len(envs))), 0
     while alive:
@@ -167,7 +167,7 @@ def recorder(
       algorithm: with parts of one's own; None for the config's.
 
     Returns:
-      (params [S, ...], seeds, indices of the episodes, key) -> Recorded.
+      (params [S, ...], seeds, indices of the episodes, episode_seed) -> Recorded.
     """
     act = actor(config, algorithm)
     start, step = stages(act.algorithm, mode)
@@ -179,7 +179,7 @@ def recorder(
             return see(state)
         return see(state._replace(obs=newest(state.obs, act.spec, config.frame_stack)))
 
-    def play(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
+    def of_seed(params: Params, keys: jax.Array, env_params: EnvParams) -> tuple:
         def body(carry: tuple, t: jax.Array) -> tuple[tuple, tuple]:
             state, alive = step(params, keys, t, *carry)
             return (state, alive), (kept(state), state.episode_return)
@@ -193,12 +193,12 @@ def recorder(
         )
         return *seen, final[0].time
 
-    of_seeds = jax.jit(jax.vmap(play, (0, 0, None), (1, 1, 0)))
+    of_seeds = jax.jit(jax.vmap(of_seed, (0, 0, None), (1, 1, 0)))
 
     def record(
-        params: Params, seeds: Sequence[int], episodes: Sequence[int], key: int = 0
+        params: Params, seeds: Sequence[int], episodes: Sequence[int], episode_seed: int = 0
     ) -> Recorded:
-        keys = _episode_keys("rendering", key, np.asarray(seeds), np.asarray(episodes))
+        keys = _episode_keys("rendering", episode_seed, np.asarray(seeds), np.asarray(episodes))
         seen, returns, lengths = jax.tree.map(np.asarray, of_seeds(params, keys, config.env_params))
         return Recorded(seen, returns, lengths, limit)
 
@@ -275,14 +275,14 @@ def _chooser(act: Actor, mode: str) -> Callable[..., jax.Array]:
     return jax.jit(jax.vmap(of_seed, (0, 0, 0, None)))
 
 
-def _episode_keys(use: str, key: int, seeds: np.ndarray, episodes: np.ndarray) -> jax.Array:
+def _episode_keys(use: str, seed: int, seeds: np.ndarray, episodes: np.ndarray) -> jax.Array:
     """[S, E]; each depends on its seed's number and its episode's index.
 
     All randomness of evaluating and rendering comes from here, gymnasium's own starts aside.
     """
     fold = jax.vmap(jax.vmap(noise.fold_in, (None, 0)), (0, None))
     numbers, indices = jnp.asarray(seeds, jnp.uint32), jnp.asarray(episodes, jnp.uint32)
-    by_seed = jax.vmap(noise.fold_in, (None, 0))(noise.key(key, use), numbers)
+    by_seed = jax.vmap(noise.fold_in, (None, 0))(noise.key(seed, use), numbers)
     return fold(by_seed, indices)
 
 

@@ -65,7 +65,6 @@ class _Graph:
     """Nodes in their order, and the constants that they take."""
 
     def __init__(self) -> None:
-        """Without any."""
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
 

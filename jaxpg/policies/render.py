@@ -65,7 +65,13 @@ class Film(NamedTuple):
 
 
 def one(
-    run: Run, seed: int, *, mode: str, before: bool, setting: int | None = None, key: int = 0
+    run: Run,
+    seed: int,
+    *,
+    mode: str,
+    before: bool,
+    setting: int | None = None,
+    episode_seed: int = 0,
 ) -> Film:
     """One seed's episode; with `before`, beside the policy that it started as.
 
@@ -77,12 +83,14 @@ def one(
     config = run.config_of(setting)
     drawing = drawings.find(config)
     acting = Acting(config, mode, run.algorithm(setting))
-    (trained,) = _motions(acting, drawing, stacked_params(run, [seed], setting), [seed], key)
+    (trained,) = _motions(
+        acting, drawing, stacked_params(run, [seed], setting), [seed], episode_seed
+    )
     steps = len(trained.up)
     panels = [(f"{run.manifest.called}, seed {seed}", trained)]
     if before:
         first = _again_and_again(
-            acting, drawing, first_params(run, acting, [seed]), seed, steps, key
+            acting, drawing, first_params(run, acting, [seed]), seed, steps, episode_seed
         )
         panels = [(f"seed {seed}, {_first(run)}", first), (f"seed {seed}, trained", trained)]
     stride = max(drawing.stride, -(-steps // LONGEST))
@@ -100,17 +108,12 @@ def sheet(
     mode: str,
     before: bool,
     setting: int | None = None,
-    key: int = 0,
-    stride: int | None = None,
+    episode_seed: int = 0,
 ) -> Film:
-    """Many seeds at once; with `before`, first as they were before training.
-
-    Args: as of `one`; `stride` is how many steps there are between two frames, None for as many as
-      the drawing takes.
-    """
+    """Many seeds at once; with `before`, first as they were before training. Args: as of `one`."""
     drawing = drawings.find(run.config_of(setting))
-    parts = _sheet_parts(run, drawing, seeds, mode, before, setting, key)
-    return _sheet_film(drawing, parts, drawing.stride if stride is None else stride)
+    parts = _sheet_parts(run, drawing, seeds, mode, before, setting, episode_seed)
+    return _sheet_film(drawing, parts, drawing.stride)
 
 
 def small_sheet(
@@ -120,7 +123,7 @@ def small_sheet(
     mode: str,
     before: bool,
     setting: int | None = None,
-    key: int = 0,
+    episode_seed: int = 0,
 ) -> bytes:
     """`sheet` as a GIF of at most LARGEST_SHEET bytes, with as many frames as fit.
 
@@ -128,7 +131,7 @@ def small_sheet(
       ConfigError: if so many seeds cannot be shown in so few bytes.
     """
     drawing = drawings.find(run.config_of(setting))
-    parts = _sheet_parts(run, drawing, seeds, mode, before, setting, key)
+    parts = _sheet_parts(run, drawing, seeds, mode, before, setting, episode_seed)
     for stride in range(drawing.stride, LARGEST_STRIDE + 1):
         content = to_gif(_sheet_film(drawing, parts, stride))
         if len(content) <= LARGEST_SHEET:
@@ -186,11 +189,6 @@ def ffmpeg() -> str:
     return program
 
 
-def check(config: Config) -> None:
-    """Raise ConfigError unless the environment is one that can be drawn."""
-    drawings.find(config)
-
-
 def first_params(run: Run, acting: Acting, seeds: Sequence[int]) -> Params:
     """The parameters that training began with, leaves [S, ...]."""
     if run.manifest.start is None:
@@ -221,23 +219,23 @@ def _motions(
     drawing: Drawing,
     params: Params,
     seeds: Sequence[int],
-    key: int,
+    episode_seed: int,
     steps: int | None = None,
 ) -> list[Motion]:
     """Each seed's first episode, and what follows its end, or so many steps of that at most."""
     record = recorder(acting.config, acting.mode, drawing.see, steps, acting.algorithm)
-    recorded = record(params, seeds, [0], key)
+    recorded = record(params, seeds, [0], episode_seed)
     return [_motion(drawing, recorded, i, 0) for i in range(len(seeds))]
 
 
 def _again_and_again(
-    acting: Acting, drawing: Drawing, params: Params, seed: int, steps: int, key: int
+    acting: Acting, drawing: Drawing, params: Params, seed: int, steps: int, episode_seed: int
 ) -> Motion:
     """Episodes of a policy as it was before training, one after another, for so many steps."""
     record = recorder(acting.config, acting.mode, drawing.see, algorithm=acting.algorithm)
     parts: list[Motion] = []
     while sum(len(part.up) for part in parts) < steps:
-        recorded = record(params, [seed], np.arange(BATCH) + len(parts), key)
+        recorded = record(params, [seed], np.arange(BATCH) + len(parts), episode_seed)
         parts += [_motion(drawing, recorded, 0, j) for j in range(BATCH)]
     ended = np.cumsum([0, *(part.ends[-1] for part in parts)])
     parts = [part._replace(ends=part.ends + n) for part, n in zip(parts, ended, strict=False)]
@@ -313,7 +311,7 @@ def _sheet_parts(
     mode: str,
     before: bool,
     setting: int | None,
-    key: int,
+    episode_seed: int,
 ) -> list[Part]:
     """What a sheet shows: the seeds untrained, if that is wanted, and trained."""
     count = words.seeds(len(seeds))
@@ -326,7 +324,7 @@ def _sheet_parts(
         params = [first_params(run, acting, seeds), *params]
     parts = []
     for (title, most), start in zip(shown, params, strict=True):
-        motions = _motions(acting, drawing, start, seeds, key, most)
+        motions = _motions(acting, drawing, start, seeds, episode_seed, most)
         if drawing.after is None:  # nothing moves any more once all are over
             most = min(most, max(len(motion.up) for motion in motions))
         parts.append(Part(title, motions, most))

@@ -66,7 +66,7 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     runs = []
-    for number in lanes:
+    for number in [population.checked_lanes(number) for number in lanes]:
         note(f"compiling {number} lanes")
         (chunk,) = population.make_chunks(config, range(number), [{}], number)
         length = min(10, config.num_updates)

@@ -33,17 +33,7 @@ from jaxpg.population.evaluations import MODES, Evaluating, points
 from jaxpg.population.own import Build
 
 # Why a lane is frozen: the first of these that is not finite. 0 is a lane that is not frozen.
-CAUSES = (
-    "",
-    "policy_loss",
-    "value_loss",
-    "entropy",
-    "policy_grad_norm",
-    "value_grad_norm",
-    "params",
-)
-
-
+CAUSES = ("", *learner.LOSSES, "params")
 COUNTED = ("env_steps", "episodes")  # metrics that are integers
 SUMS = (*COUNTED, "return_sum")  # and those that add up; a frozen lane has 0 of them
 
@@ -307,7 +297,7 @@ def _evaluate(
 def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable[..., tuple]]:
     """`start` and `advance` of a Program."""
 
-    def begin(
+    def start(
         config: Config, options: EnvParams, key_data: jax.Array, params: Params | None
     ) -> Lane:
         algorithm = build(config, **options)
@@ -316,11 +306,6 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
             algorithm = algorithm._replace(networks=networks)
         state = learner.init(config, noise.typed(key_data), algorithm)
         return Lane(_stored(state), jnp.int32(0))
-
-    def start(
-        config: Config, options: EnvParams, key_data: jax.Array, params: Params | None
-    ) -> Lane:
-        return jax.vmap(begin)(config, options, key_data, params)
 
     def update(config: Config, options: EnvParams, lane: Lane) -> tuple[Lane, Metrics]:
         state, metrics = learner.update(config, restored(lane.state), build(config, **options))
@@ -345,7 +330,7 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
         by_lane = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), history)
         return lanes, by_lane, jax.vmap(ring.mean)(lanes.state.recent_returns)
 
-    return start, advance
+    return jax.vmap(start), advance
 
 
 def _evaluator(episodes: int, build: Build) -> Callable[..., jax.Array]:
@@ -385,7 +370,7 @@ def metric_names(config: Config) -> tuple[str, ...]:
 
 def _cause(state: LearnerState, metrics: Metrics) -> jax.Array:
     """The first of CAUSES that is not finite, or 0; what scales rewards counts as a parameter."""
-    finite = [jnp.isfinite(getattr(metrics, name)) for name in CAUSES[1:-1]]
+    finite = [jnp.isfinite(getattr(metrics, name)) for name in learner.LOSSES]
     leaves = jax.tree.leaves((state.params, state.reward_scale))
     finite.append(jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])))
     broken = jnp.logical_not(jnp.stack(finite))

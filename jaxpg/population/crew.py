@@ -114,7 +114,6 @@ class Worker:
     """One core or accelerator, in a process of its own: the actor."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
         self._hurry = threading.Event()
 
     def describe(self, config: Config, build: Build) -> tuple[str, dict[str, str]]:
@@ -197,7 +196,7 @@ class _Crew:
         compile_seconds: float,
         stall_seconds: float,
     ):
-        """Nobody is there yet; arguments as of `work`."""
+        """As `work`."""
         self._cluster, self._task, self._job, self._stop = cluster, task, job, stop
         self._here = describe(task.chunk.config, task.build, cluster.device)
         self._ready, self._pace = ready, pace

@@ -9,7 +9,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,13 +98,28 @@ def check(need: Need, lanes: int, devices: Sequence[Any]) -> str:
     return line
 
 
-def fitting_lanes(lanes: int, need: int, room: int) -> int | None:
-    """A number of lanes that has room where `lanes` need more, or None.
+def with_lanes_that_fit(
+    lanes: int | None,
+    attempt: Callable[[int | None], Any],
+    others: Callable[[DoesNotFit], None] = lambda problem: None,
+) -> Any:
+    """`attempt(lanes)`; if nobody chose them and they have no room, with as many as have.
 
-    A tenth is kept back for what does not shrink with the lanes.
+    Args:
+      lanes: None if nobody chose them.
+      others: called with what did not fit, before others are tried.
+
+    Raises:
+      DoesNotFit: if no number of lanes fits, or those that somebody chose do not.
     """
-    fewer = int(0.9 * lanes * room / need)
-    return fewer if fewer >= 2 else None
+    try:
+        return attempt(lanes)
+    except DoesNotFit as problem:
+        if lanes is not None or problem.lanes is None:
+            raise
+        fewer = problem.lanes
+        others(problem)
+    return attempt(fewer)
 
 
 def size(number: float) -> str:
@@ -169,12 +184,13 @@ def _room(device: Any) -> int | None:
 
 
 def _too_many_lanes(need: int, room: int, lanes: int, what: str) -> DoesNotFit:
-    fewer = fitting_lanes(lanes, need, room)
-    advice = f"--lanes {fewer} would fit" if fewer else "fewer environments or steps would fit"
+    fewer = int(0.9 * lanes * room / need)  # a tenth is kept for what does not shrink with them
+    fits = fewer >= 2
+    advice = f"--lanes {fewer} would fit" if fits else "fewer environments or steps would fit"
     return DoesNotFit(
         f"with {lanes} lanes {what.format(size(need))}, and there is room for {size(room)}: "
         f"{advice}",
-        fewer,
+        fewer if fits else None,
     )
 
 

@@ -86,9 +86,9 @@ def check_made(build: Build, made: Any, config: Config) -> None:
         _check_outputs(build, made, params, config)
     if _is_ours(made.fit) and _descends_by_itself(made, params, config):
         raise ConfigError(
-            f"the optimizer of {_name(build)} turns a gradient around, and so jaxpg, which goes "
-            "against what it gives at the config's learning rate, would climb: take "
-            "optax.scale_by_adam(), not optax.adam(rate)"
+            f"the optimizer of {_name(build)} already flips the gradient's sign, and jaxpg "
+            "subtracts its result, so training would climb: use optax.scale_by_adam(), not "
+            "optax.adam(rate)"
         )
 
 

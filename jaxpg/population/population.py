@@ -18,14 +18,14 @@ from jaxpg.core import noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
-from jaxpg.population import chunks, crew, memory, own
+from jaxpg.population import chunks, crew, own
 from jaxpg.population.chunks import Advance, Chunk, Snapshot
 from jaxpg.population.cluster import Cluster, device_of
 from jaxpg.population.crew import Task
 from jaxpg.population.evaluations import Evaluating, Evaluations
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import Setting, check_alike, plain, seed_list, with_setting
+from jaxpg.population.settings import Setting, check_alike, plain, seed_list, whole, with_setting
 
 # Rows that a worker trains at once: measured on a CPU, predicted without one for a GPU
 # (benchmarks.gpu) and a TPU (benchmarks.tpu).
@@ -98,23 +98,7 @@ def train_rows(
         reached[i] = snapshot._replace(lanes=jax.tree.map(np.array, snapshot.lanes))
 
     task = Task(groups[0], length, config.num_updates, build)
-    try:
-        carry_out(nodes, task, groups, range(len(groups)), train_one, stop, ready=ready)
-    except memory.DoesNotFit as problem:
-        if lanes is not None or problem.lanes is None:
-            raise
-        return train_rows(
-            config,
-            seeds,
-            settings,
-            lanes=problem.lanes,
-            segments=segments,
-            report=report,
-            build=build,
-            nodes=nodes,
-            start=start,
-            evaluating=evaluating,
-        )
+    carry_out(nodes, task, groups, range(len(groups)), train_one, stop, ready=ready)
     ends = [reached[i] for i in range(len(groups))]
     order = rows(seeds, len(settings))
     return gather(groups, ends, order, compile_seconds, tally.seconds())
@@ -177,6 +161,18 @@ def enough_lanes(rows: int, workers: int) -> int:
     return max(2, -(-rows // workers))
 
 
+def checked_lanes(lanes: Any) -> int:
+    """L as Python's number.
+
+    Raises:
+      ConfigError: if it is none, or out of range.
+    """
+    number = whole("lanes", lanes)
+    if not 2 <= number <= MOST_LANES:  # XLA compiles a batch of one otherwise
+        raise ConfigError(f"lanes must be in [2, {MOST_LANES:,}]; got {number:,}")
+    return number
+
+
 def make_chunks(
     config: Config,
     seeds: Sequence[int],
@@ -197,11 +193,7 @@ def make_chunks(
     Raises:
       ConfigError: as `train_population` does.
     """
-    config, seeds = plain(config), seed_list(seeds)
-    if not 2 <= lanes <= MOST_LANES:  # XLA compiles a batch of one otherwise
-        raise ConfigError(f"lanes must be in [2, {MOST_LANES:,}]; got {lanes:,}")
-    if not len(settings):
-        raise ConfigError("settings must be at least one; got none")
+    config, seeds, lanes = plain(config), seed_list(seeds), checked_lanes(lanes)
     if config.grid_bits and jax.default_backend() == "tpu":
         raise ConfigError(
             f"arithmetic={config.arithmetic!r} rounds float64, which a TPU only emulates and "

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,16 +37,13 @@ class Progress(NamedTuple):
         return self.env_steps / self.rows
 
 
-@contextmanager
-def shown(title: str) -> Iterator[Callable[[Progress], None]]:
+def shown(title: str) -> AbstractContextManager[Callable[[Progress], None]]:
     """A reporter for `train_population`, shown on standard error or in a notebook's cell."""
-    notebook = in_notebook()
-    if notebook is not None:
-        with _cell(title, notebook) as report:
-            yield report
-    else:
-        with (_bar if sys.stderr is not None and sys.stderr.isatty() else _lines)(title) as report:
-            yield report
+    display = in_notebook()
+    if display is not None:
+        return _cell(title, display)
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return _bar(title) if on_terminal else _lines(title)
 
 
 def in_notebook() -> Callable[..., Any] | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxpg.core.config import FIELDS, OPTIONAL, TRACED, Config, ConfigError, EnvParams, nearest
-from jaxpg.core.rules import unused, validate
+from jaxpg.core.rules import check_is_config, unused, validate
 from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION, Build
@@ -57,9 +57,37 @@ def plain(config: Config) -> Config:
     """The config with Python numbers for scalars of numpy and of jax.
 
     Raises:
-      ConfigError: if a field is an array of more than one number, or is being traced.
+      ConfigError: if it is none; or a field is an array of more than one number, or is being
+        traced.
     """
+    check_is_config(config)
     return dataclasses.replace(config, **plain_setting(vars(config)))
+
+
+def setting_list(settings: Any) -> list[Setting]:
+    """The settings, of any iterable.
+
+    Raises:
+      ConfigError: if they are none, or no mappings.
+    """
+    found = [settings] if isinstance(settings, Mapping) else list(settings)
+    if not found:
+        raise ConfigError("settings must be at least one; got none")
+    if isinstance(settings, Mapping) or not all(isinstance(one, Mapping) for one in found):
+        raise ConfigError(f"settings must be mappings, as [{{'gamma': 0.9}}]; got {settings!r:.60}")
+    return found
+
+
+def whole(name: str, number: Any) -> int:
+    """What is counted, as Python's number.
+
+    Raises:
+      ConfigError: if it is no integer.
+    """
+    found = integer(number)
+    if found is None:
+        raise ConfigError(f"{name} must be an integer; got {number!r}")
+    return found
 
 
 def plain_setting(setting: Setting) -> dict[str, Any]:
@@ -81,8 +109,9 @@ def with_setting(config: Config, setting: Setting) -> Config:
         if name in setting and (setting[name] is None) != (getattr(config, name) is None):
             raise ConfigError(f"{name}: a number and none are two programs: train them apart")
     values = plain_setting(setting)
-    for name, value in values.items():  # 12 for gravity is a number like any other
-        if name.startswith(ENV) and isinstance(value, int) and not isinstance(value, bool):
+    for name, value in values.items():  # 12 for a gravity that is traced is 12.0
+        traced = name.removeprefix(ENV) in config.env_params.traced
+        if name.startswith(ENV) and traced and integer(value) is not None:
             values[name] = float(value)
     return validate(with_values(config, values))
 
@@ -94,7 +123,7 @@ def which(setting: int | None, count: int) -> int:
       RunError: if there is no such setting, or there are several and none is given.
     """
     if setting is None and count > 1:
-        raise RunError(f"there are {count} settings: say which by setting, in [0, {count})")
+        raise RunError(f"there are {count} settings: choose one, setting in [0, {count})")
     number = integer(0 if setting is None else setting)
     if number is None or not 0 <= number < count:
         raise RunError(f"setting must be in [0, {count}); got {setting!r}")

@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     run: Run
     rows: np.ndarray  # of its population
     within: Budget | None  # the part of its training that is compared; None for all of it
-    some: Outcomes
+    outcomes: Outcomes
     measures: dict[str, Estimate | None]
 
     @property
@@ -80,12 +80,12 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
     found = []
     for letter, (run, setting) in zip(string.ascii_uppercase, parts, strict=False):
         rows = np.flatnonzero(run.population.setting == setting)
-        some = outcomes(run.config, select(run.population, rows), target, within)
+        ends = outcomes(run.config, select(run.population, rows), target, within)
         own = words.parameters(run.config.env_params, run.manifest.varied)
         name = f"{run.directory}  {own}".rstrip()
         if len(run.settings) > 1:
             name += "  " + ", ".join(f"{k}={_shown(v)}" for k, v in run.settings[setting].items())
-        found.append(Entry(letter, name, run, rows, within, some, measure(some)))
+        found.append(Entry(letter, name, run, rows, within, ends, measure(ends)))
     return found
 
 
@@ -93,31 +93,31 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:g}"
 
 
-def pairs(some: Sequence[Entry]) -> list[Pair]:
+def pairs(entries: Sequence[Entry]) -> list[Pair]:
     """Every entry against the first."""
     found = []
-    for entry in some[1:]:
+    for entry in entries[1:]:
         # One floor for both: seeds that failed are equal, in whichever run.
-        floor = float(np.minimum(entry.some.floor, some[0].some.floor))
-        ours, theirs = (one.some._replace(floor=floor).scores for one in (entry, some[0]))
+        floor = float(np.minimum(entry.outcomes.floor, entries[0].outcomes.floor))
+        ours, theirs = (one.outcomes._replace(floor=floor).scores for one in (entry, entries[0]))
         if len(ours):
             needed = seeds_needed(ours, theirs, POWER, ALPHA)
-            found.append(Pair(entry, some[0], improvement([ours], [theirs]), needed))
+            found.append(Pair(entry, entries[0], improvement([ours], [theirs]), needed))
         else:
-            found.append(Pair(entry, some[0], None, None))
+            found.append(Pair(entry, entries[0], None, None))
     return found
 
 
-def notes(some: Sequence[Entry]) -> list[str]:
+def notes(entries: Sequence[Entry]) -> list[str]:
     """What a reader must know besides: what was trained before, unequal budgets, and seeds unlike
     the others."""
-    seeds = [f"{entry.letter}: {line}" for entry in some for line in remarks(entry.some)]
-    return worlds(some) + starts(some) + budgets(some) + seeds
+    seeds = [f"{entry.letter}: {line}" for entry in entries for line in remarks(entry.outcomes)]
+    return worlds(entries) + starts(entries) + budgets(entries) + seeds
 
 
-def worlds(some: Sequence[Entry]) -> list[str]:
+def worlds(entries: Sequence[Entry]) -> list[str]:
     """That not all act in the same environment; nothing if they do."""
-    if len({entry.run.config_of(entry.setting).env_params for entry in some}) == 1:
+    if len({entry.run.config_of(entry.setting).env_params for entry in entries}) == 1:
         return []
     return [
         "parameters of the environment differ: which return is higher says as much of them as of "
@@ -125,11 +125,11 @@ def worlds(some: Sequence[Entry]) -> list[str]:
     ]
 
 
-def starts(some: Sequence[Entry]) -> list[str]:
+def starts(entries: Sequence[Entry]) -> list[str]:
     """Which of them start from a finished run; nothing if none does."""
-    known = {sha256(entry.run.directory): entry.letter for entry in reversed(some)}
+    known = {sha256(entry.run.directory): entry.letter for entry in reversed(entries)}
     lines = []
-    for entry in some:
+    for entry in entries:
         origin = entry.run.manifest.start
         if origin is not None:
             whose = known.get(origin.manifest) or origin.run or "a population in memory"
@@ -140,14 +140,14 @@ def starts(some: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def budgets(some: Sequence[Entry]) -> list[str]:
+def budgets(entries: Sequence[Entry]) -> list[str]:
     """What unequal budgets mean for a comparison; nothing if they are equal."""
-    within = some[0].within
+    within = entries[0].within
     if within is None:
         return []
-    given = ", ".join(f"{entry.letter} {_budget(entry)}" for entry in some)
+    given = ", ".join(f"{entry.letter} {_budget(entry)}" for entry in entries)
     lines = [f"budgets differ ({given}): all are compared after {_said(within)} of each seed"]
-    falling = [entry.letter for entry in some if _falls(entry)]
+    falling = [entry.letter for entry in entries if _falls(entry)]
     if falling:
         lines.append(
             f"the learning rate of {' and '.join(falling)} falls over a larger budget than that: "
@@ -156,14 +156,14 @@ def budgets(some: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
+def as_object(entries: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
     """Everything for JSON."""
-    solving = some[0].some.solving
+    solving = entries[0].outcomes.solving
     return {
-        "env": some[0].run.config.env,
+        "env": entries[0].run.config.env,
         "solved_at": solving and solving.target,
         "confidence": CONFIDENCE,
-        "compared_after": some[0].within and some[0].within._asdict(),
+        "compared_after": entries[0].within and entries[0].within._asdict(),
         "runs": [
             {
                 "letter": entry.letter,
@@ -173,11 +173,11 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
                 "setting": dict(entry.run.settings[entry.setting]),
                 "seeds": len(entry.rows),
                 "budget": budget(entry.run.config)._asdict(),
-                "diverged": int(entry.some.diverged.sum()),
-                "without_episode": int(np.isnan(entry.some.final).sum()),
+                "diverged": int(entry.outcomes.diverged.sum()),
+                "without_episode": int(np.isnan(entry.outcomes.final).sum()),
                 "measures": {name: as_json(one) for name, one in entry.measures.items()},
             }
-            for entry in some
+            for entry in entries
         ],
         "pairs": [
             {
@@ -188,26 +188,26 @@ def as_object(some: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
             }
             for pair in held
         ],
-        "notes": notes(some),
+        "notes": notes(entries),
     }
 
 
-def draw(some: Sequence[Entry], path: Path) -> None:
+def draw(entries: Sequence[Entry], path: Path) -> None:
     """Learning curves, intervals, profiles and times to solve, as PNG, SVG or PDF.
 
     Raises:
       RunError: if the file cannot be written.
     """
-    solvable, within = some[0].some.solving is not None, some[0].within
-    units = {entry.run.config.unit for entry in some}
+    solving, within = entries[0].outcomes.solving, entries[0].within
+    units = {entry.run.config.unit for entry in entries}
     spent_in = units.pop() if len(units) == 1 else STEPS
-    named = [_described(entry) for entry in some]
-    columns = 2 if len(some) > 3 and max(map(len, named)) <= LETTERS_OF_HALF else 1
-    size = (10, 6.2 + 0.2 * -(-len(some) // columns))
+    named = [_described(entry) for entry in entries]
+    columns = 2 if len(entries) > 3 and max(map(len, named)) <= LETTERS_OF_HALF else 1
+    size = (10, 6.2 + 0.2 * -(-len(entries) // columns))
     with canvas.blank(size, dpi=150, layout="constrained") as figure:
         curves, intervals, profiles, times = figure.subplots(2, 2).ravel()
         ends = []
-        for i, entry in enumerate(some):
+        for i, entry in enumerate(entries):
             look = figures.look(i)
             config, population = entry.run.config, entry.run.population
             part = select(population, entry.rows)
@@ -220,26 +220,26 @@ def draw(some: Sequence[Entry], path: Path) -> None:
                 intervals.errorbar(
                     iqm.value, -i, xerr=span, fmt="o", color=look["color"], capsize=3
                 )
-                figures.draw_profile(profiles, entry.some.scores, **look)
-            if entry.some.solving is not None:
+                figures.draw_profile(profiles, entry.outcomes.scores, **look)
+            if entry.outcomes.solving is not None:
                 watched = within or Budget(int(amount[-1]), spent_in)
-                figures.draw_time_to_solve(times, entry.some.solving, watched, **look)
+                figures.draw_time_to_solve(times, entry.outcomes.solving, watched, **look)
         figures.label_budget(curves, spent_in, max(ends))
         figures.label_budget(times, spent_in, within.amount if within else max(ends))
         if within is not None:
             curves.axvline(within.amount, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-        figures.draw_target(curves, some[0].some.solving and some[0].some.solving.target)
+        figures.draw_target(curves, solving and solving.target)
         figures.label_returns(curves)
-        intervals.set_yticks([-i for i in range(len(some))], [entry.letter for entry in some])
-        intervals.set_ylim(0.5 - len(some), 0.5)
+        intervals.set_yticks([-i for i in range(len(entries))], [entry.letter for entry in entries])
+        intervals.set_ylim(0.5 - len(entries), 0.5)
         intervals.set_xlabel("final return, IQM")
-        times.set_visible(solvable)
+        times.set_visible(solving is not None)
         final = f"Return after {_said(within)}" if within else "Final return"
         titles = ("Learning curves (IQM)", final, "Performance profiles", "Time to solve")
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
         figure.legend(
-            title=f"{some[0].run.config.env}; 95 % intervals over seeds",
+            title=f"{entries[0].run.config.env}; 95 % intervals over seeds",
             alignment="left",
             loc="outside upper left",
             ncols=columns,
@@ -248,7 +248,7 @@ def draw(some: Sequence[Entry], path: Path) -> None:
         canvas.save(figure, path, path.suffix[1:])
 
 
-def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
+def show(entries: Sequence[Entry], held: Sequence[Pair]) -> None:
     """All of it on the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -258,15 +258,15 @@ def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:  # a file or a pipe has no width
         console = Console(highlight=False, width=140)
-    solving = some[0].some.solving
+    solving = entries[0].outcomes.solving
     solved = f", solved from {solving.target:g}" if solving else ""
-    first = budgets(some)
+    first = budgets(entries)
     for line in first:
         console.print(escape(line), soft_wrap=True)
-    console.print(f"{escape(some[0].run.config.env)}{solved}; 95 % intervals over seeds")
-    for entry in some:
+    console.print(f"{escape(entries[0].run.config.env)}{solved}; 95 % intervals over seeds")
+    for entry in entries:
         console.print(f"  {escape(_described(entry))}", overflow="fold")
-    for part in _side_by_side(some, console.width):
+    for part in _side_by_side(entries, console.width):
         table = Table("", *(entry.letter for entry in part), box=SIMPLE_HEAD)
         for column in table.columns[1:]:
             column.justify = "right"
@@ -277,7 +277,7 @@ def show(some: Sequence[Entry], held: Sequence[Pair]) -> None:
         console.print(table)
     for pair in held:
         console.print(_verdict(pair), soft_wrap=True)
-    for line in notes(some)[len(first) :]:
+    for line in notes(entries)[len(first) :]:
         console.print(escape(line))
 
 
@@ -287,12 +287,12 @@ def _described(entry: Entry) -> str:
     return f"{entry.letter}  {entry.name}  ({about})"
 
 
-def _side_by_side(some: Sequence[Entry], width: int) -> Iterator[list[Entry]]:
+def _side_by_side(entries: Sequence[Entry], width: int) -> Iterator[list[Entry]]:
     """As many of them at a time as so many letters hold, with the names of the measures."""
     margin = 3  # of a column
     label = max(len(about.label) for about in MEASURES.values()) + margin
     part, left = list[Entry](), width - label
-    for entry in some:
+    for entry in entries:
         cells = (_cell(one, MEASURES[name].kind) for name, one in entry.measures.items())
         needed = max(len(line) for cell in cells for line in (cell or "-").split("\n")) + margin
         if part and needed > left:

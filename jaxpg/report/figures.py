@@ -291,5 +291,5 @@ def spread(values: np.ndarray) -> np.ndarray:
 
 
 def short(value: float) -> str:
-    """A number on an axis: 250k, 1.5M; of a small one four digits."""
-    return words.short(value).replace(" ", "") if abs(value) >= 1e3 else f"{value:.4g}"
+    """A number on an axis, with as many digits as tell its ticks apart: 250k, 112.5k, 1.5M."""
+    return words.short(value, digits=6).replace(" ", "")

@@ -56,7 +56,7 @@ class View(NamedTuple):
     """What a page is made of."""
 
     run: Run
-    some: Outcomes
+    outcomes: Outcomes
     amount: np.ndarray  # [P], environment steps or episodes
     returns: np.ndarray  # [S, P]
 
@@ -81,8 +81,8 @@ def make(directory: Path, target: float | None = None) -> Path:
     if sweep.is_sweep(directory) or len(manifests.read(directory).settings) > 1:
         return sweep_report.make(sweep_report.load_sweep(directory, target))
     run = load(directory)
-    some = outcomes(run.config, run.population, target)
-    view = View(run, some, *curve_points(run.config, run.population))
+    ends = outcomes(run.config, run.population, target)
+    view = View(run, ends, *curve_points(run.config, run.population))
     sections = pictures(view)
     drawn = {picture.name: canvas.draw(picture) for part in sections.values() for picture in part}
     return save(directory, _page(view, sections, drawn), drawn)
@@ -98,49 +98,48 @@ def pictures(view: View) -> dict[str, list[Picture]]:
     evaluations = evaluated(view.run.population)
     if evaluations is not None:
         sections["Learning"].append(_evaluations(view, evaluations))
-    if len(view.some.scores):
+    if len(view.outcomes.scores):
         sections["Learning"] += [_final_returns(view), _seeds(view)]
         sections["Solving"].append(_profile(view))
-    if view.some.solving is not None:
+    if view.outcomes.solving is not None:
         sections["Solving"].append(_time_to_solve(view))
     return {name: part for name, part in sections.items() if part}
 
 
 def _learning_curve(view: View) -> Picture:
-    some, budget, count = view.some, view.budget, len(view.some.final)
+    ends, budget, count = view.outcomes, view.budget, len(view.outcomes.final)
     frozen = []
-    for row in np.flatnonzero(some.diverged)[:FAINT]:
+    for row in np.flatnonzero(ends.diverged)[:FAINT]:
         update = int(view.run.population.frozen_at[row])
-        before = (
-            int(np.searchsorted(view.amount, update * view.run.config.update_cost, "right")) - 1
-        )
+        spent = update * view.run.config.update_cost
+        before = int(np.searchsorted(view.amount, spent, "right")) - 1
         if before >= 0 and np.isfinite(view.returns[row, before]):
             frozen.append((float(view.amount[before]), float(view.returns[row, before])))
     seeds = "every seed" if count <= FAINT else f"{FAINT} of the {count:,} seeds, evenly by rank,"
     said = " Crosses mark where a seed diverged, from where on it counts as untrained."
     crosses = said if frozen else ""
-    ends = "does not exist"
-    if len(some.scores):
+    end = "does not exist"
+    if len(ends.scores):
         last = view.returns[:, -1]
-        ends = f"ends at {words.returned(iqm(last[np.isfinite(last)]))}"
+        end = f"ends at {words.returned(iqm(last[np.isfinite(last)]))}"
     return Picture(
         "learning-curve",
         "Learning curve",
         f"IQM of the return with its 95 % interval; {seeds} faintly behind.{crosses}",
-        f"Return per episode over {words.amount(budget.amount)} {budget.unit}; the IQM {ends}.",
+        f"Return per episode over {words.amount(budget.amount)} {budget.unit}; the IQM {end}.",
         partial(
             figures.draw_curve,
             amount=view.amount,
             returns=view.returns,
             unit=budget.unit,
-            target=some.solving and some.solving.target,
+            target=ends.solving and ends.solving.target,
             frozen=frozen,
         ),
     )
 
 
 def _evaluations(view: View, seen: Evaluations) -> Picture:
-    evaluating, solving = view.run.manifest.evaluating, view.some.solving
+    evaluating, solving = view.run.manifest.evaluating, view.outcomes.solving
     assert evaluating is not None
     returns = {mode: getattr(seen, mode) for mode in MODES}
     ends = [f"{mode} {words.returned(iqm(x[:, -1]))}" for mode, x in returns.items()]
@@ -161,7 +160,7 @@ def _evaluations(view: View, seen: Evaluations) -> Picture:
 
 
 def _final_returns(view: View) -> Picture:
-    scores, solving = view.some.scores, view.some.solving
+    scores, solving = view.outcomes.scores, view.outcomes.solving
     return Picture(
         "final-returns",
         "Final returns",
@@ -194,7 +193,7 @@ def _seeds(view: View) -> Picture:
 
 def _own_returns(view: View, row: int) -> np.ndarray:
     """A seed's curve without what it counts with where it has no return of its own: NaN, [P]."""
-    frozen_at, silent = view.run.population.frozen_at[row], np.isnan(view.some.final[row])
+    frozen_at, silent = view.run.population.frozen_at[row], np.isnan(view.outcomes.final[row])
     gone = (frozen_at >= 0) & (view.amount > frozen_at * view.run.config.update_cost)
     return np.where(gone | silent, np.nan, view.returns[row])
 
@@ -205,13 +204,13 @@ def _profile(view: View) -> Picture:
         "Performance profile",
         "The share of seeds whose final return is at least so high; 95 % intervals.",
         "Share of seeds over final return; half of them reach "
-        f"{words.returned(np.median(view.some.scores))}.",
-        partial(figures.draw_profile, scores=view.some.scores),
+        f"{words.returned(np.median(view.outcomes.scores))}.",
+        partial(figures.draw_profile, scores=view.outcomes.scores),
     )
 
 
 def _time_to_solve(view: View) -> Picture:
-    solving = view.some.solving
+    solving = view.outcomes.solving
     assert solving is not None
     return Picture(
         "time-to-solve",
@@ -253,7 +252,7 @@ def _metric(view: View, name: str) -> Picture | None:
 def _typical(view: View) -> list[tuple[str, int]]:
     """Names and rows of the best, the median and the worst seed; of few seeds one has two names."""
     names: dict[int, list[str]] = {}
-    for rank, row in typical(view.some.final, view.some.diverged).items():
+    for rank, row in typical(view.outcomes.final, view.outcomes.diverged).items():
         names.setdefault(row, []).append(rank)
     seeds = view.run.population.seeds
     return [(f"{' and '.join(ranks)} (seed {seeds[row]})", row) for row, ranks in names.items()]
@@ -268,16 +267,16 @@ def _advice(summary: dict[str, Any]) -> str | None:
 
 def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn]) -> str:
     """The page's text."""
-    run, some, manifest = view.run, view.some, view.run.manifest
+    run, ends, manifest = view.run, view.outcomes, view.run.manifest
     config, population = run.config, run.population
-    found = measure(some)
-    order = ranking(some.final, some.diverged)
+    found = measure(ends)
+    order = ranking(ends.final, ends.diverged)
     hero = sections["Learning"][0]
-    frozen = np.flatnonzero(some.diverged)
+    frozen = np.flatnonzero(ends.diverged)
     return render(
         "report.html.j2",
         title=f"{words.environment(config)} · {manifest.called}",
-        seeds=words.seeds(len(some.final)),
+        seeds=words.seeds(len(ends.final)),
         budget=f"{words.amount(view.budget.amount)} {view.budget.unit}",
         cards=_cards(view, found),
         hero=hero,
@@ -285,13 +284,13 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
         sections=sections,
         drawn=drawn,
         advice=_advice(run.summary),
-        remarks=[*remarks(some), *_long_memory(view)],
+        remarks=[*remarks(ends), *_long_memory(view)],
         measures=[
             (about, write(one.value, about.kind), write_interval(one, about.kind))
             for about, one in _measures(view, found)
         ],
-        scored=len(some.scores) > 0,
-        unsolvable=some.solving is None,
+        scored=len(ends.scores) > 0,
+        unsolvable=ends.solving is None,
         listed=[_seed(view, int(row), rank) for rank, row in _listed(order)],
         diverged=[
             (
@@ -324,7 +323,7 @@ def _measures(view: View, found: dict[str, Estimate | None]) -> Iterator[tuple[M
 
 def _long_memory(view: View) -> list[str]:
     """That final returns are of much of the training, if they are."""
-    known = ~view.some.diverged & ~np.isnan(view.some.final)
+    known = ~view.outcomes.diverged & ~np.isnan(view.outcomes.final)
     episodes = np.asarray(view.run.population.metrics.episodes)[known]
     later = np.cumsum(episodes[:, ::-1], axis=1)
     share = float(np.median((later < RECENT_EPISODES).mean(axis=1))) if len(later) else 0.0
@@ -346,12 +345,12 @@ def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str
             kind = MEASURES[name].kind
             label = "final return, IQM" if name == "iqm" else MEASURES[name].label
             cards.append((label, write(one.value, kind), write_interval(one, kind)))
-    scores = view.some.scores
+    scores = view.outcomes.scores
     if len(scores):
         lowest, highest = words.returned(scores.min()), words.returned(scores.max())
         cards.append(("worst seed", lowest, f"best {highest}"))
-    diverged = int(view.some.diverged.sum())
-    cards.append(("diverged", str(diverged), f"of {words.seeds(len(view.some.final))}"))
+    diverged = int(view.outcomes.diverged.sum())
+    cards.append(("diverged", str(diverged), f"of {words.seeds(len(view.outcomes.final))}"))
     return cards
 
 
@@ -364,11 +363,11 @@ def _listed(order: np.ndarray) -> list[tuple[int, int]]:
 
 def _seed(view: View, row: int, rank: int) -> tuple[int, int, str, str]:
     """Rank, seed, final return and when it solved the task, for the table."""
-    some, solving = view.some, view.some.solving
-    final = "no episode" if np.isnan(some.final[row]) else words.returned(some.final[row])
+    ends, solving = view.outcomes, view.outcomes.solving
+    final = "no episode" if np.isnan(ends.final[row]) else words.returned(ends.final[row])
     when = "never"
     if solving is not None and solving.ever[row]:
         when = words.amount(solving.time[row]) + (", lost again" if solving.collapsed[row] else "")
-    if some.diverged[row]:
-        when += f", diverged: counts with {words.returned(some.floor)}"
+    if ends.diverged[row]:
+        when += f", diverged: counts with {words.returned(ends.floor)}"
     return rank, int(view.run.population.seeds[row]), final, when

@@ -50,7 +50,7 @@ class Point(NamedTuple):
     values: dict[str, Any]
     directory: Path
     setting: int  # index in its run's settings
-    some: Outcomes
+    outcomes: Outcomes
     measures: dict[str, Estimate | None]
     evaluated: dict[str, Estimate]  # the IQM of the last evaluation while it trained, by mode
     amount: np.ndarray  # [P]
@@ -149,11 +149,11 @@ def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Poi
     found = []
     for i, setting in enumerate(run.settings):
         part = select(run.population, np.flatnonzero(run.population.setting == i))
-        some = outcomes(run.config, part, target)
+        ends = outcomes(run.config, part, target)
         curve = curve_points(run.config, part)
         values = {**program, **setting}
         seen = _evaluated(part)
-        found.append(Point(values, run.directory, i, some, measure(some), seen, *curve))
+        found.append(Point(values, run.directory, i, ends, measure(ends), seen, *curve))
     return found
 
 
@@ -166,14 +166,14 @@ def _evaluated(part: Population) -> dict[str, Estimate]:
 
 def _with_a_floor(points: list[Point]) -> list[Point]:
     """Points in which no episode ended count with the lowest floor of the others."""
-    floors = [point.some.floor for point in points if not math.isnan(point.some.floor)]
+    floors = [point.outcomes.floor for point in points if not math.isnan(point.outcomes.floor)]
     if not floors:
         return points
     found = []
     for point in points:
-        if math.isnan(point.some.floor):
-            some = point.some._replace(floor=min(floors))
-            point = point._replace(some=some, measures=measure(some))
+        if math.isnan(point.outcomes.floor):
+            ends = point.outcomes._replace(floor=min(floors))
+            point = point._replace(outcomes=ends, measures=measure(ends))
         found.append(point)
     return found
 
@@ -189,7 +189,7 @@ def show(found: Found) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    diverged = any(point.some.diverged.any() for point in found.points)
+    diverged = any(point.outcomes.diverged.any() for point in found.points)
     heads = ["IQM", "95 %", "solved", *(["diverged"] if diverged else [])]
     heads += [f"{mode} IQM" for mode in found.modes]
     rows = []
@@ -197,7 +197,7 @@ def show(found: Found) -> None:
         cells = [sweep.show(point.values[name]) for name in found.grid]
         cells += _written(point.measures["iqm"], "return")
         cells.append(_written(point.measures["solved"], "share")[0])
-        cells += [str(int(point.some.diverged.sum()))] if diverged else []
+        cells += [str(int(point.outcomes.diverged.sum()))] if diverged else []
         cells += [_written(point.evaluated.get(mode), "return")[0] for mode in found.modes]
         rows.append(cells)
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -261,7 +261,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
                 rank,
                 [sweep.show(point.values[name]) for name in found.grid],
                 cells,
-                int(point.some.diverged.sum()),
+                int(point.outcomes.diverged.sum()),
                 where,
             )
         )
@@ -269,7 +269,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         "sweep.html.j2",
         title=f"{words.environment(found.config, found.grid)} · {found.algorithm}",
         points=len(found.points),
-        seeds=words.seeds(len(found.points[0].some.final)),
+        seeds=words.seeds(len(found.points[0].outcomes.final)),
         budget=_budget(found),
         swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},
         best=_said_best(found),
@@ -377,7 +377,7 @@ def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool) -> None:
 
 def _pooled(points: Sequence[Point]) -> Estimate:
     """The IQM of all scores of some points, each of them a stratum."""
-    strata = [point.some.scores for point in points if len(point.some.scores)]
+    strata = [point.outcomes.scores for point in points if len(point.outcomes.scores)]
     return estimate(iqm, strata) if strata else Estimate(math.nan, math.nan, math.nan)
 
 
@@ -509,7 +509,7 @@ def _draw_curves(axes: Any, found: Found, shown: Sequence[Point]) -> None:
     for i, point in enumerate(shown):
         label = _said(point, found)
         figures.draw_iqm(axes, point.amount, point.returns, label=label, **figures.look(i))
-    solving = shown[0].some.solving
+    solving = shown[0].outcomes.solving
     figures.draw_target(axes, solving and solving.target)
     figures.label_budget(axes, found.config.unit, max(p.amount[-1] for p in shown))
     figures.label_returns(axes)

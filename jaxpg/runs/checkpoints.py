@@ -33,7 +33,7 @@ from jaxpg.population.chunks import (
     points_of,
 )
 from jaxpg.population.evaluations import MODES
-from jaxpg.runs import manifest
+from jaxpg.runs import manifest as manifests
 
 FOLDER = "checkpoints"
 KEPT = 2  # of each chunk
@@ -70,10 +70,8 @@ def listed(directory: Path) -> dict[int, list[Checkpoint]]:
     """
     found: dict[int, list[Checkpoint]] = {}
     folder = directory / FOLDER
-    try:
+    with files.reading(folder):
         paths = sorted(folder.iterdir()) if folder.exists() else []
-    except OSError as error:
-        raise RunError(f"{folder} cannot be read ({error.strerror})") from None
     for path in paths:
         match = NAME.fullmatch(path.name)
         if match:
@@ -89,7 +87,7 @@ def identity(chunk: Chunk) -> str:
     fields = {
         name: jax.tree.map(np.ndarray.tolist, value) if name not in STATIC else value
         for name, value in vars(config).items()
-        if name not in manifest.LATER or np.any(value != manifest.LATER[name])
+        if name not in manifests.LATER or np.any(value != manifests.LATER[name])
         if config.lr_schedule != "constant" or name not in ("total_steps", "total_episodes")
     }
     trained = [fields, chunk.keys.tolist()]
@@ -117,7 +115,7 @@ def save(
     sha256 = hashlib.sha256(content).hexdigest()
     update = metrics.env_steps.shape[1]
     path = directory / FOLDER / name(index, update, sha256)
-    again = manifest.resume_line(directory)
+    again = manifests.resume_line(directory)
     advice = f"; everything reported so far is saved: make room, then {again}"
     with files.writing(directory, advice):
         files.write(path, content)
@@ -137,16 +135,13 @@ def load(at: Checkpoint, chunk: Chunk, lanes: Lane, num_updates: int) -> Loaded:
     """
     wanted = shapes(lanes, chunk, at.update)
     size = sum(_size(x) for x in _named(wanted).values())
-    try:
-        with at.path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != at.sha256:
-                raise RunError(f"{at.path} is damaged: its content has not the SHA-256 of its name")
-            if at.update > num_updates or not size <= file.tell() <= size + HEADER:
-                raise _foreign(at.path)
-            file.seek(0)
-            content = file.read()
-    except OSError as error:
-        raise RunError(f"{at.path} cannot be read ({error.strerror})") from None
+    with files.reading(at.path), at.path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != at.sha256:
+            raise RunError(f"{at.path} is damaged: its content has not the SHA-256 of its name")
+        if at.update > num_updates or not size <= file.tell() <= size + HEADER:
+            raise _foreign(at.path)
+        file.seek(0)
+        content = file.read()
     return parse(content, at.path, chunk, wanted)
 
 
@@ -195,7 +190,7 @@ def shapes(lanes: Lane, chunk: Chunk, update: int) -> Any:
 def _foreign(path: Path) -> Foreign:
     return Foreign(
         f"{path} is whole, but of another run or version: continue with the versions that "
-        f"{manifest.NAME} names, or move it away"
+        f"{manifests.NAME} names, or move it away"
     )
 
 

@@ -18,12 +18,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
-from jaxpg import words
+from jaxpg import files, words
 from jaxpg.core.config import Config
 from jaxpg.core.networks import KERNEL
 from jaxpg.core.types import Algorithm, Metrics, Params
 from jaxpg.errors import RunError
-from jaxpg.files import whole_directory
 from jaxpg.names import from_torch
 from jaxpg.population import own
 from jaxpg.population.chunks import CAUSES, COUNTED, metric_names
@@ -32,7 +31,7 @@ from jaxpg.population.own import Build
 from jaxpg.population.policy import Policy, made
 from jaxpg.population.settings import Setting, which, with_setting
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs import results, trained
+from jaxpg.runs import results
 from jaxpg.runs import start as starts
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.trained import Trained
@@ -102,7 +101,7 @@ class Run:
         Raises:
           RunError: as `which`; or if there is no such seed, or none good enough to be the best.
         """
-        return trained.row(self.population, seed, setting)
+        return self.population.row(seed, setting)
 
     def params(self, seed: int | str, setting: int | None = None) -> Params:
         """The trained parameters of one seed, as the networks take them; numpy leaves.
@@ -137,8 +136,7 @@ class Run:
           RunError: as `row`, or without those parts; ConfigError if the environment is not
             registered any more.
         """
-        given = algorithm or self.algorithm(setting)
-        return trained.policy(self.population, self.manifest, seed, setting, given)
+        return self.population.policy(seed, setting, algorithm or self.algorithm(setting))
 
     def to_frame(self) -> "pandas.DataFrame":
         """The metrics as a tidy table: a line for each row and update.
@@ -149,7 +147,7 @@ class Run:
           (of the episodes that ended in the update; NaN if none did), `frozen` (whether the seed
           had diverged), and the metrics of `results.npz` under their names.
         """
-        return trained.to_frame(self.population, self.manifest)
+        return self.population.to_frame()
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Copy what the run is, checkpoints aside, into a directory that is new or empty.
@@ -157,7 +155,7 @@ class Run:
         Raises:
           RunError: if `out` holds something or cannot be written.
         """
-        with whole_directory(Path(out), "out") as partial:
+        with files.whole_directory(Path(out), "out") as partial:
             starts.write(partial, self.population.start)
             for name in (manifests.NAME, *results.FILES):
                 shutil.copyfile(self.directory / name, partial / name)
@@ -236,10 +234,8 @@ def _summary(directory: Path) -> dict[str, Any]:
 def _content(directory: Path, name: str, summary: dict[str, Any]) -> bytes:
     """A file of the results, with the SHA-256 that the summary says."""
     path = directory / name
-    try:
+    with files.reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror})") from None
     if hashlib.sha256(content).hexdigest() != summary["sha256"].get(name):
         raise RunError(f"{path} is damaged: it has not the SHA-256 that summary.json says")
     return content

@@ -208,7 +208,7 @@ def parse(content: bytes, path: Path) -> Manifest:
     Raises:
       RunError: if they are none; `path` is for the message.
     """
-    try:
+    with files.reading(path):
         fields = json.loads(content)
         if not isinstance(fields, dict) or "schema" not in fields:
             raise RunError(f"{path} is not the manifest of a run")
@@ -216,44 +216,46 @@ def parse(content: bytes, path: Path) -> Manifest:
             raise RunError(
                 f"{path} has schema {fields['schema']!r}, and this version of jaxpg reads {SCHEMA}"
             )
-        _check_known(fields, {"schema", "seeds", *Manifest._fields} - {"parts"}, path)
-        parts = tuple(fields["seeds"])
-        manifest = Manifest(
-            preset=_typed(fields["preset"], str),
-            config=parse_config(fields["config"], path),
-            parts=parts,
-            lanes=_typed(fields["lanes"], int),
-            segment=_typed(fields["segment"], int),
-            settings=tuple(_typed(fields["settings"], list)),
-            made=_typed(fields["made"], dict),
-            bits=_typed(fields.get("bits", 1), int),  # which the first version did not write
-            build=_typed(fields.get("build"), str | None),
-            build_sha256=_typed(fields.get("build_sha256"), str | None),
-            options=own.checked(EnvParams(_typed(fields.get("options", {}), dict))),
-            env_sha256=_typed(fields.get("env_sha256"), str | None),
-            start=parse_origin(fields.get("start")),
-        )
-        if fields.get("evaluating") is not None:
-            asked = evaluations.asked(manifest.config, **_typed(fields["evaluating"], dict))
-            manifest = manifest._replace(evaluating=asked)
-        seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise ValueError("seeds must be different and at least one")
-        if manifest.lanes < 2 or manifest.segment < 1:
-            raise ValueError("lanes must be at least 2, and segment at least 1")
-        if not manifest.settings:
-            raise ValueError("settings must be at least one")
-        for setting in manifest.settings:
-            with_setting(manifest.config, _typed(setting, dict))
-            own.with_setting(manifest.options, setting)
-    except KeyError as error:
-        raise RunError(f"{path} is damaged: it lacks {error}") from None
-    except ConfigError as error:
-        raise RunError(
-            f"{path} is damaged, or of another version of jaxpg: {words.line(error)}"
-        ) from None
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {words.line(error)}") from None
+        try:
+            return _of_fields(fields, path)
+        except ConfigError as error:
+            raise RunError(
+                f"{path} is damaged, or of another version of jaxpg: {words.line(error)}"
+            ) from None
+
+
+def _of_fields(fields: dict[str, Any], path: Path) -> Manifest:
+    """The manifest of what is in its file; whatever a wrong one makes Python raise."""
+    _check_known(fields, {"schema", "seeds", *Manifest._fields} - {"parts"}, path)
+    parts = tuple(fields["seeds"])
+    manifest = Manifest(
+        preset=_typed(fields["preset"], str),
+        config=parse_config(fields["config"], path),
+        parts=parts,
+        lanes=_typed(fields["lanes"], int),
+        segment=_typed(fields["segment"], int),
+        settings=tuple(_typed(fields["settings"], list)),
+        made=_typed(fields["made"], dict),
+        bits=_typed(fields.get("bits", 1), int),  # which the first version did not write
+        build=_typed(fields.get("build"), str | None),
+        build_sha256=_typed(fields.get("build_sha256"), str | None),
+        options=own.checked(EnvParams(_typed(fields.get("options", {}), dict))),
+        env_sha256=_typed(fields.get("env_sha256"), str | None),
+        start=parse_origin(fields.get("start")),
+    )
+    if fields.get("evaluating") is not None:
+        asked = evaluations.asked(manifest.config, **_typed(fields["evaluating"], dict))
+        manifest = manifest._replace(evaluating=asked)
+    seeds = [seed for part in parts for seed in parse_seeds(_typed(part, str))]
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError("seeds must be different and at least one")
+    if manifest.lanes < 2 or manifest.segment < 1:
+        raise ValueError("lanes must be at least 2, and segment at least 1")
+    if not manifest.settings:
+        raise ValueError("settings must be at least one")
+    for setting in manifest.settings:
+        with_setting(manifest.config, _typed(setting, dict))
+        own.with_setting(manifest.options, setting)
     return manifest
 
 

@@ -16,7 +16,7 @@ from jaxpg import fast
 from jaxpg.core import env
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import DoesNotFit
-from jaxpg.population import chunks, own, population, provenance
+from jaxpg.population import chunks, memory, own, population, provenance
 from jaxpg.population.chunks import Chunk
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import Build
@@ -26,6 +26,8 @@ from jaxpg.population.settings import (
     plain,
     plain_setting,
     seed_list,
+    setting_list,
+    whole,
     with_setting,
 )
 from jaxpg.runs import directories
@@ -71,7 +73,8 @@ def plan(
       RunError: if the seeds cannot start there.
     """
     # What every setting replaces has the first one's value, so that the config says nothing false.
-    first: Setting = next(iter(settings), {})
+    settings = setting_list(settings)
+    first: Setting = settings[0]
     replaced = {name: x for name, x in first.items() if all(name in other for other in settings)}
     config, build = with_setting(config, replaced), own.fixed(build, replaced)
     config, seeds = env.settle(plain(config)), seed_list(seeds)
@@ -80,7 +83,9 @@ def plan(
         check_varied(config, settings)
     with chunks.own_jax(config):
         own.check_made(build, build(config), config)
-    lanes = population.default_lanes(device) if lanes is None else lanes
+    if lanes is None:
+        lanes = population.default_lanes(device)
+    lanes, segments = population.checked_lanes(lanes), whole("segments", segments or SEGMENTS)
     population.make_chunks(config, seeds[:1], settings, lanes, options)
     if start is not None:
         starts.check(start, config, seeds, build)
@@ -89,7 +94,7 @@ def plan(
         config=config,
         parts=(manifests.format_seeds(seeds),),
         lanes=lanes,
-        segment=min(-(-config.num_updates // (segments or SEGMENTS)), LONGEST_SEGMENT),
+        segment=min(-(-config.num_updates // segments), LONGEST_SEGMENT),
         settings=tuple(plain_setting(setting) for setting in settings),
         made={
             "versions": provenance.versions(config.env),
@@ -113,19 +118,19 @@ def make_chunks(manifest: Manifest, start: Start | None = None) -> list[Chunk]:
     Args:
       start: what the manifest says that it starts from.
     """
-    what = (manifest.settings, manifest.lanes, manifest.options)
-    return [
-        chunk
-        for part in manifest.parts
-        for seeds in [manifests.parse_seeds(part)]
-        for chunk in population.make_chunks(
+    groups: list[Chunk] = []
+    for part in manifest.parts:
+        seeds = manifests.parse_seeds(part)
+        groups += population.make_chunks(
             manifest.config,
             seeds,
-            *what,
+            manifest.settings,
+            manifest.lanes,
+            manifest.options,
             start and starts.of_seeds(start, seeds),
             manifest.evaluating,
         )
-    ]
+    return groups
 
 
 def check_parts(manifest: Manifest, build: Build) -> None:
@@ -146,9 +151,8 @@ def check_parts(manifest: Manifest, build: Build) -> None:
         chunks.trace_update(chunk, lanes, build)
     except jax.errors.ConcretizationTypeError as error:
         raise ConfigError(
-            f"{manifest.build} decides in Python by a number that is traced, as options that are "
-            "fractions and traced fields of the config are: take jax.numpy.where, or annotate the "
-            "option as int or bool"
+            f"{manifest.build} uses a traced number (a float option, or a traced field) in a "
+            "Python `if`: use jax.numpy.where, or annotate the option as int or bool"
         ) from error
 
 
@@ -171,12 +175,13 @@ def with_lanes_that_fit(
     is_new = not (directory / manifests.NAME).exists()
     if lanes is None and not is_new:
         lanes = manifests.read(directory).lanes
-    try:
-        attempt(lanes)
-    except DoesNotFit as problem:
-        if is_new:
-            directories.withdraw(directory)
-        if lanes is not None or problem.lanes is None:
+
+    def or_withdraw(lanes: int | None) -> None:
+        try:
+            attempt(lanes)
+        except DoesNotFit:
+            if is_new:
+                directories.withdraw(directory)
             raise
-        note(f"{problem}, and is taken")
-        with_lanes_that_fit(directory, problem.lanes, attempt, note)
+
+    memory.with_lanes_that_fit(lanes, or_withdraw, lambda problem: note(f"{problem}, and is taken"))

@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,20 @@ from jaxpg import fast, words
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.errors import Stopped
-from jaxpg.population import evaluations, own, population, progress
+from jaxpg.population import evaluations, memory, own, population, progress
 from jaxpg.population.cluster import Cluster, device_of, joined
 from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
-from jaxpg.population.settings import Setting, expand, plain, seed_list, settled, with_values
+from jaxpg.population.settings import (
+    Setting,
+    expand,
+    plain,
+    seed_list,
+    setting_list,
+    settled,
+    whole,
+    with_values,
+)
 from jaxpg.runs import directories, planning, run
 from jaxpg.runs import start as starts
 from jaxpg.runs.load import Run, load
@@ -72,7 +81,8 @@ def train_population(
         one lane, in whose config the traced fields are traced scalars. Its other parameters that
         are numbers, true or false are its options (`jaxpg.population.own`).
       out: a run directory, as of `jaxpg train`: new, or empty, or of this very run, which is then
-        continued. Ctrl-C and SIGTERM save and raise Stopped; the same call goes on.
+        continued. Ctrl-C and SIGTERM save and raise Stopped; the same call goes on. No watchdog
+        ends a segment that hangs, as the command's `--stall-seconds` does.
       evaluate_every: how much of its budget (environment steps, or episodes, per row) lies between
         two evaluations of a row's policy; it divides the budget, and the first is before training.
         None is never. The result has them as `evaluations`; training is the same to the bit.
@@ -93,7 +103,8 @@ def train_population(
         cannot start from `start_from`.
       Stopped: if training into `out` was stopped.
     """
-    config, seeds = plain(config), seed_list(seeds)
+    config, seeds, settings = plain(config), seed_list(seeds), setting_list(settings)
+    segments = whole("segments", segments)
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
     evaluating = evaluations.asked(config, evaluate_every, evaluate_episodes)
@@ -114,11 +125,11 @@ def train_population(
         if out is not None:
             return _train_into(Path(out), plan, lanes, show, build, start, nodes)
         what = plan(lanes=lanes)
-        found = population.train_rows(
+        train = partial(
+            population.train_rows,
             config,
             seeds,
             settings,
-            lanes=lanes,
             segments=segments,
             report=show,
             build=build,
@@ -126,6 +137,7 @@ def train_population(
             start=start and starts.of_seeds(start, seeds),
             evaluating=evaluating,
         )
+        found = memory.with_lanes_that_fit(lanes, lambda lanes: train(lanes=lanes))
     what = what._replace(lanes=found.lanes)
     return Trained(*found._replace(manifest=what, start=start))
 
@@ -215,16 +227,13 @@ def start_of(source: str | os.PathLike[str] | Run | Trained | None) -> Start | N
     return starts.of(source)
 
 
-@contextmanager
 def _shown(
     config: Config, seeds: list[int], report: Callable[[Progress], None] | None
-) -> Iterator[Callable[[Progress], None] | None]:
+) -> AbstractContextManager[Callable[[Progress], None] | None]:
     """The reporter, or in a notebook a bar, where none is given."""
     if report is None and progress.in_notebook():
-        with progress.shown(f"{config.env}, {words.seeds(len(seeds))}") as show:
-            yield show
-    else:
-        yield report
+        return progress.shown(f"{config.env}, {words.seeds(len(seeds))}")
+    return nullcontext(report)
 
 
 def _name(config: Config) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpg import files, words
-from jaxpg.analysis import race as statistics
+from jaxpg.analysis import race as analysis
 from jaxpg.analysis.budget import alike
 from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import Plan
@@ -104,8 +104,8 @@ def plan(
             f"--start-seed and the --max-seeds from there must be in [0, 2^32); got {start} and "
             f"{max_seeds}"
         )
-    settled = Plan(len(contenders), statistics.rounds(first_round, max_seeds), alpha)
-    fewest = statistics.fewest_seeds(settled)
+    settled = Plan(len(contenders), analysis.rounds(first_round, max_seeds), alpha)
+    fewest = analysis.fewest_seeds(settled)
     if max_seeds < fewest:
         raise ConfigError(
             f"--max-seeds must be at least {fewest}, with fewer nothing can be decided at this "

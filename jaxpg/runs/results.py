@@ -171,7 +171,7 @@ def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any
         "final_return": None if np.isnan(counted).any() else spread(counted, some.setting),
         "solved_at": target,
         "solved_fraction": None if target is None else float(is_solved(some, target).mean()),
-        "learning": None if learnt is None else {**learnt._asdict(), "warning": learnt.warning},
+        "learning": learnt and learnt._asdict(),
         "evaluations": evaluations(config, some),
     }
 

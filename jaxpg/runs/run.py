@@ -6,6 +6,7 @@ SAVE_RATIO times as long as a commit takes, and at the end of a chunk. So saving
 most a segment and SAVE_RATIO commits' time of work. Progress is reported after the commit only.
 """
 
+import dataclasses
 import json
 import math
 import shutil
@@ -42,15 +43,15 @@ COMPILE_SECONDS = 3600.0  # that compiling may take at least; a loaded machine t
 LOG = "progress.jsonl"
 
 
-class Chain(NamedTuple):
+class Saved(NamedTuple):
     """The good checkpoints of a chunk, the newest last."""
 
-    kept: list[Checkpoint]
+    checkpoints: list[Checkpoint]
 
     @property
     def update(self) -> int:
         """Updates that are safe."""
-        return self.kept[-1].update if self.kept else 0
+        return self.checkpoints[-1].update if self.checkpoints else 0
 
 
 def train(
@@ -97,13 +98,14 @@ def train(
         shapes = chunks.lane_shapes(groups[0], build)
         rows = {i: group.real for i, group in enumerate(groups)}
         tally = Tally(rows, updates, _log(directory / LOG, report))
-        chains = _restore(directory, manifest, groups, shapes, tally, note)
-        if begun and not any(chain.update for chain in chains.values()):
+        saved = _restore(directory, manifest, groups, shapes, tally, note)
+        if begun and not any(one.update for one in saved.values()):
             note(
                 f"{directory} was begun before, and ended before anything was saved, as while "
                 "it compiled: training begins at its start"
             )
         compile_seconds = 0.0
+        waiting = time.perf_counter()
 
         def ready(seconds: float) -> None:
             """Training begins; until now its clock has stood still."""
@@ -111,31 +113,28 @@ def train(
             compile_seconds = seconds
             tally.began += time.perf_counter() - waiting
 
-        jobs = [i for i, chain in chains.items() if chain.update < updates]
+        jobs = [i for i, one in saved.items() if one.update < updates]
         if jobs:
-            waiting = time.perf_counter()
             to_compile = max(COMPILE_SECONDS, stall_seconds)
             watched = stall_seconds if nodes is None else math.inf  # a cluster watches its own
-            with _job(directory, manifest, groups, shapes, chains, tally, stop, watched) as (
-                train_chunk,
-                pace,
-            ):
+            with Watchdog(watched, "no segment has ended") as watchdog:
+                job = _Job(directory, updates, groups, shapes, saved, tally, stop, watchdog)
                 population.carry_out(
                     nodes,
                     Task(groups[0], manifest.segment, updates, build),
                     groups,
                     jobs,
-                    train_chunk,
+                    job.train_chunk,
                     stop,
                     ready=ready,
                     writes=True,
                     note=note,
                     compiling=partial(_compiling, manifest, to_compile, note),
-                    pace=pace,
+                    pace=job.pace,
                     compile_seconds=to_compile,
                     stall_seconds=stall_seconds,
                 )
-        if any(chain.update < updates for chain in chains.values()):
+        if any(one.update < updates for one in saved.values()):
             raise Stopped
         return _finish(directory, manifest, groups, shapes, compile_seconds, device)
 
@@ -147,14 +146,14 @@ def _restore(
     shapes: Lane,
     tally: Tally,
     note: Callable[[str], None],
-) -> dict[int, Chain]:
+) -> dict[int, Saved]:
     """The good checkpoints of each chunk; damaged ones are removed, with a note.
 
     Raises:
       Foreign: if one is whole, but not of this run and version.
     """
     found = checkpoints.listed(directory)
-    chains, seconds = {}, 0.0
+    saved, seconds = {}, 0.0
     for i in range(len(groups)):
         kept = found.get(i, [])
         while kept:
@@ -170,9 +169,9 @@ def _restore(
             tally.add(i, loaded.snapshot, silent=True)
             seconds = max(seconds, loaded.seconds)
             break
-        chains[i] = Chain(kept)
+        saved[i] = Saved(kept)
     tally.began = time.perf_counter() - seconds
-    return chains
+    return saved
 
 
 @contextmanager
@@ -186,51 +185,54 @@ def _compiling(manifest: Manifest, limit: float, note: Callable[[str], None]) ->
     compiling.remember(manifest, time.perf_counter() - began)
 
 
-@contextmanager
-def _job(
-    directory: Path,
-    manifest: Manifest,
-    groups: list[Chunk],
-    shapes: Lane,
-    chains: dict[int, Chain],
-    tally: Tally,
-    stop: threading.Event,
-    stall_seconds: float,
-) -> Iterator[tuple[Callable[[Advance, int], None], Callable[[], float]]]:
-    """What is done with a chunk: train it from its newest checkpoint on, and commit; and the
-    seconds of work that a commit is worth."""
-    updates = manifest.config.num_updates
-    commit_seconds = 0.0  # what the last commit of any worker took
+@dataclasses.dataclass
+class _Job:
+    """What is done with a chunk: train it from its newest checkpoint on, and commit."""
 
-    def pace() -> float:
-        return SAVE_RATIO * commit_seconds
+    directory: Path
+    updates: int  # that make a chunk whole
+    groups: list[Chunk]
+    shapes: Lane
+    saved: dict[int, Saved]
+    tally: Tally
+    stop: threading.Event
+    watchdog: Watchdog
+    commit_seconds: float = 0.0  # what the last commit of any worker took
 
-    def train_chunk(advance: Advance, i: int) -> None:
-        nonlocal commit_seconds
-        chunk, kept, worker = groups[i], chains[i].kept, threading.get_ident()
-        watchdog.beat(worker)
-        at = checkpoints.load(kept[-1], chunk, shapes, updates).snapshot if kept else None
+    def pace(self) -> float:
+        """Seconds of work that a commit is worth."""
+        return SAVE_RATIO * self.commit_seconds
+
+    def train_chunk(self, advance: Advance, i: int) -> None:
+        """Train chunk i to its end, or until it is to stop."""
+        chunk, kept, worker = self.groups[i], self.saved[i].checkpoints, threading.get_ident()
+        clock, beat = self.watchdog.clock, partial(self.watchdog.beat, worker)
+        beat()
+        at = None
+        if kept:
+            at = checkpoints.load(kept[-1], chunk, self.shapes, self.updates).snapshot
         committed = clock.seconds()
-        for done, snapshot in advance(chunk, updates, at):
-            watchdog.beat(worker)
+        for done, snapshot in advance(chunk, self.updates, at):
+            beat()
             waited = clock.seconds() - committed
-            if done == updates or stop.is_set() or waited >= pace():
+            if done == self.updates or self.stop.is_set() or waited >= self.pace():
                 began = clock.seconds()
-                kept.append(checkpoints.save(directory, i, chunk, snapshot, tally.seconds()))
-                for old in kept[: -checkpoints.KEPT]:
-                    _remove(old.path)
-                del kept[: -checkpoints.KEPT]
-                tally.add(i, snapshot)
+                self._commit(i, snapshot)
                 committed = clock.seconds()
-                commit_seconds = committed - began
-                watchdog.beat(worker)
-            if stop.is_set():
+                self.commit_seconds = committed - began
+                beat()
+            if self.stop.is_set():
                 break
-        watchdog.rest(worker)
+        self.watchdog.rest(worker)
 
-    with Watchdog(stall_seconds, "no segment has ended") as watchdog:
-        clock = watchdog.clock
-        yield train_chunk, pace
+    def _commit(self, i: int, snapshot: chunks.Snapshot) -> None:
+        """Save it, and remove what is too old to be kept."""
+        kept, seconds = self.saved[i].checkpoints, self.tally.seconds()
+        kept.append(checkpoints.save(self.directory, i, self.groups[i], snapshot, seconds))
+        for old in kept[: -checkpoints.KEPT]:
+            _remove(old.path)
+        del kept[: -checkpoints.KEPT]
+        self.tally.add(i, snapshot)
 
 
 def _finish(

@@ -54,9 +54,7 @@ def of(trained: Any, directory: Path | None = None) -> Start:
     Raises:
       RunError: if it does not say so, or has several settings.
     """
-    what = trained.manifest
-    if what is None:
-        raise RunError("this population does not say what was trained: its manifest is None")
+    what = trained.what
     if len(what.settings) > 1:
         raise RunError(
             f"{directory or 'the population to start from'} has {len(what.settings)} settings, and "

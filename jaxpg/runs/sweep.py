@@ -31,7 +31,7 @@ from jaxpg.population import evaluations, own
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import OPTION
 from jaxpg.population.settings import ENV, expand, product, settled, with_values
-from jaxpg.runs import manifest
+from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import (
     Manifest,
     Origin,
@@ -44,7 +44,7 @@ from jaxpg.runs.manifest import (
 if TYPE_CHECKING:
     from jaxpg.runs.start import Start
 
-NAME = manifest.SWEEP
+NAME = manifests.SWEEP
 SCHEMA = 1
 _HINTS = get_type_hints(Config)
 
@@ -167,12 +167,12 @@ def begin(
     old = read(out) if is_sweep(out) else None
     if old is None:
         directories.check_usable(out)
-        if (out / manifest.NAME).exists():
+        if (out / manifests.NAME).exists():
             raise RunError(f"{out} is a run, and no sweep: take another --out")
     elif asked.lanes is None:
         asked = asked._replace(lanes=old.lanes)
-    manifests = _manifests(asked, device, start)
-    asked = asked._replace(lanes=manifests[0].lanes)
+    planned = _manifests(asked, device, start)
+    asked = asked._replace(lanes=planned[0].lanes)
     if old is not None and (differ := words.differences(_settled(old), _settled(asked))):
         raise RunError(
             f"{out} is a sweep of something else ({'; '.join(differ)}): take another --out, or the "
@@ -183,7 +183,7 @@ def begin(
             out.mkdir(parents=True, exist_ok=True)
             files.write(out / NAME, _text(asked))
     of_points = [out / name for name in asked.names]
-    for directory, content in zip(of_points, manifests, strict=True):
+    for directory, content in zip(of_points, planned, strict=True):
         directories.begin(directory, content, start)
     return of_points
 

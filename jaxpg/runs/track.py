@@ -19,7 +19,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,12 +137,10 @@ def _write(directory: Path, state: State) -> None:
         files.write(directory / NAME, json.dumps(state._asdict()) + "\n")
 
 
-@contextmanager
-def _open(directory: Path, state: State) -> Iterator[Log]:
+def _open(directory: Path, state: State) -> AbstractContextManager[Log]:
     check(state.kind)
     opened = {"tensorboard": _tensorboard, "wandb": _wandb, "none": _none}[state.kind]
-    with opened(directory, state) as log:
-        yield log
+    return opened(directory, state)
 
 
 @contextmanager

@@ -35,24 +35,75 @@ class Trained(Population):
     __slots__ = ()
 
     @property
+    def what(self) -> Manifest:
+        """What was trained.
+
+        Raises:
+          RunError: if it does not say so, as an array of populations that were put together.
+        """
+        if self.manifest is None:
+            raise RunError("this population does not say what was trained: its manifest is None")
+        return cast(Manifest, self.manifest)
+
+    @property
     def summary(self) -> dict[str, Any]:
         """What `summary.json` says of a run: spreads, what diverged, speed, config, versions."""
-        summary = results.summarize(self._trained(), self)
+        summary = results.summarize(self.what, self)
         return json.loads(json.dumps(summary))  # tuples are lists there
 
     def row(self, seed: int | str, setting: int | None = None) -> int:
-        """Where a seed is; as `Run.row`."""
-        return row(self, seed, setting)
+        """Where a seed is in the arrays; as `Run.row`."""
+        count = int(self.setting.max()) + 1
+        rows = np.flatnonzero(self.setting == which(setting, count))
+        if isinstance(seed, str):
+            return _ranked(self, seed, rows)
+        number = integer(seed)
+        if number is None:
+            raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
+        seeds = self.seeds[rows]
+        if number not in seeds:
+            known = manifests.format_seeds(seeds.tolist())
+            raise RunError(f"the run has no seed {seed}; its seeds are {known}")
+        return int(rows[np.flatnonzero(seeds == number)[0]])
 
     def policy(
         self, seed: int | str, setting: int | None = None, algorithm: Algorithm | None = None
     ) -> Policy:
         """The trained policy of one seed; as `Run.policy`."""
-        return policy(self, self._trained(), seed, setting, algorithm)
+        what = self.what
+        if what.build is not None and algorithm is None:
+            raise RunError(
+                f"the run was trained with parts of your own ({what.build}), which its files do "
+                "not hold: give what made them, as in load(…, build=build), which has the run's "
+                "options"
+            )
+        row = self.row(seed, setting)
+        params = jax.tree.map(lambda leaf: leaf[row], self.params)
+        config = with_setting(what.config, what.settings[self.setting[row]])
+        return Policy.of(config, params, algorithm)
 
     def to_frame(self) -> "pandas.DataFrame":
-        """The metrics as a tidy table; as `Run.to_frame`."""
-        return to_frame(self, self._trained())
+        """The metrics as a tidy table, a line for each row and update; as `Run.to_frame`."""
+        import pandas
+
+        metrics = self.metrics
+        rows, updates = metrics.env_steps.shape
+        update = np.arange(updates)
+        frozen_at = self.frozen_at[:, None]
+        mean = np.full(metrics.return_sum.shape, np.nan, metrics.return_sum.dtype)
+        np.divide(metrics.return_sum, metrics.episodes, out=mean, where=metrics.episodes > 0)
+        columns: dict[str, np.ndarray] = {"setting": np.repeat(self.setting, updates)}
+        for name in self.what.varied:
+            columns[name] = np.repeat(np.array(self.what.values(name))[self.setting], updates)
+        columns |= {
+            "seed": np.repeat(self.seeds, updates),
+            "update": np.tile(update, rows),
+            "total_env_steps": np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).reshape(-1),
+            "mean_return": mean.reshape(-1),
+            "frozen": ((frozen_at >= 0) & (update >= frozen_at)).reshape(-1),
+            **{name: values.reshape(-1) for name, values in metrics.named().items()},
+        }
+        return pandas.DataFrame(columns)
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Make the directory of a finished run, as `jaxpg train` leaves it, checkpoints aside.
@@ -66,84 +117,12 @@ class Trained(Population):
           RunError: if `out` holds something or cannot be written, or networks of your own have
             parameters that are not named as a file needs it.
         """
-        what = self._trained()
+        what = self.what
         check_params(self.params)
         with whole_directory(Path(out), "out") as partial:
             starts.write(partial, self.start)
             manifests.write(partial, what)
             results.save(partial, what, self)
-
-    def _trained(self) -> Manifest:
-        if self.manifest is None:
-            raise RunError("this population does not say what was trained: its manifest is None")
-        return cast(Manifest, self.manifest)
-
-
-def row(population: Any, seed: int | str, setting: int | None) -> int:
-    """Where a seed is in the arrays of a population.
-
-    Raises:
-      RunError: if there is no such seed or setting, or no seed is good enough to be the best.
-    """
-    count = int(population.setting.max()) + 1
-    rows = np.flatnonzero(population.setting == which(setting, count))
-    if isinstance(seed, str):
-        return _ranked(population, seed, rows)
-    number = integer(seed)
-    if number is None:
-        raise RunError(f"seed must be an integer, or one of {', '.join(RANKS)}; got {seed!r}")
-    seeds = population.seeds[rows]
-    if number not in seeds:
-        known = manifests.format_seeds(seeds.tolist())
-        raise RunError(f"the run has no seed {seed}; its seeds are {known}")
-    return int(rows[np.flatnonzero(seeds == number)[0]])
-
-
-def policy(
-    population: Any,
-    what: Manifest,
-    seed: int | str,
-    setting: int | None,
-    algorithm: Algorithm | None = None,
-) -> Policy:
-    """One seed's policy.
-
-    Raises:
-      RunError: as `row`; or if it was trained with parts of one's own, and no algorithm is given.
-    """
-    if what.build is not None and algorithm is None:
-        raise RunError(
-            f"the run was trained with parts of your own ({what.build}), which its files do not "
-            "hold: give what made them, as in load(…, build=build), which has the run's options"
-        )
-    at = row(population, seed, setting)
-    params = jax.tree.map(lambda leaf: leaf[at], population.params)
-    config = with_setting(what.config, what.settings[population.setting[at]])
-    return Policy.of(config, params, algorithm)
-
-
-def to_frame(population: Any, what: Manifest) -> "pandas.DataFrame":
-    """The metrics of a population as a table: a line for each row and update."""
-    import pandas
-
-    metrics = population.metrics
-    rows, updates = metrics.env_steps.shape
-    update = np.arange(updates)
-    frozen_at = population.frozen_at[:, None]
-    mean = np.full(metrics.return_sum.shape, np.nan, metrics.return_sum.dtype)
-    np.divide(metrics.return_sum, metrics.episodes, out=mean, where=metrics.episodes > 0)
-    columns: dict[str, np.ndarray] = {"setting": np.repeat(population.setting, updates)}
-    for name in what.varied:
-        columns[name] = np.repeat(np.array(what.values(name))[population.setting], updates)
-    columns |= {
-        "seed": np.repeat(population.seeds, updates),
-        "update": np.tile(update, rows),
-        "total_env_steps": np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).reshape(-1),
-        "mean_return": mean.reshape(-1),
-        "frozen": ((frozen_at >= 0) & (update >= frozen_at)).reshape(-1),
-        **{name: values.reshape(-1) for name, values in metrics.named().items()},
-    }
-    return pandas.DataFrame(columns)
 
 
 def check_params(params: Any) -> None:
@@ -157,7 +136,7 @@ def check_params(params: Any) -> None:
         ) from None
 
 
-def _ranked(population: Any, rank: str, rows: np.ndarray) -> int:
+def _ranked(population: Population, rank: str, rows: np.ndarray) -> int:
     """The best, worst or median one of these rows."""
     if rank not in RANKS:
         raise RunError(f"seed is {rank!r}, which is no integer{nearest(rank, RANKS)}")

@@ -386,10 +386,25 @@ def test_what_is_said_of_a_run_that_learns_nothing():
     worse = learning(CONFIG, population(np.linspace(0.3, 0, 50) + 0.1 * rng.normal(size=(8, 50))))
     assert not worse.shown
     assert worse.first > 0.2 > 0.05 > worse.last
-    assert "other learning rates" in worse.warning
+    assert worse.warning.endswith(
+        "try other learning rates (a factor of 10 either way), a larger budget, "
+        "normalize_advantage, normalize_obs or normalize_reward."
+    )
+    scaled = dataclasses.replace(CONFIG, normalize_advantage=True, normalize_obs=True)
+    again = population(np.linspace(0.3, 0, 50) + 0.1 * rng.normal(size=(8, 50)))
+    assert learning(scaled, again).warning.endswith("a larger budget or normalize_reward.")
+    told = learning(CONFIG, again._replace(start="another run"))
+    assert "Nothing shows that it is better than what it started from:" in told.warning
     better = learning(CONFIG, population(np.linspace(0, 0.3, 50) + 0.1 * rng.normal(size=(8, 50))))
     assert better.shown
     assert better.warning is None
+
+
+def test_what_solves_it_from_first_to_last_has_nothing_left_to_learn():
+    perfect = learning(CONFIG, population(np.full((4, 50), 500.0)))
+    assert (perfect.shown, perfect.constant, perfect.warning) == (False, True, None)
+    lost = learning(CONFIG, population(np.linspace(500, 300, 50) * np.ones((4, 1))))
+    assert lost.warning is not None
 
 
 def test_rounding_is_not_learning():

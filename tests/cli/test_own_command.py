@@ -209,7 +209,7 @@ def test_a_sweep_of_options(theirs, tmp_path, capsys):
         ["export", where, "--to", "safetensors"],
         ["retrace", where, "--seed", "0"],
     ):  # the best of which?
-        assert "there are 2 settings: say which by setting" in refused(capsys, *command)
+        assert "there are 2 settings: choose one" in refused(capsys, *command)
     for setting in ("0", "1"):
         main(["export", where, "--to", "safetensors", "--seed", "1", "--setting", setting])
     first, second = (out / name / f"seed-1-setting-{i}.safetensors" for i in range(2))
@@ -316,7 +316,7 @@ def one_target(config):
     [
         ("no_config", "theirs:no_config must take a config, as jaxpg.build does"),
         ("unset", "theirs:unset must be given 'power': --option power=VALUE"),
-        ("branches", "theirs:branches decides in Python by a number that is traced"),
+        ("branches", "theirs:branches uses a traced number"),
         ("one_number", "advantage must give [T, N], (24, 3); got ()"),
         ("one_target", "value_target must give [T, N], (24, 3); got (24, 1)"),
     ],

@@ -138,7 +138,6 @@ def test_results_are_saved_before_anything_is_printed(tmp_path, monkeypatch):
 
     found = evaluation.Evaluation("gymnax", "greedy", [0], np.ones((1, 2)), np.ones((1, 2)), 1.0)
     monkeypatch.setattr(evaluation, "in_gymnax", lambda *a, **o: found)
-    evaluation.in_gymnax.__name__ = "in_gymnax"
     monkeypatch.setattr(policies, "_print_table", fail)
     monkeypatch.setattr("jaxpg.report.compare.show", fail)
     for name, words in (

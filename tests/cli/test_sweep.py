@@ -91,7 +91,7 @@ def test_points_are_in_the_order_of_the_grid_and_know_their_values(trained):
         rows = whole.population.setting == point.setting
         assert whole.config.total_steps == point.values["total_steps"]
         assert whole.settings[point.setting]["learning_rate"] == point.values["learning_rate"]
-        np.testing.assert_array_equal(point.some.final, whole.population.final_return[rows])
+        np.testing.assert_array_equal(point.outcomes.final, whole.population.final_return[rows])
     assert found.ranked[0].score == max(point.score for point in found.points)
 
 

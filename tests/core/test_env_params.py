@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_close
+from flax import struct
 from gymnax.environments.classic_control.cartpole import CartPole
+from gymnax.environments.classic_control.cartpole import EnvParams as CartPoleParams
 
 import torch_ref
 from benchmarks import readme
@@ -21,6 +23,7 @@ from jaxpg.core import env, learner, noise, rollout, training
 from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.rules import validate
 from jaxpg.fast import lanes
+from jaxpg.runs import planning
 from tests import pages
 from torch_ref import dynamics as torch_dynamics
 from torch_ref import env as torch_env
@@ -194,8 +197,8 @@ def test_whole_numbers_are_taken_where_there_are_fractions():
 CARTPOLES = "gravity, masscart, masspole, length, force_mag, tau, theta_threshold_radians"
 REFUSED = [
     ("CartPole-v1", {"gravty": 9.0}, r"'gravty'; did you mean 'gravity'\? Allowed: " + CARTPOLES),
-    ("CartPole-v1", {"total_mass": 2.0}, r"total_mass of CartPole-v1 is masscart \+ masspole"),
-    ("CartPole-v1", {"polemass_length": 2.0}, r"is masspole \* length: give those"),
+    ("CartPole-v1", {"total_mass": 2.0}, r"is computed as masscart \+ masspole"),
+    ("CartPole-v1", {"polemass_length": 2.0}, r"masspole \* length: set those instead"),
     ("CartPole-v1", {"gravity": True}, "gravity of CartPole-v1 must be a number; got True"),
     ("Pendulum-v1", {"gravity": 9.0}, "Pendulum-v1 has no parameter 'gravity'"),
 ]
@@ -292,6 +295,59 @@ def test_an_environment_that_decides_in_python_says_so(monkeypatch):
     env.make("Moody-v0")
     with pytest.raises(ConfigError, match="Moody-v0 decides in Python by a parameter, so"):
         env.make("Moody-v0", env_params=EnvParams({"force_mag": 3.0}))
+
+
+@struct.dataclass
+class OfAnyKind(CartPoleParams):
+    """Parameters as JAX environments have them."""
+
+    literal: float = 1
+    of_numpy: float = np.float32(2.0)
+    of_jax: jax.Array = struct.field(default_factory=lambda: jnp.array(3.0))
+    counted: jax.Array = struct.field(default_factory=lambda: jnp.int32(4))
+    several: jax.Array = struct.field(default_factory=lambda: jnp.ones(2))
+    max_steps_in_episode: jax.Array = struct.field(default_factory=lambda: jnp.int32(20))
+
+
+class Various(CartPole):
+    """CartPole with them."""
+
+    default_params = property(lambda self: OfAnyKind())
+
+    def step_env(self, key, state, action, params):
+        obs, state, _, done, info = super().step_env(key, state, action, params)
+        reward = params.literal + 10 * params.of_numpy + 100 * params.of_jax + 1000 * params.counted
+        return obs, state, jnp.asarray(reward, float), done, info
+
+
+@pytest.fixture
+def various(monkeypatch):
+    monkeypatch.setitem(gymnax.registration._registry, "Various-v0", Various)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Various-v0"])
+    return "Various-v0"
+
+
+def test_a_parameter_is_a_number_of_python_numpy_or_jax(various):
+    given = {"literal": 1.5, "of_numpy": 2.5, "of_jax": 3.5, "counted": 5}
+    settled = env.settle(Config(env=various, env_params=EnvParams(given), num_envs=1))
+    assert settled.env_params.static == {"counted"}
+    made = env.make(various, env_params=settled.env_params)
+    assert made.spec.time_limit == 20
+    key = noise.key(0)
+    state = made.reset(noise.first_reset(key, settled, made.spec), settled.env_params)
+    _, reward, _, _ = made.step(noise.split(key, 1), state, jnp.zeros(1, jnp.int32))
+    assert reward[0] == 1.5 + 25.0 + 350.0 + 5000.0
+    with pytest.raises(ConfigError, match="Various-v0 has no parameter 'several'"):
+        env.make(various, env_params=EnvParams({"several": 1.0}))
+
+
+def test_a_setting_may_have_an_integer_but_no_two_differ_in_it(various):
+    config = Config(env=various, num_envs=2, num_steps=4, total_steps=16)
+    planned = planning.plan("custom", config, [0], 2, [{"env.counted": 3, "env.of_jax": 1}])
+    assert planned.config.env_params == {"counted": 3, "of_jax": 1.0}
+    assert planned.config.env_params.static == {"counted"}
+    with pytest.raises(ConfigError, match=r"env.counted is static, .* got 3 and 4"):
+        planning.plan("custom", config, [0], 2, [{"env.counted": 3}, {"env.counted": 4}])
 
 
 def test_they_are_leaves_whose_kind_stays():

@@ -359,6 +359,11 @@ def test_bad_options_are_refused(options, sentence):
         check_env("CartPole-v1", **options)
 
 
+def test_a_time_limit_of_what_has_its_own_is_refused():
+    with pytest.raises(ConfigError, match="max_episode_steps is of an environment that is named"):
+        check_env(env.make("CartPole-v1"), max_episode_steps=5)
+
+
 NAMES = sorted(set(gymnax.registered_envs) - {"MNISTBandit-bsuite"})  # which downloads its images
 
 

@@ -99,9 +99,9 @@ def test_the_list(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["envs", "our"])
     assert ended.value.code == 2
-    assert "unknown suite 'our'; did you mean 'ours'? Allowed: gymnax, ours," in (
-        capsys.readouterr().err
-    )
+    said = capsys.readouterr()
+    assert "unknown suite 'our'; did you mean 'ours'? Allowed: gymnax, ours," in said.err
+    assert said.out == ""
 
 
 def test_no_adapter_is_imported_before_it_is_asked_for():
@@ -259,3 +259,74 @@ class TestCraftax:
     def test_it_is_trained(self, tmp_path):
         run = trained(tmp_path / "run", "craftax:Craftax-Classic-Symbolic-v1")
         assert run.config.env == "craftax:Craftax-Classic-Symbolic-v1"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+class TestNavix:
+    @pytest.fixture(autouse=True, scope="class")
+    def there(self):
+        pytest.importorskip("navix", reason="navix is not installed: pip install '.[navix]'")
+
+    def test_obstacles_and_the_goal_terminate_and_its_limit_truncates(self):
+        rows = ends("navix:Navix-Dynamic-Obstacles-5x5-v0", 220)
+        assert rows.terminated.any()
+        assert (rows.truncated == (rows.time == 99) & ~rows.terminated).all()
+        assert (rows.reward[~rows.terminated] == 0).all()
+
+    def test_an_episode_begins_anew_in_the_step_after_its_end(self):
+        """A reset puts the agent where it was at first, in a room without chance."""
+        rows = ends("navix:Navix-Empty-5x5-v0", 150, max_episode_steps=7)
+        after = rows.obs[1:][(rows.terminated | rows.truncated)[:-1]]
+        assert rows.truncated.any()
+        assert (after == rows.obs[0, 0]).all()
+
+    @pytest.mark.parametrize("name", ["Navix-Empty-Random-5x5-v0", "Navix-DoorKey-5x5-v0"])
+    def test_it_keeps_the_contract(self, name):
+        with jax.numpy_rank_promotion("allow"):
+            check_env(f"navix:{name}", steps=120)
+
+    def test_it_learns_to_reach_the_goal(self, tmp_path):
+        options = {"--total-steps": 20_480, "--num-steps": 64, "--num-envs": 8}
+        options |= {"--hidden-sizes": 32, "--max-episode-steps": 50}
+        run = trained(tmp_path / "run", "navix:Navix-Empty-5x5-v0", options)
+        assert (run.population.final_return > 0.5).all()
+
+    def test_its_images_are_convolved(self, tmp_path):
+        options = {"--conv-features": 4}
+        run = trained(tmp_path / "run", "navix:Navix-Empty-5x5-v0", options)
+        assert np.isfinite(run.population.params["policy"]["Conv_0"]["kernel"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+class TestPlayground:
+    @pytest.fixture(autouse=True, scope="class")
+    def there(self):
+        pytest.importorskip(
+            "mujoco_playground",
+            reason="playground is not installed: pip install '.[playground]'",
+        )
+
+    def test_its_limit_truncates_and_balancing_is_rewarded(self):
+        rows = ends("playground:CartpoleBalance", 40, max_episode_steps=16)
+        assert (rows.truncated == (rows.time == 15)).all()
+        assert rows.truncated.any()
+        assert not rows.terminated.any()
+        assert ((rows.reward > 0) & (rows.reward <= 1)).all()
+
+    def test_its_physics_is_in_jax(self):
+        from jaxpg.envs import playground
+
+        made, params = playground.make("CartpoleBalance")
+        assert made.env.mjx_model.impl.value == "jax"
+        assert params.max_steps_in_episode == 1_000
+
+    def test_it_keeps_the_contract(self):
+        with jax.numpy_rank_promotion("allow"):
+            check_env("playground:CartpoleBalance", steps=40, max_episode_steps=20)
+
+    def test_it_is_trained(self, tmp_path):
+        run = trained(tmp_path / "run", "playground:CartpoleBalance", {"--max-episode-steps": 16})
+        assert np.isfinite(run.population.final_return).all()
+        assert abs(run.policy(0).act(np.zeros(5, np.float32))) <= 1.0

@@ -28,6 +28,15 @@ def test_rows_is_a_vmap_over_one_batch():
     assert f"f32[{2 * 4 * 3},2]" in str(program)
 
 
+def test_rows_may_have_arrays_without_an_element():
+    """As the state of MuJoCo's physics has them: the contacts of a world without any."""
+    none = jnp.zeros((2, 4, 0, 3))
+    over_lanes = jax.vmap(lanes.rows(lambda x, y: (x, jnp.tile(y, 2))))
+    ours, twice = over_lanes(none, jnp.arange(8.0).reshape(2, 4, 1))
+    assert ours.shape == none.shape
+    assert twice[1, 3].tolist() == [7.0, 7.0]
+
+
 def doubling(loop, limit, x):
     """x, doubled until the count reaches the limit; a lane that is over stays as it is."""
 

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 from functools import partial
-from types import SimpleNamespace
 
+import handmade
 import jax
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_an_episode_depends_on_its_seed_and_index_alone(run, simulator, monkeypa
     np.testing.assert_array_equal(part.returns, whole.returns[[3, 1], :3])
     again = simulator(run, run.seeds, 7, "sampled")
     np.testing.assert_array_equal(again.returns, whole.returns)
-    other = simulator(run, run.seeds, 7, "sampled", key=1)
+    other = simulator(run, run.seeds, 7, "sampled", evaluation_seed=1)
     assert (other.returns != whole.returns).any()
 
 
@@ -71,7 +71,7 @@ def test_a_run_is_evaluated_in_the_environment_that_it_was_trained_in(run):
     fixed = dataclasses.replace(run.config, env_params={"theta_threshold_radians": 1e-9})
     for config, settings in ((fixed, ({},)), (run.config, (brittle,))):
         manifest = run.manifest._replace(config=config, settings=settings)
-        other = dataclasses.replace(run, manifest=manifest)
+        other = handmade.with_manifest(run, manifest)
         assert (evaluate.in_gymnax(other, [9, 5], 3, "greedy").lengths == 1).all()
         assert other.config_of(0).env_params == {"theta_threshold_radians": 1e-9}
         assert other.policy(9).config == other.config_of(0)
@@ -102,7 +102,6 @@ def test_training_evaluating_and_rendering_share_no_key():
 
 @pytest.mark.slow
 def test_a_continuous_action_is_taken_by_both():
-    from jaxpg.runs.manifest import Manifest
 
     config = dataclasses.replace(jaxpg.preset("vpg"), env="Pendulum-v1", total_steps=1024)
     population = jaxpg.train_population(config, [1, 2], lanes=2, segments=1)
@@ -175,10 +174,7 @@ def test_an_environment_that_is_registered_anew_is_the_one_that_is_played(monkey
         init = jax.jit(partial(jaxpg.init, config, algorithm=jaxpg.build(config)))
         state = init(jaxpg.key(0))
         params = jax.tree.map(lambda leaf: np.asarray(leaf)[None], state.params)
-        population = SimpleNamespace(
-            params=params, seeds=np.zeros(1, int), setting=np.zeros(1, int)
-        )
-        run = jaxpg.Run(None, Manifest("vpg", config, ("0:1",), 2, 1, ({},), {}), {}, population)
+        run = handmade.in_memory(config, params, [0])
         found = evaluate.in_gymnax(run, [0], 5, "sampled")
         returns.append(found.returns / found.lengths)
     assert (returns[0] == 1).all()

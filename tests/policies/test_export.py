@@ -1,11 +1,10 @@
 """Exports, loaded by their own runtimes and compared with the policy, action by action."""
 
-import dataclasses
 import math
 import subprocess
 import sys
-from types import SimpleNamespace
 
+import handmade
 import jax
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from jaxpg.names import from_torch
 from jaxpg.policies import export
 from jaxpg.population.policy import Policy
 from jaxpg.runs.load import Run
-from jaxpg.runs.manifest import Manifest
 
 CONFIGS = {
     "separate": Config(hidden_sizes=(16,)),
@@ -59,14 +57,7 @@ def untrained(config: Config) -> Run:
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, params)
     if config.normalize_obs:
         params["obs"]["var"][:, 0] = 0.01  # so that much of it is clipped
-    one = np.zeros(1, np.int32)
-    population = SimpleNamespace(params=params, seeds=np.array([7], np.uint32), setting=one)
-    return Run(None, Manifest("vpg", config, ("7,",), 2, 1, ({},), {}), {}, population)
-
-
-@pytest.fixture(autouse=True)
-def manifests_of_one_seed(monkeypatch):
-    monkeypatch.setattr(Run, "seeds", property(lambda run: run.population.seeds.tolist()))
+    return handmade.in_memory(config, params, [7])
 
 
 def observations(config: Config, size: int) -> np.ndarray:
@@ -180,7 +171,7 @@ def test_networks_of_ones_own_algorithm_are_checked_as_they_see(name):
     run = untrained(CONFIGS[name])
     chain = export.export(run, 7, "torch")
     manifest = run.manifest._replace(build="mine:other_loss")
-    own = dataclasses.replace(run, manifest=manifest, build=other_loss)
+    own = handmade.with_manifest(run, manifest, build=other_loss)
     assert len(export.export(own, 7, "torch")) == len(chain)
 
 
@@ -195,7 +186,7 @@ def least_probable(config: Config) -> Algorithm:
 def test_a_distribution_of_ones_own_is_in_no_chain(target):
     run = untrained(Config())
     manifest = run.manifest._replace(build="mine:least_probable")
-    own = dataclasses.replace(run, manifest=manifest, build=least_probable)
+    own = handmade.with_manifest(run, manifest, build=least_probable)
     with pytest.raises(ConfigError, match="networks or distribution are none that its config"):
         export.export(own, 7, target)
 

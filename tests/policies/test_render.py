@@ -5,8 +5,8 @@ import io
 import shutil
 import subprocess
 from functools import partial
-from types import SimpleNamespace
 
+import handmade
 import jax
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.policies import drawings, render
 from jaxpg.policies.drawings import ACCENT, CHANNELS, FALLEN, MUTED
 from jaxpg.policies.evaluate import Recorded
-from jaxpg.runs.manifest import Manifest
 
 CARTPOLE = drawings.DRAWINGS["CartPole-v1"]
 
@@ -146,7 +145,7 @@ def test_a_sheet_says_the_budget_whatever_the_first_seed_took(run, monkeypatch):
     """Seeds that diverge take less, and in episodes each takes its own."""
     monkeypatch.setattr(render, "TRAINED", 2)
     config = dataclasses.replace(run.config, collect="episodes", total_episodes=12)
-    some = dataclasses.replace(run, manifest=run.manifest._replace(config=config))
+    some = handmade.with_manifest(run, run.manifest._replace(config=config))
     (part,) = render._sheet_parts(some, CARTPOLE, [9], "greedy", False, None, 0)
     assert part.title == "1 seed, trained for 12 episodes each"
 
@@ -292,13 +291,7 @@ def test_every_kind_has_films_and_sheets(name):
         env=name,
         max_episode_steps=12,
     )
-    population = SimpleNamespace(
-        params=render.initial_params(config, [3, 1]),
-        seeds=np.array([3, 1]),
-        setting=np.zeros(2, int),
-        metrics=SimpleNamespace(env_steps=np.full((2, 1), 32)),
-    )
-    run = jaxpg.Run(None, Manifest("vpg", config, ("3,1",), 2, 1, ({},), {}), {}, population)
+    run = handmade.in_memory(config, render.initial_params(config, [3, 1]), [3, 1])
     film = render.one(run, 3, mode="sampled", before=True)
     assert {frame.size for frame in film.frames} == {(962, 270)}
     assert 5 < len(film.frames) <= 13 + 600 // (film.milliseconds)
@@ -317,15 +310,15 @@ def test_a_long_episode_is_shown_in_so_many_frames(run, monkeypatch):
 
 
 def test_what_cannot_be_drawn_is_told_what_can():
-    render.check(Config(env="SpaceInvaders-MinAtar"))
+    drawings.find(Config(env="SpaceInvaders-MinAtar"))
     with pytest.raises(
         ConfigError, match=r"^MemoryChain-bsuite cannot be drawn; what can is Cart"
     ) as no:
-        render.check(Config(env="MemoryChain-bsuite"))
+        drawings.find(Config(env="MemoryChain-bsuite"))
     for name in (*drawings.DRAWINGS, *drawings.MAPS, "observes a grid", "observes [3]"):
         assert name in str(no.value)
     with pytest.raises(ConfigError, match=r"observes \[1, 1\]"):
-        render.check(Config(env="SimpleBandit-bsuite"))
+        drawings.find(Config(env="SimpleBandit-bsuite"))
 
 
 def test_an_mp4_without_ffmpeg_gets_a_sentence(trained, tmp_path, monkeypatch, capsys):

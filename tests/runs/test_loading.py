@@ -97,7 +97,10 @@ def test_best_worst_and_median(loaded):
 
 def test_rows_of_several_settings(loaded):
     """A run of two settings: its rows are ordered by setting, then as the seeds."""
+    settings = ({"gamma": 0.5}, {"ent_coef": 0.1})
+    what = loaded.manifest._replace(settings=settings)
     twice = loaded.population._replace(
+        manifest=what,
         final_return=np.array([1, 2, 3, 4, 5, 50, 40, 30, 20, 10], np.float32),
         frozen_at=np.full(10, -1),
         setting=np.repeat([0, 1], 5),
@@ -105,8 +108,6 @@ def test_rows_of_several_settings(loaded):
         params=jax.tree.map(lambda x: np.concatenate([x, x + 1]), loaded.population.params),
         metrics=jax.tree.map(lambda x: np.concatenate([x, x]), loaded.population.metrics),
     )
-    settings = ({"gamma": 0.5}, {"ent_coef": 0.1})
-    what = loaded.manifest._replace(settings=settings)
     some = loading.Run(loaded.directory, what, loaded.summary, twice)
     assert some.settings == settings
     assert [some.row("best", 0), some.row("best", 1), some.row(9, 1)] == [4, 5, 6]
@@ -118,7 +119,7 @@ def test_rows_of_several_settings(loaded):
     with pytest.raises(RunError, match=r"setting must be in \[0, 2\)"):
         some.row(9, 2)
     for unsaid in (some.row, some.params, some.policy):  # which of them is the best?
-        with pytest.raises(RunError, match=r"2 settings: say which by setting, in \[0, 2\)"):
+        with pytest.raises(RunError, match=r"2 settings: choose one, setting in \[0, 2\)"):
             unsaid("best")
     with pytest.raises(RunError, match="2 settings"):
         some.config_of()

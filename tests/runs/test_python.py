@@ -197,7 +197,7 @@ def test_an_optimizer_that_turns_the_gradient_around_is_refused():
     """optax.adam(rate) does, and jaxpg goes against what it is given: it would climb in silence."""
     warms_up = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-4, 10, 100))
     for climbs in (optax.adam(3e-3), optax.sgd(0.1), optax.chain(optax.adam(1.0)), warms_up):
-        with pytest.raises(ConfigError, match=r"would climb: take optax.scale_by_adam\(\)"):
+        with pytest.raises(ConfigError, match=r"would climb: use optax.scale_by_adam\(\)"):
             planning.plan("vpg", TINY, [1], 2, build=_optimizing(climbs))
     for descends in (optax.scale_by_adam(), optax.identity(), optax.scale_by_lion()):
         planning.plan("vpg", TINY, [1], 2, build=_optimizing(descends))
@@ -420,3 +420,30 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
         jaxpg.train_population(TINY, SEEDS, out=tmp_path)
     assert os.listdir(tmp_path) == ["notes.txt"]
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"config": "ppo"}, r"config must be a Config, as preset\('ppo'\) is; got 'ppo'"),
+        ({"settings": {"gamma": 0.9}}, r"settings must be mappings, as .*; got {'gamma': 0.9}"),
+        ({"settings": ["gamma"]}, r"settings must be mappings, as .*; got \['gamma'\]"),
+        ({"settings": iter(())}, "settings must be at least one; got none"),
+        ({"lanes": 2.0}, "lanes must be an integer; got 2.0"),
+        ({"segments": 2.5}, "segments must be an integer; got 2.5"),
+    ],
+)
+def test_slips_in_python_get_a_sentence(changed, sentence, tmp_path):
+    given = {"config": jaxpg.preset("vpg"), "seeds": [0], "out": tmp_path / "run", **changed}
+    with pytest.raises(ConfigError, match=sentence):
+        jaxpg.train_population(**given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_are_numbers():
+    """A manifest of them is the text that Python's give."""
+    config = dataclasses.replace(jaxpg.preset("vpg"), total_steps=4096)
+    settings = ({"gamma": x} for x in np.array([0.9, 0.99]))
+    ours = planning.plan("vpg", config, [0], np.int64(4), settings, np.int32(2))
+    theirs = planning.plan("vpg", config, [0], 4, [{"gamma": 0.9}, {"gamma": 0.99}], 2)
+    assert manifest.text(ours) == manifest.text(theirs)
