@@ -33,6 +33,7 @@ CORE = [
     "wrappers",
     "rollout",
     "learner",
+    "gradient",
     "natural",
     "ppo",
     "algorithms",
@@ -65,7 +66,7 @@ ONLY_IN_JAXPG = {
     # what a gymnax environment is, and what a trained policy sees of it
     "env": {"described", "classes_of", "Interface", "interface", "_gymnax", "_spec",
             "_check_spaces", "_encoder", "_decoder", "_spaces", "_num_actions", "_image_of",
-            "_time_limit", "_explained"},
+            "_time_limit", "_kind", "_explained"},
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
@@ -88,7 +89,7 @@ HANDED_IN = {
     "advantages": {"scan"},
     "algorithms": {"primitives", "scan"},
     "env": {"rows"},
-    "learner": {"scan"},
+    "gradient": {"scan"},
     "natural": {"scan"},
     "networks": {"apply"},
     "ppo": {"scan"},

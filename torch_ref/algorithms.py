@@ -10,6 +10,7 @@ from torch_ref import (
     advantages,
     distributions,
     env,
+    gradient,
     learner,
     losses,
     natural,
@@ -184,7 +185,7 @@ POLICY_LOSSES = {
     "trajectory_means": losses.policy_loss_trajectory_means,
 }
 FITS: dict[str, Callable] = {
-    "gradient": learner.fit,
+    "gradient": gradient.fit,
     "npg": natural.fit_npg,
     "trpo": natural.fit_trpo,
     "ppo": ppo.fit,

@@ -1,7 +1,8 @@
 """init and update: one seed's training state, and one step of the algorithm.
 
 An update has three stages: collect what the policy meets, estimate what it was worth, fit the
-networks to that.
+networks to that. What every fit is made of is here, too: the groups of parameters, their learning
+rates, and `descend`, a step of an optimizer.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from torch import nn
 
 from torch_ref import noise, ring, statistics
 from torch_ref.config import Config, ConfigError
-from torch_ref.losses import masked_mean, value_loss
+from torch_ref.losses import masked_mean
 from torch_ref.types import (
     Algorithm,
     Batch,
@@ -228,15 +229,6 @@ def checked_by_step(part: str, x: torch.Tensor, valid: torch.Tensor) -> torch.Te
     return x
 
 
-def policy_objective(
-    config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """policy_loss - ent_coef · entropy, and the two apart."""
-    outputs = algorithm.networks.policy(params, batch.obs)
-    log_prob = algorithm.distribution.log_prob(outputs, batch.action)
-    return regularized(config, algorithm, outputs, log_prob, batch)
-
-
 def regularized(
     config: Config, algorithm: Algorithm, outputs: torch.Tensor, score: torch.Tensor, batch: Batch
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -255,34 +247,6 @@ def log_ratio(algorithm: Algorithm, outputs: torch.Tensor, batch: Batch) -> torc
     """log ρ, ρ = π(a|s) / π_old(a|s), [T, N]; 0 on padding, where it may be anything."""
     log_prob = algorithm.distribution.log_prob(outputs, batch.action)
     return torch.where(batch.valid, log_prob - batch.log_prob, 0.0)
-
-
-def value_objective(
-    config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The critic's loss on the batch."""
-    loss = value_loss(algorithm.networks.value(params, batch.obs), batch.target, batch.valid)
-    return loss, {"value_loss": loss}
-
-
-def replay_objective(
-    config: Config, algorithm: Algorithm, params: nn.ModuleDict, sample: Any
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The critic's loss on a sample from the ring, whose targets r + γ V(s') follow the critic."""
-    (obs, reward, next_obs, terminated), valid = sample
-    next_value = algorithm.networks.value(params, next_obs).detach()
-    target = reward + config.gamma * torch.where(terminated, 0.0, next_value)
-    loss = value_loss(algorithm.networks.value(params, obs), target, valid)
-    return loss, {"value_loss": loss}
-
-
-def joint_objective(
-    config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
-    policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch)
-    return policy + config.vf_coef * value, {**parts, **more}
 
 
 def groups(config: Config, params: nn.ModuleDict) -> dict[str, Any]:
@@ -309,73 +273,6 @@ def rates(config: Config, update: int) -> dict[str, torch.Tensor]:
         schedule = 1.0 - index / config.num_updates
     rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
     return {"joint": rate, "policy": rate, "value": value_rate}
-
-
-def fit(
-    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
-) -> tuple[Learned, Fitted]:
-    """One step along the policy gradient, of losses apart or of their sum."""
-    if config.joint:
-        return fit_joint(config, algorithm, learned, batch)
-    return fit_separate(config, algorithm, learned, batch)
-
-
-def fit_separate(
-    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
-) -> tuple[Learned, Fitted]:
-    """One step of the policy, then value_steps steps of the critic (if there is one)."""
-    params, opt_state = learned.params, learned.opt_state
-    rate = rates(config, learned.update)["policy"]
-
-    def of_policy() -> tuple:
-        return policy_objective(config, algorithm, params, batch)
-
-    start = (params["policy"], opt_state["policy"])
-    step = descend(config, algorithm, rate, of_policy, *start)
-    learned, critic = fit_value(config, algorithm, learned, batch)
-    losses = {**step.parts, "policy_grad_norm": step.norm, **critic.losses}
-    return learned, Fitted(losses, {"policy": [step.gradient], **critic.gradients})
-
-
-def fit_value(
-    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
-) -> tuple[Learned, Fitted]:
-    """value_steps steps of the critic; without one nothing, and losses of 0."""
-    zero = torch.zeros_like(batch.target[0, 0])
-    if not config.critic:
-        return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})
-    params, opt_state = learned.params, learned.opt_state
-    rate = rates(config, learned.update)["value"]
-
-    def step_value(sample: Any) -> Descent:
-        def of_value() -> tuple:
-            if config.replays:
-                return replay_objective(config, algorithm, params, sample)
-            return value_objective(config, algorithm, params, batch)
-
-        start = (params["value"], opt_state["value"])
-        return descend(config, algorithm, rate, of_value, *start)
-
-    samples = [None] * config.value_steps if batch.samples is None else batch.samples
-    steps = [step_value(sample) for sample in samples]
-    losses = {"value_loss": steps[0].parts["value_loss"], "value_grad_norm": steps[0].norm}
-    return learned, Fitted(losses, {"value": [step.gradient for step in steps]})
-
-
-def fit_joint(
-    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
-) -> tuple[Learned, Fitted]:
-    """One step of everything, on the joint loss."""
-
-    def of_all() -> tuple:
-        return joint_objective(config, algorithm, learned.params, batch)
-
-    rate = rates(config, learned.update)["joint"]
-    start = (learned.params, learned.opt_state["joint"])
-    step = descend(config, algorithm, rate, of_all, *start)
-    losses = {**step.parts, "policy_grad_norm": step.norm}
-    losses["value_grad_norm"] = torch.zeros_like(step.norm)
-    return learned, Fitted(losses, {"joint": [step.gradient]})
 
 
 class Descent(NamedTuple):

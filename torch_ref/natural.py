@@ -17,7 +17,7 @@ from torch import nn
 from torch.autograd import grad
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from torch_ref import learner
+from torch_ref import gradient, learner
 from torch_ref.config import Config
 from torch_ref.losses import masked_mean
 from torch_ref.types import Algorithm, Batch, Fitted, Learned
@@ -37,7 +37,7 @@ def fit_npg(
         old_outputs = algorithm.networks.policy(params, batch.obs)
         placed(algorithm, params, as_vector(params) - rate * found.direction)
         kl = mean_kl(algorithm, old_outputs, params, batch)
-    learned, critic = learner.fit_value(config, algorithm, learned, batch)
+    learned, critic = gradient.fit_value(config, algorithm, learned, batch)
     return _together(learned, found, {"kl": kl}, critic)
 
 
@@ -51,7 +51,7 @@ def fit_trpo(
     found = natural_gradient(config, algorithm, params, batch)
     step = step_length(found.curvature, max_kl=config.max_kl) * found.direction
     _, told = line_search(config, algorithm, params, batch, step)
-    learned, critic = learner.fit_value(config, algorithm, learned, batch)
+    learned, critic = gradient.fit_value(config, algorithm, learned, batch)
     return _together(learned, found, told, critic)
 
 

@@ -11,6 +11,7 @@ from jaxpg.core import (
     advantages,
     distributions,
     env,
+    gradient,
     learner,
     losses,
     natural,
@@ -229,7 +230,7 @@ POLICY_LOSSES = {
     "trajectory_means": losses.policy_loss_trajectory_means,
 }
 FITS: dict[str, Callable] = {
-    "gradient": learner.fit,
+    "gradient": gradient.fit,
     "npg": natural.fit_npg,
     "trpo": natural.fit_trpo,
     "ppo": ppo.fit,

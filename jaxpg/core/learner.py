@@ -1,8 +1,8 @@
 """init and update: one seed's training state, and one step of the algorithm.
 
 An update has three stages: collect what the policy meets, estimate what it was worth, fit the
-networks to that. `scan` is the loop over an optimizer's steps, with the arguments of
-`jax.lax.scan`.
+networks to that. What every fit is made of is here, too: the groups of parameters, their learning
+rates, and `descend`, a step of an optimizer.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import optax
 
 from jaxpg.core import noise, ring, statistics
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.core.losses import masked_mean, value_loss
+from jaxpg.core.losses import masked_mean
 from jaxpg.core.types import (
     Algorithm,
     Batch,
@@ -223,15 +223,6 @@ def checked_by_step(part: str, x: jax.Array, valid: jax.Array) -> jax.Array:
     return x
 
 
-def policy_objective(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """policy_loss - ent_coef · entropy, and the two apart."""
-    outputs = algorithm.networks.policy(params, batch.obs)
-    log_prob = algorithm.distribution.log_prob(outputs, batch.action)
-    return regularized(config, algorithm, outputs, log_prob, batch)
-
-
 def regularized(
     config: Config, algorithm: Algorithm, outputs: jax.Array, score: jax.Array, batch: Batch
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -250,34 +241,6 @@ def log_ratio(algorithm: Algorithm, outputs: jax.Array, batch: Batch) -> jax.Arr
     """log ρ, ρ = π(a|s) / π_old(a|s), [T, N]; 0 on padding, where it may be anything."""
     log_prob = algorithm.distribution.log_prob(outputs, batch.action)
     return jnp.where(batch.valid, log_prob - batch.log_prob, 0.0)
-
-
-def value_objective(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The critic's loss on the batch."""
-    loss = value_loss(algorithm.networks.value(params, batch.obs), batch.target, batch.valid)
-    return loss, {"value_loss": loss}
-
-
-def replay_objective(
-    config: Config, algorithm: Algorithm, params: Params, sample: Any
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The critic's loss on a sample from the ring, whose targets r + γ V(s') follow the critic."""
-    (obs, reward, next_obs, terminated), valid = sample
-    next_value = jax.lax.stop_gradient(algorithm.networks.value(params, next_obs))
-    target = reward + config.gamma * jnp.where(terminated, 0.0, next_value)
-    loss = value_loss(algorithm.networks.value(params, obs), target, valid)
-    return loss, {"value_loss": loss}
-
-
-def joint_objective(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
-    policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch)
-    return policy + config.vf_coef * value, {**parts, **more}
 
 
 def groups(config: Config, params: Params) -> dict[str, Params]:
@@ -307,100 +270,6 @@ def rates(config: Config, update: jax.Array) -> dict[str, jax.Array]:
         schedule = 1.0 - update.astype(config.float_type) / config.num_updates
     rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
     return {"joint": rate, "policy": rate, "value": value_rate}
-
-
-def fit(
-    config: Config,
-    algorithm: Algorithm,
-    learned: Learned,
-    batch: Batch,
-    *,
-    scan: Callable = jax.lax.scan,
-) -> tuple[Learned, Fitted]:
-    """One step along the policy gradient, of losses apart or of their sum."""
-    if config.joint:
-        return fit_joint(config, algorithm, learned, batch)
-    return fit_separate(config, algorithm, learned, batch, scan=scan)
-
-
-def fit_separate(
-    config: Config,
-    algorithm: Algorithm,
-    learned: Learned,
-    batch: Batch,
-    *,
-    scan: Callable = jax.lax.scan,
-) -> tuple[Learned, Fitted]:
-    """One step of the policy, then value_steps steps of the critic (if there is one)."""
-    params, opt_state = learned.params, learned.opt_state
-    rate = rates(config, learned.update)["policy"]
-
-    def of_policy(policy: Params) -> tuple:
-        return policy_objective(config, algorithm, with_group(params, "policy", policy), batch)
-
-    start = (params["policy"], opt_state["policy"])
-    (policy, state), step = descend(config, algorithm, rate, of_policy, start)
-    learned = learned._replace(
-        params=with_group(params, "policy", policy), opt_state={**opt_state, "policy": state}
-    )
-    learned, critic = fit_value(config, algorithm, learned, batch, scan=scan)
-    losses = {**step.parts, "policy_grad_norm": step.norm, **critic.losses}
-    gradients = {"policy": jax.tree.map(lambda x: x[None], step.gradient), **critic.gradients}
-    return learned, Fitted(losses, gradients)
-
-
-def fit_value(
-    config: Config,
-    algorithm: Algorithm,
-    learned: Learned,
-    batch: Batch,
-    *,
-    scan: Callable = jax.lax.scan,
-) -> tuple[Learned, Fitted]:
-    """value_steps steps of the critic; without one nothing, and losses of 0."""
-    zero = jnp.zeros((), config.float_type)
-    if not config.critic:
-        return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})
-    params, opt_state = learned.params, learned.opt_state
-    rate = rates(config, learned.update)["value"]
-
-    def step_value(carry: tuple, sample: Any) -> tuple[tuple, Descent]:
-        def of_value(value: Params) -> tuple:
-            whole = with_group(params, "value", value)
-            if config.replays:
-                return replay_objective(config, algorithm, whole, sample)
-            return value_objective(config, algorithm, whole, batch)
-
-        return descend(config, algorithm, rate, of_value, carry)
-
-    start = (params["value"], opt_state["value"])
-    (value, state), steps = scan(step_value, start, batch.samples, length=config.value_steps)
-    losses = {"value_loss": steps.parts["value_loss"][0], "value_grad_norm": steps.norm[0]}
-    learned = learned._replace(
-        params=with_group(params, "value", value), opt_state={**opt_state, "value": state}
-    )
-    return learned, Fitted(losses, {"value": steps.gradient})
-
-
-def fit_joint(
-    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
-) -> tuple[Learned, Fitted]:
-    """One step of everything, on the joint loss."""
-    params, opt_state = learned.params, learned.opt_state
-    rate = rates(config, learned.update)["joint"]
-
-    def of_all(group: Params) -> tuple:
-        return joint_objective(config, algorithm, with_group(params, "joint", group), batch)
-
-    start = (groups(config, params)["joint"], opt_state["joint"])
-    (group, state), step = descend(config, algorithm, rate, of_all, start)
-    losses = {**step.parts, "policy_grad_norm": step.norm}
-    losses["value_grad_norm"] = jnp.zeros((), config.float_type)
-    learned = learned._replace(
-        params=with_group(params, "joint", group), opt_state={"joint": state}
-    )
-    gradients = {"joint": jax.tree.map(lambda x: x[None], step.gradient)}
-    return learned, Fitted(losses, gradients)
 
 
 class Descent(NamedTuple):

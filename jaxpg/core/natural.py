@@ -5,7 +5,7 @@
 F is the Fisher matrix, the curvature of the mean KL(π_old ‖ π) at π = π_old. It is never written
 down: conjugate gradients find x from products with it. NPG goes -α x. TRPO goes along -x as far as
 a bound on the KL allows, and not at all where that does not improve the policy. `scan` is as in
-`learner`.
+`gradient`.
 
 Source: Kakade 2001, A natural policy gradient (NIPS 14); Schulman et al. 2015 (arXiv:1502.05477).
 """
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxpg.core import learner
+from jaxpg.core import gradient, learner
 from jaxpg.core.config import Config
 from jaxpg.core.losses import masked_mean
 from jaxpg.core.rules import MOST_CG_STEPS
@@ -42,7 +42,7 @@ def fit_npg(
     rate = learner.rates(config, learned.update)["policy"]
     after = placed(algorithm, params, as_vector(params) - rate * found.direction)
     kl = mean_kl(algorithm, algorithm.networks.policy(params, batch.obs), after, batch)
-    learned, critic = learner.fit_value(config, algorithm, learned, batch, scan=scan)
+    learned, critic = gradient.fit_value(config, algorithm, learned, batch, scan=scan)
     return _together(learned, after, found, {"kl": kl}, critic)
 
 
@@ -60,7 +60,7 @@ def fit_trpo(
     found = natural_gradient(config, algorithm, params, batch)
     step = step_length(found.curvature, max_kl=config.max_kl) * found.direction
     after, told = line_search(config, algorithm, params, batch, step)
-    learned, critic = learner.fit_value(config, algorithm, learned, batch, scan=scan)
+    learned, critic = gradient.fit_value(config, algorithm, learned, batch, scan=scan)
     return _together(learned, after, found, told, critic)
 
 

@@ -4,7 +4,7 @@
 
 An epoch goes through the batch in an order of its own, a minibatch of steps (or of whole episodes)
 at a time. π_old is the policy that acted, and its probabilities are those of acting. `scan` is as
-in `learner`.
+in `gradient`.
 
 Source: Schulman et al. 2017 (arXiv:1707.06347); what implementations add to it, Huang et al. 2022,
 The 37 implementation details of proximal policy optimization (ICLR blog track).

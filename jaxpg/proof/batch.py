@@ -16,13 +16,14 @@ import torch
 
 import torch_ref.algorithms
 import torch_ref.config
+import torch_ref.gradient
 import torch_ref.learner
 import torch_ref.natural
 import torch_ref.ppo
 import torch_ref.training
 import torch_ref.types
 from jaxpg import fast
-from jaxpg.core import learner, natural, noise, ppo, training
+from jaxpg.core import gradient, learner, natural, noise, ppo, training
 from jaxpg.core.config import Config
 from jaxpg.core.rules import validate
 from jaxpg.core.types import Algorithm, Batch, Params, RewardScale, Trajectory
@@ -184,23 +185,23 @@ def absolute_terms(
 def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """As `gradients`, by torch's autograd; the gradient by torch's names."""
     config, algorithm, state, trajectory = side
-    module, params = torch_ref.learner, state.params
-    batch = module.estimate(config, algorithm, params, trajectory)
+    params = state.params
+    batch = torch_ref.learner.estimate(config, algorithm, params, trajectory)
     inputs = (config, algorithm, params, batch)
     if config.fit == "ppo":
         found = {
             f"{name}_objective": torch_ref.ppo.OBJECTIVES[name](*inputs)[0]
-            for name in module.groups(config, params)
+            for name in torch_ref.learner.groups(config, params)
         }
     elif config.joint:
-        found = {"joint_objective": module.joint_objective(*inputs)[0]}
+        found = {"joint_objective": torch_ref.gradient.joint_objective(*inputs)[0]}
     else:
-        policy = (
-            torch_ref.natural.surrogate_objective if config.natural else module.policy_objective
-        )
-        found = {"policy_objective": policy(*inputs)[0]}
+        of_fit = torch_ref.natural.surrogate_objective
+        if not config.natural:
+            of_fit = torch_ref.gradient.policy_objective
+        found = {"policy_objective": of_fit(*inputs)[0]}
         if config.critic:
-            found["value_objective"] = module.value_objective(*inputs)[0]
+            found["value_objective"] = torch_ref.gradient.value_objective(*inputs)[0]
     torch.stack(list(found.values())).sum().backward()
     gradient = {name: p.grad for name, p in params.named_parameters() if p.grad is not None}
     return {"advantage": batch.advantage, "target": batch.target, **found}, gradient
@@ -217,11 +218,11 @@ def _objectives(
             for name in learner.groups(config, params)
         }
     if config.joint:
-        return {"joint_objective": learner.joint_objective(*inputs)[0]}
-    policy = natural.surrogate_objective if config.natural else learner.policy_objective
+        return {"joint_objective": gradient.joint_objective(*inputs)[0]}
+    policy = natural.surrogate_objective if config.natural else gradient.policy_objective
     found = {"policy_objective": policy(*inputs)[0]}
     if config.critic:
-        found["value_objective"] = learner.value_objective(*inputs)[0]
+        found["value_objective"] = gradient.value_objective(*inputs)[0]
     return found
 
 

@@ -1,4 +1,4 @@
-"""learner: schedule, clipping, value steps, replay, entropy, the joint loss, metrics, purity.
+"""learner, gradient: schedule, clipping, value steps, replay, entropy, joint loss, metrics, purity.
 
 Most tests inject a synthetic batch and take one SGD update, so that a parameter moves by exactly
 minus the learning rate times a gradient.
@@ -19,7 +19,7 @@ from compiled import init, run
 
 import torch_ref.learner as twin
 from jaxpg import fast
-from jaxpg.core import algorithms, learner, losses, noise, ring, training
+from jaxpg.core import algorithms, gradient, learner, losses, noise, ring, training
 from jaxpg.core.config import Config
 from jaxpg.proof import batch as shared
 from jaxpg.proof import synthetic
@@ -269,12 +269,12 @@ def test_the_entropy_bonus_adds_its_own_gradient():
         parts = zip(np.split(vector, ends), leaves, strict=True)
         return jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in parts])
 
-    gradient = [
+    slope = [
         (entropy(unravel(vector + e)) - entropy(unravel(vector - e))) / (2 * eps)
         for e in eps * np.eye(len(vector))
     ]
     more = moved(dataclasses.replace(CONFIG, ent_coef=0.5), "policy") - moved(CONFIG, "policy")
-    assert_close(more, POLICY_RATE * 0.5 * np.array(gradient), 1e-7)
+    assert_close(more, POLICY_RATE * 0.5 * np.array(slope), 1e-7)
 
 
 def _logits(config, algorithm, policy, obs):
@@ -288,7 +288,7 @@ def test_the_joint_gradient_is_the_sum_of_its_parts():
     plain = training.as_arrays(dataclasses.replace(SHARED, ent_coef=0.0))
 
     def policy(params):
-        return learner.policy_objective(plain, algorithm, params, estimated)[0]
+        return gradient.policy_objective(plain, algorithm, params, estimated)[0]
 
     def value(params):
         value = algorithm.networks.value(params, estimated.obs)
@@ -320,7 +320,7 @@ def test_no_gradient_flows_into_the_baseline_or_the_target():
     @jax.grad
     def slope(params, estimated=None):
         estimated = estimated or learner.estimate(config, algorithm, params, trajectory)
-        return learner.joint_objective(config, algorithm, params, estimated)[0]
+        return gradient.joint_objective(config, algorithm, params, estimated)[0]
 
     assert_close(flat(slope(state.params)), flat(slope(state.params, constants)), 1e-13)
 

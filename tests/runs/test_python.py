@@ -18,7 +18,7 @@ import pytest
 import jaxpg
 from benchmarks import readme
 from jaxpg.cli.main import main
-from jaxpg.core import learner
+from jaxpg.core import gradient, learner
 from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Fitted, Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
@@ -210,7 +210,7 @@ def test_a_fit_that_reports_other_metrics_is_refused_before_training(tmp_path):
 
     def build(config, add=("kl",), drop=()):
         def fit(*inputs):
-            learned, fitted = learner.fit(*inputs)
+            learned, fitted = gradient.fit(*inputs)
             losses = {name: x for name, x in fitted.losses.items() if name not in drop}
             losses |= dict.fromkeys(add, jnp.zeros(()))
             return learned, fitted._replace(losses=losses)

@@ -8,13 +8,15 @@ from unittest import mock
 import torch
 
 from jaxpg.proof.faults.plants import Plant, both, of, parts, replaced, wrap
-from torch_ref import algorithms, convert, learner, losses, networks
+from torch_ref import algorithms, convert, gradient, learner, losses, networks
 
 
 def _objective(change: Callable[[Any], Any]) -> Plant:
     """The policy's objective has another config."""
     return wrap(
-        learner, "policy_objective", lambda original, config, *rest: original(change(config), *rest)
+        gradient,
+        "policy_objective",
+        lambda original, config, *rest: original(change(config), *rest),
     )
 
 
@@ -39,7 +41,7 @@ def mask_off_by_one() -> Plant:
         *rest, batch = inputs
         return original(*rest, batch._replace(valid=batch.valid.roll(1, 0)))
 
-    return wrap(learner, "policy_objective", objective)
+    return wrap(gradient, "policy_objective", objective)
 
 
 def entropy_with_the_wrong_sign() -> Plant:

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 
 from jaxpg.proof.faults.plants import Plant, of, parts, replaced, wrap
-from torch_ref import learner, losses, natural
+from torch_ref import gradient, learner, losses, natural
 
 
 def _natural_gradient(change: Callable[..., Any]) -> Plant:
@@ -221,7 +221,7 @@ def ratio_to_the_policy_that_steps() -> Plant:
 
 def logarithm_for_the_ratio() -> Plant:
     """The surrogate is that of the policy gradient, log π Ψ."""
-    return mock.patch.object(natural, "surrogate_objective", learner.policy_objective)
+    return mock.patch.object(natural, "surrogate_objective", gradient.policy_objective)
 
 
 def natural_gradient_uphill() -> Plant:
