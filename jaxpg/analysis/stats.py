@@ -340,10 +340,8 @@ def _bootstrap(
 def _by_chance(xs: Strata, ys: Strata, share: Callable[..., np.ndarray], far: float) -> float:
     """The chance that P is at least so far from ½ where it does not matter which scores of a
     stratum are of which side: of RESAMPLES random exchanges, and the scores as they are."""
-    rng, both = (
-        np.random.default_rng(0),
-        [np.concatenate(pair) for pair in zip(xs, ys, strict=True)],
-    )
+    rng = np.random.default_rng(0)
+    both = [np.concatenate(pair) for pair in zip(xs, ys, strict=True)]
     batch, as_far = _batch(sum(map(len, both))), 1
     for first in range(0, RESAMPLES, batch):
         count = min(batch, RESAMPLES - first)

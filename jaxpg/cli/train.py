@@ -274,10 +274,19 @@ def sweep(options: Sweep) -> None:
         from jaxpg.runs.python import start_of
 
         import_callback(options.launch)
-        what = (options.preset, options.config, grid, options.run.seeds, options.run.lanes)
         start = start_of(during.from_)
-        seen = (during.evaluate_every, during.evaluate_episodes)
-        asked = sweeps.plan(*what, options.own.algorithm, given, start, *seen)
+        asked = sweeps.plan(
+            options.preset,
+            options.config,
+            grid,
+            options.run.seeds,
+            options.run.lanes,
+            build=options.own.algorithm,
+            options=given,
+            start=start,
+            evaluate_every=during.evaluate_every,
+            evaluate_episodes=during.evaluate_episodes,
+        )
         say_of_another_env(start, asked.config, asked.combinations)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
         directories = sweeps.begin(out, asked, device_of(nodes), start)

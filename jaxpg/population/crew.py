@@ -60,6 +60,17 @@ class Lost(Exception):
     """A worker is gone, or does not answer."""
 
 
+class Limits(NamedTuple):
+    """What a cluster's workers are held to."""
+
+    pace: Callable[[], float] = lambda: 0.0  # seconds to train before an increment is sent
+    compile_seconds: float = math.inf  # who takes longer to compile is lost
+    stall_seconds: float = math.inf  # who sends nothing for so long, beyond the pace, is lost
+
+
+NO_LIMITS = Limits()
+
+
 def work(
     cluster: Cluster,
     task: Task,
@@ -68,9 +79,7 @@ def work(
     stop: threading.Event,
     *,
     ready: Callable[[float], None],
-    pace: Callable[[], float] = lambda: 0.0,
-    compile_seconds: float = math.inf,
-    stall_seconds: float = math.inf,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """Do `job(advance, i)` for each i of the jobs, whichever worker is free; as `chunks.work`.
 
@@ -79,15 +88,12 @@ def work(
     Args:
       stop: once it is set every worker ends its segment, of which its job still hears.
       ready: called once, when the first worker has compiled, with the seconds which that took.
-      pace: seconds that a worker trains before it sends an increment, at the end of a segment.
-      compile_seconds: who takes longer to compile is lost.
-      stall_seconds: who sends nothing for so long, beyond the pace, is lost.
 
     Raises:
       ConfigError: if there is nobody but workers that differ from this process or cannot train
         this; or one after another is lost before it has sent anything.
     """
-    crew = _Crew(cluster, task, job, jobs, stop, ready, pace, compile_seconds, stall_seconds)
+    crew = _Crew(cluster, task, job, jobs, stop, ready, limits)
     with ThreadPoolExecutor(MOST_WORKERS) as pool:
         seats: list[Future] = []
         try:
@@ -192,15 +198,12 @@ class _Crew:
         jobs: Sequence[int],
         stop: threading.Event,
         ready: Callable[[float], None],
-        pace: Callable[[], float],
-        compile_seconds: float,
-        stall_seconds: float,
+        limits: Limits,
     ):
         """As `work`."""
         self._cluster, self._task, self._job, self._stop = cluster, task, job, stop
         self._here = describe(task.chunk.config, task.build, cluster.device)
-        self._ready, self._pace = ready, pace
-        self._compile_seconds, self._stall_seconds = compile_seconds, stall_seconds
+        self._ready, self._limits = ready, limits
         asked = {**options(cluster.resource), "concurrency_groups": {"hurry": 1}}
         self._actor = cluster.ray.remote(**asked)(Worker)
         self._lock = threading.Lock()
@@ -293,7 +296,7 @@ class _Crew:
             self._there.append(worker)
             self._compare(host, theirs)
             asked = worker.compile.remote(self._task)
-            took = self._answer(asked, self._compile_seconds, self._is_needed)
+            took = self._answer(asked, self._limits.compile_seconds, self._is_needed)
             if isinstance(took, Exception):
                 raise took
         except Lost as loss:
@@ -363,14 +366,14 @@ class _Crew:
         """`chunks.advance`, by a worker."""
         history = [] if at is None else list(at.history)
         done = sum(part.env_steps.shape[1] for part in history)
-        seconds = self._pace()
+        seconds = self._limits.pace()
         calls = deque([(worker.train.remote(seconds, (chunk, updates, at)), seconds)])
         while done < updates:
             # It goes on while this process is busy with what it has sent.
-            seconds = self._pace()
+            seconds = self._limits.pace()
             calls.append((worker.train.remote(seconds), seconds))
             call, seconds = calls.popleft()
-            found = self._answer(call, self._stall_seconds + seconds)
+            found = self._answer(call, self._limits.stall_seconds + seconds)
             del call  # else its memory stays taken
             sent.set()
             new = jax.tree.map(np.array, found)  # out of ray's memory

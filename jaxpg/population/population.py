@@ -116,7 +116,7 @@ def carry_out(
     writes: bool = False,
     note: Callable[[str], None] = lambda sentence: None,
     compiling: Callable[[], AbstractContextManager[None]] = nullcontext,
-    **limits: Any,
+    limits: crew.Limits = crew.NO_LIMITS,
 ) -> None:
     """Do `job(advance, i)` for each i of the jobs, on this machine's workers or a cluster's.
 
@@ -128,7 +128,7 @@ def carry_out(
       writes: whether the results become files.
       note: called with a line on the memory that it takes.
       compiling: what this machine compiles in.
-      limits: of a cluster's workers, as of `crew.work`.
+      limits: of a cluster's workers.
 
     Raises:
       DoesNotFit: if there is not enough memory; no job is begun.
@@ -137,7 +137,7 @@ def carry_out(
     shapes, began = chunks.lane_shapes(task.chunk, task.build), time.perf_counter()
     if nodes is not None:
         note(chunks.check_memory((), shapes, groups, task.updates, writes, nodes.size))
-        crew.work(nodes, task, jobs, job, stop, ready=ready, **limits)
+        crew.work(nodes, task, jobs, job, stop, ready=ready, limits=limits)
         return
     with compiling():
         programs = chunks.compile_programs(task.chunk, task.length, len(jobs), task.build)

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,25 +62,37 @@ class Drawn(NamedTuple):
 
 def draw(picture: Picture) -> Drawn:
     """The picture as SVG and PNG."""
-    with figure_of(picture, picture.size) as figure:
+    with _figure(picture, picture.size) as figure:
         return Drawn(_saved(figure, "svg").decode(), _saved(figure, "png"))
 
 
 def draw_svg(picture: Picture, size: tuple[float, float]) -> str:
     """The picture as SVG of another size, in inches."""
-    with figure_of(picture, size) as figure:
+    with _figure(picture, size) as figure:
         return _saved(figure, "svg").decode()
 
 
+def _figure(picture: Picture, size: tuple[float, float]) -> AbstractContextManager[Any]:
+    return figure_of(picture.draw, size, picture.top, picture.name)
+
+
 @contextmanager
-def figure_of(picture: Picture, size: tuple[float, float]) -> Iterator[Any]:
-    """The picture as a matplotlib figure, which is to be saved within the block."""
+def figure_of(
+    draw: Callable[[Any], None], size: tuple[float, float], top: float, name: str
+) -> Iterator[Any]:
+    """What is drawn onto axes as a matplotlib figure, which is to be saved within the block.
+
+    Args:
+      size: width and height in inches.
+      top: inches above the axes.
+      name: the ids in an SVG are made from.
+    """
     width, height = size
-    across, up = width - LEFT - RIGHT, height - BOTTOM - picture.top
-    with blank(size, picture.name) as figure:
+    across, up = width - LEFT - RIGHT, height - BOTTOM - top
+    with blank(size, name) as figure:
         axes = figure.add_axes((LEFT / width, BOTTOM / height, across / width, up / height))
         axes.set_facecolor("none")
-        picture.draw(axes)
+        draw(axes)
         _make_room(axes)
         yield figure
 

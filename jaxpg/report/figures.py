@@ -20,7 +20,6 @@ from jaxpg.report.canvas import (
     PAPER,
     SERIES,
     WARN,
-    Picture,
     figure_of,
     save,
 )
@@ -58,8 +57,7 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
             title = f"{config.env}, {seeds} × {settings} settings: IQM of the return, 95 % interval"
         axes.set_title(title, loc="left", fontsize=11)
 
-    picture = Picture("curve", "", "", "", draw, (8, 4.5), 0.35)
-    with figure_of(picture, picture.size) as figure:
+    with figure_of(draw, (8, 4.5), top=0.35, name="curve") as figure:
         save(figure, path, dpi=150)
 
 

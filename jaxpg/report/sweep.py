@@ -123,12 +123,16 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
             costs.append(made.Cost.of(run))
         order = {_key(values): i for i, values in enumerate(plan.combinations)}
         points.sort(key=lambda point: order[_key(point.values)])
-        points = _with_a_floor(points)
-        called = plan.build or plan.preset
-        what = (directory, called, plan.config, plan.grid, plan.seeds, points)
-        commands = [reproduce.sweep_command(plan)]
         return Found(
-            *what, made.rows(run.manifest, costs), run.manifest.made.get("commit"), commands
+            directory=directory,
+            algorithm=plan.build or plan.preset,
+            config=plan.config,
+            grid=plan.grid,
+            seeds=plan.seeds,
+            points=_with_a_floor(points),
+            made=made.rows(run.manifest, costs),
+            commit=run.manifest.made.get("commit"),
+            commands=[reproduce.sweep_command(plan)],
         )
     run = load(directory)
     values = {name: run.manifest.values(name) for name in run.manifest.varied}
@@ -137,11 +141,16 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         point._replace(values={name: values[name][point.setting] for name in values})
         for point in points
     ]
-    grid = {name: list(dict.fromkeys(values[name])) for name in values}
-    seeds = ",".join(run.manifest.parts)
-    what = (directory, run.manifest.called, run.config, grid, seeds, points)
     return Found(
-        *what, made.rows(run.manifest, [made.Cost.of(run)]), run.manifest.made.get("commit"), []
+        directory=directory,
+        algorithm=run.manifest.called,
+        config=run.config,
+        grid={name: list(dict.fromkeys(values[name])) for name in values},
+        seeds=",".join(run.manifest.parts),
+        points=points,
+        made=made.rows(run.manifest, [made.Cost.of(run)]),
+        commit=run.manifest.made.get("commit"),
+        commands=[],
     )
 
 

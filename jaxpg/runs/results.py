@@ -45,7 +45,8 @@ def save(
     Raises:
       OSError: if they could not be written; summary.json is then that of before.
     """
-    packed, seen = io.BytesIO(), population.evaluations
+    packed = io.BytesIO()
+    seen = population.evaluations
     evaluations: dict[str, Any] = dict(zip(EVALUATIONS, seen, strict=True)) if seen else {}
     np.savez_compressed(
         packed,
@@ -120,8 +121,8 @@ def summarize(
 
 def closing(summary: dict[str, Any], out: Path) -> str:
     """What a person is told at the end of a run."""
-    speed, several = words.short(summary["env_steps_per_second"]), len(summary["settings"]) > 1
-    times = f" with {len(summary['settings'])} settings each" if several else ""
+    speed, settings = words.short(summary["env_steps_per_second"]), len(summary["settings"])
+    times = f" with {settings} settings each" if settings > 1 else ""
     lines = [
         f"{words.seeds(summary['seeds'])}{times}, {summary['total_env_steps']:,} environment steps "
         f"in {summary['wall_seconds']:.0f} s ({speed} steps/s; compiling took "
@@ -135,10 +136,10 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         interval = ""
         if "ci95_low" in said:
             interval = f" (95 % interval {said['ci95_low']} to {said['ci95_high']})"
+        together = ", all settings together" if settings > 1 else ""
         lines.append(
-            f"return over the last 100 episodes{', all settings together' if several else ''}: "
-            f"IQM {said['iqm']}"
-            f"{interval}, worst seed {said['min']}, best {said['max']}"
+            f"return over the last 100 episodes{together}: IQM {said['iqm']}{interval}, worst seed "
+            f"{said['min']}, best {said['max']}"
         )
     if summary["solved_fraction"] is not None:
         share = words.share(summary["solved_fraction"])

@@ -26,7 +26,7 @@ from jaxpg.errors import Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
 from jaxpg.population.cluster import Cluster, device_of
-from jaxpg.population.crew import Task
+from jaxpg.population.crew import Limits, Task
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
@@ -130,9 +130,7 @@ def train(
                     writes=True,
                     note=note,
                     compiling=partial(_compiling, manifest, to_compile, note),
-                    pace=job.pace,
-                    compile_seconds=to_compile,
-                    stall_seconds=stall_seconds,
+                    limits=Limits(job.pace, to_compile, stall_seconds),
                 )
         if any(one.update < updates for one in saved.values()):
             raise Stopped

@@ -109,6 +109,7 @@ def plan(
     grid: dict[str, list[Any]],
     seeds: str,
     lanes: int | None,
+    *,
     build: str | None = None,
     options: Mapping[str, Any] = OWN_PARAMS,
     start: "Start | None" = None,
@@ -142,8 +143,17 @@ def plan(
     (evaluating,) = {
         evaluations.asked(point, evaluate_every, evaluate_episodes) for point in points
     }
-    what = (preset, config, grid, seeds, lanes, build, own.options(made))
-    return Plan(*what, start and start.origin, evaluating)
+    return Plan(
+        preset=preset,
+        config=config,
+        grid=grid,
+        seeds=seeds,
+        lanes=lanes,
+        build=build,
+        options=own.options(made),
+        start=start and start.origin,
+        evaluating=evaluating,
+    )
 
 
 def begin(
@@ -310,13 +320,22 @@ def _manifests(
 
     programs, settings = expand(plan.config, plan.grid)
     seeds, build = parse_seeds(plan.seeds), own.find(plan.build, plan.options)
-    during: dict[str, Any] = {"start": start, "evaluating": plan.evaluating}
     found = []
     for program in programs:
-        config, fixed = with_values(plan.config, program), own.fixed(build, program)
-        what = (plan.preset, config, seeds, plan.lanes, settings)
-        found.append(planning.plan(*what, build=fixed, device=device, **during))
-        planning.check_parts(found[-1], fixed)
+        fixed = own.fixed(build, program)
+        planned = planning.plan(
+            plan.preset,
+            with_values(plan.config, program),
+            seeds,
+            plan.lanes,
+            settings,
+            build=fixed,
+            start=start,
+            evaluating=plan.evaluating,
+            device=device,
+        )
+        planning.check_parts(planned, fixed)
+        found.append(planned)
     return found
 
 

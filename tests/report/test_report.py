@@ -140,13 +140,13 @@ def test_the_label_of_an_axis_is_not_cut_off():
 
     places = []
     for number in ("{:.1f}", "{:.9f}"):
-        picture = canvas.Picture("x", "", "", "", partial(draw, number=number))
-        with canvas.figure_of(picture, picture.size) as figure:
+        size = (4.6, 2.95)
+        with canvas.figure_of(partial(draw, number=number), size, 0.12, "x") as figure:
             (axes,) = figure.axes
             assert axes.yaxis.get_tightbbox().x0 > -0.5
-            assert axes.get_position().x1 == pytest.approx(1 - canvas.RIGHT / picture.size[0])
+            assert axes.get_position().x1 == pytest.approx(1 - canvas.RIGHT / size[0])
             places.append(axes.get_position().x0)
-    assert places[0] == pytest.approx(canvas.LEFT / picture.size[0])  # nothing moves without need
+    assert places[0] == pytest.approx(canvas.LEFT / size[0])  # nothing moves without need
     assert places[1] > places[0]
 
 
