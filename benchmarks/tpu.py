@@ -114,7 +114,10 @@ def _cycles(row: dict[str, Any] | None) -> str:
 
 
 def _memory(row: dict[str, Any] | None) -> str:
-    return f"{row['program_bytes'] / 2**20:,.0f} MiB" if row else ""
+    if row is None:
+        return ""
+    fits = row["program_bytes"] is not None
+    return f"{row['program_bytes'] / 2**20:,.0f} MiB" if fits else "does not fit"
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
@@ -135,8 +138,14 @@ def draw(content: dict[str, Any], path: Path) -> None:
 
 
 def program(preset: str, chip: str, lanes: int, arithmetic: str = "float32") -> dict[str, Any]:
-    """What a worker's program takes on a chip: bytes, slow operations, cycles of an update."""
-    start, advance = compiled(preset, chip, lanes, arithmetic)
+    """What a worker's program takes on a chip: bytes, slow operations, cycles of an update; None
+    of one that does not fit."""
+    from jaxpg.errors import DoesNotFit
+
+    try:
+        start, advance = compiled(preset, chip, lanes, arithmetic)
+    except DoesNotFit:
+        return {"start_bytes": None, "program_bytes": None, "slow": {}, "cycles": None}
     from jaxpg.population import memory
 
     text = advance.as_text()

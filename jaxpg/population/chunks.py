@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg import fast
+from jaxpg import fast, words
 from jaxpg.core import learner, noise, ring
 from jaxpg.core.config import OWN_PARAMS, Config, EnvParams
 from jaxpg.core.types import LearnerState, Metrics, Params
@@ -127,8 +127,11 @@ def compile_programs(
       length: updates that a call of it does at most.
       workers: at most so many; None for all that there can be.
       build: makes the algorithm.
+
+    Raises:
+      DoesNotFit: if the compiler finds that a device has no room for it, as a TPU's does.
     """
-    with own_jax(chunk.config):
+    with own_jax(chunk.config), _room_for(len(chunk.keys)):
         start, advance = _functions(length, build)
         start, advance = jax.jit(start), jax.jit(advance, donate_argnums=2)
         of_chunk = (chunk.config, chunk.options)
@@ -146,6 +149,17 @@ def compile_programs(
         Program(device, begin, each, length, evaluate)
         for device, each, evaluate in zip(on, advances, evaluates, strict=True)
     ]
+
+
+@contextmanager
+def _room_for(lanes: int) -> Iterator[None]:
+    """Raise DoesNotFit where a compiler runs out of a device's memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise memory.too_many_lanes(lanes, words.line(error)) from error
 
 
 def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:

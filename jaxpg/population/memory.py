@@ -112,14 +112,25 @@ def with_lanes_that_fit(
     Raises:
       DoesNotFit: if no number of lanes fits, or those that somebody chose do not.
     """
-    try:
-        return attempt(lanes)
-    except DoesNotFit as problem:
-        if lanes is not None or problem.lanes is None:
-            raise
-        fewer = problem.lanes
-        others(problem)
-    return attempt(fewer)
+    chosen = lanes is not None
+    while True:
+        try:
+            return attempt(lanes)
+        except DoesNotFit as problem:
+            if chosen or problem.lanes is None:
+                raise
+            lanes = problem.lanes
+            others(problem)
+
+
+def too_many_lanes(lanes: int, said: str) -> DoesNotFit:
+    """What a compiler says that runs out of a device's memory; with half of them it may not."""
+    half = lanes // 2
+    advice = f"--lanes {half} may fit" if half >= 2 else "fewer environments or steps may fit"
+    return DoesNotFit(
+        f"with {lanes} lanes the program does not fit into the device ({said}): {advice}",
+        half if half >= 2 else None,
+    )
 
 
 def size(number: float) -> str:

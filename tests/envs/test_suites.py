@@ -295,7 +295,9 @@ class TestNavix:
     def test_its_images_are_convolved(self, tmp_path):
         options = {"--conv-features": 4}
         run = trained(tmp_path / "run", "navix:Navix-Empty-5x5-v0", options)
-        assert np.isfinite(run.population.params["policy"]["Conv_0"]["kernel"]).all()
+        kernel = run.population.params["policy"]["conv_0"]["kernel"]
+        assert kernel.shape == (2, 3, 3, 3, 4)
+        assert np.isfinite(kernel).all()
 
 
 @pytest.mark.slow

@@ -86,6 +86,41 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
     assert "available" not in memory.check(fits._replace(results=2**50), 16, [])
 
 
+def test_lanes_that_nobody_chose_become_fewer_until_they_fit():
+    tried = []
+
+    def attempt(lanes):
+        tried.append(lanes)
+        if lanes is None or lanes > 4:
+            raise memory.too_many_lanes(lanes or 16, "23.73G exceeds 15.75G")
+        return "trained"
+
+    told = []
+    assert memory.with_lanes_that_fit(None, attempt, told.append) == "trained"
+    assert tried == [None, 8, 4]
+    assert (
+        "16 lanes the program does not fit into the device (23.73G exceeds 15.75G): --lanes 8"
+        in (str(told[0]))
+    )
+    with pytest.raises(DoesNotFit):
+        memory.with_lanes_that_fit(8, attempt)
+    assert memory.too_many_lanes(3, "").lanes is None
+
+
+@pytest.mark.parametrize("said", ["RESOURCE_EXHAUSTED: Ran out of memory", "INTERNAL: a bug"])
+def test_a_compiler_that_finds_no_room_is_understood(said, monkeypatch):
+    """As a TPU's does, before anything is predicted; what else it finds is an error of ours."""
+
+    def compile_on_each(*given):
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(chunks.devices, "compile_on_each", compile_on_each)
+    (chunk,) = population.make_chunks(TINY, [1, 2], [{}], 2)
+    expected = DoesNotFit if said.startswith("RESOURCE") else jax.errors.JaxRuntimeError
+    with pytest.raises(expected, match=said.partition(":")[0]):
+        chunks.compile_programs(chunk, 1)
+
+
 def test_a_device_too_small_is_refused(monkeypatch):
     room(monkeypatch, 2**40)
     stats = {"bytes_limit": 80 * MIB, "bytes_in_use": 30 * MIB}
