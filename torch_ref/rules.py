@@ -3,6 +3,7 @@
 This file imports no framework and is the same in `jaxpg` and `torch_ref`.
 """
 
+import dataclasses
 import math
 import numbers
 import struct
@@ -151,7 +152,7 @@ def _check_count(name: str, value: Any, most: int | None = MOST) -> None:
 
 def check_is_config(config: Any) -> None:
     """Raise ConfigError for a preset's name, or a dictionary, where its Config is wanted."""
-    if not isinstance(config, Config):
+    if not dataclasses.is_dataclass(config):  # the other package's will do
         raise ConfigError(f"config must be a Config, as preset('ppo') is; got {config!r:.60}")
 
 

@@ -126,7 +126,7 @@ PPO_COMBINATIONS = [
     (PPO | REPLAY, "value_data='batch' and value_steps=1; got 'replay' and 1"),
     (PPO | {"reduction": "trajectories"}, "needs reduction='steps'; got 'trajectories'"),
     (PPO | {"normalize_over": "minibatch"}, "needs normalize_advantage; got False"),
-    (PPO | {"log_prob": "clamped"}, "log_prob not 'clamped'; got 'value' and 'clamped'"),
+    (PPO | {"log_prob": "clamped"}, "log_prob='clamped', which are .* got 'value' and 'clamped'"),
     (PPO | REINFORCE | {"clip_value": 0.2}, "clip_value needs baseline='value'; got .*'none'"),
     (
         PPO | {"minibatches": 3},
@@ -153,7 +153,10 @@ NATURAL_COMBINATIONS = [
         {"fit": "npg", "joint_loss": True, "value_steps": 1},
         "fit='npg' .* joint_loss False; got 'separate' and True",
     ),
-    ({"fit": "npg", "log_prob": "clamped"}, "log_prob not 'clamped'; got 'value' and 'clamped'"),
+    (
+        {"fit": "npg", "log_prob": "clamped"},
+        "log_prob='clamped', which are .* got 'value' and 'clamped'",
+    ),
 ]
 BAD_COMBINATIONS = [
     (

@@ -268,6 +268,11 @@ class TestNavix:
     def there(self):
         pytest.importorskip("navix", reason="navix is not installed: pip install '.[navix]'")
 
+    @pytest.fixture(autouse=True)
+    def promoted(self):
+        with jax.numpy_rank_promotion("allow"):
+            yield
+
     def test_obstacles_and_the_goal_terminate_and_its_limit_truncates(self):
         rows = ends("navix:Navix-Dynamic-Obstacles-5x5-v0", 220)
         assert rows.terminated.any()
@@ -283,8 +288,7 @@ class TestNavix:
 
     @pytest.mark.parametrize("name", ["Navix-Empty-Random-5x5-v0", "Navix-DoorKey-5x5-v0"])
     def test_it_keeps_the_contract(self, name):
-        with jax.numpy_rank_promotion("allow"):
-            check_env(f"navix:{name}", steps=120)
+        check_env(f"navix:{name}", steps=120)
 
     def test_it_learns_to_reach_the_goal(self, tmp_path):
         options = {"--total-steps": 20_480, "--num-steps": 64, "--num-envs": 8}
@@ -310,6 +314,11 @@ class TestPlayground:
             reason="playground is not installed: pip install '.[playground]'",
         )
 
+    @pytest.fixture(autouse=True)
+    def promoted(self):
+        with jax.numpy_rank_promotion("allow"):
+            yield
+
     def test_its_limit_truncates_and_balancing_is_rewarded(self):
         rows = ends("playground:CartpoleBalance", 40, max_episode_steps=16)
         assert (rows.truncated == (rows.time == 15)).all()
@@ -325,8 +334,7 @@ class TestPlayground:
         assert params.max_steps_in_episode == 1_000
 
     def test_it_keeps_the_contract(self):
-        with jax.numpy_rank_promotion("allow"):
-            check_env("playground:CartpoleBalance", steps=40, max_episode_steps=20)
+        check_env("playground:CartpoleBalance", steps=40, max_episode_steps=20)
 
     def test_it_is_trained(self, tmp_path):
         run = trained(tmp_path / "run", "playground:CartpoleBalance", {"--max-episode-steps": 16})
