@@ -56,7 +56,7 @@ def entropy_missing_from_the_loss() -> Plant:
 
 def half_the_value_loss() -> Plant:
     """½ (V - target)² for (V - target)²."""
-    return wrap(learner, "value_loss", lambda original, *inputs: 0.5 * original(*inputs))
+    return wrap(gradient, "value_loss", lambda original, *inputs: 0.5 * original(*inputs))
 
 
 def value_loss_broadcast() -> Plant:
@@ -66,7 +66,7 @@ def value_loss_broadcast() -> Plant:
         error = value[valid][:, None] - target[valid][None, :]
         return (error * error).mean()
 
-    return mock.patch.object(learner, "value_loss", value_loss)
+    return mock.patch.object(gradient, "value_loss", value_loss)
 
 
 def baseline_not_detached() -> Plant:
@@ -89,7 +89,7 @@ def target_not_detached() -> Plant:
 
     return both(
         _no_constants(),
-        mock.patch.object(learner, "value_loss", value_loss),
+        mock.patch.object(gradient, "value_loss", value_loss),
     )
 
 
