@@ -64,11 +64,9 @@ class Outcomes(NamedTuple):
     @property
     def scores(self) -> np.ndarray:
         """What each seed counts with, [S]; empty if no episode of any seed ended."""
-        return (
-            self.final[:0]
-            if np.isnan(self.floor)
-            else counted(self.final, self.diverged, self.floor)
-        )
+        if np.isnan(self.floor):
+            return self.final[:0]
+        return counted(self.final, self.diverged, self.floor)
 
 
 def outcomes(
@@ -357,16 +355,15 @@ def learning(config: Config, population: "Population") -> Learning | None:
         together = gained.mean(), gained.var(ddof=1) / len(gained), len(gained) - 1
         shown |= _chance(*together) < LEVEL
     constant = not (gained.any() or error.any())
-    begun, reached = float(first.mean()), float(last.mean())
-    target = solved_at(config)
-    if shown or (target is not None and min(begun, reached) >= target):
-        return Learning(begun, reached, bool(shown), constant, None)
-    what = "has learnt" if population.start is None else "is better than what it started from"
-    warning = (
-        f"Nothing shows that it {what}: the mean return is {begun:.4g} in the first tenth of "
-        f"training and {reached:.4g} in the last, {_advice(config, constant)}."
-    )
-    return Learning(begun, reached, False, constant, warning)
+    begun, reached, target = float(first.mean()), float(last.mean()), solved_at(config)
+    warning = None
+    if not shown and (target is None or min(begun, reached) < target):
+        what = "has learnt" if population.start is None else "is better than what it started from"
+        warning = (
+            f"Nothing shows that it {what}: the mean return is {begun:.4g} in the first tenth of "
+            f"training and {reached:.4g} in the last, {_advice(config, constant)}."
+        )
+    return Learning(begun, reached, bool(shown), constant, warning)
 
 
 def _advice(config: Config, constant: bool) -> str:

@@ -214,7 +214,8 @@ def _see(x: np.ndarray, y: np.ndarray, swapped: np.ndarray) -> _Seen:
         of_x, of_both = below[start] + below[end], start + end
         d = np.where(some, of_both[n:, None], of_both[:n, None]) - of_x[:n] - of_x[n:]
         d = d.astype(float) / (2 * n)
-        mean, variance = d.mean(axis=0), (d * d).mean(axis=0) - d.mean(axis=0) ** 2
+        mean = d.mean(axis=0)
+        variance = (d * d).mean(axis=0) - mean * mean
         means[first : first + width] = mean
         errors[first : first + width] = np.sqrt((variance + 1 / n) / (4 * n))
     return _Seen(np.abs(means) / 2 / errors, 0.5 + float(means[0]) / 2, float(errors[0]))

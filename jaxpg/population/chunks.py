@@ -33,7 +33,7 @@ from jaxpg.population.evaluations import MODES, Evaluating, points
 from jaxpg.population.own import Build
 
 # Why a lane is frozen: the first of these that is not finite. 0 is a lane that is not frozen.
-CAUSES = ("", *learner.LOSSES, "params")
+CAUSES = ("", *learner.LOSSES, "params")  # an index of it is what a file says
 COUNTED = ("env_steps", "episodes")  # metrics that are integers
 SUMS = (*COUNTED, "return_sum")  # and those that add up; a frozen lane has 0 of them
 
@@ -159,7 +159,7 @@ def _room_for(lanes: int) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise memory.too_many_lanes(lanes, words.line(error)) from error
+        raise memory.no_room(lanes, words.line(error)) from error
 
 
 def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:

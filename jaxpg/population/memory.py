@@ -81,7 +81,7 @@ def check(need: Need, lanes: int, devices: Sequence[Any]) -> str:
     if free is not None:
         line += f"; {size(free)} are available"
         if need.training > free:
-            raise _too_many_lanes(need.training, free, lanes, "training takes {}")
+            raise _above(need.training, free, lanes, "training takes {}")
         if need.results > free:
             raise DoesNotFit(
                 f"the results will take {size(need.results)} of memory and {size(free)} are "
@@ -94,7 +94,7 @@ def check(need: Need, lanes: int, devices: Sequence[Any]) -> str:
         if rooms:
             line += f", which has {size(min(rooms))}"
             if need.device > min(rooms):
-                raise _too_many_lanes(need.device, min(rooms), lanes, "the device must hold {}")
+                raise _above(need.device, min(rooms), lanes, "the device must hold {}")
     return line
 
 
@@ -123,14 +123,10 @@ def with_lanes_that_fit(
             others(problem)
 
 
-def too_many_lanes(lanes: int, said: str) -> DoesNotFit:
+def no_room(lanes: int, said: str) -> DoesNotFit:
     """What a compiler says that runs out of a device's memory; with half of them it may not."""
-    half = lanes // 2
-    advice = f"--lanes {half} may fit" if half >= 2 else "fewer environments or steps may fit"
-    return DoesNotFit(
-        f"with {lanes} lanes the program does not fit into the device ({said}): {advice}",
-        half if half >= 2 else None,
-    )
+    problem = f"with {lanes} lanes the program does not fit into the device ({said})"
+    return _too_many_lanes(problem, lanes // 2, "may")
 
 
 def size(number: float) -> str:
@@ -194,15 +190,16 @@ def _room(device: Any) -> int | None:
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
 
 
-def _too_many_lanes(need: int, room: int, lanes: int, what: str) -> DoesNotFit:
+def _above(need: int, room: int, lanes: int, what: str) -> DoesNotFit:
+    problem = f"with {lanes} lanes {what.format(size(need))}, and there is room for {size(room)}"
     fewer = int(0.9 * lanes * room / need)  # a tenth is kept for what does not shrink with them
-    fits = fewer >= 2
-    advice = f"--lanes {fewer} would fit" if fits else "fewer environments or steps would fit"
-    return DoesNotFit(
-        f"with {lanes} lanes {what.format(size(need))}, and there is room for {size(room)}: "
-        f"{advice}",
-        fewer if fits else None,
-    )
+    return _too_many_lanes(problem, fewer, "would")
+
+
+def _too_many_lanes(problem: str, fewer: int, would: str) -> DoesNotFit:
+    if fewer < 2:
+        return DoesNotFit(f"{problem}: fewer environments or steps {would} fit")
+    return DoesNotFit(f"{problem}: --lanes {fewer} {would} fit", fewer)
 
 
 def _bytes(tree: Any) -> int:

@@ -39,7 +39,7 @@ class Trained(Population):
         """What was trained.
 
         Raises:
-          RunError: if it does not say so, as an array of populations that were put together.
+          RunError: if its manifest is None, as of one that was put together by hand.
         """
         if self.manifest is None:
             raise RunError("this population does not say what was trained: its manifest is None")

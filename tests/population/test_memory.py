@@ -92,7 +92,7 @@ def test_lanes_that_nobody_chose_become_fewer_until_they_fit():
     def attempt(lanes):
         tried.append(lanes)
         if lanes is None or lanes > 4:
-            raise memory.too_many_lanes(lanes or 16, "23.73G exceeds 15.75G")
+            raise memory.no_room(lanes or 16, "23.73G exceeds 15.75G")
         return "trained"
 
     told = []
@@ -104,7 +104,7 @@ def test_lanes_that_nobody_chose_become_fewer_until_they_fit():
     )
     with pytest.raises(DoesNotFit):
         memory.with_lanes_that_fit(8, attempt)
-    assert memory.too_many_lanes(3, "").lanes is None
+    assert memory.no_room(3, "").lanes is None
 
 
 @pytest.mark.parametrize("said", ["RESOURCE_EXHAUSTED: Ran out of memory", "INTERNAL: a bug"])
