@@ -69,7 +69,16 @@ def uniform(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def streams(key: np.ndarray) -> np.ndarray:
-    """key_policy, key_value and key_run of a seed's key."""
+    """key_policy, key_value and key_run of a seed's key.
+
+    Raises:
+      ConfigError: if it is no key, or more than one.
+    """
+    if not _is_of_one_seed(key):
+        raise ConfigError(
+            "a seed's key must be torch_ref.key(seed); of those of torch_ref.keys(seeds) one at a "
+            f"time; got {key!r}"
+        )
     return split(key, 3)
 
 
@@ -107,6 +116,10 @@ def _reset_noise(
     if spec.reset_uniforms:
         return torch.from_numpy(uniform(key, (*shape, spec.reset_uniforms)))
     return split(key, shape)
+
+
+def _is_of_one_seed(key: Any) -> bool:
+    return isinstance(key, np.ndarray) and key.shape == (2,) and key.dtype == np.uint32
 
 
 def _key_data(seed: int, use: str = "training") -> np.ndarray:

@@ -75,7 +75,16 @@ def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def streams(key: jax.Array) -> jax.Array:
-    """key_policy, key_value and key_run of a seed's key."""
+    """key_policy, key_value and key_run of a seed's key.
+
+    Raises:
+      ConfigError: if it is no key, or more than one.
+    """
+    if not _is_of_one_seed(key):
+        raise ConfigError(
+            "a seed's key must be jaxpg.key(seed); those of jaxpg.keys(seeds) go through jax.vmap; "
+            f"got {key.aval if isinstance(key, jax.Array) else repr(key)}"
+        )
     return split(key, 3)
 
 
@@ -113,6 +122,14 @@ def _reset_noise(key: jax.Array, shape: tuple[int, ...], spec: EnvSpec) -> jax.A
     if spec.reset_uniforms:
         return uniform(key, (*shape, spec.reset_uniforms))
     return split(key, shape)
+
+
+def _is_of_one_seed(key: Any) -> bool:
+    if not isinstance(key, jax.Array | np.ndarray):
+        return False
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    return key.shape == (2,) and key.dtype == jnp.uint32
 
 
 def _key_data(seed: int, use: str = "training") -> np.ndarray:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxpg
 import jaxpg.core.noise
+import torch_ref
 import torch_ref.noise
 from jaxpg.core.types import Config, EnvSpec
 
@@ -51,6 +53,21 @@ def test_anything_but_a_32_bit_integer_is_no_seed(package, seed):
         package.key(seed)
     with pytest.raises(error, match=words):
         package.keys([0, seed])
+
+
+@pytest.mark.parametrize("package", [jaxpg, torch_ref])
+def test_what_is_no_key_of_one_seed_starts_no_run(package):
+    """An integer, or many keys without vmap, would end in an error of JAX's own."""
+    of_jax = [jax.random.key(0, impl="rbg"), jnp.zeros(2)] if package is jaxpg else []
+    for wrong in [0, None, "0", package.keys([0, 1]), np.zeros(2), *of_jax]:
+        with pytest.raises(package.ConfigError, match=r"a seed's key must be .*\.key\(seed\)"):
+            package.train(package.preset("vpg"), wrong)
+
+
+def test_a_key_of_jax_random_is_one_of_a_seed():
+    streams = jaxpg.core.noise.streams
+    for key in (jax.random.key(3), jax.random.PRNGKey(3)):
+        assert_same_bits(streams(key), streams(jaxpg.key(3)))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
