@@ -64,13 +64,18 @@ def compile_text(make: Callable[[], tuple[Any, tuple]]) -> tuple[str, list[str]]
         import jax
         import numpy as np
         from jax.experimental import topologies
+        from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
         jax.devices()  # finds the plugins
         described = topologies.get_topology_desc(
             platform="cuda", target_config=DESCRIPTION, topology="1x1x1"
         )
         placed = jax.sharding.SingleDeviceSharding(described.devices[0])
-        with mock.patch("jax.default_backend", return_value="gpu"):
+        h100 = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+        with (
+            mock.patch("jax.default_backend", return_value="gpu"),
+            use_abstract_mesh(AbstractMesh((), (), abstract_device=h100)),
+        ):
             function, arguments = make()
             shapes = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=placed), arguments

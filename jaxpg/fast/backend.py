@@ -12,13 +12,14 @@ from jaxpg.core.config import ConfigError
 
 FORMS = ("cpu", "plain", "fused")
 VARIABLE = "JAXPG_FORM"
+LEAST_CAPABILITY = 8.0  # NVIDIA's number of the oldest GPUs (Ampere) that XLA has Triton for
 
 
 def form() -> str:
     """`cpu`, what XLA:CPU computes fastest; `fused`, NVIDIA GPUs' kernels; or `plain`, one vmap.
 
-    By itself a CPU gets the first, an NVIDIA GPU the second, anything else the third. The
-    environment variable JAXPG_FORM chooses another.
+    By itself a CPU gets the first, an NVIDIA GPU that Triton compiles for the second, anything else
+    the third. The environment variable JAXPG_FORM chooses another.
 
     Raises:
       ConfigError: if the variable names none of them.
@@ -31,6 +32,8 @@ def form() -> str:
 
 def _default() -> str:
     platform = jax.default_backend()
-    if platform == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower():
-        return "fused"
-    return "cpu" if platform == "cpu" else "plain"
+    if platform != "gpu":
+        return "cpu" if platform == "cpu" else "plain"
+    device = jax.devices()[0]
+    nvidia = "cuda" in device.client.platform_version.lower()
+    return "fused" if nvidia and float(device.compute_capability) >= LEAST_CAPABILITY else "plain"

@@ -36,9 +36,9 @@ CALLS = {  # and the parameter that is the program
 ELEMENTWISE = {
     "abs", "add", "add_any", "and", "atan2", "convert_element_type", "cos", "div", "eq",
     "erf_inv", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log",
-    "log1p", "logistic", "lt", "mul", "ne", "neg", "not", "or", "pow", "rem", "rsqrt",
-    "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin",
-    "sqrt", "square", "sub", "tan", "tanh", "xor",
+    "log1p", "logistic", "lt", "mul", "ne", "neg", "not", "one_minus_square", "or", "pow", "rem",
+    "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign",
+    "sin", "sqrt", "square", "sub", "tan", "tanh", "xor",
 }  # fmt: skip
 # What an operation does to the places of entries, in numpy.
 MOVES: dict[str, Callable[..., Any]] = {

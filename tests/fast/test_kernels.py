@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 import jaxpg
 from jaxpg import fast
@@ -294,30 +295,39 @@ def test_an_update_in_kernels_is_the_plain_one(two_turns, monkeypatch, env, arit
     assert_same_training(kernels, plain, arithmetic)
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")  # by jax 0.11
 def test_triton_takes_the_kernels_of_an_update(monkeypatch):
     """As they are for an H100, with 16 of 64 hidden units in a thread."""
     monkeypatch.setenv("JAXPG_FORM", "fused")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     config = training.as_arrays(PRESETS["vpg"])
     algorithm = fast.build(config)
+    h100 = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
 
     def update(key):
         state = learner.init(config, key, algorithm)
         return learner.update(config, state, algorithm)[0].params
 
-    traced = jax.jit(jax.vmap(update)).trace(jaxpg.keys(range(2)))
-    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=h100)):
+        traced = jax.jit(jax.vmap(update)).trace(jaxpg.keys(range(2)))
+        program = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert len(re.findall(r"custom_call @\S*triton", program)) == 11
 
 
+CUDA, ROCM = "PJRT C API\ncuda 13000", "PJRT C API\nrocm 60100"
+
+
 @pytest.mark.parametrize(
-    ("platform", "version", "form"),
-    [("cpu", "cpu", "cpu"), ("gpu", "PJRT C API\ncuda 13000", "fused"),
-     ("gpu", "PJRT C API\nrocm 60100", "plain"), ("tpu", "PJRT C API\nTFRT TPU v5", "plain")],
+    ("platform", "version", "capability", "form"),
+    [("gpu", CUDA, "8.0", "fused"), ("gpu", CUDA, "10.3", "fused"), ("gpu", CUDA, "7.5", "plain"),
+     ("gpu", ROCM, "gfx942", "plain"), ("tpu", "PJRT C API\nTFRT TPU v5", None, "plain"),
+     ("cpu", "cpu", None, "cpu")],
 )  # fmt: skip
-def test_an_nvidia_gpu_gets_the_kernels_by_itself(monkeypatch, platform, version, form):
+def test_an_nvidia_gpu_gets_the_kernels_by_itself(monkeypatch, platform, version, capability, form):
+    """Not one that is too old for Triton, as the T4."""
     monkeypatch.delenv(backend.VARIABLE, raising=False)
-    device = SimpleNamespace(client=SimpleNamespace(platform_version=version))
+    client = SimpleNamespace(platform_version=version)
+    device = SimpleNamespace(client=client, compute_capability=capability)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert backend.form() == form
