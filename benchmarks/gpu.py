@@ -129,7 +129,8 @@ def table(content: dict[str, Any]) -> str:
     text = markdown(columns, lines)
     for one in content["trainings"]:
         text += (
-            f"\n\n`jaxpg train vpg --seeds {one['seeds']}` in the form `{one['form']}`: "
+            f"\n\n`jaxpg train vpg --seeds {one['seeds']} --lanes {one['seeds']}` in the form "
+            f"`{one['form']}`: "
             f"{one['wall_seconds']:.1f} s, compiling ({one['compile_seconds']:.0f} s) aside; "
             f"{words.share(one['solved'])} of the seeds solve the task."
         )

@@ -140,9 +140,7 @@ class Algorithm(NamedTuple):
     collect: Callable[..., tuple]  # (env, act, params, env_state, noise) -> env_state, trajectory
     advantage: Callable[..., torch.Tensor]  # (trajectory, value, next_value, *, gamma, gae_lambda)
     value_target: Callable[..., torch.Tensor]  # the same arguments
-    policy_loss: Callable[
-        ..., torch.Tensor
-    ]  # (log_prob or PPO's ratio, advantage, valid) -> scalar
+    policy_loss: Callable[..., torch.Tensor]  # (log_prob or ρ, advantage, valid) -> scalar
     scale_reward: Callable[..., tuple]  # (scale, trajectory, *, gamma) -> scale, trajectory
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted

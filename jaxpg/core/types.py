@@ -154,7 +154,7 @@ class Algorithm(NamedTuple):
     collect: Callable[..., tuple]  # (env, act, params, env_state, noise) -> env_state, trajectory
     advantage: Callable[..., jax.Array]  # (trajectory, value, next_value, *, gamma, gae_lambda)
     value_target: Callable[..., jax.Array]  # the same arguments
-    policy_loss: Callable[..., jax.Array]  # (log_prob or PPO's ratio, advantage, valid) -> scalar
+    policy_loss: Callable[..., jax.Array]  # (log_prob or ρ, advantage, valid) -> scalar
     scale_reward: Callable[..., tuple]  # (scale, trajectory, *, gamma) -> scale, trajectory
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
