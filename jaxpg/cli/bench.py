@@ -22,7 +22,7 @@ class Bench:
     preset: Preset = "vpg"
     """Where the options start from: vpg, ppo, reinforce, … (jaxpg presets)."""
     lanes: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
-    """Numbers of lanes to try, >= 2 each; a few that fit the backend if not given."""
+    """Numbers of lanes to try, >= 2 each; a few that fit the device if not given."""
     rounds: int = 3
     """Measurements of each, by turns; >= 1."""
     seconds: float = 2.0
@@ -46,8 +46,9 @@ def bench(options: Bench) -> None:
     machine.prepare(config)
     from jaxpg.population import bench
 
-    lanes = options.lanes or bench.lanes_to_try()
-    measured = bench.measure(config, lanes, options.rounds, options.seconds, say, options.textbook)
+    measured = bench.measure(
+        config, options.lanes, options.rounds, options.seconds, say, options.textbook
+    )
     if options.json is not None:
         files.save(options.json, files.as_json(measured))
     print(bench.table(measured))

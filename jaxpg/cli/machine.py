@@ -48,8 +48,12 @@ def own() -> None:
             print(f"jaxpg: {name}={value} is for debugging, and not heeded", file=sys.stderr)
 
 
-def prepare(config: Config) -> None:
+def prepare(config: Config, here: bool = True) -> None:
     """Set up jax for a config; must come before jax is imported.
+
+    Args:
+      here: whether this machine computes. Otherwise its devices are left to the workers of a
+        cluster: who looks at an accelerator holds it.
 
     Raises:
       ConfigError: if the environment asks for a device that is not there.
@@ -58,7 +62,7 @@ def prepare(config: Config) -> None:
     os.environ["JAX_ENABLE_X64"] = "1" if config.float_type == "float64" else "0"
     for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
         asked = os.environ.get(name)
-        if not asked:
+        if not asked or not here:
             continue
         import jax
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,7 @@ def oracle(options: Oracle) -> None:
     files.check(options.json, "--json")
     files.check(options.out, "--out")
     files.check(options.family_out, "--family-out")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU only emulates float64
     import jax
     from rich.console import Console
 

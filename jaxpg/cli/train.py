@@ -111,7 +111,7 @@ def train(options: Train) -> None:
     during, given = options.during, own.parse(options.own.option)
     evaluating = evaluations.asked(config, during.evaluate_every, during.evaluate_episodes)
     out = options.run.out or default_out(options.preset, config)
-    machine.prepare(config)
+    machine.prepare(config, here=options.machines == Machines())
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
         from jaxpg.runs import directories, planning
@@ -172,7 +172,8 @@ class Resume:
 def resume(options: Resume) -> None:
     """jaxpg resume."""
     check(options.launch)
-    machine.prepare(manifests.read(options.dir).config)
+    config = manifests.read(options.dir).config
+    machine.prepare(config, here=options.machines == Machines())
     with joined(options.machines) as nodes:
         from jaxpg.runs import directories
 
@@ -267,7 +268,8 @@ def sweep(options: Sweep) -> None:
         track.check(options.run.track)
     grid, given = sweeps.parse_grid(options.grid), own.parse(options.own.option)
     during = options.during
-    machine.prepare(validate(options.config))  # the plan asks the environment for its parameters
+    config = validate(options.config)  # the plan asks the environment for its parameters
+    machine.prepare(config, here=options.machines == Machines())
     launch = dataclasses.replace(options.launch, report=False)
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of

@@ -5,6 +5,7 @@ traced keeps the form it was traced in.
 """
 
 import os
+from typing import Any
 
 import jax
 
@@ -18,7 +19,7 @@ LEAST_CAPABILITY = 8.0  # NVIDIA's number of the oldest GPUs (Ampere) that XLA h
 def form() -> str:
     """`cpu`, what XLA:CPU computes fastest; `fused`, NVIDIA GPUs' kernels; or `plain`, one vmap.
 
-    By itself a CPU gets the first, an NVIDIA GPU that Triton compiles for the second, anything else
+    By itself a CPU gets the first, NVIDIA GPUs that Triton compiles for the second, anything else
     the third. The environment variable JAXPG_FORM chooses another.
 
     Raises:
@@ -30,10 +31,20 @@ def form() -> str:
     return chosen
 
 
+def devices() -> list[Any]:
+    """This process's devices of the kind on which jax computes where nobody says which."""
+    settings: Any = jax.config
+    asked = settings.jax_default_device  # None, a platform's name or a device
+    if asked is None or isinstance(asked, str):
+        return jax.local_devices(backend=asked)
+    return asked.client.local_devices()
+
+
 def _default() -> str:
-    platform = jax.default_backend()
-    if platform != "gpu":
-        return "cpu" if platform == "cpu" else "plain"
-    device = jax.devices()[0]
-    nvidia = "cuda" in device.client.platform_version.lower()
-    return "fused" if nvidia and float(device.compute_capability) >= LEAST_CAPABILITY else "plain"
+    first, *others = devices()
+    if first.platform != "gpu":
+        return "cpu" if first.platform == "cpu" else "plain"
+    if "cuda" not in first.client.platform_version.lower():
+        return "plain"
+    oldest = min(float(one.compute_capability) for one in (first, *others))
+    return "fused" if oldest >= LEAST_CAPABILITY else "plain"

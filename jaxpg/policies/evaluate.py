@@ -78,7 +78,8 @@ def in_gymnax(
             indices = np.arange(j, j + width).clip(max=episodes - 1)
             keys = _episode_keys("evaluation", evaluation_seed, np.asarray(seeds)[rows], indices)
             params = stacked_params(run, [seeds[row] for row in rows], setting)
-            with jax.threefry_partitionable(True):  # as in training
+            # As in training.
+            with jax.threefry_partitionable(True), jax.default_matmul_precision("highest"):
                 total, length = player(params, keys, config.env_params)
             returns[np.ix_(rows, indices)], lengths[np.ix_(rows, indices)] = total, length
     seconds = time.perf_counter() - began

@@ -25,6 +25,8 @@ import jax
 
 from jaxpg.core.config import Config, of_json
 from jaxpg.core.rules import validate
+from jaxpg.errors import DoesNotFit
+from jaxpg.fast import backend
 from jaxpg.population import chunks, devices, memory, population, provenance
 from jaxpg.population.chunks import Chunk, Program
 
@@ -33,11 +35,6 @@ TEXTBOOK_SEEDS, TEXTBOOK_UPDATES = 64, 5
 PATIENCE = 30  # seconds that the textbook's loop may take, and as many for each of a measurement
 TRIED = (8, 16, 32, 64)  # lanes, where the backend is a CPU
 TRIED_ON_DEVICE = (256, 1024, 4096)
-
-
-def lanes_to_try() -> tuple[int, ...]:
-    """Where nobody has chosen them."""
-    return TRIED if jax.default_backend() == "cpu" else TRIED_ON_DEVICE
 
 
 def measure(
@@ -52,7 +49,7 @@ def measure(
 
     Args:
       config: what to train.
-      lanes: numbers of lanes, >= 2 each.
+      lanes: numbers of lanes, >= 2 each; none for those of the backend's that fit.
       rounds: measurements of each.
       seconds: that a measurement takes about.
       note: called with a sentence on what is being done.
@@ -66,18 +63,17 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     runs = []
-    for number in [population.checked_lanes(number) for number in lanes]:
+    usual = TRIED if backend.devices()[0].platform == "cpu" else TRIED_ON_DEVICE
+    for number in [population.checked_lanes(number) for number in lanes or usual]:
         note(f"compiling {number} lanes")
-        (chunk,) = population.make_chunks(config, range(number), [{}], number)
-        length = min(10, config.num_updates)
-        began = time.perf_counter()
-        programs = chunks.compile_programs(chunk, length)
-        row: dict[str, Any] = {"lanes": number, "compile_seconds": time.perf_counter() - began}
-        shapes = chunks.lane_shapes(chunk)
-        at_once = [chunk] * len(programs)
-        chunks.check_memory(programs, shapes, at_once, config.num_updates, writes=False)
-        a_worker = max(map(memory.of_program, (programs[0].start, programs[0].advance)))
-        rows.append({**row, "program_bytes": a_worker, "steps_per_second": []})
+        try:
+            row, programs, chunk = _compiled(config, number)
+        except DoesNotFit as problem:
+            if lanes or not rows:
+                raise
+            note(str(problem))
+            break
+        rows.append(row)
         runs.append((programs, chunk))
     reason = _why_no_textbook(config) if textbook else "it was left out"
     found: dict[str, Any] = {"seeds": TEXTBOOK_SEEDS, "compile_seconds": [], "steps_per_second": []}
@@ -104,6 +100,24 @@ def measure(
         "textbook": None if reason else found,
         "no_textbook": reason,
     }
+
+
+def _compiled(config: Config, lanes: int) -> tuple[dict[str, Any], list[Program], Chunk]:
+    """The row of so many lanes, nothing measured yet, and what is to be measured.
+
+    Raises:
+      DoesNotFit: if memory has no room for them.
+    """
+    (chunk,) = population.make_chunks(config, range(lanes), [{}], lanes)
+    began = time.perf_counter()
+    programs = chunks.compile_programs(chunk, min(10, config.num_updates))
+    seconds = time.perf_counter() - began
+    at_once = [chunk] * len(programs)
+    shapes = chunks.lane_shapes(chunk)
+    chunks.check_memory(programs, shapes, at_once, config.num_updates, writes=False)
+    a_worker = max(map(memory.of_program, (programs[0].start, programs[0].advance)))
+    row = {"lanes": lanes, "compile_seconds": seconds, "program_bytes": a_worker}
+    return {**row, "steps_per_second": []}, programs, chunk
 
 
 def table(measured: dict[str, Any]) -> str:

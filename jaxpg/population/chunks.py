@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxpg import fast, words
 from jaxpg.core import learner, noise, ring
-from jaxpg.core.config import OWN_PARAMS, Config, EnvParams
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.types import LearnerState, Metrics, Params
 from jaxpg.population import devices, memory
 from jaxpg.population.episodes import play
@@ -80,7 +80,7 @@ class Program(NamedTuple):
     """The compiled functions of one worker."""
 
     device: Any
-    # (config, options, keys, params) -> lanes; of the first worker's device
+    # (config, options, keys, params) -> lanes; of a core the first one's
     start: Callable[..., Lane]
     # (config, options, lanes, count) -> lanes, metrics [L, length], recent
     advance: Callable[..., tuple]
@@ -99,14 +99,16 @@ Advance = Callable[[Chunk, int, Snapshot | None], Iterator[tuple[int, Snapshot]]
 def own_jax(config: Config) -> Iterator[None]:
     """JAX as our programs rely on it, in this thread, whatever the process has set.
 
-    That is the 64-bit mode that the config's arithmetic needs, the usual layout of random bits, and
-    none of the settings with which people look for faults in programs of their own: they refuse
-    what is meant here (NaN is a metric where no episode ended, a host array is an argument) or
-    cannot compile.
+    That is the 64-bit mode that the config's arithmetic needs, the usual layout of random bits,
+    products as exact as their factors where an environment or a part of one's own says nothing else
+    (a GPU would round the factors to 10 bits, a TPU to 7), and none of the settings with which
+    people look for faults in programs of their own: they refuse what is meant here (NaN is a metric
+    where no episode ended, a host array is an argument) or cannot compile.
     """
     with (
         jax.enable_x64(config.float_type == "float64"),
         jax.threefry_partitionable(True),  # what environments draw depends on it
+        jax.default_matmul_precision("highest"),
         jax.disable_jit(False),
         jax.numpy_dtype_promotion("standard"),
         jax.transfer_guard("allow"),
@@ -138,7 +140,9 @@ def compile_programs(
         arguments = (*of_chunk, chunk.keys, chunk.params)
         lanes = jax.eval_shape(start, *arguments)
         on = devices.workers()[:workers]
-        (begin,) = devices.compile_on_each(start, arguments, on[:1])  # it runs once a chunk
+        # It runs once a chunk: one core's is enough, but an accelerator has memory of its own.
+        starters = on[:1] if on[0].platform == "cpu" else on
+        starts = devices.compile_on_each(start, arguments, starters) * (len(on) // len(starters))
         advances = devices.compile_on_each(advance, (*of_chunk, lanes, np.int32(0)), on)
         evaluates: list[Any] = [None] * len(on)
         if chunk.evaluating is not None:
@@ -147,19 +151,19 @@ def compile_programs(
             evaluates = devices.compile_on_each(evaluate, inputs, on)
     return [
         Program(device, begin, each, length, evaluate)
-        for device, each, evaluate in zip(on, advances, evaluates, strict=True)
+        for device, begin, each, evaluate in zip(on, starts, advances, evaluates, strict=True)
     ]
 
 
 @contextmanager
-def _room_for(lanes: int) -> Iterator[None]:
-    """Raise DoesNotFit where a compiler runs out of a device's memory."""
+def _room_for(lanes: int, refused: Callable[..., ConfigError] = memory.no_room) -> Iterator[None]:
+    """Raise what is refused, a DoesNotFit, where a device's memory runs out."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise memory.no_room(lanes, words.line(error)) from error
+        raise refused(lanes, words.line(error)) from error
 
 
 def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
@@ -230,11 +234,11 @@ def advance(
     while done < updates:
         end = min([done + program.length, updates, *(point for point in due if point > done)])
         count, done = end - done, end
-        with own_jax(chunk.config):
+        with own_jax(chunk.config), _room_for(len(chunk.keys), memory.ran_out):
             lanes, metrics, recent = program.advance(
                 *of_chunk, lanes, jax.device_put(np.int32(count), program.device)
             )
-        history.append(jax.tree.map(lambda x, n=count: np.array(x)[:, :n], metrics))
+            history.append(jax.tree.map(lambda x, n=count: np.array(x)[:, :n], metrics))
         if done in due:
             found.append(_evaluate(program, chunk, of_chunk, lanes, done))
         evaluations = np.concatenate(found, axis=1) if found else None

@@ -88,7 +88,9 @@ def options(resource: str) -> dict[str, Any]:
     ours = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(SETTINGS) and not name.startswith("JAX_PLATFORM")
+        if name.startswith(SETTINGS)
+        and not name.startswith("JAX_PLATFORM")
+        and not name.endswith("VISIBLE_DEVICES")  # of this machine; Ray says what a worker sees
     }
     if resource == "CPU":
         ours["JAX_PLATFORMS"] = "cpu"
@@ -165,7 +167,9 @@ def _device(ray: Any, resource: str) -> dict[str, Any]:
     count = {"count": int(ray.cluster_resources().get(resource, 0))}
     if resource == "CPU":
         return provenance.device() | count
-    found = ray.get(ray.remote(**options(resource))(provenance.device).remote())
+    # Its process ends with it (max_calls): who has looked at an accelerator holds it.
+    asked = ray.remote(**options(resource), max_calls=1)(provenance.device)
+    found = ray.get(asked.remote())
     if found["platform"] != resource.lower():
         raise ConfigError(
             f"the cluster has a {resource}, and jax finds none there: install what jax needs for "

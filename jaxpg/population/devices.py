@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import serialize_executable
 
 from jaxpg import words
+from jaxpg.fast import backend
 from jaxpg.population import cgroups
 
 OPTIONS: dict[str, Any] = {  # of XLA, for a core's programs
@@ -52,11 +53,11 @@ def _quotas() -> Iterator[float]:
 
 
 def workers() -> list[Any]:
-    """This process's accelerators, or the cores of its CPU.
+    """This process's accelerators, or the cores of its CPU, if that is jax's default device.
 
     A jax that lets nobody make a client trains on its own CPU devices, with a warning.
     """
-    local = jax.local_devices()
+    local = backend.devices()
     if local[0].platform != "cpu":
         return local
     try:
@@ -95,10 +96,11 @@ def core(i: int) -> Any:
 def compile_on_each(
     function: Any, arguments: tuple, devices: Sequence[Any]
 ) -> list[jax.stages.Compiled]:
-    """A function for each of the devices, compiled for all accelerators at the same time.
+    """A function for each of the devices, compiled for the first one.
 
-    It is compiled once for the cores of a CPU: the others take it from jax's compilation cache, or
-    as a copy where there is none. (What comes out of that cache cannot be copied.)
+    The others take it from jax's compilation cache: a GPU's compiler measures which code is
+    fastest, and two times need not find the same. Where nothing is kept, cores of a CPU get
+    copies, and accelerators programs of their own. (What comes out of that cache cannot be copied.)
 
     Args:
       function: from `jax.jit`.
@@ -112,19 +114,17 @@ def compile_on_each(
         )
         return function.lower(*shapes)
 
+    first, *others = devices
+    options = OPTIONS if first.platform == "cpu" else None
+
+    def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        return lowered.compile(options)
+
+    program = compiled(lower(first))
     with ThreadPoolExecutor(len(devices)) as pool:
-        if devices[0].platform != "cpu":
-            return list(pool.map(jax.stages.Lowered.compile, [lower(one) for one in devices]))
-        first, *others = devices
-        compiled = _compile(lower(first))
-        if not _is_cached():
-            return [compiled, *pool.map(functools.partial(_copy, compiled), others)]
-        return [compiled, *pool.map(_compile, [lower(one) for one in others])]
-
-
-def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """For a core."""
-    return lowered.compile(OPTIONS)
+        if first.platform == "cpu" and not _is_cached():
+            return [program, *pool.map(functools.partial(_copy, program), others)]
+        return [program, *pool.map(compiled, [lower(one) for one in others])]
 
 
 def _is_cached() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg.errors import DoesNotFit
+from jaxpg.errors import ConfigError, DoesNotFit
 from jaxpg.population import cgroups
 
 SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes of a checkpoint
@@ -129,6 +129,14 @@ def no_room(lanes: int, said: str) -> DoesNotFit:
     return _too_many_lanes(problem, lanes // 2, "may")
 
 
+def ran_out(lanes: int, said: str) -> ConfigError:
+    """What becomes of a training that had room when it began; what it saved stays."""
+    return ConfigError(
+        f"a device ran out of memory while {lanes} lanes trained ({said}): free it of what else "
+        f"holds it and continue, or begin anew with --lanes {max(2, lanes // 2)}"
+    )
+
+
 def size(number: float) -> str:
     """Bytes for a person."""
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
@@ -137,6 +145,8 @@ def size(number: float) -> str:
 def of_program(compiled: Any) -> int:
     """What a compiled function holds while it runs; what it is given and gives back too."""
     used = compiled.memory_analysis()
+    if used is None:  # a backend need not know
+        return 0
     whole = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
     return whole - used.alias_size_in_bytes
 
@@ -187,7 +197,7 @@ def _rooms() -> Iterator[int]:
 def _room(device: Any) -> int | None:
     """Bytes that are left on a device; None if it does not say."""
     stats = device.memory_stats()
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
+    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in (stats or {}) else None
 
 
 def _above(need: int, room: int, lanes: int, what: str) -> DoesNotFit:

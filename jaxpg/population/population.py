@@ -18,6 +18,7 @@ from jaxpg.core import noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Metrics, Params
+from jaxpg.fast import backend
 from jaxpg.population import chunks, crew, own
 from jaxpg.population.chunks import Advance, Chunk, Snapshot
 from jaxpg.population.cluster import Cluster, device_of
@@ -152,7 +153,7 @@ def default_lanes(device: Mapping[str, Any] | None = None) -> int:
     Args:
       device: that trains, as of `provenance.device`; None for this process's.
     """
-    platform = jax.default_backend() if device is None else device["platform"]
+    platform = backend.devices()[0].platform if device is None else device["platform"]
     return LANES.get(platform, LANES["cpu"])
 
 
@@ -194,7 +195,7 @@ def make_chunks(
       ConfigError: as `train_population` does.
     """
     config, seeds, lanes = plain(config), seed_list(seeds), checked_lanes(lanes)
-    if config.grid_bits and jax.default_backend() == "tpu":
+    if config.grid_bits and backend.devices()[0].platform == "tpu":
         raise ConfigError(
             f"arithmetic={config.arithmetic!r} rounds float64, which a TPU only emulates and "
             "cannot round: take float32, or the machine's CPU (JAX_PLATFORMS=cpu)"

@@ -28,12 +28,10 @@ def versions(env: str = "") -> dict[str, str]:
 
 def device() -> dict[str, Any]:
     """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
-    import jax
-
     from jaxpg.fast import backend
 
-    first = jax.devices()[0]
-    count = devices.cpu_count() if first.platform == "cpu" else jax.device_count()
+    first, *others = backend.devices()
+    count = devices.cpu_count() if first.platform == "cpu" else 1 + len(others)
     return {
         "platform": first.platform,
         "kind": first.device_kind,

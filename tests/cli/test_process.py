@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import handmade
+import jax
 import numpy as np
 import pytest
 
@@ -260,6 +261,13 @@ def test_a_device_that_is_not_there_is_a_sentence(platforms, tmp_path):
     assert f"JAX_PLATFORMS must name devices of this machine, such as cpu; got '{platforms}'" in (
         done.stderr
     )
+
+
+def test_a_cluster_s_writer_does_not_look_at_devices(monkeypatch):
+    """Who looks at an accelerator holds it, and a worker of the cluster needs it."""
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    monkeypatch.setattr(jax, "devices", lambda: pytest.fail("looked"))
+    machine.prepare(Config(), here=False)
 
 
 def test_settings_with_which_faults_are_found_are_not_heeded():

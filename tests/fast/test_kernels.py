@@ -22,6 +22,7 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.distributions import categorical
 from jaxpg.core.presets import PRESETS
 from jaxpg.fast import backend, kernels
+from jaxpg.population import devices
 from tests.compare import assert_close, assert_same_training
 
 RNG = np.random.default_rng(0)
@@ -327,10 +328,28 @@ def test_an_nvidia_gpu_gets_the_kernels_by_itself(monkeypatch, platform, version
     """Not one that is too old for Triton, as the T4."""
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     client = SimpleNamespace(platform_version=version)
-    device = SimpleNamespace(client=client, compute_capability=capability)
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(jax, "devices", lambda: [device])
+    device = SimpleNamespace(platform=platform, client=client, compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [device])
     assert backend.form() == form
+    device.compute_capability = "9.0"
+    old = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [device, old])
+    assert backend.form() == form
+
+
+def test_the_default_device_decides_the_form(monkeypatch):
+    """A CPU's of a machine with a GPU; by itself, or by its name."""
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    here, local_devices = jax.devices("cpu")[0], jax.local_devices
+    gpu = SimpleNamespace(platform="gpu", client=SimpleNamespace(platform_version=ROCM))
+    monkeypatch.setattr(
+        jax, "local_devices", lambda backend: local_devices(backend=backend) if backend else [gpu]
+    )
+    assert backend.form() == "plain"
+    for device in (here, "cpu"):
+        with jax.default_device(device):
+            assert backend.form() == "cpu"
+            assert {one.platform for one in devices.workers()} == {"cpu"}
 
 
 def test_a_form_that_does_not_exist_is_refused(monkeypatch):

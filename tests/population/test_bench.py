@@ -14,6 +14,7 @@ from benchmarks import contenders, measure, ppo, readme, record, trained
 from benchmarks.baselines import textbook
 from jaxpg.cli.main import main
 from jaxpg.core.presets import PRESETS
+from jaxpg.errors import DoesNotFit
 from jaxpg.population import bench, provenance
 
 
@@ -110,6 +111,28 @@ def test_memory_must_have_room_for_all_workers_at_once(cheap, monkeypatch):
     bench.measure(PRESETS["vpg"], [8], 1, 1.0, lambda line: None, textbook=False)
     ((programs, _, groups, _),) = asked
     assert len(groups) == len(programs) == 5
+
+
+def test_usual_lanes_that_do_not_fit_end_the_list(cheap, monkeypatch):
+    """Those that somebody asked for are refused, and so is a config that fits with none."""
+    said = []
+
+    def compiled(config, lanes):
+        if lanes > most:
+            raise DoesNotFit(f"{lanes} lanes are too many")
+        return {"lanes": lanes, "steps_per_second": []}, None, None
+
+    monkeypatch.setattr(bench, "_compiled", compiled)
+    given = (PRESETS["vpg"], (), 1, 1.0, said.append, False)
+    most = 20
+    assert [row["lanes"] for row in bench.measure(*given)["rows"]] == [8, 16]
+    assert "32 lanes are too many" in said
+    most = 4
+    with pytest.raises(DoesNotFit, match="8 lanes"):
+        bench.measure(*given)
+    most = 8
+    with pytest.raises(DoesNotFit, match="16 lanes"):
+        bench.measure(PRESETS["vpg"], [8, 16], *given[2:])
 
 
 def test_the_textbook_can_be_left_out(cheap):

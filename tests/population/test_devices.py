@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,38 @@ def test_every_core_has_the_same_program(cached, monkeypatch, tmp_path):
     assert [output.device for output in outputs] == cores
     assert np.array_equal(outputs[0], outputs[1])
     assert np.allclose(outputs[0], np.tanh(np.exp(x) + 0.1), rtol=1e-14)
+
+
+def test_an_accelerators_program_is_compiled_before_those_of_the_others(monkeypatch):
+    """Which take it from jax's cache; compiled at once, each would be tuned for itself."""
+    events = []
+
+    def lower(x):
+        device = x.sharding.device
+        ready = [name for what, name in events if what == "compiled"]
+        assert device == "gpu:0" or ready == ["gpu:0"]
+
+        def compile(options):
+            assert options is None  # those of cores are no GPU's
+            events.append(("compiled", device))
+            return f"program of {device}"
+
+        return SimpleNamespace(compile=compile)
+
+    class Gpu(str):
+        platform = "gpu"
+
+    def placed(gpu):
+        return SimpleNamespace(device=gpu)
+
+    def shape(*of_array, sharding):
+        return SimpleNamespace(sharding=sharding)
+
+    monkeypatch.setattr(jax.sharding, "SingleDeviceSharding", placed)
+    monkeypatch.setattr(jax, "ShapeDtypeStruct", shape)
+    gpus = [Gpu(f"gpu:{i}") for i in range(3)]
+    programs = devices.compile_on_each(SimpleNamespace(lower=lower), (X,), gpus)
+    assert programs == [f"program of {gpu}" for gpu in gpus]
 
 
 def test_a_program_of_a_core_is_not_divided_among_threads():

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from jaxpg.cli.main import main
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import DoesNotFit
 from jaxpg.population import cgroups, chunks, memory, population
 from jaxpg.population.memory import Need
@@ -119,6 +119,25 @@ def test_a_compiler_that_finds_no_room_is_understood(said, monkeypatch):
     expected = DoesNotFit if said.startswith("RESOURCE") else jax.errors.JaxRuntimeError
     with pytest.raises(expected, match=said.partition(":")[0]):
         chunks.compile_programs(chunk, 1)
+
+
+def test_a_device_that_runs_out_while_it_trains_is_said_in_a_sentence():
+    (chunk,) = population.make_chunks(TINY, [1, 2], [{}], 2)
+    (program,) = chunks.compile_programs(chunk, 1, workers=1)
+
+    def advance(*given):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    said = r"ran out of memory while 2 lanes trained \(RESOURCE_EXHAUSTED: .* 9 bytes\): free it"
+    with pytest.raises(ConfigError, match=said):
+        next(chunks.advance(program._replace(advance=advance), chunk, 3, None))
+
+
+def test_a_backend_that_tells_less_is_not_asked_for_more():
+    assert memory.of_program(SimpleNamespace(memory_analysis=lambda: None)) == 0
+    need = Need(device=50 * MIB, training=MIB, results=MIB, host=MIB)
+    silent = SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 30 * MIB})
+    assert memory.check(need, 256, [silent]).endswith("50 MiB on each device")
 
 
 def test_a_device_too_small_is_refused(monkeypatch):

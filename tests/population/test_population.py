@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxpg import fast
 from jaxpg.core import learner, noise
 from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.training import train
+from jaxpg.fast import backend
 from jaxpg.population import chunks, population
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import check_alike
@@ -361,11 +363,18 @@ def test_progress_is_reported_to_the_end():
 
 
 def test_a_grid_is_refused_on_a_tpu_which_emulates_float64(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(backend, "devices", lambda: [SimpleNamespace(platform="tpu")])
     on_grid = dataclasses.replace(TINY, arithmetic="float24_grid")
     with pytest.raises(ConfigError, match="a TPU only emulates and cannot round: take float32"):
-        train_population(on_grid, [0, 1], lanes=2)
+        population.make_chunks(on_grid, [0, 1], [{}], 2)
     assert len(population.make_chunks(TINY, [0, 1], [{}], 2)) == 1
+
+
+def test_products_of_anybody_are_as_exact_as_their_factors():
+    """Where an environment or a network says nothing else; a GPU rounds the factors by itself."""
+    with jax.default_matmul_precision("bfloat16"), chunks.own_jax(TINY):
+        found = str(jax.make_jaxpr(jnp.dot)(jnp.ones((2, 3)), jnp.ones((3, 2))))
+    assert "Precision.HIGHEST" in found
 
 
 @pytest.mark.parametrize(
