@@ -6,13 +6,14 @@ that is put into a folder of its own (jax complains of a plugin without a GPU at
     pip install --no-deps --target cuda jax-cuda12-pjrt==VERSION jax-cuda12-plugin==VERSION
     PYTHONPATH=cuda python -m benchmarks.gpu
 
-VERSION is that of jax.
+VERSION is that of jax, 0.10: XLA of jax 0.11 compiles, too, but does not write the kernels' PTX.
 """
 
 import os
 import re
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 def missing() -> str | None:
     """Why nothing can be compiled for it here, in a line; or None."""
+    if not version("jaxlib").startswith("0.10."):
+        return f"XLA of jax {version('jaxlib')} writes no PTX of it; that of jax 0.10 does"
     if find_spec("jax_plugins") and find_spec("jax_plugins.xla_cuda12"):
         return None
     return "jax's CUDA plugin is not installed; benchmarks/h100.py says how"
