@@ -52,6 +52,11 @@ class Machines:
     """Let nodes with other versions or processors train, too; last bits may differ there."""
 
     @property
+    def here(self) -> bool:
+        """Whether this machine trains, and no cluster is asked for."""
+        return self == Machines()
+
+    @property
     def line(self) -> list[str]:
         """These options, as they are given."""
         cluster = [] if self.cluster is None else ["--cluster", self.cluster]
@@ -77,7 +82,7 @@ def import_callback(launch: Launch) -> Callable[..., None] | None:
 @contextmanager
 def joined(machines: Machines) -> Iterator["Cluster | None"]:
     """In the cluster, if one is asked for; comes before anything that starts jax."""
-    if machines == Machines():
+    if machines.here:
         yield None
         return
     import jax

@@ -111,7 +111,7 @@ def train(options: Train) -> None:
     during, given = options.during, own.parse(options.own.option)
     evaluating = evaluations.asked(config, during.evaluate_every, during.evaluate_episodes)
     out = options.run.out or default_out(options.preset, config)
-    machine.prepare(config, here=options.machines == Machines())
+    machine.prepare(config, here=options.machines.here)
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
         from jaxpg.runs import directories, planning
@@ -173,7 +173,7 @@ def resume(options: Resume) -> None:
     """jaxpg resume."""
     check(options.launch)
     config = manifests.read(options.dir).config
-    machine.prepare(config, here=options.machines == Machines())
+    machine.prepare(config, here=options.machines.here)
     with joined(options.machines) as nodes:
         from jaxpg.runs import directories
 
@@ -269,7 +269,7 @@ def sweep(options: Sweep) -> None:
     grid, given = sweeps.parse_grid(options.grid), own.parse(options.own.option)
     during = options.during
     config = validate(options.config)  # the plan asks the environment for its parameters
-    machine.prepare(config, here=options.machines == Machines())
+    machine.prepare(config, here=options.machines.here)
     launch = dataclasses.replace(options.launch, report=False)
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
