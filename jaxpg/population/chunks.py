@@ -166,6 +166,13 @@ def _room_for(lanes: int, refused: Callable[..., ConfigError] = memory.no_room) 
         raise refused(lanes, words.line(error)) from error
 
 
+@contextmanager
+def _computing(chunk: Chunk) -> Iterator[None]:
+    """Where a chunk's programs run, and a device may have less room than it seemed to have."""
+    with own_jax(chunk.config), _room_for(len(chunk.keys), memory.ran_out):
+        yield
+
+
 def lane_shapes(chunk: Chunk, build: Build = fast.build) -> Lane:
     """The shapes and dtypes of a chunk's lanes, without computing anything."""
     with own_jax(chunk.config):
@@ -205,7 +212,7 @@ def check_memory(
 
 def start(program: Program, chunk: Chunk) -> Lane:
     """The lanes before their first update."""
-    with own_jax(chunk.config):
+    with _computing(chunk):
         lanes = program.start(chunk.config, chunk.options, chunk.keys, chunk.params)
         return jax.device_put(lanes, program.device)
 
@@ -221,8 +228,11 @@ def advance(
 
     Yields:
       Updates done, and the snapshot; its lanes are valid until the next one is asked for.
+
+    Raises:
+      ConfigError: if the device's memory runs out.
     """
-    with own_jax(chunk.config):
+    with _computing(chunk):
         of_chunk = jax.device_put((chunk.config, chunk.options), program.device)
         lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
     history = [] if at is None else list(at.history)
@@ -234,7 +244,7 @@ def advance(
     while done < updates:
         end = min([done + program.length, updates, *(point for point in due if point > done)])
         count, done = end - done, end
-        with own_jax(chunk.config), _room_for(len(chunk.keys), memory.ran_out):
+        with _computing(chunk):
             lanes, metrics, recent = program.advance(
                 *of_chunk, lanes, jax.device_put(np.int32(count), program.device)
             )
@@ -306,7 +316,7 @@ def _evaluate(
 ) -> np.ndarray:
     """Mean returns of the lanes' policies after so many updates, [L, 1, 2]."""
     assert program.evaluate is not None
-    with own_jax(chunk.config):
+    with _computing(chunk):
         given = jax.device_put((chunk.evaluation_keys, np.int32(done)), program.device)
         returns = np.asarray(program.evaluate(*of_chunk, lanes.state.params, *given))
     return returns.mean(axis=-1, dtype=np.float64).astype(returns.dtype)[:, None]

@@ -133,7 +133,7 @@ def ran_out(lanes: int, said: str) -> ConfigError:
     """What becomes of a training that had room when it began; what it saved stays."""
     return ConfigError(
         f"a device ran out of memory while {lanes} lanes trained ({said}): free it of what else "
-        f"holds it and continue, or begin anew with --lanes {max(2, lanes // 2)}"
+        f"holds it and go on, or begin anew with --lanes {max(2, lanes // 2)}"
     )
 
 
