@@ -70,7 +70,7 @@ smoke: $(VENV)/run.done
 
 minima: INSTALLED = -c $(VENV)/least.txt ".[export,optuna,tensorboard]"
 newest: INSTALLED = --upgrade ".[export,optuna,tensorboard]"
-newest: export PYTHONWARNINGS = error::DeprecationWarning
+newest: WARNINGS = error::DeprecationWarning
 wheel: INSTALLED = -c constraints.txt $(DIST)/*.whl
 minima: $(VENV)/least.txt
 wheel: dist
@@ -79,7 +79,7 @@ minima newest wheel:
 	$(PYTHON) -m venv $(VENV)/$@
 	$(VENV)/$@/bin/python -m pip --disable-pip-version-check --quiet install $(INSTALLED)
 	$(VENV)/$@/bin/python -m pip check
-	cd $(VENV)/$@ && bin/python $(CURDIR)/tests/every_command.py
+	cd $(VENV)/$@ && PYTHONWARNINGS=$(WARNINGS) bin/python $(CURDIR)/tests/every_command.py
 
 $(VENV)/least.txt: pyproject.toml tests/minima.py
 	mkdir -p $(VENV)
