@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxpg.core.config import Config
 from jaxpg.population import cgroups, devices
@@ -33,6 +34,7 @@ def test_every_core_has_the_same_program(cached, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_is_cached", lambda: cached)
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path) if cached else None)
+    compilation_cache.reset_cache()  # jax 0.11 would go on with the one before
     cores, x = [devices.core(0), devices.core(1)], X.astype(np.float64)
     try:
         with jax.enable_x64(True):  # which other threads know nothing of
@@ -40,6 +42,7 @@ def test_every_core_has_the_same_program(cached, monkeypatch, tmp_path):
             outputs = [f(jax.device_put(x, core)) for f, core in zip(compiled, cores, strict=True)]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
     assert [output.device for output in outputs] == cores
     assert np.array_equal(outputs[0], outputs[1])
     assert np.allclose(outputs[0], np.tanh(np.exp(x) + 0.1), rtol=1e-14)
