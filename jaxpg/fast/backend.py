@@ -41,10 +41,11 @@ def devices() -> list[Any]:
 
 
 def _default() -> str:
-    first, *others = devices()
+    local = devices()
+    first = local[0]
     if first.platform != "gpu":
         return "cpu" if first.platform == "cpu" else "plain"
     if "cuda" not in first.client.platform_version.lower():
         return "plain"
-    oldest = min(float(one.compute_capability) for one in (first, *others))
+    oldest = min(float(one.compute_capability) for one in local)
     return "fused" if oldest >= LEAST_CAPABILITY else "plain"

@@ -157,7 +157,7 @@ def compile_programs(
 
 @contextmanager
 def _room_for(lanes: int, refused: Callable[..., ConfigError] = memory.no_room) -> Iterator[None]:
-    """Raise what is refused, a DoesNotFit, where a device's memory runs out."""
+    """Raise `refused(lanes, what jax says)` where a device's memory runs out."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

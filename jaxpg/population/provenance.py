@@ -30,8 +30,9 @@ def device() -> dict[str, Any]:
     """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
     from jaxpg.fast import backend
 
-    first, *others = backend.devices()
-    count = devices.cpu_count() if first.platform == "cpu" else 1 + len(others)
+    local = backend.devices()
+    first = local[0]
+    count = devices.cpu_count() if first.platform == "cpu" else len(local)
     return {
         "platform": first.platform,
         "kind": first.device_kind,

@@ -363,10 +363,11 @@ def test_progress_is_reported_to_the_end():
 
 
 def test_a_grid_is_refused_on_a_tpu_which_emulates_float64(monkeypatch):
-    monkeypatch.setattr(backend, "devices", lambda: [SimpleNamespace(platform="tpu")])
+    tpu = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+    monkeypatch.setattr(backend, "devices", lambda: [tpu])
     on_grid = dataclasses.replace(TINY, arithmetic="float24_grid")
     with pytest.raises(ConfigError, match="a TPU only emulates and cannot round: take float32"):
-        population.make_chunks(on_grid, [0, 1], [{}], 2)
+        train_population(on_grid, [0, 1], lanes=2)
     assert len(population.make_chunks(TINY, [0, 1], [{}], 2)) == 1
 
 
