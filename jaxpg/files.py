@@ -155,6 +155,7 @@ def whole_directory(out: Path, argument: str) -> Iterator[Path]:
             partial.chmod(0o755)  # mkdtemp's is for the owner alone
             yield partial
             partial.rename(out)
+            sync(out.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             _unfinished.remove(partial)

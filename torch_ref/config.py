@@ -58,8 +58,8 @@ class Config:
     """Environment: any registered gymnax name, or a suite's, as brax:ant (torch_ref: any gymnasium
     name)."""
     env_params: EnvParams = OWN_PARAMS
-    """Its parameters that are not its own defaults, as gravity=12 masspole=0.3; fractions are
-    traced, integers and true or false are static."""
+    """The environment's parameters to change from its defaults, such as gravity=12 masspole=0.3;
+    floats are traced, integers and booleans are static."""
     max_episode_steps: int | None = None
     """Time limit of an episode in steps, >= 1; None takes the environment's own."""
     time_limit: Literal["truncates", "terminates"] = "truncates"

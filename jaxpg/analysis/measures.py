@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jaxpg import words
-from jaxpg.analysis.outcomes import Outcomes, time_to_solve
+from jaxpg.analysis.outcomes import Outcomes, evaluated, time_to_solve
 from jaxpg.analysis.stats import (
     Estimate,
     estimate,
@@ -17,6 +17,10 @@ from jaxpg.analysis.stats import (
     optimality_gap,
     proportion,
 )
+from jaxpg.population.evaluations import MODES
+
+if TYPE_CHECKING:
+    from jaxpg.population.population import Population
 
 
 class Measure(NamedTuple):
@@ -78,6 +82,14 @@ def measure(outcomes: Outcomes) -> dict[str, Estimate | None]:
         found["collapse"] = proportion(lost, ever) if ever else None
         found["time_to_solve"] = median_time(time_to_solve(solving))
     return found
+
+
+def last_evaluation(population: "Population") -> dict[str, Estimate]:
+    """The IQM of what each row counts with in the last evaluation, by mode; empty without any."""
+    seen = evaluated(population)
+    if seen is None:
+        return {}
+    return {mode: estimate(iqm, [getattr(seen, mode)[:, -1]]) for mode in MODES}
 
 
 def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, float | None]:

@@ -218,8 +218,8 @@ def until(config: Config, population: "Population", within: Budget) -> "Populati
     )
 
 
-def select(population: "Population", rows: np.ndarray) -> "Population":
-    """These rows of a population, as those of one setting. Parameters are not carried along."""
+def select(population: "Population", rows: Any) -> "Population":
+    """These rows of a population (an index of arrays). Parameters are not carried along."""
     metrics, seen = population.metrics, population.evaluations
     return population._replace(
         seeds=population.seeds[rows],

@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from jaxpg import files
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import File, Preset
-from jaxpg.cli.show import say
+from jaxpg.cli.streams import say
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.core.rules import validate
@@ -24,7 +24,7 @@ class Bench:
     lanes: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
     """Numbers of lanes to try, >= 2 each; a few that fit the device if not given."""
     rounds: int = 3
-    """Measurements of each, by turns; >= 1."""
+    """Measurements of each number of lanes, in alternation; >= 1."""
     seconds: float = 2.0
     """Length of a measurement, roughly."""
     textbook: bool = True

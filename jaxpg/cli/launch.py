@@ -13,7 +13,8 @@ from tyro.conf import arg
 
 from jaxpg import words
 from jaxpg.cli.arguments import Callback
-from jaxpg.cli.show import attempt, describe, say
+from jaxpg.cli.show import describe
+from jaxpg.cli.streams import attempt, say
 from jaxpg.core.config import ConfigError
 from jaxpg.errors import Stopped
 from jaxpg.population import own

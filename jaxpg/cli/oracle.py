@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxpg import files
 from jaxpg.cli.arguments import File
-from jaxpg.cli.show import say
+from jaxpg.cli.streams import say
 from jaxpg.core.config import ConfigError
 
 
@@ -17,8 +17,8 @@ from jaxpg.core.config import ConfigError
 class Oracle:
     """Hold every estimator against the exact policy gradient of two small problems.
 
-    PPO, natural gradients, group baselines and truncated GAE are held against their own truths.
-    Exits with 1 if one that theory calls unbiased is not, or is biased by another amount.
+    PPO, natural gradients, group baselines and truncated GAE are compared with references of their
+    own. Exits with 1 if one that theory calls unbiased is biased, or a bias differs from theory's.
     """
 
     horizon: int = 7

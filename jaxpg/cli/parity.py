@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import math
 import os
 import shlex
@@ -98,9 +97,7 @@ def parity(options: Parity) -> None:
     levels, catches = _certify(options)
     passed = all(row.passed for row in levels) and all(catch.level for catch in catches)
     if options.json:
-        document = _document(passed, levels, catches)
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        files.save(options.json, text + "\n")
+        files.save(options.json, files.as_json(_document(passed, levels, catches)))
     _print(levels, catches)
     if not passed:
         sys.exit(1)

@@ -10,7 +10,7 @@ from tyro.conf import arg, create_mutex_group
 from jaxpg import files
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Changed, Directory, File, Setting, setting_suffix
-from jaxpg.cli.show import say
+from jaxpg.cli.streams import say
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MOST_EPISODES
@@ -57,8 +57,9 @@ def evaluate(options: Evaluate) -> None:
         raise ConfigError(f"--episodes must be in [1, {MOST_EPISODES:,}]; got {options.episodes}")
     check_seed("--evaluation-seed", options.evaluation_seed)
     files.check(options.json, "--json")
-    run = load(options.dir, options.changed_algorithm)
+    run = loaded(options.dir, options.changed_algorithm)
     from jaxpg.policies import evaluate as evaluation
+    from jaxpg.population.evaluations import MODES
 
     setting = run.which(options.setting)
     chosen = chosen_seeds(run, options.seed, options.seeds, setting)
@@ -69,7 +70,7 @@ def evaluate(options: Evaluate) -> None:
         ("gymnax", evaluation.in_gymnax, chosen),
         ("gymnasium", evaluation.in_gymnasium, chosen[:count]),
     ):
-        for mode in evaluation.MODES if some else ():
+        for mode in MODES if some else ():
             say(f"{name}, {mode}: {seeds(len(some))} …")
             settings = {"setting": setting, "evaluation_seed": options.evaluation_seed}
             found.append(simulator(run, some, options.episodes, mode, **settings))
@@ -127,7 +128,7 @@ class Render:
     """Take the most probable action instead of sampling."""
     setting: Setting = None
     episode_seed: Annotated[int, arg(metavar="N")] = 0
-    """Another one is another episode."""
+    """Seed of the episode's random numbers."""
     out: File = None
     """.gif or .mp4; in DIR if not given."""
     changed_algorithm: Changed = False
@@ -139,7 +140,7 @@ def render(options: Render) -> None:
     if options.out and options.out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"--out must end in .gif or .mp4; got {options.out}")
     files.check(options.out, "--out")
-    run = load(options.dir, options.changed_algorithm)
+    run = loaded(options.dir, options.changed_algorithm)
     from jaxpg.policies import drawings
     from jaxpg.policies import render as pictures
 
@@ -198,7 +199,7 @@ def export(options: Export) -> None:
     if options.to not in EXPORTS:
         raise ConfigError(f"--to is {options.to!r}{nearest(options.to, EXPORTS)}")
     files.check(options.out, "--out")
-    run = load(options.dir, options.changed_algorithm)
+    run = loaded(options.dir, options.changed_algorithm)
     from jaxpg.policies import export as exports
 
     setting = run.which(options.setting)
@@ -215,7 +216,7 @@ def export(options: Export) -> None:
         )
 
 
-def load(directory: Path, changed_algorithm: bool) -> "Run":
+def loaded(directory: Path, changed_algorithm: bool) -> "Run":
     """The run, with jax set up for it."""
     manifest = manifests.read(directory)
     machine.prepare(manifest.config)
@@ -270,15 +271,13 @@ def _gymnasium_seeds(config: Config, text: str, available: int, episodes: int) -
     """How many seeds to evaluate in gymnasium, and a sentence if they are not all."""
     from jaxpg.policies.evaluate import default_gymnasium_seeds, gymnasium_maker
 
-    if text == "all":
-        gymnasium_maker(config)
-        return available, ""
     if text != "some":
-        if not _is_count(text):
+        if text != "all" and not _is_count(text):
             raise ConfigError(f"--gymnasium-seeds must be a number or all; got {text!r:.60}")
-        if int(text):
+        count = available if text == "all" else min(int(text), available)
+        if count:
             gymnasium_maker(config)
-        return min(int(text), available), ""
+        return count, ""
     try:
         gymnasium_maker(config)
     except ConfigError as error:

@@ -11,7 +11,7 @@ from jaxpg.analysis import race as analysis
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Callback, Contenders, Given
 from jaxpg.cli.launch import Launch, check, import_callback, to_the_end
-from jaxpg.cli.show import attempt
+from jaxpg.cli.streams import attempt
 from jaxpg.core.config import FIELDS, Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.runs import manifest as manifests
@@ -22,9 +22,9 @@ from jaxpg.runs import race as races
 class Race:
     """Train contenders in rounds of seeds until it is decided which is better, or continue it.
 
-    The chance of telling alike ones apart stays below --alpha, whatever rounds and contenders. An
-    option applies to every contender, and its own FIELD=VALUE overrides it; the rest is as its
-    preset has it. Stopped or killed, the same line goes on.
+    The chance of declaring equal contenders different, over all rounds and pairs, is at most
+    --alpha. An option applies to every contender unless its own FIELD=VALUE overrides it; the rest
+    is its preset's. If stopped or killed, the same command continues it.
     """
 
     contenders: Contenders

@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,8 +51,7 @@ def report(options: Report) -> None:
 class Compare:
     """Compare finished runs of one environment, with intervals.
 
-    The settings of a run count as runs of their own; the first one is what the others are held
-    against.
+    The settings of a run count as runs of their own; all are compared with the first.
     """
 
     dirs: Directories
@@ -101,7 +97,7 @@ class Presets:
     """List the presets, and what they set; or all values of one."""
 
     name: Annotated[str | None, Positional, arg(metavar="[PRESET]")] = None
-    """Only this one, with everything that it leaves as it is."""
+    """Only this one, including the values that it leaves at their defaults."""
 
 
 def presets(options: Presets) -> None:
@@ -148,17 +144,3 @@ def describe(directory: Path) -> str:
         f"{said}\n{words.share(share)} of the updates are saved: {ended} of {total} chunks of "
         f"{manifest.lanes} lanes are done, {len(done) - ended} are begun"
     )
-
-
-def say(sentence: str) -> None:
-    """For a person, on standard error."""
-    print(f"jaxpg: {sentence}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def attempt(otherwise: str) -> Iterator[None]:
-    """What is not training: if it fails, that is said, and the command goes on."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:  # of whatever draws, tracks or writes
-        say(f"{otherwise} ({words.raised(error):.500})")

@@ -11,7 +11,11 @@ import os
 import select
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
+
+from jaxpg import words
 
 PLAIN = {"≥": ">=", "≤": "<=", "×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "·": "-",
          "π": "pi", "Ψ": "Psi", "∇": "grad ", "λ": "lambda", "γ": "gamma", "σ": "sigma",
@@ -56,6 +60,20 @@ def rely() -> None:
         _open(number)
     codecs.register_error("plain", plain)
     sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
+
+
+def say(sentence: str) -> None:
+    """For a person, on standard error."""
+    print(f"jaxpg: {sentence}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def attempt(otherwise: str) -> Iterator[None]:
+    """What is not training: if it fails, that is said, and the command goes on."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # of whatever draws, tracks or writes
+        say(f"{otherwise} ({words.raised(error):.500})")
 
 
 def lost() -> str | None:

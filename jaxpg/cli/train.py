@@ -18,7 +18,7 @@ from jaxpg.cli.launch import (
     joined,
     to_the_end,
 )
-from jaxpg.cli.show import attempt, say
+from jaxpg.cli.streams import attempt, say
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.core.rules import unused, validate
@@ -42,11 +42,11 @@ class Run:
     """What is trained, and where to."""
 
     seeds: str = "256"
-    """How many (0, 1, …), a range FIRST:END, or a list 3,17,42; integers in [0, 2^32)."""
+    """A number of seeds (0, 1, …), a range FIRST:END, or a list 3,17,42; integers in [0, 2^32)."""
     out: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/PRESET[-ENV][-sweep])")
     ] = None
-    """Directory: new, or empty, or of this very run, which is then continued."""
+    """Directory: new, empty, or that of this same run, which is then continued."""
     lanes: Annotated[
         int | None,
         arg(metavar="INT", help_behavior_hint="(default: 16, on a GPU 1024, on a TPU 512)"),
@@ -80,10 +80,10 @@ class During:
     """A finished run: every seed starts from the same seed's parameters there, which are copied,
     with an optimizer and noise of its own."""
     evaluate_every: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Evaluate each seed's policy before training and after every N environment steps (or
-    episodes) of its budget, which N divides; in fresh episodes, greedy and sampled."""
+    """Evaluate each seed's policy before training and after every N environment steps (or episodes)
+    of its budget, which N must divide; in fresh episodes, greedy and sampled."""
     evaluate_episodes: Annotated[int, arg(metavar="M")] = evaluations.EPISODES
-    """Episodes of each of the two."""
+    """Episodes per evaluation, for greedy and sampled each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +216,7 @@ def extend(options: Extend) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Merge:
-    """Join runs of different seeds of one config into a new run, finished or not."""
+    """Join runs, finished or not, of different seeds of one config into a new run."""
 
     dirs: Directories
     """Run directories."""
@@ -307,7 +307,7 @@ def sweep(options: Sweep) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Retrace:
-    """Train one seed of a run again, alone, and write what each update met and descended."""
+    """Train one seed of a run again, alone, and write each update's trajectory and gradients."""
 
     dir: Directory
     """A run directory, finished or not."""

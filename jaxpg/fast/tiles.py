@@ -28,7 +28,6 @@ SHORT = 8  # entries of an axis of which each thread of a row has all
 
 CALLS = {  # and the parameter that is the program
     "jit": "jaxpr",
-    "pjit": "jaxpr",  # the name of jit in older versions of jax
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vmap_call": "call",

@@ -25,7 +25,6 @@ from jaxpg.core.wrappers import newest
 from jaxpg.errors import RunError
 from jaxpg.fast import static
 from jaxpg.population.episodes import chooser, play, stages
-from jaxpg.population.evaluations import MODES as MODES
 from jaxpg.population.policy import Actor, actor
 from jaxpg.runs.load import Run
 

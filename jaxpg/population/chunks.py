@@ -75,6 +75,11 @@ class Snapshot(NamedTuple):
     # [L, K, 2], mean returns at all K `points` until then, by mode; None if there are no such
     evaluations: np.ndarray | None = None
 
+    @property
+    def update(self) -> int:
+        """u."""
+        return sum(part.env_steps.shape[1] for part in self.history)
+
 
 class Program(NamedTuple):
     """The compiled functions of one worker."""
@@ -92,7 +97,7 @@ class Program(NamedTuple):
 
 # Trains a chunk until it has done so many updates, from a snapshot of it or None on: `advance`, by
 # somebody.
-Advance = Callable[[Chunk, int, Snapshot | None], Iterator[tuple[int, Snapshot]]]
+Advance = Callable[[Chunk, int, Snapshot | None], Iterator[Snapshot]]
 
 
 @contextmanager
@@ -219,7 +224,7 @@ def start(program: Program, chunk: Chunk) -> Lane:
 
 def advance(
     program: Program, chunk: Chunk, updates: int, at: Snapshot | None
-) -> Iterator[tuple[int, Snapshot]]:
+) -> Iterator[Snapshot]:
     """Train a chunk until it has done so many updates; a snapshot after each segment.
 
     Args:
@@ -227,7 +232,7 @@ def advance(
       at: where to go on; None for the start.
 
     Yields:
-      Updates done, and the snapshot; its lanes are valid until the next one is asked for.
+      The snapshot after each segment; its lanes are valid until the next one is asked for.
 
     Raises:
       ConfigError: if the device's memory runs out.
@@ -237,7 +242,7 @@ def advance(
         lanes = start(program, chunk) if at is None else jax.device_put(at.lanes, program.device)
     history = [] if at is None else list(at.history)
     found = [] if at is None or at.evaluations is None else [at.evaluations]
-    done = sum(part.env_steps.shape[1] for part in history)
+    done = 0 if at is None else at.update
     due = points_of(chunk)
     if due and not found:
         found.append(_evaluate(program, chunk, of_chunk, lanes, done))
@@ -252,7 +257,7 @@ def advance(
         if done in due:
             found.append(_evaluate(program, chunk, of_chunk, lanes, done))
         evaluations = np.concatenate(found, axis=1) if found else None
-        yield done, Snapshot(lanes, history, np.array(recent), evaluations)
+        yield Snapshot(lanes, history, np.array(recent), evaluations)
 
 
 def points_of(chunk: Chunk) -> list[int]:

@@ -152,7 +152,7 @@ class Worker:
         if begin is not None:
             self._ends = chunks.advance(self._program, *begin)
         began, parts = time.monotonic(), []
-        for _, snapshot in self._ends:
+        for snapshot in self._ends:
             parts.append(snapshot.history[-1])
             if self._hurry.is_set() or time.monotonic() - began >= seconds:
                 break
@@ -362,10 +362,10 @@ class _Crew:
         chunk: Chunk,
         updates: int,
         at: Snapshot | None,
-    ) -> Iterator[tuple[int, Snapshot]]:
+    ) -> Iterator[Snapshot]:
         """`chunks.advance`, by a worker."""
         history = [] if at is None else list(at.history)
-        done = sum(part.env_steps.shape[1] for part in history)
+        done = 0 if at is None else at.update
         seconds = self._limits.pace()
         calls = deque([(worker.train.remote(seconds, (chunk, updates, at)), seconds)])
         while done < updates:
@@ -379,7 +379,7 @@ class _Crew:
             new = jax.tree.map(np.array, found)  # out of ray's memory
             history.append(new.metrics)
             done += new.metrics.env_steps.shape[1]
-            yield done, Snapshot(new.lanes, history, new.recent_return, new.evaluations)
+            yield Snapshot(new.lanes, history, new.recent_return, new.evaluations)
 
     def _answer(self, call: Any, limit: float, is_needed: Callable[[], bool] = lambda: True) -> Any:
         """What a call has given; None once nobody needs that any more.

@@ -278,8 +278,7 @@ def typed(base: EnvParams, values: Mapping[str, Any]) -> dict[str, Any]:
             f"{next(iter(values))} is an option of an algorithm of one's own (--algorithm, or "
             "build=…), and this one has none"
         )
-    plain = {name: x.item() if hasattr(x, "item") else x for name, x in values.items()}
-    given = EnvParams({name.removeprefix(OPTION): x for name, x in plain.items()})
+    given = EnvParams({name.removeprefix(OPTION): _plain(x) for name, x in values.items()})
     kinds = {name: type(x) for name, x in base.items()}
     return checked(with_types("the algorithm", given, kinds))
 

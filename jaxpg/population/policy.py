@@ -134,6 +134,7 @@ def made(build: Build, config: Config, options: EnvParams) -> Algorithm:
 
 @lru_cache(maxsize=16)
 def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Actor:
+    """The actor; `registered` makes another of it once the environment is registered anew."""
     algorithm = algorithm or algorithms.build(config)
     spec = algorithm.env.spec
     seen = (config.env_params, config.squash, config.frame_stack)

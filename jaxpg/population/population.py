@@ -21,7 +21,7 @@ from jaxpg.core.types import Metrics, Params
 from jaxpg.fast import backend
 from jaxpg.population import chunks, crew, own
 from jaxpg.population.chunks import Advance, Chunk, Snapshot
-from jaxpg.population.cluster import Cluster, device_of
+from jaxpg.population.cluster import Cluster
 from jaxpg.population.crew import Task
 from jaxpg.population.evaluations import Evaluating, Evaluations
 from jaxpg.population.own import Build
@@ -64,7 +64,7 @@ def train_rows(
     seeds: Sequence[int],
     settings: Sequence[Setting],
     *,
-    lanes: int | None,
+    lanes: int,
     segments: int,
     report: Callable[[Progress], None] | None,
     build: Build,
@@ -77,10 +77,9 @@ def train_rows(
     Args:
       nodes: the cluster that trains; None for this machine.
     """
-    number = default_lanes(device_of(nodes)) if lanes is None else lanes
-    groups = make_chunks(config, seeds, settings, number, own.options(build), start, evaluating)
-    length = -(-config.num_updates // min(segments, config.num_updates))
-    tally = Tally({i: group.real for i, group in enumerate(groups)}, config.num_updates, report)
+    groups = make_chunks(config, seeds, settings, lanes, own.options(build), start, evaluating)
+    length = -(-config.num_updates // segments)
+    tally = Tally(groups, config.num_updates, report)
     compile_seconds = 0.0
     reached: dict[int, Snapshot] = {}
     stop = threading.Event()
@@ -90,7 +89,7 @@ def train_rows(
         compile_seconds, tally.began = seconds, time.perf_counter()
 
     def train_one(advance: Advance, i: int) -> None:
-        for _, snapshot in advance(groups[i], config.num_updates, reached.get(i)):
+        for snapshot in advance(groups[i], config.num_updates, reached.get(i)):
             tally.add(i, snapshot)
             reached[i] = snapshot  # from which another worker of a cluster may go on
             if stop.is_set():
@@ -101,7 +100,10 @@ def train_rows(
     task = Task(groups[0], length, config.num_updates, build)
     carry_out(nodes, task, groups, range(len(groups)), train_one, stop, ready=ready)
     ends = [reached[i] for i in range(len(groups))]
-    order = rows(seeds, len(settings))
+    order = (
+        np.tile(np.array(seeds, np.uint32), len(settings)),
+        np.repeat(np.arange(len(settings), dtype=np.int32), len(seeds)),
+    )
     return gather(groups, ends, order, compile_seconds, tally.seconds())
 
 
@@ -231,35 +233,18 @@ def make_chunks(
     return groups
 
 
-def rows(seeds: Sequence[int], num_settings: int) -> tuple[np.ndarray, np.ndarray]:
-    """The seed, uint32 [S], and the index of the setting, int32 [S], of each row, in order."""
-    return (
-        np.tile(np.array(seeds, np.uint32), num_settings),
-        np.repeat(np.arange(num_settings, dtype=np.int32), len(seeds)),
-    )
-
-
 class Tally:
     """How far some chunks are together; workers add to it."""
 
     def __init__(
-        self,
-        rows: Mapping[int, int],
-        num_updates: int,
-        report: Callable[[Progress], None] | None,
-        seconds: float = 0.0,
+        self, groups: Sequence[Chunk], num_updates: int, report: Callable[[Progress], None] | None
     ):
-        """Begin the clock at so many seconds.
-
-        Args:
-          rows: how many each chunk has, by its index.
-        """
-        self.began = time.perf_counter() - seconds
-        self._rows, self._report = rows, report
-        self._all_updates = num_updates * sum(rows.values())
+        self.began = time.perf_counter()
+        self._rows, self._report = [group.real for group in groups], report
+        self._all_updates = num_updates * sum(self._rows)
         self._lock = threading.Lock()
-        self._steps = dict.fromkeys(rows, 0)
-        self._updates = dict.fromkeys(rows, 0)
+        self._steps = [0 for _ in groups]
+        self._updates = [0 for _ in groups]  # of all its rows together
         self._recent: dict[int, tuple[np.ndarray, Metrics, np.ndarray | None]] = {}
 
     def seconds(self) -> float:
@@ -269,9 +254,9 @@ class Tally:
     def add(self, i: int, snapshot: Snapshot, silent: bool = False) -> None:
         """Chunk i has come so far; report it, unless silent."""
         real = self._rows[i]
-        updates, steps = counts(snapshot, real)
+        steps = sum(int(part.env_steps[:real].sum(dtype=np.int64)) for part in snapshot.history)
         with self._lock:
-            self._updates[i], self._steps[i] = real * updates, steps
+            self._updates[i], self._steps[i] = real * snapshot.update, steps
             newest = jax.tree.map(lambda x: x[:real, -1], snapshot.history[-1])
             seen = None if snapshot.evaluations is None else snapshot.evaluations[:real, -1]
             self._recent[i] = snapshot.recent_return[:real], newest, seen
@@ -280,22 +265,15 @@ class Tally:
                     lambda *rows: np.concatenate(rows), *self._recent.values()
                 )
                 at = Progress(
-                    env_steps=sum(self._steps.values()),
-                    fraction=sum(self._updates.values()) / self._all_updates,
+                    env_steps=sum(self._steps),
+                    fraction=sum(self._updates) / self._all_updates,
                     recent_return=returns,
                     seconds=self.seconds(),
-                    rows=sum(self._rows.values()),
+                    rows=sum(self._rows),
                     metrics=metrics,
                     evaluations=evaluations,
                 )
                 self._report(at)
-
-
-def counts(snapshot: Snapshot, real: int) -> tuple[int, int]:
-    """Updates done, and environment steps taken by all lanes but the padding."""
-    updates = sum(part.env_steps.shape[1] for part in snapshot.history)
-    steps = sum(int(part.env_steps[:real].sum(dtype=np.int64)) for part in snapshot.history)
-    return updates, steps
 
 
 def gather(
@@ -308,7 +286,7 @@ def gather(
     """The population whose chunks have come to these ends (snapshots of numpy arrays).
 
     Args:
-      order: the seed and the setting of each row, as of `rows`.
+      order: the seed, uint32 [S], and the index of the setting, int32 [S], of each row.
     """
     parts = []
     for group, final in zip(groups, finals, strict=True):

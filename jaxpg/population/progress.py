@@ -36,6 +36,12 @@ class Progress(NamedTuple):
         """The axis of curves: of a plain run, environment steps per seed."""
         return self.env_steps / self.rows
 
+    @property
+    def return_iqm(self) -> float | None:
+        """Of the rows whose return is a number; None without any."""
+        known = self.recent_return[np.isfinite(self.recent_return)]
+        return float(iqm(known)) if len(known) else None
+
 
 def shown(title: str) -> AbstractContextManager[Callable[[Progress], None]]:
     """A reporter for `train_population`, shown on standard error or in a notebook's cell."""
@@ -59,8 +65,7 @@ def in_notebook() -> Callable[..., Any] | None:
 
 def describe(at: Progress) -> str:
     """Steps, speed, return so far and time left, in a line."""
-    finished = at.recent_return[~np.isnan(at.recent_return)]
-    score = returned(float(iqm(finished))) if len(finished) else "none yet"
+    score = "none yet" if at.return_iqm is None else returned(at.return_iqm)
     left = at.seconds * (1.0 - at.fraction) / at.fraction
     return (
         f"{short(at.env_steps)} steps  {short(at.env_steps / at.seconds)} steps/s  "

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,18 +62,15 @@ class Drawn(NamedTuple):
 
 def draw(picture: Picture) -> Drawn:
     """The picture as SVG and PNG."""
-    with _figure(picture, picture.size) as figure:
-        return Drawn(_saved(figure, "svg").decode(), _saved(figure, "png"))
+    with figure_of(picture.draw, picture.size, picture.top, picture.name) as figure:
+        svg = _svg(figure)
+        return Drawn(svg, _saved(figure, "png", dpi=180, pil_kwargs={"compress_level": 3}))
 
 
-def draw_svg(picture: Picture, size: tuple[float, float]) -> str:
-    """The picture as SVG of another size, in inches."""
-    with _figure(picture, size) as figure:
-        return _saved(figure, "svg").decode()
-
-
-def _figure(picture: Picture, size: tuple[float, float]) -> AbstractContextManager[Any]:
-    return figure_of(picture.draw, size, picture.top, picture.name)
+def draw_svg(picture: Picture) -> str:
+    """The picture as SVG alone."""
+    with figure_of(picture.draw, picture.size, picture.top, picture.name) as figure:
+        return _svg(figure)
 
 
 @contextmanager
@@ -124,7 +121,7 @@ def blank(size: tuple[float, float], salt: str = "jaxpg", **options: Any) -> Ite
 
 
 @contextmanager
-def own_rc(style: Any = STYLE) -> Iterator[None]:
+def own_rc(style: Any) -> Iterator[None]:
     """matplotlib with its own defaults and a style.
 
     Neither a matplotlibrc nor MPLBACKEND, which a notebook leaves to what it starts, changes it.
@@ -172,13 +169,14 @@ def save(figure: Any, path: Path, kind: str = "png", **options: Any) -> None:
     Raises:
       RunError: if the file cannot be written.
     """
+    files.save(path, _saved(figure, kind, **options))
+
+
+def _svg(figure: Any) -> str:
+    return _saved(figure, "svg", dpi=180, metadata={"Date": None}).decode()
+
+
+def _saved(figure: Any, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, **options)
-    files.save(path, buffer.getvalue())
-
-
-def _saved(figure: Any, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    extra = {"metadata": {"Date": None}} if kind == "svg" else {"pil_kwargs": {"compress_level": 3}}
-    figure.savefig(buffer, format=kind, dpi=180, **extra)
     return buffer.getvalue()

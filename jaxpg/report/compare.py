@@ -18,6 +18,7 @@ from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import MUTED
 from jaxpg.runs.load import Run, load
 from jaxpg.runs.manifest import sha256
+from jaxpg.runs.sweep import said
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted
 KINDS = (".png", ".svg", ".pdf")
@@ -84,13 +85,9 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
         own = words.parameters(run.config.env_params, run.manifest.varied)
         name = f"{run.directory}  {own}".rstrip()
         if len(run.settings) > 1:
-            name += "  " + ", ".join(f"{k}={_shown(v)}" for k, v in run.settings[setting].items())
+            name += f"  {said(run.settings[setting])}"
         found.append(Entry(letter, name, run, rows, within, ends, measure(ends)))
     return found
-
-
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:g}"
 
 
 def pairs(entries: Sequence[Entry]) -> list[Pair]:
@@ -109,10 +106,10 @@ def pairs(entries: Sequence[Entry]) -> list[Pair]:
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """What a reader must know besides: what was trained before, unequal budgets, and seeds unlike
-    the others."""
+    """What a reader must know besides: unequal budgets, which come first, other worlds, what was
+    trained before, and seeds unlike the others."""
     seeds = [f"{entry.letter}: {line}" for entry in entries for line in remarks(entry.outcomes)]
-    return worlds(entries) + starts(entries) + budgets(entries) + seeds
+    return budgets(entries) + worlds(entries) + starts(entries) + seeds
 
 
 def worlds(entries: Sequence[Entry]) -> list[str]:

@@ -37,7 +37,7 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
     """
     settings = int(population.setting.max()) + 1
     target, spent = solved_at(config), config.unit
-    parts = [select(population, np.flatnonzero(population.setting == i)) for i in range(settings)]
+    parts = [select(population, population.setting == i) for i in range(settings)]
     curves = [curve_points(config, part) for part in parts]
     seeds = words.seeds(len(parts[0].seeds))
 

@@ -45,9 +45,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             panel.set_title(f"{title.split(',')[0]}: {what}", loc="left", color=INK, fontsize=11)
             panel.set_yticks(range(len(names)), [f"{a}, {b}" for a, b in names])
             panel.set_ylim(len(names) - 0.4, -0.6)
-            panel.grid(axis="x", color="#e4e7eb", linewidth=0.7)
+            panel.grid(axis="x", color=GRID, linewidth=0.7)
             for y in range(1, len(names)):
-                panel.axhline(y - 0.5, color="#e4e7eb", linewidth=0.7)
+                panel.axhline(y - 0.5, color=GRID, linewidth=0.7)
             panel.tick_params(colors=INK)
             panel.tick_params(axis="y", length=0)
             panel.spines[["top", "right", "left"]].set_visible(False)

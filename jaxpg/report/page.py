@@ -13,13 +13,14 @@ from jaxpg.analysis.curves import curve_points, metric_points
 from jaxpg.analysis.measures import (
     MEASURES,
     Measure,
+    last_evaluation,
     measure,
     remarks,
     write,
     write_interval,
 )
 from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, ranking, typical
-from jaxpg.analysis.stats import Estimate, estimate, iqm
+from jaxpg.analysis.stats import Estimate, iqm
 from jaxpg.core.learner import RECENT_EPISODES
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES, Evaluations
@@ -27,7 +28,6 @@ from jaxpg.report import canvas, figures, made
 from jaxpg.report import sweep as sweep_report
 from jaxpg.report.canvas import Drawn, Picture
 from jaxpg.report.figures import FAINT
-from jaxpg.report.html import FOLDER as FOLDER
 from jaxpg.report.html import NAME as NAME
 from jaxpg.report.html import render, save
 from jaxpg.runs import manifest as manifests
@@ -280,7 +280,7 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
         budget=f"{words.amount(view.budget.amount)} {view.budget.unit}",
         cards=_cards(view, found),
         hero=hero,
-        wide=canvas.draw_svg(hero, WIDE),
+        wide=canvas.draw_svg(hero._replace(size=WIDE)),
         sections=sections,
         drawn=drawn,
         advice=_advice(run.summary),
@@ -311,14 +311,11 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
 def _measures(view: View, found: dict[str, Estimate | None]) -> Iterator[tuple[Measure, Estimate]]:
     """What there is in numbers: of the final returns, then of the last evaluation."""
     yield from ((MEASURES[name], one) for name, one in found.items() if one is not None)
-    seen = evaluated(view.run.population)
-    if seen is not None:
-        evaluating = view.run.manifest.evaluating
-        assert evaluating is not None
-        for mode in MODES:
-            says = f"of each seed's mean return in {evaluating.episodes} fresh episodes"
-            about = Measure(f"{mode} at the end, IQM", "return", says)
-            yield about, estimate(iqm, [getattr(seen, mode)[:, -1]])
+    for mode, one in last_evaluation(view.run.population).items():
+        assert view.run.manifest.evaluating is not None
+        episodes = view.run.manifest.evaluating.episodes
+        says = f"of each seed's mean return in {episodes} fresh episodes"
+        yield Measure(f"{mode} at the end, IQM", "return", says), one
 
 
 def _long_memory(view: View) -> list[str]:

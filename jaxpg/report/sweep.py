@@ -13,11 +13,16 @@ import numpy as np
 
 from jaxpg import words
 from jaxpg.analysis.curves import curve_points
-from jaxpg.analysis.measures import MEASURES, measure, write, write_interval
-from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, select
+from jaxpg.analysis.measures import (
+    MEASURES,
+    last_evaluation,
+    measure,
+    write,
+    write_interval,
+)
+from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
 from jaxpg.population.evaluations import MODES
-from jaxpg.population.population import Population
 from jaxpg.population.settings import ENV
 from jaxpg.report import canvas, figures, made
 from jaxpg.report.canvas import (
@@ -157,20 +162,13 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
 def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Point]:
     found = []
     for i, setting in enumerate(run.settings):
-        part = select(run.population, np.flatnonzero(run.population.setting == i))
+        part = select(run.population, run.population.setting == i)
         ends = outcomes(run.config, part, target)
         curve = curve_points(run.config, part)
         values = {**program, **setting}
-        seen = _evaluated(part)
+        seen = last_evaluation(part)
         found.append(Point(values, run.directory, i, ends, measure(ends), seen, *curve))
     return found
-
-
-def _evaluated(part: Population) -> dict[str, Estimate]:
-    seen = evaluated(part)
-    if seen is None:
-        return {}
-    return {mode: estimate(iqm, [getattr(seen, mode)[:, -1]]) for mode in MODES}
 
 
 def _with_a_floor(points: list[Point]) -> list[Point]:
@@ -203,7 +201,7 @@ def show(found: Found) -> None:
     heads += [f"{mode} IQM" for mode in found.modes]
     rows = []
     for point in found.ranked[:SHOWN]:
-        cells = [sweep.show(point.values[name]) for name in found.grid]
+        cells = [sweep.written(point.values[name]) for name in found.grid]
         cells += _written(point.measures["iqm"], "return")
         cells.append(_written(point.measures["solved"], "share")[0])
         cells += [str(int(point.outcomes.diverged.sum()))] if diverged else []
@@ -268,7 +266,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         rows.append(
             (
                 rank,
-                [sweep.show(point.values[name]) for name in found.grid],
+                [sweep.written(point.values[name]) for name in found.grid],
                 cells,
                 int(point.outcomes.diverged.sum()),
                 where,
@@ -280,7 +278,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         points=len(found.points),
         seeds=words.seeds(len(found.points[0].outcomes.final)),
         budget=_budget(found),
-        swept={name: ", ".join(map(sweep.show, values)) for name, values in found.grid.items()},
+        swept={name: ", ".join(map(sweep.written, values)) for name, values in found.grid.items()},
         best=_said_best(found),
         best_iqm=found.ranked[0].measures["iqm"],
         made=found.made,
@@ -321,7 +319,7 @@ def _said_best(found: Found) -> str:
 
 
 def _said(point: Point, found: Found) -> str:
-    return ", ".join(f"{name}={sweep.show(point.values[name])}" for name in found.grid)
+    return sweep.said({name: point.values[name] for name in found.grid})
 
 
 def _sensitivities(found: Found) -> list[Picture]:
@@ -330,14 +328,18 @@ def _sensitivities(found: Found) -> list[Picture]:
     for name in found.varied:
         values = found.grid[name]
         others = [other for other in found.varied if other != name]
-        along = " and the IQM of all of them together in bold" if others else ""
         pictures.append(
             Picture(
                 f"sensitivity-{name.replace('_', '-')}",
                 f"Sensitivity to {name}",
                 f"IQM of the final return by {name}, 95 % intervals"
-                + (f"; a thin line for each choice of the other fields{along}." if others else "."),
-                f"IQM of the final return for {name} of {', '.join(map(sweep.show, values))}.",
+                + (
+                    "; a thin line for each choice of the other fields and the IQM of all of them "
+                    "together in bold."
+                    if others
+                    else "."
+                ),
+                f"IQM of the final return for {name} of {', '.join(map(sweep.written, values))}.",
                 partial(_draw_sensitivity, found=found, name=name, thin=bool(others)),
             )
         )
@@ -401,7 +403,7 @@ def _finite(x: float) -> float:
 
 def _places(axes: Any, values: Sequence[Any]) -> np.ndarray:
     """Where values lie on the horizontal axis: numbers where they are, others side by side."""
-    labels = [sweep.show(value) for value in values]
+    labels = [sweep.written(value) for value in values]
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
     if not numeric:
         axes.set_xticks(range(len(values)), labels)
@@ -487,8 +489,8 @@ def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
         axes.add_patch(_box(column, row, facecolor="none", edgecolor=SERIES[1], linewidth=2.5))
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), [sweep.show(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [sweep.show(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [sweep.written(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [sweep.written(value) for value in rows])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel(across)

@@ -112,24 +112,13 @@ def write(directory: Path, manifest: Manifest) -> None:
 
 def text(manifest: Manifest) -> str:
     """What manifest.json says of it."""
-    content = {
-        "schema": SCHEMA,
-        "preset": manifest.preset,
-        "seeds": list(manifest.parts),
-        "lanes": manifest.lanes,
-        "segment": manifest.segment,
-        "settings": list(manifest.settings),
+    fields = {
+        **manifest._asdict(),
         "config": dataclasses.asdict(manifest.config),
-        "made": manifest.made,
-        "bits": manifest.bits,
-        "build": manifest.build,
-        "build_sha256": manifest.build_sha256,
-        "options": manifest.options,
-        "env_sha256": manifest.env_sha256,
         "start": manifest.start and manifest.start._asdict(),
         "evaluating": manifest.evaluating and manifest.evaluating._asdict(),
     }
-    return files.as_json(content)
+    return files.as_json({"schema": SCHEMA, "seeds": fields.pop("parts"), **fields})
 
 
 def read(directory: Path) -> Manifest:

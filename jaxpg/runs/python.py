@@ -137,7 +137,7 @@ def train_population(
             start=start and starts.of_seeds(start, seeds),
             evaluating=evaluating,
         )
-        found = memory.with_lanes_that_fit(lanes, lambda lanes: train(lanes=lanes))
+        found = memory.with_lanes_that_fit(lanes, lambda some: train(lanes=some or what.lanes))
     what = what._replace(lanes=found.lanes)
     return Trained(*found._replace(manifest=what, start=start))
 

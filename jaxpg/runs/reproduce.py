@@ -9,7 +9,7 @@ from jaxpg.core.config import FIELDS, EnvParams
 from jaxpg.core.presets import PRESETS
 from jaxpg.population import own
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.sweep import Plan, show
+from jaxpg.runs.sweep import Plan, written
 
 
 def commands(manifest: Manifest, out: str = "again") -> list[str]:
@@ -43,7 +43,7 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
 
 def sweep_command(plan: Plan, out: str = "again") -> str:
     """A shell line that makes a sweep of the same bits, as `commands` of a run."""
-    grid = [f"{name}={','.join(map(show, values))}" for name, values in plan.grid.items()]
+    grid = [f"{name}={','.join(map(written, values))}" for name, values in plan.grid.items()]
     line = [*_line("sweep", plan), "--grid", *grid, "--seeds", plan.seeds, "--out", out]
     return shlex.join(line)
 

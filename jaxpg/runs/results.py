@@ -87,6 +87,11 @@ def summarize(
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
     frozen = np.flatnonzero(population.frozen_at >= 0)
     silent = population.metrics.episodes.sum(axis=1) == 0
+    counted = scores(population)
+
+    def outcome(rows: Any) -> dict[str, Any]:
+        return _outcome(config, select(population, rows), counted[rows])
+
     return {
         "preset": what.preset,
         "build": what.build,
@@ -98,9 +103,9 @@ def summarize(
         "wall_seconds": round(population.wall_seconds, 3),
         "compile_seconds": round(population.compile_seconds, 3),
         "env_steps_per_second": round(total_env_steps / population.wall_seconds),
-        **_outcome(config, population, slice(None)),
+        **outcome(slice(None)),
         "settings": [
-            {"setting": dict(setting), **_outcome(config, population, population.setting == i)}
+            {"setting": dict(setting), **outcome(population.setting == i)}
             for i, setting in enumerate(what.settings)
         ],
         "seeds_without_episode": population.seeds[silent].tolist(),
@@ -163,17 +168,16 @@ def closing(summary: dict[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _outcome(config: Config, population: Population, rows: Any) -> dict[str, Any]:
-    """Of these rows: the spread of what they count with, who solves the task, if they learnt."""
-    counted, target = scores(population)[rows], solved_at(config)
-    some = select(population, np.arange(len(population.seeds))[rows])
-    learnt = learning(config, some)
+def _outcome(config: Config, population: Population, counted: np.ndarray) -> dict[str, Any]:
+    """The spread of what its rows count with, who solves the task, if they learnt."""
+    target, learnt = solved_at(config), learning(config, population)
+    solved = None if target is None else float(is_solved(population, target).mean())
     return {
-        "final_return": None if np.isnan(counted).any() else spread(counted, some.setting),
+        "final_return": None if np.isnan(counted).any() else spread(counted, population.setting),
         "solved_at": target,
-        "solved_fraction": None if target is None else float(is_solved(some, target).mean()),
+        "solved_fraction": solved,
         "learning": learnt and learnt._asdict(),
-        "evaluations": evaluations(config, some),
+        "evaluations": evaluations(config, population),
     }
 
 

@@ -124,7 +124,7 @@ def _records(
 
 def _advance(program: Program, chunk: Chunk, lanes: Lane, count: int) -> tuple[Lane, Metrics]:
     """The lanes after count ≥ 1 more updates, and the metrics of the last segment of them."""
-    *_, (_, reached) = chunks.advance(program, chunk, count, Snapshot(lanes, [], np.zeros(0)))
+    *_, reached = chunks.advance(program, chunk, count, Snapshot(lanes, [], np.zeros(0)))
     return jax.tree.map(np.array, reached.lanes), reached.history[-1]
 
 
@@ -144,10 +144,9 @@ def _saved_metrics(
 ) -> Any:
     """The run's metrics of this seed with this setting, leaves [u], or None if there are none."""
     groups = make_chunks(manifest, start)
-    row = manifest.rows.index((seed, setting))
-    first = np.cumsum([0] + [chunk.real for chunk in groups])
-    i = int(np.searchsorted(first, row, side="right")) - 1
-    lane = row - first[i]
+    i, lane = 0, manifest.rows.index((seed, setting))
+    while lane >= groups[i].real:
+        lane, i = lane - groups[i].real, i + 1
     shapes = chunks.lane_shapes(groups[i], build)
     for at in reversed(checkpoints.listed(directory).get(i, [])):
         try:

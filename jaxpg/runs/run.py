@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxpg import fast, files
-from jaxpg.analysis.stats import iqm
 from jaxpg.errors import Foreign, RunError, Stopped
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
@@ -41,17 +40,6 @@ from jaxpg.runs.watch import Watchdog, stop_on_signals
 SAVE_RATIO = 50
 COMPILE_SECONDS = 3600.0  # that compiling may take at least; a loaded machine takes minutes
 LOG = "progress.jsonl"
-
-
-class Saved(NamedTuple):
-    """The good checkpoints of a chunk, the newest last."""
-
-    checkpoints: list[Checkpoint]
-
-    @property
-    def update(self) -> int:
-        """Updates that are safe."""
-        return self.checkpoints[-1].update if self.checkpoints else 0
 
 
 def train(
@@ -96,10 +84,9 @@ def train(
         groups = planning.make_chunks(manifest, starts.read(directory, manifest))
         updates = manifest.config.num_updates
         shapes = chunks.lane_shapes(groups[0], build)
-        rows = {i: group.real for i, group in enumerate(groups)}
-        tally = Tally(rows, updates, _log(directory / LOG, report))
+        tally = Tally(groups, updates, _log(directory / LOG, report))
         saved = _restore(directory, manifest, groups, shapes, tally, note)
-        if begun and not any(one.update for one in saved.values()):
+        if begun and not any(saved):
             note(
                 f"{directory} was begun before, and ended before anything was saved, as while "
                 "it compiled: training begins at its start"
@@ -113,7 +100,7 @@ def train(
             compile_seconds = seconds
             tally.began += time.perf_counter() - waiting
 
-        jobs = [i for i, one in saved.items() if one.update < updates]
+        jobs = [i for i, kept in enumerate(saved) if _safe(kept) < updates]
         if jobs:
             to_compile = max(COMPILE_SECONDS, stall_seconds)
             watched = stall_seconds if nodes is None else math.inf  # a cluster watches its own
@@ -132,7 +119,7 @@ def train(
                     compiling=partial(_compiling, manifest, to_compile, note),
                     limits=Limits(job.pace, to_compile, stall_seconds),
                 )
-        if any(one.update < updates for one in saved.values()):
+        if any(_safe(kept) < updates for kept in saved):
             raise Stopped
         return _finish(directory, manifest, groups, shapes, compile_seconds, device)
 
@@ -144,14 +131,14 @@ def _restore(
     shapes: Lane,
     tally: Tally,
     note: Callable[[str], None],
-) -> dict[int, Saved]:
-    """The good checkpoints of each chunk; damaged ones are removed, with a note.
+) -> list[list[Checkpoint]]:
+    """The good checkpoints of each chunk, the newest last; damaged ones are removed, with a note.
 
     Raises:
       Foreign: if one is whole, but not of this run and version.
     """
     found = checkpoints.listed(directory)
-    saved, seconds = {}, 0.0
+    saved, seconds = [], 0.0
     for i in range(len(groups)):
         kept = found.get(i, [])
         while kept:
@@ -161,15 +148,20 @@ def _restore(
                 raise
             except RunError as problem:
                 bad = kept.pop()
-                note(f"{problem}; going on from update {kept[-1].update if kept else 0}")
+                note(f"{problem}; going on from update {_safe(kept)}")
                 _remove(bad.path)
                 continue
             tally.add(i, loaded.snapshot, silent=True)
             seconds = max(seconds, loaded.seconds)
             break
-        saved[i] = Saved(kept)
+        saved.append(kept)
     tally.began = time.perf_counter() - seconds
     return saved
+
+
+def _safe(kept: list[Checkpoint]) -> int:
+    """Updates of a chunk that its good checkpoints keep."""
+    return kept[-1].update if kept else 0
 
 
 @contextmanager
@@ -191,7 +183,7 @@ class _Job:
     updates: int  # that make a chunk whole
     groups: list[Chunk]
     shapes: Lane
-    saved: dict[int, Saved]
+    saved: list[list[Checkpoint]]  # the good ones of each chunk, the newest last
     tally: Tally
     stop: threading.Event
     watchdog: Watchdog
@@ -203,17 +195,17 @@ class _Job:
 
     def train_chunk(self, advance: Advance, i: int) -> None:
         """Train chunk i to its end, or until it is to stop."""
-        chunk, kept, worker = self.groups[i], self.saved[i].checkpoints, threading.get_ident()
+        chunk, kept, worker = self.groups[i], self.saved[i], threading.get_ident()
         clock, beat = self.watchdog.clock, partial(self.watchdog.beat, worker)
         beat()
         at = None
         if kept:
             at = checkpoints.load(kept[-1], chunk, self.shapes, self.updates).snapshot
         committed = clock.seconds()
-        for done, snapshot in advance(chunk, self.updates, at):
+        for snapshot in advance(chunk, self.updates, at):
             beat()
             waited = clock.seconds() - committed
-            if done == self.updates or self.stop.is_set() or waited >= self.pace():
+            if snapshot.update == self.updates or self.stop.is_set() or waited >= self.pace():
                 began = clock.seconds()
                 self._commit(i, snapshot)
                 committed = clock.seconds()
@@ -225,7 +217,7 @@ class _Job:
 
     def _commit(self, i: int, snapshot: chunks.Snapshot) -> None:
         """Save it, and remove what is too old to be kept."""
-        kept, seconds = self.saved[i].checkpoints, self.tally.seconds()
+        kept, seconds = self.saved[i], self.tally.seconds()
         kept.append(checkpoints.save(self.directory, i, self.groups[i], snapshot, seconds))
         for old in kept[: -checkpoints.KEPT]:
             _remove(old.path)
@@ -265,13 +257,12 @@ def _log(path: Path, report: Callable[[Progress], None] | None) -> Callable[[Pro
     advice = f"; everything reported so far is saved: make room, then {again}"
 
     def write(at: Progress) -> None:
-        known = at.recent_return[np.isfinite(at.recent_return)]
         line = {
             "fraction": at.fraction,
             "env_steps": at.env_steps,
             "seconds": round(at.seconds, 3),
             "seeds_begun": len(at.recent_return),
-            "iqm_return": float(iqm(known)) if len(known) else None,
+            "iqm_return": at.return_iqm,
         }
         with files.writing(path, advice):
             files.append(path, json.dumps(line))

@@ -271,9 +271,14 @@ def parse_fields(entries: Sequence[str], whose: str) -> dict[str, Any]:
     return fields
 
 
-def show(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as `parse_grid` reads it."""
     return NONE if value is None else KINDS[type(value)].write(value)
+
+
+def said(values: Mapping[str, Any]) -> str:
+    """Values by name, for people: written, with commas."""
+    return ", ".join(f"{name}={written(value)}" for name, value in values.items())
 
 
 def folder(i: int, said: str) -> str:
@@ -340,7 +345,7 @@ def _manifests(
 
 
 def _name(i: int, program: Mapping[str, Any]) -> str:
-    return folder(i, ",".join(f"{name}={show(value)}" for name, value in program.items()) or "all")
+    return folder(i, said(program).replace(", ", ",") or "all")
 
 
 def is_sweep(directory: Path) -> bool:

@@ -19,11 +19,16 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from jaxpg import files, words
+from jaxpg.analysis.curves import curve_points
+from jaxpg.analysis.outcomes import evaluated
+from jaxpg.analysis.stats import iqm
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MODES
@@ -139,13 +144,9 @@ def _write(directory: Path, state: State) -> None:
 
 def _open(directory: Path, state: State) -> AbstractContextManager[Log]:
     check(state.kind)
-    opened = {"tensorboard": _tensorboard, "wandb": _wandb, "none": _none}[state.kind]
-    return opened(directory, state)
-
-
-@contextmanager
-def _none(directory: Path, state: State) -> Iterator[Log]:
-    yield lambda values, step: None
+    if state.kind == "none":
+        return nullcontext(lambda values, step: None)
+    return {"tensorboard": _tensorboard, "wandb": _wandb}[state.kind](directory, state)
 
 
 @contextmanager
@@ -205,20 +206,16 @@ def _wandb(directory: Path, state: State) -> Iterator[Log]:
 
 
 def _progress(at: "Progress") -> dict[str, float]:
-    import numpy as np
-
-    from jaxpg.analysis.stats import iqm
-
-    known = at.recent_return[np.isfinite(at.recent_return)]
     values = {
         "progress/fraction": at.fraction,
         "progress/seconds": at.seconds,
         "progress/env_steps_per_second": at.env_steps / at.seconds,
         "progress/seeds_begun": float(len(at.recent_return)),
     }
-    if len(known):
+    if at.return_iqm is not None:
+        known = at.recent_return[np.isfinite(at.recent_return)]
         values |= {
-            "progress/return_iqm": float(iqm(known)),
+            "progress/return_iqm": at.return_iqm,
             "progress/return_min": float(known.min()),
             "progress/return_max": float(known.max()),
         }
@@ -232,12 +229,6 @@ def _progress(at: "Progress") -> dict[str, float]:
 
 def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(environment steps per row, values by tag); of the curve what lies after so many updates."""
-    import numpy as np
-
-    from jaxpg.analysis.curves import curve_points
-    from jaxpg.analysis.outcomes import evaluated
-    from jaxpg.analysis.stats import iqm
-
     population, updates = run.population, run.config.num_updates
     metrics = population.metrics
     steps = np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).mean(axis=0).round().astype(int)
@@ -271,8 +262,6 @@ def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Of the losses of rows that are not frozen; nothing of what no row has."""
-    import numpy as np
-
     from jaxpg.population.chunks import SUMS
 
     known = {name: x[np.isfinite(x)] for name, x in metrics.items() if name not in SUMS}

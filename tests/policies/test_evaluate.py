@@ -17,6 +17,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError
 from jaxpg.policies import evaluate
 from jaxpg.population import policy
+from jaxpg.population.evaluations import MODES
 from jaxpg.runs.manifest import Manifest
 
 SIMULATORS = [evaluate.in_gymnax, evaluate.in_gymnasium]
@@ -37,7 +38,7 @@ def with_bias(run, bias):
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_pushing_one_way_ends_soon(run, simulator):
     """No start survives 11 pushes to one side, and none falls before the eighth."""
-    for mode in evaluate.MODES:
+    for mode in MODES:
         found = simulator(with_bias(run, 50.0), [9, 5], 20, mode)
         assert found.lengths.min() >= 8
         assert found.lengths.max() <= 11

@@ -42,7 +42,7 @@ def test_increments_are_the_snapshots_of_one_machine(worker, task):
     program = worker._program
     snapshots = [
         jax.tree.map(np.array, snapshot._replace(history=list(snapshot.history)))
-        for _, snapshot in chunks.advance(program, task.chunk, task.updates, None)
+        for snapshot in chunks.advance(program, task.chunk, task.updates, None)
     ]
     for at, seconds, calls in ((None, 0.0, 4), (snapshots[1], 0.0, 2), (None, 1e6, 1)):
         history, sent = [] if at is None else list(at.history), []

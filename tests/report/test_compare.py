@@ -11,6 +11,7 @@ import pytest
 
 from jaxpg.analysis.stats import improvement, seeds_needed
 from jaxpg.cli.main import main
+from jaxpg.core.config import EnvParams
 from jaxpg.report import compare
 from jaxpg.runs import manifest as manifests
 
@@ -160,9 +161,21 @@ def test_what_was_trained_before_is_said_first(runs):
     assert started("d" * 64, None).startswith("B starts from what a population in memory had")
 
 
-def test_a_bound_that_there_is_not_is_shown(runs):
-    """Among the settings of a run."""
-    assert [compare._shown(x) for x in (None, 0.5)] == ["none", "0.5"]
+def test_values_of_a_setting_are_said_whole():
+    """A bound that there is not, and a number whose last digit decides."""
+    said = compare.said({"max_grad_norm": None, "gamma": 0.12345678})
+    assert said == "max_grad_norm=none, gamma=0.12345678"
+
+
+def test_every_note_is_shown_once(runs, tmp_path, capsys):
+    """Budgets, worlds and seeds together: each of them has a line."""
+    made = [np.linspace(20, 500, 9)] * 3
+    heavy = handmade.run(tmp_path / "heavy", made, env_params=EnvParams({"gravity": 12.0}))
+    numbers = tmp_path / "numbers.json"
+    shown = told(capsys, runs[1], heavy, "--json", numbers)
+    lines = [" ".join(line.split()) for line in json.loads(numbers.read_text())["notes"]]
+    assert len(lines) >= 4
+    assert [" ".join(shown.split()).count(line) for line in lines] == [1] * len(lines)
 
 
 def test_a_learning_rate_that_was_to_fall_later_is_said(runs, tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_features_are_swept(tmp_path):
     asked = ["conv_features=none,4,4x2", "frame_stack=1,2"]
     grid = sweep.parse_grid(asked)
     assert grid == {"conv_features": [(), (4,), (4, 2)], "frame_stack": [1, 2]}
-    assert [sweep.show(x) for x in grid["conv_features"]] == ["none", "4", "4x2"]
+    assert [sweep.written(x) for x in grid["conv_features"]] == ["none", "4", "4x2"]
     plan = sweep.plan("vpg", Config(env="Catch-bsuite"), grid, "2", 2)
     sweep.begin(tmp_path / "sweep", plan)
     assert sweep.read(tmp_path / "sweep") == plan

@@ -273,7 +273,7 @@ def stopped(tmp_path):
     program = chunks.compile_programs(groups[0], 3)[0]
     saved = [
         checkpoints.save(directory, 0, groups[0], snapshot, 1.0)
-        for done, snapshot in chunks.advance(program, groups[0], 6, None)
+        for snapshot in chunks.advance(program, groups[0], 6, None)
     ]
     return directory, [at.path for at in saved]
 
@@ -478,7 +478,7 @@ def test_the_lanes_of_a_snapshot_survive_a_file(finished, tmp_path):
     )
     chunk = population.make_chunks(config, [3, 5], [{}], 2)[0]
     program = chunks.compile_programs(chunk, 2)[0]
-    _, snapshot = next(chunks.advance(program, chunk, 2, None))
+    snapshot = next(chunks.advance(program, chunk, 2, None))
     (tmp_path / checkpoints.FOLDER).mkdir()
     at = checkpoints.save(tmp_path, 7, chunk, snapshot, 1.5)
     loaded = checkpoints.load(at, chunk, chunks.lane_shapes(chunk), 2)
