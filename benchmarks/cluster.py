@@ -86,12 +86,11 @@ def table(content: dict[str, Any]) -> str:
             "",
             markdown(columns, lines),
             "",
-            "One process that writes is full when chunks end as fast as it can save them, since "
-            f"each must be saved then: at {1 / max(costs):,.0f} chunks a second, or "
-            f"{2 / max(costs):,.0f} workers whose chunk takes 2 s, {20 / max(costs):,.0f} where it "
-            "takes 20 s. Below that nobody waits for it: what is saved in between comes as often "
-            "as it can take it, since a worker trains 50 times as long as the last save took "
-            "before it sends anything.",
+            "One writing process is saturated when chunks finish as fast as it can save them: at "
+            f"{1 / max(costs):,.0f} chunks a second, or {2 / max(costs):,.0f} workers whose chunk "
+            f"takes 2 s, {20 / max(costs):,.0f} where it takes 20 s. Below that nobody waits for "
+            "it, because a worker sends nothing until it has trained 50 times as long as the last "
+            "save took.",
         ]
     )  # fmt: skip
 
@@ -125,7 +124,7 @@ def load(workers: int, seconds: float) -> dict[str, Any]:
     config = dataclasses.replace(VPG, total_steps=UPDATES * VPG.num_envs * VPG.num_steps)
     (chunk,) = population.make_chunks(config, range(16), ({},), 16)
     program = chunks.compile_programs(chunk, UPDATES, 1)[0]
-    ((_, end),) = chunks.advance(program, chunk, UPDATES, None)
+    (end,) = chunks.advance(program, chunk, UPDATES, None)
     whole = crew.Increment(*_numpy((end.lanes, end.history[0], end.recent_return, None)))
     ray.init(num_cpus=HOSTS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     host = ray.remote(num_cpus=1, max_concurrency=2 * workers // HOSTS + 2)(Host)

@@ -57,8 +57,8 @@ def _train_line(record: dict[str, Any]) -> str:
     of_them = "all" if solved == s["seeds"] else f"{solved:,} of them"
     return _filled(
         f"{words.seeds(s['seeds'])} of `vpg` train in {words.duration(s['wall_seconds'])} on "
-        f"{s['device']['count']} CPU cores ({record['processor']}), compiling aside; {of_them} "
-        f"solve {s['env']}, and the worst ends at a return of "
+        f"{s['device']['count']} CPU cores ({record['processor']}), excluding compilation; "
+        f"{of_them} solve {s['env']}, and the worst ends at a return of "
         f"{words.returned(s['final_return']['min'])}."
     )
 
@@ -166,10 +166,10 @@ def _ppo_line(record: dict[str, Any]) -> str:
         "`ppo` at PureJaxRL's sizes (two networks of 64 × 64, 4 epochs of 4 minibatches) trains "
         f"64 seeds on {with_4 / 1e3:.0f},000 steps a second with 4 environments, {few:.1f} times "
         f"the textbook's loop, and on {with_16 / 1e3:.0f},000 with 16, {many:.1f} times "
-        f"({record['device']['count']} cores, {record['processor']}). It is arithmetic: "
-        f"{with_4 * record['flop_per_step'] / record['limit_flop_per_second']:.0%} and "
-        f"{with_16 * record['flop_per_step'] / record['limit_flop_per_second']:.0%} of what the "
-        "machine can multiply and add."
+        f"({record['device']['count']} cores, {record['processor']}). Arithmetic takes the time, "
+        f"at {with_4 * record['flop_per_step'] / record['limit_flop_per_second']:.0%} and "
+        f"{with_16 * record['flop_per_step'] / record['limit_flop_per_second']:.0%} of the "
+        "machine's measured multiply-add rate."
     )
 
 
@@ -228,11 +228,11 @@ def _gpu_line(record: dict[str, Any]) -> str:
     fused, plain = (rates["vpg", form, seeds] for form in ("fused", "textbook"))
     solved = round(whole["solved"] * seeds)
     return _filled(
-        f"{words.seeds(seeds)} of `vpg`, in as many lanes, train to the end in "
-        f"{whole['wall_seconds']:.1f} s on one {record['device']['kind']}, compiling aside, and "
-        f"{solved:,} of them solve CartPole. The program alone, which saves nothing, takes "
-        f"{fused / 1e9:.2f} billion steps a second, {fused / plain:.1f} times the textbook's loop "
-        "on the same card."
+        f"{words.seeds(seeds)} of `vpg`, one per lane, train to the end in "
+        f"{whole['wall_seconds']:.1f} s on one {record['device']['kind']}, excluding compilation; "
+        f"{solved:,} of them solve CartPole. The program alone, without saving, runs "
+        f"{fused / 1e9:.2f} billion steps a second, {fused / plain:.1f} times as many as the "
+        "textbook's loop on the same card."
     )
 
 
