@@ -172,7 +172,8 @@ def relative_to_group(psi: torch.Tensor, returns: torch.Tensor, *, std: bool) ->
     """Ψ - mean(R), and with `std` divided by the standard deviation of R + 1e-8, ddof 0.
 
     The mean holds one's own return, which scales the gradient by 1 - 1/N. To divide by the
-    deviation weights groups by how alike their returns are: another objective.
+    deviation weights groups by how alike their returns are: another objective. Where all are one
+    number, nobody did better than another, and with `std` Ψ is 0.
 
     Args:
       psi: Ψ, float [T, N].
@@ -182,8 +183,11 @@ def relative_to_group(psi: torch.Tensor, returns: torch.Tensor, *, std: bool) ->
     Understanding R1-Zero-like training (arXiv:2503.20783), on the biases.
     """
     assert returns.ndim == 1
-    relative = psi - returns.mean()
-    return relative / (returns.std(correction=0) + 1e-8) if std else relative
+    mean = torch.clamp(returns.mean(), returns.min(), returns.max())  # as in `normalize`
+    if not std:
+        return psi - mean
+    deviation = torch.sqrt(torch.mean((returns - mean) ** 2))
+    return torch.where(deviation == 0.0, 0.0, (psi - mean) / (deviation + 1e-8))
 
 
 def broadcast_baseline(
@@ -229,6 +233,9 @@ def discount_from_start(time: torch.Tensor, *, gamma: torch.Tensor) -> torch.Ten
 def normalize(advantage: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """(Ψ - mean) / (standard deviation + 1e-8) over the valid steps, ddof 0.
 
+    It is 0 where all of them are one number. Their mean, rounded, may be another; divided by what
+    is then a deviation of rounding alone, that would be ±1 at every step.
+
     Args:
       advantage: Ψ, float [T, ...].
       valid: which steps count, bool [T, ...].
@@ -239,6 +246,12 @@ def normalize(advantage: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     assert advantage.shape == valid.shape
     count = torch.sum(valid, dtype=advantage.dtype)
     mean = torch.sum(torch.where(valid, advantage, 0.0)) / count
+    mean = torch.clamp(mean, *masked_range(advantage, valid))
     centred = torch.where(valid, advantage - mean, 0.0)
     std = torch.sqrt(torch.sum(centred * centred) / count)
     return centred / (std + 1e-8)
+
+
+def masked_range(x: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The least and the largest of the valid entries."""
+    return torch.where(valid, x, torch.inf).min(), torch.where(valid, x, -torch.inf).max()

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from torch_ref import learner, ring
-from torch_ref.advantages import normalize
+from torch_ref.advantages import masked_range, normalize
 from torch_ref.config import Config, ConfigError, nearest
 from torch_ref.losses import masked_mean, value_loss
 from torch_ref.types import Algorithm, Batch, Fitted, Learned
@@ -234,8 +234,10 @@ def explained_variance(
     def variance(x: torch.Tensor) -> torch.Tensor:
         return masked_mean((x - masked_mean(x, valid)) ** 2, valid)
 
-    whole = variance(target)
-    return torch.where(whole > 0.0, 1.0 - variance(target - value) / whole, 0.0)
+    least, largest = masked_range(target, valid)
+    varies = largest > least  # the variance, rounded, is not 0 where they are equal
+    whole = torch.where(varies, variance(target), 1.0)
+    return torch.where(varies, 1.0 - variance(target - value) / whole, 0.0)
 
 
 OBJECTIVES = {"policy": surrogate_objective, "value": value_objective, "joint": joint_objective}

@@ -185,7 +185,8 @@ def relative_to_group(psi: jax.Array, returns: jax.Array, *, std: bool) -> jax.A
     """Ψ - mean(R), and with `std` divided by the standard deviation of R + 1e-8, ddof 0.
 
     The mean holds one's own return, which scales the gradient by 1 - 1/N. To divide by the
-    deviation weights groups by how alike their returns are: another objective.
+    deviation weights groups by how alike their returns are: another objective. Where all are one
+    number, nobody did better than another, and with `std` Ψ is 0.
 
     Args:
       psi: Ψ, float [T, N].
@@ -195,8 +196,11 @@ def relative_to_group(psi: jax.Array, returns: jax.Array, *, std: bool) -> jax.A
     Understanding R1-Zero-like training (arXiv:2503.20783), on the biases.
     """
     chex.assert_rank(returns, 1)
-    relative = psi - jnp.mean(returns)
-    return relative / (jnp.std(returns) + 1e-8) if std else relative
+    mean = jnp.clip(jnp.mean(returns), jnp.min(returns), jnp.max(returns))  # as in `normalize`
+    if not std:
+        return psi - mean
+    deviation = jnp.sqrt(jnp.mean((returns - mean) ** 2))
+    return jnp.where(deviation == 0.0, 0.0, (psi - mean) / (deviation + 1e-8))
 
 
 def broadcast_baseline(returns: jax.Array, value: jax.Array, valid: jax.Array) -> jax.Array:
@@ -240,6 +244,9 @@ def discount_from_start(time: jax.Array, *, gamma: jax.Array) -> jax.Array:
 def normalize(advantage: jax.Array, valid: jax.Array) -> jax.Array:
     """(Ψ - mean) / (standard deviation + 1e-8) over the valid steps, ddof 0.
 
+    It is 0 where all of them are one number. Their mean, rounded, may be another; divided by what
+    is then a deviation of rounding alone, that would be ±1 at every step.
+
     Args:
       advantage: Ψ, float [T, ...].
       valid: which steps count, bool [T, ...].
@@ -250,6 +257,12 @@ def normalize(advantage: jax.Array, valid: jax.Array) -> jax.Array:
     chex.assert_equal_shape([advantage, valid])
     count = jnp.sum(valid, dtype=advantage.dtype)
     mean = jnp.sum(jnp.where(valid, advantage, 0.0)) / count
+    mean = jnp.clip(mean, *masked_range(advantage, valid))
     centred = jnp.where(valid, advantage - mean, 0.0)
     std = jnp.sqrt(jnp.sum(centred * centred) / count)
     return centred / (std + 1e-8)
+
+
+def masked_range(x: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The least and the largest of the valid entries."""
+    return jnp.min(jnp.where(valid, x, jnp.inf)), jnp.max(jnp.where(valid, x, -jnp.inf))

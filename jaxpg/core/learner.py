@@ -114,7 +114,7 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
         moments = statistics.merge(params["obs"], met.obs, met.valid)
         params = {**params, "obs": algorithm.rounded(moments)}
     done = jnp.logical_or(trajectory.terminated, trajectory.truncated)
-    finished = (trajectory.episode_return.reshape(-1), done.reshape(-1))
+    returns, ended = (_in_order(config, x) for x in (trajectory.episode_return, done))
     state = LearnerState(
         params=params,
         opt_state=learned.opt_state,
@@ -122,7 +122,7 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
         key=state.key,
         update=state.update + 1,
         replay=replay,
-        recent_returns=ring.insert(state.recent_returns, *finished),
+        recent_returns=ring.insert(state.recent_returns, returns, ended),
         reward_scale=reward_scale,
     )
     metrics = Metrics(
@@ -132,6 +132,12 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
         **fitted.losses,
     )
     return state, Seen(met, batch, fitted.gradients, metrics)
+
+
+def _in_order(config: Config, by_step: jax.Array) -> jax.Array:
+    """Of every step, [T N], as they were taken; whole episodes one after another: those of an
+    update begin together, so that the longest would be its last."""
+    return (by_step.T if config.collect == "episodes" else by_step).reshape(-1)
 
 
 def max_steps(config: Config, spec: EnvSpec) -> int:

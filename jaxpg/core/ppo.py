@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg.core import learner, ring
-from jaxpg.core.advantages import normalize
+from jaxpg.core.advantages import masked_range, normalize
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.core.losses import masked_mean, value_loss
 from jaxpg.core.types import Algorithm, Batch, Fitted, Learned, Params
@@ -237,9 +237,10 @@ def explained_variance(value: jax.Array, target: jax.Array, valid: jax.Array) ->
     def variance(x: jax.Array) -> jax.Array:
         return masked_mean((x - masked_mean(x, valid)) ** 2, valid)
 
-    whole = variance(target)
-    varies = whole > 0.0
-    return jnp.where(varies, 1.0 - variance(target - value) / jnp.where(varies, whole, 1.0), 0.0)
+    least, largest = masked_range(target, valid)
+    varies = largest > least  # the variance, rounded, is not 0 where they are equal
+    whole = jnp.where(varies, variance(target), 1.0)
+    return jnp.where(varies, 1.0 - variance(target - value) / whole, 0.0)
 
 
 OBJECTIVES = {"policy": surrogate_objective, "value": value_objective, "joint": joint_objective}

@@ -20,7 +20,7 @@ from jaxpg.population.settings import MOST_SEEDS, value_of, with_setting
 NAME = "manifest.json"
 SWEEP, RACE = "sweep.json", "race.json"  # of directories of several runs
 SCHEMA = 2
-BITS = 4  # to be raised by whatever makes a manifest train to other bits, as other key streams do
+BITS = 5  # to be raised by whatever makes a manifest train to other bits, as other key streams do
 # Fields that Config gained later; runs from before them did what is the default.
 _LATER = (
     *("fit", "epochs", "minibatches", "clip_coef", "clip_value", "target_kl", "normalize_over"),

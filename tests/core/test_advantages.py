@@ -366,6 +366,27 @@ def test_normalize_of_equal_steps_is_zero():
     np.testing.assert_array_equal(normalize(jnp.full((2, 2), 0.75), valid), np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize("x", [0.1, -39.4994, 99.3429, 499.7])
+def test_what_rounds_otherwise_than_its_mean_is_equal_all_the_same(x):
+    """In float32 the mean of so many equal numbers is another one, and their deviation not 0."""
+    psi, valid = jnp.full((37, 16), x, jnp.float32), jnp.ones((37, 16), bool)
+    returns, zero = psi[0], np.zeros((37, 16))
+    assert jnp.any(jnp.mean(psi) != psi) or jnp.any(jnp.mean(returns) != returns)
+    np.testing.assert_array_equal(normalize(psi, valid), zero)
+    np.testing.assert_array_equal(advantages.relative_to_group(psi, returns, std=True), zero)
+    np.testing.assert_array_equal(advantages.relative_to_group(psi - 1.0, returns, std=True), zero)
+    in_torch = [torch.tensor(np.asarray(array)) for array in (psi, valid, returns)]
+    np.testing.assert_array_equal(twin.normalize(*in_torch[:2]), zero)
+    np.testing.assert_array_equal(twin.relative_to_group(in_torch[0], in_torch[2], std=True), zero)
+
+
+def test_what_is_not_a_number_is_not_hidden():
+    """A seed that diverges is found by it."""
+    psi = jnp.full((2, 2), jnp.nan)
+    assert np.isnan(normalize(psi, jnp.ones((2, 2), bool))).all()
+    assert np.isnan(advantages.relative_to_group(psi, psi[0], std=True)).all()
+
+
 # Mistakes that broadcasting would hide
 
 REWARD, FLAG = jnp.zeros((3, 2)), jnp.zeros((3, 2), bool)

@@ -358,6 +358,19 @@ def test_recent_returns_are_the_last_100_episodes_in_order():
     np.testing.assert_array_equal(np.roll(state.recent_returns.rows, -12), every[-100:])
 
 
+def test_whole_episodes_are_remembered_in_the_order_of_their_environments():
+    """They begin together: in the order in which they end the last would be the longest."""
+    config = dataclasses.replace(CONFIG, collect="episodes", total_episodes=synthetic.N)
+    fields = synthetic.arrays("episodes", "categorical")
+    state, _ = update(config, begun(config), synthetic.for_jax(fields, "float64"))
+    ended = fields["terminated"] | fields["truncated"]
+    assert len(set(ended.argmax(axis=0))) > 2  # steps after which they end
+    wanted = fields["episode_return"].T[ended.T]
+    np.testing.assert_array_equal(state.recent_returns.rows[: synthetic.N], wanted)
+    in_torch = twin._in_order(config, torch.tensor(fields["episode_return"]))
+    assert_close(in_torch, fields["episode_return"].T.ravel(), 0.0)
+
+
 def test_without_a_critic_its_metrics_are_zero():
     config = dataclasses.replace(
         CONFIG,
