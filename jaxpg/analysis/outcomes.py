@@ -287,10 +287,15 @@ def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:
 
 
 def untrained_return(population: "Population") -> float:
+    """Mean return before training, as of `known_untrained_return`; 0 where that is not known."""
+    return known_untrained_return(population) or 0.0
+
+
+def known_untrained_return(population: "Population") -> float | None:
     """Mean return before training, over all seeds: of the sampled episodes of their evaluation
     there, or without one of the episodes of each seed's first update in which any ended.
 
-    0 if no episode ended at all. Of a run that started from another's policies in the same
+    None if no episode ended at all. Of a run that started from another's policies in the same
     environment it is that one's.
     """
     before = {_untrained_before(population, x) for x in np.unique(population.setting)}
@@ -303,8 +308,10 @@ def untrained_return(population: "Population") -> float:
             return float(known.mean(dtype=np.float64))
     episodes, returns = _returns(population)
     rows = np.flatnonzero((episodes > 0).any(axis=1))
+    if not len(rows):
+        return None
     first = (rows, np.argmax(episodes > 0, axis=1)[rows])
-    return float(returns[first].sum(dtype=np.float64) / max(1, episodes[first].sum()))
+    return float(returns[first].sum(dtype=np.float64) / episodes[first].sum())
 
 
 def _untrained_before(population: "Population", setting: int) -> float | None:
@@ -313,8 +320,9 @@ def _untrained_before(population: "Population", setting: int) -> float | None:
     what = population.manifest
     if what is None or what.start is None:
         return None
-    here = words.world(with_setting(what.config, what.settings[setting]))
-    return what.start.untrained if what.start.env == here else None
+    here = words.world(with_setting(what.config, what.settings[setting])), what.env_sha256
+    there = what.start.env, what.start.env_sha256
+    return what.start.untrained if there == here else None
 
 
 def learning(config: Config, population: "Population") -> Learning | None:
@@ -358,7 +366,9 @@ def learning(config: Config, population: "Population") -> Learning | None:
     begun, reached, target = float(first.mean()), float(last.mean()), solved_at(config)
     warning = None
     if not shown and (target is None or min(begun, reached) < target):
-        what = "has learnt" if population.start is None else "is better than what it started from"
+        manifest = population.manifest
+        anew = manifest is None or manifest.start is None
+        what = "has learnt" if anew else "is better than what it started from"
         warning = (
             f"Nothing shows that it {what}: the mean return is {begun:.4g} in the first tenth of "
             f"training and {reached:.4g} in the last, {_advice(config, constant)}."

@@ -209,8 +209,8 @@ def extend(options: Extend) -> None:
     from jaxpg.runs import edit
 
     import_callback(options.launch)
-    manifests.algorithm(options.dir, manifest)
-    edit.extend(options.dir, options.total_steps, options.total_episodes)
+    build = manifests.algorithm(options.dir, manifest)
+    edit.extend(options.dir, options.total_steps, options.total_episodes, build)
     to_the_end(options.dir, options.launch)
 
 

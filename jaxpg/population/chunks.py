@@ -192,6 +192,15 @@ def trace_update(chunk: Chunk, lanes: Lane, build: Build) -> None:
         jax.eval_shape(advance, chunk.config, chunk.options, lanes, np.int32(0))
 
 
+def update_text(chunk: Chunk, build: Build) -> str:
+    """The program of an update of a chunk's lanes, as text: equal texts train to equal bits."""
+    lanes = lane_shapes(chunk, build)
+    with own_jax(chunk.config):
+        _, advance = _functions(1, build)
+        lowered = jax.jit(advance).lower(chunk.config, chunk.options, lanes, np.int32(0))
+        return str(lowered.as_text())
+
+
 def check_memory(
     programs: Sequence[Program],
     shapes: Lane,
@@ -335,7 +344,8 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
     ) -> Lane:
         algorithm = build(config, **options)
         if params is not None:
-            networks = algorithm.networks._replace(init=lambda *keys: params)
+            given = algorithm.rounded(params)
+            networks = algorithm.networks._replace(init=lambda *keys: given)
             algorithm = algorithm._replace(networks=networks)
         state = learner.init(config, noise.typed(key_data), algorithm)
         return Lane(_stored(state), jnp.int32(0))

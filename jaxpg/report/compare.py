@@ -114,12 +114,17 @@ def notes(entries: Sequence[Entry]) -> list[str]:
 
 def worlds(entries: Sequence[Entry]) -> list[str]:
     """That not all act in the same environment; nothing if they do."""
-    if len({entry.run.config_of(entry.setting).env_params for entry in entries}) == 1:
-        return []
-    return [
-        "parameters of the environment differ: which return is higher says as much of them as of "
-        "what was trained"
-    ]
+    lines = []
+    for what, values in (
+        ("parameters", {entry.run.config_of(entry.setting).env_params for entry in entries}),
+        ("source files", {entry.run.manifest.env_sha256 for entry in entries}),
+    ):
+        if len(values) > 1:
+            lines.append(
+                f"{what} of the environment differ: which return is higher says as much of them as "
+                "of what was trained"
+            )
+    return lines
 
 
 def starts(entries: Sequence[Entry]) -> list[str]:

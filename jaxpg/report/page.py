@@ -28,6 +28,7 @@ from jaxpg.report import canvas, figures, made
 from jaxpg.report import sweep as sweep_report
 from jaxpg.report.canvas import Drawn, Picture
 from jaxpg.report.figures import FAINT
+from jaxpg.report.html import FOLDER as FOLDER
 from jaxpg.report.html import NAME as NAME
 from jaxpg.report.html import render, save
 from jaxpg.runs import manifest as manifests

@@ -23,7 +23,7 @@ from jaxpg.analysis.measures import (
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
 from jaxpg.population.evaluations import MODES
-from jaxpg.population.settings import ENV
+from jaxpg.population.settings import ENV, with_values
 from jaxpg.report import canvas, figures, made
 from jaxpg.report.canvas import (
     ACCENT,
@@ -40,6 +40,7 @@ from jaxpg.report.canvas import (
     Picture,
 )
 from jaxpg.report.html import render, save
+from jaxpg.runs import manifest as manifests
 from jaxpg.runs import reproduce, sweep
 from jaxpg.runs.load import Run, load
 
@@ -124,6 +125,10 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         points, costs = list[Point](), list[made.Cost]()
         for name, program in zip(plan.names, plan.programs, strict=True):
             run = load(directory / name)
+            planned = with_values(plan.config, program)
+            manifests.check_planned(
+                run.directory, run.manifest, planned, "sweep", run.manifest.varied
+            )
             points += _points(run, program, target)
             costs.append(made.Cost.of(run))
         order = {_key(values): i for i, values in enumerate(plan.combinations)}

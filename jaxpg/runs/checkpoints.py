@@ -173,6 +173,20 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
     return Loaded(Snapshot(lanes, [metrics], recent, evaluations), seconds)
 
 
+def seconds(directory: Path) -> float:
+    """That a run had taken until its last save; 0 without one.
+
+    Raises:
+      RunError: if a checkpoint cannot be read.
+    """
+    found = [0.0]
+    for kept in listed(directory).values():
+        with files.reading(kept[-1].path):
+            metadata = files.safetensors_metadata(kept[-1].path.read_bytes())
+            found.append(float(metadata["seconds"]))
+    return max(found)
+
+
 def shapes(lanes: Lane, chunk: Chunk, update: int) -> Any:
     """Shapes and dtypes of (lanes, metrics, recent returns, evaluations) after so many updates."""
     floats, num_lanes = lanes.state.recent_returns.rows.dtype, len(chunk.keys)

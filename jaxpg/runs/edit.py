@@ -6,25 +6,32 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jaxpg import files
+from jaxpg import fast, files
+from jaxpg.core.config import Config
 from jaxpg.core.rules import validate
 from jaxpg.errors import RunError
-from jaxpg.population import evaluations, own
+from jaxpg.population import chunks, evaluations, own
 from jaxpg.population.own import Build
-from jaxpg.runs import checkpoints, lock
+from jaxpg.runs import checkpoints, lock, planning
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import start as starts
 from jaxpg.runs.manifest import Manifest
 
 
-def extend(directory: Path, total_steps: int | None, total_episodes: int | None) -> None:
+def extend(
+    directory: Path,
+    total_steps: int | None,
+    total_episodes: int | None,
+    build: Build = fast.build,
+) -> None:
     """Give a run a larger budget; `train` then goes on from where it is.
 
     Args:
       total_steps, total_episodes: per seed, in all; the one that its config counts in.
+      build: makes the algorithm; the same that the run was begun with.
 
     Raises:
-      RunError: if the run counts in the other unit, its learning rate depends on the budget, the
+      RunError: if the run counts in the other unit, what an update does depends on the budget, the
         budget is smaller than it was, or it was begun by a version that trains to other bits.
       ConfigError: if the budget has no meaning.
     """
@@ -48,8 +55,25 @@ def extend(directory: Path, total_steps: int | None, total_episodes: int | None)
             evaluations.asked(longer, *manifest.evaluating)
         if budget < getattr(config, unit):
             raise RunError(f"{directory} already has {unit}={getattr(config, unit)}; got {budget}")
+        if manifest.build is not None:
+            _check_budget_is_unused(directory, manifest, longer, build)
         with files.writing(directory):
             manifests.write(directory, manifest._replace(config=longer))
+
+
+def _check_budget_is_unused(
+    directory: Path, manifest: Manifest, longer: Config, build: Build
+) -> None:
+    """Raise RunError if an algorithm of one's own makes other updates of a larger budget."""
+    texts = {
+        chunks.update_text(planning.make_chunks(one)[0], build)
+        for one in (manifest, manifest._replace(config=longer))
+    }
+    if len(texts) > 1:
+        raise RunError(
+            f"{directory} cannot be extended: {manifest.build} makes updates that depend on the "
+            "budget, so that those it has made are not those of a longer run"
+        )
 
 
 def add_seeds(directory: Path, seeds: Sequence[int]) -> None:
@@ -136,7 +160,15 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         if len(set(seeds)) != len(seeds):
             twice = min(seed for seed in seeds if seeds.count(seed) > 1)
             raise RunError(f"the runs share seeds, such as {twice}")
-        whole = first._replace(parts=tuple(part for run in runs for part in run.parts))
+        made = dict(first.made)
+        former = [sha for run in runs for sha in run.made.get("former_sources", [])]
+        if former:
+            made["former_sources"] = list(dict.fromkeys(former))
+        clocks = [checkpoints.seconds(directory) for directory in directories]
+        before = sum(run.made.get(manifests.SECONDS, 0.0) for run in runs)
+        made[manifests.SECONDS] = before + sum(clocks) - max(clocks)
+        parts = tuple(part for run in runs for part in run.parts)
+        whole = first._replace(parts=parts, made=made)
         with files.whole_directory(out, "--out") as partial:
             (partial / checkpoints.FOLDER).mkdir()
             before = 0

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ _LATER = (
     *("normalize_obs", "normalize_reward", "conv_features", "frame_stack", "squash"),
 )
 LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
+SECONDS = "seconds_before"  # of `made`: training that no checkpoint counts, as of a merged run
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
 
 
@@ -39,6 +40,7 @@ class Origin(NamedTuple):
     manifest: str  # SHA-256 of its manifest.json, by which it is known
     params: str  # SHA-256 of start.safetensors, its parameters, which decide the results
     env: str | None = None  # its environment, as of `words.world`
+    env_sha256: str | None = None  # as of its manifest
     untrained: float | None = None  # what its untrained policies returned there, on average
 
 
@@ -283,6 +285,27 @@ def resume_line(directory: Path, callback: str | None = None, machines: Sequence
     return shlex.join(["jaxpg", "resume", str(directory), *called, *machines])
 
 
+def check_planned(
+    directory: Path, manifest: Manifest, config: Config, whose: str, varied: Collection[str] = ()
+) -> None:
+    """Raise RunError if a run of several is not of the config that was planned, as after `extend`.
+
+    Args:
+      config: of the plan, but for what is varied, and for the environment's parameters.
+      whose: plan it is.
+    """
+    planned, is_now = (
+        {name: getattr(one, name) for name in FIELDS if name not in (*varied, "env_params")}
+        for one in (config, manifest.config)
+    )
+    changed = words.differences(planned, is_now)
+    if changed:
+        raise RunError(
+            f"{directory} is no longer as the {whose} has it ({'; '.join(changed)}), and cannot be "
+            "held against the others: report it by itself"
+        )
+
+
 def differences(old: Manifest, new: Manifest) -> list[str]:
     """What of all that decides the results is not the same, 'name: old -> new' each."""
     return words.differences(_decisive(old), _decisive(new))
@@ -372,7 +395,8 @@ def parse_origin(fields: Any) -> Origin | None:
     _typed(origin.run, str | None)
     for hashed in (origin.manifest, origin.params):
         _typed(hashed, str)
-    _typed(origin.env, str | None)
+    for said in (origin.env, origin.env_sha256):
+        _typed(said, str | None)
     _typed(origin.untrained, float | None)
     return origin
 

@@ -182,18 +182,20 @@ def scores(out: Path, race: Race) -> list[np.ndarray]:
     """What each contender's seeds count with, [n] each: -inf if they failed, empty if unfinished.
 
     Raises:
-      RunError: if results are damaged.
+      RunError: if results are damaged, or of another config than a contender's.
     """
     from jaxpg.runs import directories
     from jaxpg.runs.load import load
 
     found = []
-    for name in race.names:
+    for name, one in zip(race.names, race.contenders, strict=True):
         directory = out / name
         if not (directory / manifests.NAME).exists() or not directories.is_finished(directory):
             found.append(np.empty(0))
             continue
-        trained = load(directory).population
+        run = load(directory)
+        manifests.check_planned(directory, run.manifest, one.config, "race")
+        trained = run.population
         final, diverged = np.asarray(trained.final_return, float), trained.frozen_at >= 0
         found.append(counted(final, diverged, -np.inf))
     return found

@@ -239,7 +239,7 @@ def _finish(
     ends = [
         checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(groups)
     ]
-    seconds = max(end.seconds for end in ends)
+    seconds = max(end.seconds for end in ends) + manifest.made.get(manifests.SECONDS, 0.0)
     seeds, settings = np.array(manifest.rows).T
     order = seeds.astype(np.uint32), settings.astype(np.int32)
     whole = population.gather(

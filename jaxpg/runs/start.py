@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 
 from jaxpg import fast, files, words
-from jaxpg.analysis.outcomes import untrained_return
+from jaxpg.analysis.outcomes import known_untrained_return
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import Params
 from jaxpg.errors import RunError
@@ -36,7 +36,8 @@ class Start(NamedTuple):
 
     origin: Origin
     content: bytes  # params.safetensors
-    config: Config | None = None  # of jaxpg's own algorithm; None of one's own, or where unknown
+    config: Config | None = None  # that they were trained with; None where it is not known
+    build: str | None = None  # as of the manifest that had it
 
     @property
     def called(self) -> str:
@@ -68,9 +69,10 @@ def of(trained: Any, directory: Path | None = None) -> Start:
         else manifests.sha256(directory),
         params=hashlib.sha256(content).hexdigest(),
         env=words.world(what.config),
-        untrained=untrained_return(trained),
+        env_sha256=what.env_sha256,
+        untrained=known_untrained_return(trained),
     )
-    return Start(origin, content, what.config if what.build is None else None)
+    return Start(origin, content, what.config, what.build)
 
 
 def write(directory: Path, start: Start | None) -> None:
@@ -126,7 +128,7 @@ def of_seeds(start: Start, seeds: Sequence[int]) -> population.Given:
 def check(start: Start, config: Config, seeds: Sequence[int], build: Build) -> None:
     """Raise RunError unless these seeds of this config can start there."""
     given = of_seeds(start, seeds)
-    if start.config is not None and own.source(build) is None:
+    if start.config is not None:
         for name in MEANING:
             there, here = (getattr(one, name) for one in (start.config, config))
             if there != here:
@@ -144,7 +146,7 @@ def check(start: Start, config: Config, seeds: Sequence[int], build: Build) -> N
             f"{found.get(odd, 'missing')} there, and here {wanted.get(odd, 'missing')}; its "
             "observations, actions, networks and what is normalised must be the same"
         )
-    if start.config is not None and own.source(build) is None:
+    if start.config is not None and start.build is None and own.source(build) is None:
         _check_acts(start, start.config, config)
 
 

@@ -1,6 +1,7 @@
 """What became of each seed: its score, when it solved the task, whether it lost it; by hand."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -393,7 +394,7 @@ def test_what_is_said_of_a_run_that_learns_nothing():
     scaled = dataclasses.replace(CONFIG, normalize_advantage=True, normalize_obs=True)
     again = population(np.linspace(0.3, 0, 50) + 0.1 * rng.normal(size=(8, 50)))
     assert learning(scaled, again).warning.endswith("a larger budget or normalize_reward.")
-    told = learning(CONFIG, again._replace(start="another run"))
+    told = learning(CONFIG, again._replace(manifest=SimpleNamespace(start="another run")))
     assert "Nothing shows that it is better than what it started from:" in told.warning
     better = learning(CONFIG, population(np.linspace(0, 0.3, 50) + 0.1 * rng.normal(size=(8, 50))))
     assert better.shown

@@ -23,6 +23,7 @@ MODULE = """
 import json
 
 import jax.numpy as jnp
+import optax
 
 import jaxpg
 
@@ -48,6 +49,12 @@ def fails(directory, progress):
 
 def leaves(directory, progress):
     raise SystemExit(3)
+
+
+def annealed(config):
+    rate = optax.linear_schedule(1.0, 0.0, config.num_updates)
+    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(rate))
+    return jaxpg.build(config)._replace(optimizer=lambda config: optimizer)
 """
 SMALL = ["--num-envs=3", "--num-steps=24", "--total-steps=504", "--hidden-sizes=6", "--lanes=2"]
 OWN = ["--algorithm", "theirs:scaled"]
@@ -134,6 +141,21 @@ def test_a_run_knows_its_algorithm_and_who_only_looks_does_not_import_it(theirs,
     assert "an env part of theirs:scaled makes of observations" in capsys.readouterr().out
     main(["render", str(out), "--seed", "0", "--before", "--out", str(tmp_path / "0.gif")])
     main(line)  # finished
+
+
+def test_what_depends_on_the_budget_is_not_extended(theirs, tmp_path, capsys):
+    """A schedule of one's own; what does not use the budget is."""
+    made = importlib.import_module("theirs")
+    config = jaxpg.Config(
+        num_envs=3, num_steps=24, total_steps=144, hidden_sizes=(6,), lr_schedule="constant"
+    )
+    for build in (made.scaled, made.annealed):
+        out = tmp_path / build.__name__
+        directories.begin(out, planning.plan("vpg", config, [1, 2], 2, build=build))
+    main(["extend", str(tmp_path / "scaled"), "--total-steps", "216", "--no-report"])
+    told = refused(capsys, "extend", tmp_path / "annealed", "--total-steps", 216)
+    assert "theirs:annealed makes updates that depend on the budget" in told
+    assert manifests.read(tmp_path / "annealed").config == config
 
 
 def test_another_source_is_refused_with_both_hashes_unless_it_is_meant(

@@ -2,6 +2,7 @@
 
 import json
 
+import handmade
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from jaxpg.cli import race as command
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
+from jaxpg.core.config import FIELDS
 from jaxpg.core.presets import PRESETS, preset
 from jaxpg.errors import RunError
 from jaxpg.report import race as report
@@ -52,6 +54,22 @@ def trained(tmp_path_factory):
     after = sorted((out / asked.names[0] / "checkpoints").iterdir())
     assert set(before) <= set(after)  # what was trained is not trained again
     return out
+
+
+def test_a_contender_that_was_extended_is_none_of_the_race(tmp_path):
+    asked = command.settle(parsed(*(x.replace("sizes=6", "sizes=3") for x in LINE[1:])))
+    config = asked.contenders[0].config
+    for updates, longer in ((4, False), (6, True)):
+        fields = {name: getattr(config, name) for name in FIELDS}
+        fields["total_steps"] = updates * config.update_cost
+        out = tmp_path / f"{updates}"
+        out.mkdir()
+        handmade.run(out / asked.names[0], np.full((3, updates), 9.0), **fields)
+        if longer:
+            with pytest.raises(RunError, match=r"as the race has it \(total_steps: 288 -> 432\)"):
+                races.scores(out, asked)
+        else:
+            assert [len(one) for one in races.scores(out, asked)] == [3, 0]
 
 
 def test_each_contender_is_a_run_of_all_its_seeds(trained):

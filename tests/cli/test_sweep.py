@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import handmade
@@ -49,7 +50,7 @@ def planned(**changed) -> sweep.Plan:
 
 def line(out: Path, lanes: int | None = None) -> training.Sweep:
     """The command line of `planned`."""
-    grid = tuple(f"{name}={','.join(map(sweep.show, GRID[name]))}" for name in GRID)
+    grid = tuple(f"{name}={','.join(map(sweep.written, GRID[name]))}" for name in GRID)
     return training.Sweep(config=TINY, grid=grid, run=training.Run(seeds="3", out=out, lanes=lanes))
 
 
@@ -235,7 +236,7 @@ def test_values_of_every_kind_are_read():
     }
     assert isinstance(grid["gamma"][0], float)
     for name, values in grid.items():
-        again = sweep.parse_grid([f"{name}={','.join(map(sweep.show, values))}"])
+        again = sweep.parse_grid([f"{name}={','.join(map(sweep.written, values))}"])
         assert again == {name: values}  # show writes what parse_grid reads
 
 
@@ -361,6 +362,17 @@ def test_of_points_that_are_as_good_all_are_the_best(tmp_path):
     sweep_report.make(found)
     text = " ".join(Page((out / report.NAME).read_text()).text.split())
     assert "Best: value_steps=1, lr_schedule=constant, and 1 as good." in text
+
+
+def test_a_point_that_was_extended_is_no_point_of_the_sweep(tmp_path):
+    """It has trained for longer than those that it would be ranked among."""
+    out = by_hand(tmp_path / "out", ENDS)
+    asked = sweep.read(out)
+    point = out / asked.names[0]
+    shutil.rmtree(point)
+    handmade.run(point, np.full((3, 4), 500.0), total_steps=80, **next(iter(asked.programs)))
+    with pytest.raises(RunError, match=r"no longer as the sweep has it \(total_steps: 60 -> 80\)"):
+        sweep_report.load_sweep(out)
 
 
 def test_points_in_other_environments_have_no_best(page, capsys):

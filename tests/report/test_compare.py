@@ -178,6 +178,15 @@ def test_every_note_is_shown_once(runs, tmp_path, capsys):
     assert [" ".join(shown.split()).count(line) for line in lines] == [1] * len(lines)
 
 
+def test_an_environment_from_another_file_is_said(runs):
+    first, second = compare.entries(runs)
+    what = second.run.manifest._replace(env_sha256="a" * 64)
+    changed = second._replace(run=dataclasses.replace(second.run, manifest=what))
+    assert not compare.worlds([first, second])
+    (line,) = compare.worlds([first, changed])
+    assert line.startswith("source files of the environment differ: which return is higher says")
+
+
 def test_a_learning_rate_that_was_to_fall_later_is_said(runs, tmp_path, capsys):
     made = [np.linspace(20, 500, 9)] * 3
     longer = handmade.run(tmp_path / "longer", made, lr_schedule="linear")

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 
+import handmade
 import jax
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from jaxpg.errors import RunError, Stopped
 from jaxpg.policies import render
 from jaxpg.population import chunks, population
 from jaxpg.report import page
-from jaxpg.runs import edit, manifest, reproduce, run
+from jaxpg.runs import edit, manifest, reproduce, results, run
 from jaxpg.runs import start as starts
 from jaxpg.runs.retrace import retrace
 
@@ -87,7 +88,7 @@ def test_untrained_is_who_was_before_the_first_run(first, then, tmp_path):
     """Else a seed that diverges in the second would count as what was trained in the first."""
     untrained = outcomes.untrained_return(first)
     second = jaxpg.train_population(FIRST, [9, 5, 2], lanes=2, start_from=first)
-    assert second.manifest.start[3:] == ("CartPole-v1 with gravity=9.8", untrained)
+    assert second.manifest.start[3:] == ("CartPole-v1 with gravity=9.8", None, untrained)
     second.save(tmp_path / "second")
     again = jaxpg.load(tmp_path / "second").population
     third = jaxpg.train_population(FIRST, [9, 5], lanes=2, start_from=tmp_path / "second")
@@ -101,13 +102,50 @@ def test_untrained_is_who_was_before_the_first_run(first, then, tmp_path):
 
 @pytest.mark.parametrize(("name", "other"), [("activation", "tanh"), ("squash", True)])
 def test_parameters_that_would_mean_something_else_are_refused(first, name, other):
-    """Though the shapes are the same; an algorithm of one's own may do as it will."""
+    """Though the shapes are the same: one of one's own may have jaxpg's networks, too."""
     start, config = starts.of(first), dataclasses.replace(THEN, **{name: other})
     said = rf"has {name}={getattr(THEN, name)!r}, and this config {other!r}: .* another policy"
-    with pytest.raises(RunError, match=said):
-        starts.check(start, config, [5], jaxpg.build)
-    if name == "activation":
-        starts.check(start, config, [5], lambda config: jaxpg.build(config))
+    for build in (jaxpg.build, lambda config: jaxpg.build(config)):
+        with pytest.raises(RunError, match=said):
+            starts.check(start, config, [5], build)
+        with pytest.raises(RunError, match=said):
+            starts.check(start._replace(build="mine:build"), config, [5], build)
+
+
+def test_an_untrained_return_that_nobody_saw_is_not_known(tmp_path):
+    """Nor is that of the same environment from another file."""
+    silent = jaxpg.load(handmade.run(tmp_path / "silent", np.full((3, 4), np.nan)))
+    assert starts.of(silent.population).origin.untrained is None
+    heard = jaxpg.load(handmade.run(tmp_path / "heard", np.full((3, 4), 9.0)))
+    origin = starts.of(heard.population).origin
+    assert (origin.untrained, origin.env_sha256) == (9.0, None)
+    later = handmade.population(heard.config, np.full((3, 4), 70.0))
+    for sha256, wanted in ((None, 9.0), ("a" * 64, 70.0)):
+        what = heard.manifest._replace(start=origin._replace(env_sha256=sha256))
+        assert outcomes.untrained_return(later._replace(manifest=what)) == wanted
+
+
+def test_it_starts_on_its_grid():
+    """Where the parameters that it is given were not rounded to it."""
+    config = dataclasses.replace(FIRST, arithmetic="float64", total_steps=72)
+    wide = jaxpg.train_population(config, [9, 5], lanes=2)
+    config = dataclasses.replace(config, arithmetic="float24_grid")
+    (group,) = population.make_chunks(
+        config, [9, 5], [{}], 2, start=starts.of_seeds(starts.of(wide), [9, 5])
+    )
+    (program,) = chunks.compile_programs(group, 1, 1)
+    for x in jax.tree.leaves(chunks.start(program, group).state.params):
+        mantissa, _ = np.frexp(np.asarray(x, float))
+        assert (mantissa * 2.0**24 == np.round(mantissa * 2.0**24)).all()
+
+
+def test_what_it_is_told_of_learning_knows_the_start(tmp_path):
+    flat = np.full((4, 40), 20.0) + np.tile([0.0, 1.0], 20)
+    one = jaxpg.load(handmade.run(tmp_path / "one", flat))
+    assert "has learnt" in outcomes.learning(one.config, one.population).warning
+    what = one.manifest._replace(start=starts.of(one.population).origin)
+    summary = results.summarize(what, one.population)
+    assert "is better than what it started from" in summary["learning"]["warning"]
 
 
 @pytest.mark.parametrize("order", [(9.8, 12.0), (12.0, 9.8)])
