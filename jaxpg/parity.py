@@ -195,6 +195,7 @@ def bisect(
     names: Names = None,
     transpose: Patterns | Mapping[str, tuple[int, ...]] = (),
     steps: Patterns = (),
+    only: Patterns = (),
 ) -> Split | None:
     """The first update, tensor and index at which two runs differ; None if they are equal.
 
@@ -214,8 +215,10 @@ def bisect(
       run_a, run_b: one tree of tensors per update, best a list of (name, tree) in the order of
         computation: jax sorts the keys of a dict that passes through `jit`.
       tolerance, names, transpose: as in `compare`.
-      steps: tensors of a whose axis 0 is time. If the first tensor that differs is one of them, the
-        earliest step of all of them counts.
+      steps: tensors of a whose axis 0 is time, of those that are computed forwards in it. If the
+        first tensor that differs is one of them, the earliest step of all of them counts.
+      only: tensors of a that are compared; b need not have the others, nor a the others of b.
+        Without any, both must have the same.
 
     Raises:
       ValueError: if there is nothing to compare (no updates, an update without tensors, or
@@ -230,7 +233,7 @@ def bisect(
         if a is end or b is end:
             reason = f"{'a' if a is end else 'b'} has ended, the other run goes on"
             return Split(count, None, Leaf("", "", (), reason), None, "incomparable")
-        pairs, missing = _match(a, b, names, transpose)
+        pairs, missing = _match(a, b, names, transpose, only)
         if missing:
             return Split(count, None, missing[0], None, "incomparable")
         if not pairs:
@@ -262,10 +265,15 @@ class _Pair(NamedTuple):
     b: np.ndarray
 
 
-def _match(a: Any, b: Any, names: Names, transpose: Any) -> tuple[list[_Pair], list[Leaf]]:
+def _match(
+    a: Any, b: Any, names: Names, transpose: Any, only: Patterns = ()
+) -> tuple[list[_Pair], list[Leaf]]:
     """The leaves that both trees have, with a's axes in b's order; and those that one lacks."""
     left, right = _transposed(_read(a), transpose), _read(b)
     other = _other_names(list(left), names)
+    if only:
+        left = {name: left[name] for name in _matching(only, [*left], "only")}
+        right = {name: right[name] for name in map(other.get, left) if name in right}
     pairs, missing = [], []
     for name, (values, dtype) in left.items():
         if other[name] in right:

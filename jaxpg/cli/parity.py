@@ -105,13 +105,15 @@ def parity(options: Parity) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Write golden files, to check a port to another framework with.
+    """Write golden files, to check a port to another framework with; in minutes.
 
     Their README.md explains them.
     """
 
     dir: Directory
     """New or empty."""
+    only: Annotated[tuple[str, ...], arg(metavar="LABEL", help_behavior_hint="")] = ()
+    """Only some configurations, as vpg or ppo; all of them if not given."""
 
 
 def record(options: Record) -> None:
@@ -121,8 +123,12 @@ def record(options: Record) -> None:
 
     from jaxpg.proof import golden
 
-    golden.record(options.dir, report=Console(stderr=True).print)
-    print(f"{options.dir}: {len(golden.CASES)} golden files, and README.md that explains them")
+    for label in options.only:
+        if label not in golden.CASES:
+            raise ConfigError(f"unknown configuration {label!r}{nearest(label, golden.CASES)}")
+    cases = {label: golden.CASES[label] for label in options.only or golden.CASES}
+    golden.record(options.dir, cases, report=Console(stderr=True).print)
+    print(f"{options.dir}: {len(cases)} golden files, and README.md that explains them")
 
 
 def _prepare() -> None:
@@ -194,7 +200,8 @@ def _print(levels: list["Row"], catches: list["Catch"]) -> None:
         console.print(_fault_table(catches))
     failed = [row.level for row in levels if not row.passed]
     missed = [catch.fault for catch in catches if not catch.level]
-    parts = [f"{len(levels)} levels: {'FAILED ' + ', '.join(failed) if failed else 'all equal'}"]
+    held = f"{len(levels)} of {len(LEVELS) - 1} levels"  # all but the faults
+    parts = [f"{held}: {'FAILED ' + ', '.join(failed) if failed else 'all equal'}"]
     if catches:
         said = f"NOT CAUGHT {', '.join(missed)}" if missed else "all caught"
         parts.append(f"{len(catches)} planted faults: {said}")

@@ -208,7 +208,8 @@ def _check_shape(part: str, x: Any, shape: Any) -> None:
     found = getattr(x, "shape", None)
     if found is None or tuple(found) != tuple(shape):
         what = f"[T, N], {tuple(shape)}" if shape else "a scalar"
-        got = type(x).__name__ if found is None else tuple(found)
+        slopeless = ", which has no slope" if isinstance(x, float) else ""
+        got = f"{type(x).__name__}{slopeless}" if found is None else tuple(found)
         raise ValueError(f"{part} must give {what}; got {got}")
 
 

@@ -40,8 +40,8 @@ def record(
       RunError: if `out` holds something or cannot be written.
     """
     with whole_directory(out, "DIR") as partial:
-        for label, config in cases.items():
-            report(f"recording {label}")
+        for i, (label, config) in enumerate(cases.items(), 1):
+            report(f"recording {label} ({i} of {len(cases)})")
             np.savez_compressed(
                 partial / f"{_slug(label)}.npz", allow_pickle=False, **arrays(config)
             )

@@ -181,9 +181,9 @@ def lockstep_commands(a: Sequence[str], b: Sequence[str], **options: Any) -> par
 
     Args:
       a, b: the commands, as lists of words.
-      options: tolerance, names, transpose and steps of `jaxpg.parity.bisect`; without a tolerance
-        the runs must be equal to the bit. Arrays named NAME:before_rounding tell a straddle from a
-        fault, as there.
+      options: tolerance, names, transpose, steps and only of `jaxpg.parity.bisect`; without a
+        tolerance the runs must be equal to the bit. Arrays named NAME:before_rounding tell a
+        straddle from a fault, as there.
 
     Returns:
       Where the runs part; None if they are equal.

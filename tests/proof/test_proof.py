@@ -152,7 +152,7 @@ def test_the_command_prints_and_writes(tmp_path):
     path = tmp_path / "parity.json"
     done = run("--smoke", "--level", "noise", "optimizer", "--json", str(path))
     assert done.returncode == 0, done.stderr
-    assert "2 levels: all equal" in done.stdout
+    assert "2 of 10 levels: all equal" in done.stdout
     assert "noise: passed" in done.stderr
     document = json.loads(path.read_text())
     assert document["passed"] is True
