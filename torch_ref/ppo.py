@@ -199,6 +199,8 @@ def clipped_value_loss(
     Raises:
       AssertionError: if the shapes differ.
 
+    Without the ½ that it has there, as in CleanRL: the same vf_coef weighs twice as much here.
+
     Source: Dhariwal et al. 2017, OpenAI Baselines.
     """
     assert value.shape == old_value.shape == target.shape == valid.shape

@@ -33,7 +33,9 @@ def policy_loss_trajectories(
 ) -> jax.Array:
     """Sum over time, mean over trajectories, -(1/N) Σ_i Σ_t log π(a_t|s_t) Ψ_t.
 
-    The textbook estimator: unbiased wherever Ψ is.
+    The textbook estimator: of whole episodes unbiased wherever Ψ is. Of fixed steps a trajectory is
+    what one environment met in them, and this T times the mean over steps. The entropy bonus is a
+    mean over steps in any case, so beside this sum the same weight of it says less.
 
     Args and Raises: as in `policy_loss_steps`.
 

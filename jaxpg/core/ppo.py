@@ -204,6 +204,8 @@ def clipped_value_loss(
     Raises:
       AssertionError: on tracing, if the shapes differ.
 
+    Without the ½ that it has there, as in CleanRL: the same vf_coef weighs twice as much here.
+
     Source: Dhariwal et al. 2017, OpenAI Baselines.
     """
     chex.assert_equal_shape([value, old_value, target, valid])
