@@ -150,7 +150,7 @@ PRESETS = {
         _PPO,
         env="DeepSea-bsuite",
         ent_coef=0.01,
-        normalize_advantage=False,  # else the price of a move is all that is learnt before the goal
+        normalize_advantage=False,  # neither suffices alone: docs/results.md
         normalize_over="batch",
     ),
     "rloo": Config(
