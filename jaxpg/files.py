@@ -147,7 +147,7 @@ def whole_directory(out: Path, argument: str) -> Iterator[Path]:
     with writing(out):
         if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
             raise RunError(f"{argument} must be a new or empty directory; {out} holds something")
-        if out.exists() and out.samefile(Path.cwd()):
+        if out.exists() and out.samefile(os.curdir):
             raise RunError(f"{argument} cannot be the working directory, whose place it takes")
         out = out.absolute()
         out.parent.mkdir(parents=True, exist_ok=True)

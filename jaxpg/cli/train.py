@@ -232,11 +232,14 @@ def merge(options: Merge) -> None:
         raise ConfigError("merge needs at least one run directory; got none")
     manifest = manifests.read(options.dirs[0])
     machine.prepare(manifest.config)
-    from jaxpg.runs import edit
+    from jaxpg.runs import directories, edit
 
     import_callback(options.launch)
     manifests.algorithm(options.dirs[0], manifest)
     edit.merge(options.dirs, options.out)
+    for directory in options.dirs:
+        if not directories.has_checkpoints(directory):
+            say(f"{directory} has no checkpoints: its seeds are trained from their start")
     to_the_end(options.out, options.launch)
 
 

@@ -82,7 +82,12 @@ def check_same(directory: Path, manifest: Manifest) -> None:
 
 def is_empty(directory: Path) -> bool:
     """Whether a run has saved nothing yet."""
-    return not checkpoints.listed(directory) and not is_finished(directory)
+    return not has_checkpoints(directory) and not is_finished(directory)
+
+
+def has_checkpoints(directory: Path) -> bool:
+    """Whether training can go on from something; a run that was saved from memory has none."""
+    return bool(checkpoints.listed(directory))
 
 
 def check_usable(directory: Path) -> None:

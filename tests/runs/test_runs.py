@@ -213,27 +213,6 @@ def test_merged_runs_are_one_run(finished, tmp_path, stop_after):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_merged_run_took_the_time_of_all(tmp_path):
-    """And knows of every file with which a part of it went on."""
-    parts, seconds = [], []
-    for i, seeds in enumerate(([2, 9], [0, 5], [7])):
-        parts.append(begun(tmp_path / f"{i}", seeds=seeds))
-        seconds.append(train(parts[-1])["wall_seconds"])
-    what = manifest.read(parts[1])
-    manifest.write(parts[1], what._replace(made={**what.made, "former_sources": ["a" * 64]}))
-    edit.merge(parts[:2], tmp_path / "two")
-    edit.merge([tmp_path / "two", parts[2]], tmp_path / "three")
-    summary = train(tmp_path / "three")
-    assert summary["wall_seconds"] == pytest.approx(sum(seconds), abs=0.01)
-    assert manifest.read(tmp_path / "three").made["former_sources"] == ["a" * 64]
-
-
-def test_no_directory_is_made_where_the_process_stands(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match="--out cannot be the working directory"):
-        edit.merge([begun(tmp_path / "a" / "run")], Path())
-
-
 def test_a_replay_is_the_run(finished, tmp_path):
     said = retracing.retrace(finished, 4, 0, None, tmp_path / "all")
     assert "7 could be compared with the run, and all are equal to the bit" in said
