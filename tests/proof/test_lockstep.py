@@ -666,16 +666,25 @@ def test_a_command_that_is_not_there():
 
 
 @pytest.mark.slow
-def test_the_toy_of_the_page(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("heading", "files"),
+    [
+        ("Two trainers of your own", ["common.py", "in_torch.py", "in_jax.py"]),
+        ("Your trainer against jaxpg's", ["mine.py"]),
+    ],
+)
+def test_the_trainers_of_the_page(tmp_path, monkeypatch, capsys, heading, files):
     monkeypatch.chdir(tmp_path)
     page = Path(__file__).parents[2] / "docs" / "lockstep.md"
-    blocks = [code for language, code, _ in pages.blocks(page) if language == "python"]
-    files = [code for code in blocks if code.startswith("# ")]
-    assert [code.split()[1] for code in files] == ["common.py", "in_torch.py", "in_jax.py"]
-    for code in files:
-        Path(code.split()[1]).write_text(code)
-    (run,) = [code for code in blocks if "lockstep_commands" in code]
+    _, _, after = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    section = Path("section.md")
+    section.write_text(after.partition("\n## ")[0], encoding="utf-8")
+    blocks = list(pages.blocks(section))
+    *programs, run = [code for language, code, _ in blocks if language == "python"]
+    assert [code.split()[:2] for code in programs] == [["#", name] for name in files]
+    for name, code in zip(files, programs, strict=True):
+        Path(name).write_text(code, encoding="utf-8")
     exec(compile(run, str(page), "exec"), {})
-    (shown,) = [code for language, code, _ in pages.blocks(page) if language == "text"]
+    (shown,) = [code for language, code, _ in blocks if language == "text"]
     printed, shown = (re.sub(r"(\d\.\d{5})\d+", r"\1", x) for x in (capsys.readouterr().out, shown))
     assert printed == shown

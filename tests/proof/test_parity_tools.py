@@ -585,6 +585,26 @@ def test_bisect_maps_names_and_axes():
     assert bisect(a, [[("g", {"weight": w.T + 1})]], **layout).leaf.at == (0, 0)
 
 
+def test_bisect_compares_only_what_it_is_told_to():
+    """What is left out may differ, or be there on one side alone; `names` are a's."""
+    w = np.arange(3.0)
+    a = [{"loss": w, "gradient.w": w, "params.w": w, "seconds": w}]
+    b = [{"loss": w + 1, "gradient.w": w, "weights": w, "epoch": w}]
+    options = {"names": {"params.w": "weights"}, "only": ["gradient*", "params*"]}
+    assert bisect(a, b, **options) is None
+    assert bisect(a, b, names=options["names"]).verdict == "incomparable"
+    assert bisect(a, b, names=options["names"], only="*").leaf.name == "seconds"
+    split = bisect(a, [b[0] | {"weights": w + 1}], **options)
+    assert (split.leaf.name, split.verdict) == ("params.w", "different")
+    (other,) = b
+    del other["weights"]
+    split = bisect(a, [other], **options)
+    assert (split.leaf.name, split.verdict) == ("params.w", "incomparable")
+    assert split.leaf.reason == "missing in b as 'weights'"
+    with pytest.raises(ValueError, match="only: 'grad' matches no leaf; there are"):
+        bisect(a, b, only=["gradient*", "grad"])
+
+
 MIDPOINT = 1 + 2.0**-24  # between the float32 neighbours 1 and 1 + 2^-23
 
 
