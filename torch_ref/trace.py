@@ -3,11 +3,11 @@
 `records` gives what every update met, estimated, descended and learned; `roundings` what one of
 them rounded, before and after. The module is a command too:
 
-    python -m torch_ref.trace '[{"config": {…}, "seeds": [0, 1], "updates": 25, "explain": null}]'
+    python -m torch_ref.trace '[{"config": {…}, "seeds": [0, 1], "updates": 25}]'
 
 writes them to standard output: for each record a line of JSON, {"seed": 0, "bytes": n}, and n bytes
-of npz; after each seed a line that names all packages that this process has imported. An update's
-index as "explain" asks for its roundings instead.
+of npz; after each seed a line that names all packages that this process has imported. Without
+"updates" it is the whole budget; an update's index as "explain" asks for its roundings instead.
 """
 
 import io
@@ -131,7 +131,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _do(
-    stream: BinaryIO, config: Any, seeds: list, updates: int | None, explain: int | None
+    stream: BinaryIO,
+    config: Any,
+    seeds: list,
+    updates: int | None = None,
+    explain: int | None = None,
 ) -> None:
     """One job: the records of each seed, and the names of the packages imported by then."""
     config = of_json(config)
