@@ -93,7 +93,9 @@ def outcomes(
     trailing = trailing_return(*_returns(population))
     update = np.arange(trailing.shape[1])
     trailing[diverged[:, None] & (update >= population.frozen_at[:, None])] = np.nan
+    solved = is_solved(population, target)
     reached = trailing >= target
+    reached[:, -1] |= solved  # by its last 100 episodes, which begin within an update
     ever = reached.any(axis=1)
     first = np.where(ever, reached.argmax(axis=1), len(update) - 1)
     lost_below = min(target, (untrained_return(population) + target) / 2)
@@ -103,7 +105,7 @@ def outcomes(
     solving = Solving(
         target=target,
         lost_below=lost_below,
-        solved=is_solved(population, target),
+        solved=solved,
         ever=np.asarray(ever),
         time=np.where(ever, time, within.amount) if within else time,
         collapsed=np.logical_and(ever, lost.any(axis=1)),
@@ -119,9 +121,11 @@ def solved_at(config: Config) -> float | None:
 
 
 def is_solved(population: "Population", target: float) -> np.ndarray:
-    """Whether each row ends at the target, bool [rows]: not if it diverged, or no episode ended."""
+    """Whether each row ends at the target, as a mean of 100 episodes, bool [rows]: not if it
+    diverged, or fewer have ended."""
     final = np.nan_to_num(np.asarray(population.final_return, float), nan=-np.inf)
-    return (population.frozen_at < 0) & (final >= target)
+    enough = np.asarray(population.metrics.episodes).sum(axis=1) >= EPISODES
+    return enough & (population.frozen_at < 0) & (final >= target)
 
 
 def scores(population: "Population") -> np.ndarray:
@@ -195,9 +199,9 @@ def typical(final: np.ndarray, diverged: np.ndarray) -> dict[str, int]:
 def until(config: Config, population: "Population", within: Budget) -> "Population":
     """The rows as they were after the updates that a smaller budget pays for.
 
-    The final return of a row that is cut is the mean of the last whole updates that hold at least
-    100 episodes, or of all if fewer have ended. Of evaluations that before training is left.
-    Parameters are not carried along.
+    The final return of every row, cut or not, is then the mean of the last whole updates that hold
+    at least 100 episodes, or of all if fewer have ended. Of evaluations that before training is
+    left. Parameters are not carried along.
     """
     kept = spent(config, population, within.unit) <= within.amount
     metrics = population.metrics
@@ -212,7 +216,7 @@ def until(config: Config, population: "Population", within: Budget) -> "Populati
     cut_final = np.where(np.isnan(trailing), final, trailing)
     gone = population.frozen_at >= kept.sum(axis=1)
     return population._replace(
-        final_return=np.where(kept.all(axis=1), population.final_return, cut_final),
+        final_return=cut_final,
         frozen_at=np.where(gone, -1, population.frozen_at),
         cause=np.where(gone, 0, population.cause),
     )

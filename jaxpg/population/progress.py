@@ -37,10 +37,15 @@ class Progress(NamedTuple):
         return self.env_steps / self.rows
 
     @property
+    def known(self) -> np.ndarray:
+        """The returns of rows that have any, and have not diverged."""
+        healthy = np.isfinite(self.metrics.policy_loss)
+        return self.recent_return[healthy & np.isfinite(self.recent_return)]
+
+    @property
     def return_iqm(self) -> float | None:
-        """Of the rows whose return is a number; None without any."""
-        known = self.recent_return[np.isfinite(self.recent_return)]
-        return float(iqm(known)) if len(known) else None
+        """Of the returns that are known; None without any."""
+        return float(iqm(self.known)) if len(self.known) else None
 
 
 def shown(title: str) -> AbstractContextManager[Callable[[Progress], None]]:
@@ -66,6 +71,8 @@ def in_notebook() -> Callable[..., Any] | None:
 def describe(at: Progress) -> str:
     """Steps, speed, return so far and time left, in a line."""
     score = "none yet" if at.return_iqm is None else returned(at.return_iqm)
+    if 0 < len(at.known) < len(at.recent_return):
+        score += f" of {len(at.known):,} of {len(at.recent_return):,}"
     left = at.seconds * (1.0 - at.fraction) / at.fraction
     return (
         f"{short(at.env_steps)} steps  {short(at.env_steps / at.seconds)} steps/s  "

@@ -41,6 +41,11 @@ class Entry(NamedTuple):
         """Its index in the run."""
         return int(self.run.population.setting[self.rows[0]])
 
+    @property
+    def world(self) -> Any:
+        """The environment, which all have, with its own parameters and file."""
+        return self.run.config_of(self.setting).env_params, self.run.manifest.env_sha256
+
 
 class Pair(NamedTuple):
     """An entry held against the first."""
@@ -78,7 +83,7 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
     parts = [(run, setting) for run in runs for setting in range(len(run.settings))]
     if not 2 <= len(parts) <= len(string.ascii_uppercase):
         raise RunError(f"between 2 and 26 runs and settings can be compared; got {len(parts)}")
-    found = []
+    found = list[Entry]()
     for letter, (run, setting) in zip(string.ascii_uppercase, parts, strict=False):
         rows = np.flatnonzero(run.population.setting == setting)
         ends = outcomes(run.config, select(run.population, rows), target, within)
@@ -86,7 +91,19 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
         name = f"{run.directory}  {own}".rstrip()
         if len(run.settings) > 1:
             name += f"  {said(run.settings[setting])}"
-        found.append(Entry(letter, name, run, rows, within, ends, measure(ends)))
+        found.append(Entry(letter, name, run, rows, within, ends, {}))
+    return [entry._replace(measures=measure(entry.outcomes)) for entry in _with_a_floor(found)]
+
+
+def _with_a_floor(entries: list[Entry]) -> list[Entry]:
+    """Seeds that failed count alike in all that act in one environment: with the lowest floor."""
+    found = []
+    for entry in entries:
+        ends = entry.outcomes
+        if not np.isnan(ends.floor):  # else it has no numbers at all
+            floors = [one.outcomes.floor for one in entries if one.world == entry.world]
+            ends = ends._replace(floor=float(np.nanmin(floors)))
+        found.append(entry._replace(outcomes=ends))
     return found
 
 

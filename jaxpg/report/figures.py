@@ -45,7 +45,8 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
         if settings == 1:
             draw_curve(axes, *curves[0], spent, target)
             where = words.environment(config)
-            title = f"{where}, {seeds}: IQM of the return, 95 % interval, every seed"
+            drawn = faintly(len(parts[0].seeds))
+            title = f"{where}, {seeds}: IQM of the return, 95 % interval, {drawn}"
         else:
             for i, (amount, returns) in enumerate(curves):
                 draw_iqm(axes, amount, returns, label=f"setting {i}", **look(i))
@@ -59,6 +60,11 @@ def learning_curve(config: Config, population: "Population", path: Path) -> None
 
     with figure_of(draw, (8, 4.5), top=0.35, name="curve") as figure:
         save(figure, path, dpi=150)
+
+
+def faintly(count: int) -> str:
+    """Which of so many seeds `draw_curve` draws one by one."""
+    return "every seed" if count <= FAINT else f"{FAINT} of the {count:,} seeds, evenly by rank"
 
 
 def draw_curve(

@@ -110,13 +110,14 @@ def pictures(view: View) -> dict[str, list[Picture]]:
 def _learning_curve(view: View) -> Picture:
     ends, budget, count = view.outcomes, view.budget, len(view.outcomes.final)
     frozen = []
-    for row in np.flatnonzero(ends.diverged)[:FAINT]:
+    for row in np.flatnonzero(ends.diverged & np.isfinite(ends.floor))[:FAINT]:
         update = int(view.run.population.frozen_at[row])
         spent = update * view.run.config.update_cost
         before = int(np.searchsorted(view.amount, spent, "right")) - 1
-        if before >= 0 and np.isfinite(view.returns[row, before]):
-            frozen.append((float(view.amount[before]), float(view.returns[row, before])))
-    seeds = "every seed" if count <= FAINT else f"{FAINT} of the {count:,} seeds, evenly by rank,"
+        there = view.returns[row, before] if before >= 0 else np.nan
+        height = there if np.isfinite(there) else ends.floor  # it had no return of its own yet
+        frozen.append((float(view.amount[max(0, before)]), float(height)))
+    seeds = figures.faintly(count)
     said = " Crosses mark where a seed diverged, from where on it counts as untrained."
     crosses = said if frozen else ""
     end = "does not exist"
@@ -126,7 +127,7 @@ def _learning_curve(view: View) -> Picture:
     return Picture(
         "learning-curve",
         "Learning curve",
-        f"IQM of the return with its 95 % interval; {seeds} faintly behind.{crosses}",
+        f"IQM of the return with its 95 % interval; faintly behind it {seeds}.{crosses}",
         f"Return per episode over {words.amount(budget.amount)} {budget.unit}; the IQM {end}.",
         partial(
             figures.draw_curve,
@@ -363,9 +364,10 @@ def _seed(view: View, row: int, rank: int) -> tuple[int, int, str, str]:
     """Rank, seed, final return and when it solved the task, for the table."""
     ends, solving = view.outcomes, view.outcomes.solving
     final = "no episode" if np.isnan(ends.final[row]) else words.returned(ends.final[row])
-    when = "never"
+    said = [] if solving is None else ["never"]
     if solving is not None and solving.ever[row]:
-        when = words.amount(solving.time[row]) + (", lost again" if solving.collapsed[row] else "")
+        said = [words.amount(solving.time[row])]
+        said += ["lost again"] if solving.collapsed[row] else []
     if ends.diverged[row]:
-        when += f", diverged: counts with {words.returned(ends.floor)}"
-    return rank, int(view.run.population.seeds[row]), final, when
+        said.append(f"diverged: counts with {words.returned(ends.floor)}")
+    return rank, int(view.run.population.seeds[row]), final, ", ".join(said)

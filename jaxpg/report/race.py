@@ -1,12 +1,12 @@
 """What a race has found: a table on the terminal, decision.json, and race.png."""
 
+import math
 import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxpg import files, words
-from jaxpg.analysis.measures import as_json
 from jaxpg.analysis.race import Pair, Round
 from jaxpg.report import canvas
 from jaxpg.report.canvas import ACCENT, MUTED
@@ -181,7 +181,10 @@ def _as_object(pair: Pair) -> dict[str, Any]:
         "one": LETTERS[pair.one],
         "other": LETTERS[pair.other],
         "seeds": pair.seeds,
-        "probability_of_improvement": as_json(pair.improvement),
+        # The interval has every P that is not struck out yet, at the race's alpha.
+        "probability_of_improvement": {
+            name: x if math.isfinite(x) else None for name, x in pair.improvement._asdict().items()
+        },
         "p_value": pair.p_value,
         "better": None if pair.better is None else LETTERS[pair.better],
     }

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +48,10 @@ LETTER = 6.0  # points that one of a label takes, about
 SHOWN = 20  # points in the table on the terminal
 CURVES = 4  # points whose learning curves are drawn
 TABLED = ("iqm", "solved", "collapse", "time_to_solve")
+FAILED: dict[str, Callable[[Outcomes], np.ndarray]] = {
+    "diverged": lambda ends: ends.diverged,
+    "no episode": lambda ends: np.isnan(ends.final) & ~ends.diverged,
+}
 
 
 class Point(NamedTuple):
@@ -94,8 +98,8 @@ class Found(NamedTuple):
 
     @property
     def best(self) -> list[Point]:
-        """Those with the highest IQM; none where no episode ended, or every point is a task."""
-        if self.varied and self.varied == self.apart:
+        """Those with the highest IQM; none where no episode ended, or points are of other tasks."""
+        if self.apart:
             return []
         score = self.ranked[0].score
         return [one for one in self.points if math.isfinite(score) and one.score == score]
@@ -177,17 +181,24 @@ def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Poi
 
 
 def _with_a_floor(points: list[Point]) -> list[Point]:
-    """Points in which no episode ended count with the lowest floor of the others."""
-    floors = [point.outcomes.floor for point in points if not math.isnan(point.outcomes.floor)]
+    """Seeds that failed count alike in all points of one environment: with the lowest floor, in
+    points where no episode ended with that of all."""
+    floors: dict[str, float] = {}
+    for point in points:
+        if not math.isnan(point.outcomes.floor):
+            world = _world(point)
+            floors[world] = min(point.outcomes.floor, floors.get(world, math.inf))
     if not floors:
         return points
     found = []
     for point in points:
-        if math.isnan(point.outcomes.floor):
-            ends = point.outcomes._replace(floor=min(floors))
-            point = point._replace(outcomes=ends, measures=measure(ends))
-        found.append(point)
+        ends = point.outcomes._replace(floor=floors.get(_world(point), min(floors.values())))
+        found.append(point._replace(outcomes=ends, measures=measure(ends)))
     return found
+
+
+def _world(point: Point) -> str:
+    return _key({name: x for name, x in point.values.items() if name.startswith(ENV)})
 
 
 def _key(values: dict[str, Any]) -> str:
@@ -201,15 +212,19 @@ def show(found: Found) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    diverged = any(point.outcomes.diverged.any() for point in found.points)
-    heads = ["IQM", "95 %", "solved", *(["diverged"] if diverged else [])]
+    failed = {
+        head: [int(some(point.outcomes).sum()) for point in found.ranked[:SHOWN]]
+        for head, some in FAILED.items()
+        if any(some(point.outcomes).any() for point in found.points)
+    }
+    heads = ["IQM", "95 %", "solved", *failed]
     heads += [f"{mode} IQM" for mode in found.modes]
     rows = []
-    for point in found.ranked[:SHOWN]:
+    for i, point in enumerate(found.ranked[:SHOWN]):
         cells = [sweep.written(point.values[name]) for name in found.grid]
         cells += _written(point.measures["iqm"], "return")
         cells.append(_written(point.measures["solved"], "share")[0])
-        cells += [str(int(point.outcomes.diverged.sum()))] if diverged else []
+        cells += [str(counts[i]) for counts in failed.values()]
         cells += [_written(point.evaluated.get(mode), "return")[0] for mode in found.modes]
         rows.append(cells)
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -273,7 +288,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
                 rank,
                 [sweep.written(point.values[name]) for name in found.grid],
                 cells,
-                int(point.outcomes.diverged.sum()),
+                [int(some(point.outcomes).sum()) for some in FAILED.values()],
                 where,
             )
         )
@@ -296,6 +311,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         fields=list(found.grid),
         labels=[MEASURES[name].label for name in TABLED]
         + [f"{mode} at the end, IQM" for mode in found.modes],
+        failed=list(FAILED),
         rows=rows,
         caveat=_caveat(found),
         config={
@@ -333,27 +349,27 @@ def _sensitivities(found: Found) -> list[Picture]:
     for name in found.varied:
         values = found.grid[name]
         others = [other for other in found.varied if other != name]
+        alike = not set(others) & set(found.apart)  # else a mean over them would be of no task
+        bold = " and the IQM of all of them together in bold" if alike else ""
         pictures.append(
             Picture(
                 f"sensitivity-{name.replace('_', '-')}",
                 f"Sensitivity to {name}",
                 f"IQM of the final return by {name}, 95 % intervals"
-                + (
-                    "; a thin line for each choice of the other fields and the IQM of all of them "
-                    "together in bold."
-                    if others
-                    else "."
-                ),
+                + (f"; a thin line for each choice of the other fields{bold}." if others else "."),
                 f"IQM of the final return for {name} of {', '.join(map(sweep.written, values))}.",
-                partial(_draw_sensitivity, found=found, name=name, thin=bool(others)),
+                partial(_draw_sensitivity, found=found, name=name, thin=bool(others), bold=alike),
             )
         )
     return pictures
 
 
-def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool) -> None:
+def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool, bold: bool) -> None:
     values = found.grid[name]
     places = _places(axes, values)
+    axes.set_xlabel(name)
+    axes.set_ylabel("final return, IQM")
+    axes.yaxis.set_major_formatter(lambda value, _: figures.short(value))
     groups: dict[str, dict[Any, float]] = {}
     for point in found.points:
         rest = {k: v for k, v in point.values.items() if k != name}
@@ -369,6 +385,8 @@ def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool) -> None:
                 marker=".",
                 markersize=3,
             )
+    if not bold:
+        return
     pooled = [
         _pooled([point for point in found.points if point.values[name] == value])
         for value in values
@@ -386,9 +404,6 @@ def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool) -> None:
         markersize=5,
         capsize=3,
     )
-    axes.set_xlabel(name)
-    axes.set_ylabel("final return, IQM")
-    axes.yaxis.set_major_formatter(lambda value, _: figures.short(value))
 
 
 def _pooled(points: Sequence[Point]) -> Estimate:
@@ -440,14 +455,18 @@ def _heat_maps(found: Found) -> list[Picture]:
         return []
     pictures = []
     for down, across in itertools.combinations(found.varied, 2):
-        rest = "; the mean over the other fields" if len(found.varied) > 2 else ""
-        framed = " The best has a frame." if found.best else ""
+        others = set(found.varied) - {down, across}
+        if others & set(found.apart):
+            continue  # the mean over tasks would be that of none
+        rest = "; the mean over the other fields" if others else ""
+        framed = f" The {'highest mean' if others else 'best'} has a frame." if found.best else ""
         rows = len(found.grid[down])
         pictures.append(
             Picture(
                 f"heat-{down}-{across}".replace("_", "-"),
                 f"{down} and {across}",
-                f"IQM of the final return{rest}.{framed}",
+                f"IQM of the final return{rest}; shades go from the lowest cell to the highest."
+                f"{framed}",
                 f"Heat map of the IQM of the final return over {down} and {across}.",
                 partial(_draw_heat, found=found, down=down, across=across),
                 (4.6, 1.1 + 0.5 * max(3, rows)),
@@ -512,7 +531,7 @@ def _curves(found: Found) -> Picture:
     shown = found.ranked[:CURVES]
     return Picture(
         "learning-curves",
-        "Learning curves of the best points",
+        f"Learning curves of the {'best points' if found.best else 'points that end highest'}",
         "IQM of the return with its 95 % interval.",
         "Learning curves of " + "; ".join(_said(point, found) for point in shown) + ".",
         partial(_draw_curves, found=found, shown=shown),

@@ -146,6 +146,12 @@ def closing(summary: dict[str, Any], out: Path) -> str:
             f"return over the last 100 episodes{together}: IQM {said['iqm']}{interval}, worst seed "
             f"{said['min']}, best {said['max']}"
         )
+    silent = summary["seeds_without_episode"]
+    if silent and found is not None:
+        lines.append(
+            f"{words.seeds(len(silent))} finished no episode, the first of them seed {silent[0]}: "
+            "they count as untrained"
+        )
     if summary["solved_fraction"] is not None:
         share = words.share(summary["solved_fraction"])
         lines.append(f"solved (>= {summary['solved_at']:g}): {share}")

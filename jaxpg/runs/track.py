@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxpg import files, words
 from jaxpg.analysis.curves import curve_points
-from jaxpg.analysis.outcomes import evaluated
+from jaxpg.analysis.outcomes import evaluated, scores
 from jaxpg.analysis.stats import iqm
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import RunError
@@ -213,11 +213,10 @@ def _progress(at: "Progress") -> dict[str, float]:
         "progress/seeds_begun": float(len(at.recent_return)),
     }
     if at.return_iqm is not None:
-        known = at.recent_return[np.isfinite(at.recent_return)]
         values |= {
             "progress/return_iqm": at.return_iqm,
-            "progress/return_min": float(known.min()),
-            "progress/return_max": float(known.max()),
+            "progress/return_min": float(at.known.min()),
+            "progress/return_max": float(at.known.max()),
         }
     if at.evaluations is not None:
         for mode, returns in zip(MODES, at.evaluations.T, strict=True):
@@ -230,8 +229,9 @@ def _progress(at: "Progress") -> dict[str, float]:
 def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(environment steps per row, values by tag); of the curve what lies after so many updates."""
     population, updates = run.population, run.config.num_updates
-    metrics = population.metrics
-    steps = np.cumsum(metrics.env_steps, axis=1, dtype=np.int64).mean(axis=0).round().astype(int)
+    metrics, healthy = population.metrics, population.frozen_at < 0  # the others take no steps
+    taken = metrics.env_steps[healthy] if healthy.any() else metrics.env_steps
+    steps = np.cumsum(taken, axis=1, dtype=np.int64).mean(axis=0).round().astype(int)
     amount, returns = curve_points(run.config, population)
     at = np.round(amount * updates / amount[-1]).astype(int) if len(amount) else amount
     for i, update in enumerate(at):
@@ -247,7 +247,7 @@ def _results(run: "Run", after: int) -> Iterator[tuple[int, dict[str, Any]]]:
             by_mode = {mode: float(iqm(getattr(seen, mode)[:, k])) for mode in MODES}
             values = {f"curve/{mode}_return_iqm": x for mode, x in by_mode.items()}
             yield int(steps[update - 1]) if update else 0, values
-    final, last = population.final_return, int(steps[-1])
+    final, last = scores(population), int(steps[-1])
     if np.isfinite(final).any():
         yield last, {"seeds/final_return": final[np.isfinite(final)]}
     spread = run.summary.get("final_return") or {}

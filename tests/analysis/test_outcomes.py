@@ -259,10 +259,20 @@ def test_what_a_smaller_budget_would_have_left():
     assert some.solving.time.tolist() == [40, 60]
     assert some.solving.solved.tolist() == [True, False]
     assert not some.diverged.any()
-    # Of a row that is not cut nothing changes, its last 100 episodes included.
+    # A row that is not cut has the same statistic as the others, not its last 100 episodes.
     same = until(CONFIG, whole._replace(final_return=np.array([1, 2.0])), Budget(80, STEPS))
-    assert same.final_return.tolist() == [1, 2]
+    assert same.final_return.tolist() == [500, 500]
     assert same.frozen_at.tolist() == [3, -1]
+
+
+def test_a_task_is_solved_by_a_hundred_episodes():
+    """Not by fewer; and who solves it at the end has solved it, if no whole updates say so, too."""
+    few = outcomes(CONFIG, population([[500.0] * 4] * 2, episodes=10))
+    assert not few.solving.solved.any()
+    assert not few.solving.ever.any()
+    last = outcomes(CONFIG, population([[20, 20, 460, 480]], episodes=60, final=[476.0]))
+    assert last.solving.solved.tolist() == last.solving.ever.tolist() == [True]
+    assert last.solving.time.tolist() == [80]
 
 
 def test_few_episodes_before_a_smaller_budget_are_all_that_count():

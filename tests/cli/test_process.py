@@ -30,6 +30,7 @@ JAXPG = [sys.executable, "-m", "jaxpg"]
 TALKING = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from jaxpg.population.progress import Progress
 from jaxpg.runs import directories, planning, results, run
@@ -37,7 +38,8 @@ from jaxpg.runs import directories, planning, results, run
 def train(directory, report, note, **options):
     for i in range(1, 101):
         note("x" * 5000)
-        report(Progress(i, i / 100, np.zeros(1), 1.0, rows=1, metrics=None))
+        newest = SimpleNamespace(policy_loss=np.zeros(1))
+        report(Progress(i, i / 100, np.zeros(1), 1.0, rows=1, metrics=newest))
     Path(directory, "trained").touch()
 
 run.train = train

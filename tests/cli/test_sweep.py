@@ -25,7 +25,7 @@ from jaxpg.report import canvas
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs import reproduce, sweep
+from jaxpg.runs import reproduce, results, sweep
 from jaxpg.runs.load import load
 from jaxpg.runs.python import train_grid, train_population
 from tests.report.test_report import EVIL, VISIBLE, Page
@@ -391,8 +391,31 @@ def test_points_in_other_environments_have_no_best(page, capsys):
     assert "The best of many" not in shown
     assert found.best
     both = found._replace(grid={**where, "gamma": [0.9, 0.99]})
-    assert both.best  # of hyperparameters there is one
     assert both.apart == ["env.gravity"]
+    assert not both.best  # it would be one of the easiest environment's
+    for picture in sweep_report._sensitivities(both):
+        said = "together in bold" in picture.caption
+        assert said == (picture.title == "Sensitivity to env.gravity")
+
+
+def test_who_finishes_no_episode_makes_no_point_the_best(tmp_path, capsys):
+    """One seed that is lucky, and would be what the others count with."""
+    out = by_hand(tmp_path / "out", [[450, 450, 450], *ENDS[1:]], env="Mine-v0")
+    point = out / sweep.read(out).names[0]
+    shutil.rmtree(point)
+    lucky = np.full((3, 3), np.nan)
+    lucky[0, -1] = 450.0
+    program = next(iter(sweep.read(out).programs))
+    handmade.run(point, lucky, env="Mine-v0", **program)
+    found = sweep_report.load_sweep(out)
+    assert found.ranked[-1].directory == point or found.ranked[-1].score < found.points[0].score
+    assert {one.outcomes.floor for one in found.points} == {20.0}
+    assert found.points[0].score < 200 < found.best[0].score
+    sweep_report.show(found)
+    assert "no episode" in " ".join(capsys.readouterr().out.split())
+    assert "2 seeds finished no episode, the first of them seed 1" in results.closing(
+        load(point).summary, point
+    )
 
 
 @pytest.mark.parametrize(

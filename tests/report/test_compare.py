@@ -118,6 +118,19 @@ def test_equal_runs_are_not_told_apart_by_any_number_of_seeds(tmp_path, capsys):
     assert "not told apart; no number of seeds would" in shown
 
 
+def test_seeds_that_failed_count_alike_in_both(tmp_path, capsys):
+    """A's untrained return is 20, B's 100; what diverged in B counts as what is untrained in A."""
+    ours = handmade.run(tmp_path / "a", rising([300] * 4))
+    theirs = handmade.run(
+        tmp_path / "b", [np.linspace(100, 400, UPDATES)] * 4, frozen_at={0: 2, 1: 2, 2: 2}
+    )
+    shown, (one, other) = told(capsys, ours, theirs), compare.entries([ours, theirs])
+    assert one.outcomes.floor == other.outcomes.floor == 20.0
+    assert other.measures["iqm"].value == 20.0
+    assert "B: 3 seeds diverged: counted with a return of 20.0" in shown
+    assert "B beats A with probability 0.250" in shown
+
+
 def test_what_counts_as_solved_can_be_given(tmp_path, capsys):
     both = [handmade.run(tmp_path / name, rising([40, 50]), env="Mine-v0") for name in "ab"]
     assert "solved at" not in told(capsys, *both)

@@ -119,6 +119,26 @@ def test_the_words_for_the_curve_say_where_it_ends(directory):
     assert line == words.returned(iqm(last))
 
 
+def test_all_that_diverged_have_a_cross(tmp_path):
+    """Though they did before any return of theirs, and counts as untrained from there on."""
+    made = handmade.run(tmp_path / "run", RISING[:3], frozen_at={0: 0, 1: 1})
+    run = load(made)
+    amount, returns = curve_points(run.config, run.population)
+    view = report.View(run, outcomes(run.config, run.population), amount, returns)
+    picture = report._learning_curve(view)
+    assert "Crosses mark where a seed diverged" in picture.caption
+    assert len(picture.draw.keywords["frozen"]) == 2
+
+
+def test_a_page_says_nothing_of_solving_where_that_is_not_known(tmp_path):
+    made = handmade.run(tmp_path / "run", RISING[:3], env="Mine-v0")
+    report.make(made)
+    text = read(made).text
+    assert "What counts as solved is not known" in text
+    assert "never" not in text
+    assert "solved after" not in text
+
+
 def test_every_figure_is_there_as_png_and_svg(directory):
     names = {path.stem for path in (directory / report.FOLDER).glob("*.svg")}
     assert {"learning-curve", "final-returns", "seeds", "performance-profile"} < names
