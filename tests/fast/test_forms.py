@@ -23,7 +23,7 @@ from jaxpg.core.config import Config
 from jaxpg.core.types import Networks
 from jaxpg.names import to_torch
 from jaxpg.proof.synthetic import DIALS
-from tests.compare import assert_close
+from tests.compare import assert_close, assert_trees_close
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -330,7 +330,15 @@ def test_what_is_replaced_may_differ_from_lane_to_lane(form):
 @pytest.mark.as_users_run(10)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_algorithms(name, form):
-    assert_the_form_is_plain(OTHERS[name])
+    """Held against the twin, which is plain, and needs no program."""
+    config = OTHERS[name]
+    params, metrics = after_two_updates(config, fast.build(config))
+    twins = torch_ref.Config(**dataclasses.asdict(config))
+    for lane in range(2):
+        state, expected = torch_ref.train(twins, torch_ref.key(lane))
+        of_lane = partial(jax.tree.map, lambda x, lane=lane: x[lane])
+        assert_trees_close(to_torch(of_lane(params)), state.params.state_dict(), 1e-12)
+        assert_trees_close(of_lane(metrics).named(), expected.named(), 1e-12)
 
 
 def test_what_is_replaced_trains_as_the_twin(monkeypatch):
