@@ -1,5 +1,6 @@
 """Networks: initial weights bit-equal with the twin, outputs and gradients equal, conversion."""
 
+import dataclasses
 import itertools
 import math
 from functools import partial
@@ -14,9 +15,9 @@ from compare import assert_close, assert_trees_close
 
 import jaxpg.core.networks
 import jaxpg.core.noise
+import torch_ref.config
 import torch_ref.networks
 import torch_ref.noise
-import torch_ref.types
 from jaxpg import names
 from jaxpg.core.distributions import NEVER
 from jaxpg.core.types import Config, EnvSpec
@@ -391,10 +392,12 @@ def test_a_policy_takes_its_mask_from_the_observation_as_it_is(normalize_obs):
     assert np.array_equal(found[allowed], logits[allowed])
     assert np.all(found[~allowed] == np.float32(NEVER))
     assert np.array_equal(plain.value(params, obs), masked.value(params, obs))
-    given = torch_ref.types.Networks(None, lambda params, obs: params, None)
-    twin = torch_ref.networks.masked(given, spec)
-    theirs = twin.policy(torch.tensor(logits), torch.tensor(np.asarray(obs)))
-    assert np.array_equal(theirs, found)
+    twin = torch_ref.networks.make(torch_ref.config.Config(**dataclasses.asdict(config)), spec)
+    their_params = twin.init(*torch_ref.noise.split(torch_ref.noise.key(0), 2))
+    their_params.load_state_dict(to_torch(params))
+    theirs = twin.policy(their_params, torch.tensor(np.asarray(obs))).detach().numpy()
+    assert np.array_equal(theirs == np.float32(NEVER), ~allowed)
+    assert_close(theirs[allowed], found[allowed], 1e-6)
 
 
 def test_layers_are_taken_by_their_names():
