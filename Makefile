@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv$(addprefix -,$(filter-out python3,$(notdir $(PYTHON))))
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+OPTIMIZED = XLA_FLAGS= $(PYTEST) $$(grep -rl as_users_run tests --include 'test_*.py')
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= runs/cartpole
 DIST := dist
@@ -41,12 +42,12 @@ train: $(VENV)/run.done
 
 test: $(VENV)/dev.done
 	$(PYTEST) -m "not slow and not optimized"
-	XLA_FLAGS= $(PYTEST) -m "not slow and optimized"
+	$(OPTIMIZED) -m "not slow and optimized"
 
 test-slow: $(VENV)/dev.done
 	$(PIP) install -c constraints.txt -e ".[brax,craftax,jumanji,navix,playground]"  # the suites, which are trained
 	$(PYTEST) -m "slow and not optimized" --ignore tests/test_speed.py
-	XLA_FLAGS= $(PYTEST) -m "slow and optimized" --ignore tests/test_speed.py
+	$(OPTIMIZED) -m "slow and optimized"
 	$(BIN)/python -m pytest -m slow tests/test_speed.py  # alone: it measures
 
 torture: $(VENV)/dev.done
