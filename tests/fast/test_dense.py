@@ -25,7 +25,7 @@ def test_an_mlp_and_all_its_slopes_are_flaxs(inputs, hidden, outputs, activation
     assert_alike(networks.MLP(hidden, outputs, activation), inputs)
 
 
-@pytest.mark.as_users_run(2)
+@pytest.mark.as_users_run(6)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize(("hidden", "outputs"), [((), 2), ((5,), None), ((6, 5), 3)])
 @pytest.mark.parametrize("features", [(3,), (2, 4)])

@@ -204,7 +204,6 @@ def test_settings_all_start_there(first, then):
     jax.tree.map(np.testing.assert_array_equal, row, jax.tree.map(lambda x: x[1], then.params))
 
 
-@pytest.mark.as_users_run(1)
 def test_stopped_and_retraced_without_the_first_run(origin, first, then, tmp_path, monkeypatch):
     """To the bits of what was never stopped; the run has a copy of what it needs."""
     directory = tmp_path / "then"
