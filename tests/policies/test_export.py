@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from functools import cache
 
 import handmade
 import jax
@@ -15,7 +16,7 @@ from jaxpg.cli.main import main
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.distributions import NEVER
-from jaxpg.core.types import Algorithm
+from jaxpg.core.types import Algorithm, Params
 from jaxpg.names import from_torch
 from jaxpg.policies import export
 from jaxpg.population.policy import Policy
@@ -51,10 +52,14 @@ CONFIGS = {
 }
 
 
+@cache
+def initial(config: Config) -> Params:
+    return jax.jit(algorithms.build(config).networks.init)(noise.key(3), noise.key(4))
+
+
 def untrained(config: Config) -> Run:
     """A run of one seed, 7, which has learned nothing; its biases and log σ are not 0."""
-    params = jax.jit(algorithms.build(config).networks.init)(noise.key(3), noise.key(4))
-    params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, params)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf)[None] * 3 + 0.1, initial(config))
     if config.normalize_obs:
         params["obs"]["var"][:, 0] = 0.01  # so that much of it is clipped
     return handmade.in_memory(config, params, [7])

@@ -12,6 +12,7 @@ from jaxpg.core.config import Config
 from jaxpg.population import cgroups, devices
 from jaxpg.runs.python import train_population
 
+TINY = Config(num_envs=2, num_steps=16, total_steps=64, hidden_sizes=(4,), value_steps=1)
 X = np.linspace(-3, 3, 1024 * 64, dtype=np.float32).reshape(1024, 64)
 
 
@@ -99,13 +100,16 @@ def hide(monkeypatch, how):
     monkeypatch.setattr(devices, "core", devices.core.__wrapped__)
 
 
+@pytest.fixture(scope="module")
+def ours():
+    return train_population(TINY, [3, 4, 5], lanes=2)
+
+
 @pytest.mark.parametrize("how", ["missing", "changed"])
-def test_without_private_parts_of_jax_its_own_devices_train(monkeypatch, how):
-    config = Config(num_envs=2, num_steps=16, total_steps=64, hidden_sizes=(4,), value_steps=1)
-    ours = train_population(config, [3, 4, 5], lanes=2)
+def test_without_private_parts_of_jax_its_own_devices_train(ours, monkeypatch, how):
     hide(monkeypatch, how)
     with pytest.warns(UserWarning, match="a device of its own .*: training is slower"):
-        theirs = train_population(config, [3, 4, 5], lanes=2)
+        theirs = train_population(TINY, [3, 4, 5], lanes=2)
     np.testing.assert_array_equal(ours.final_return, theirs.final_return)
     np.testing.assert_allclose(ours.metrics.policy_loss, theirs.metrics.policy_loss, rtol=1e-3)
 
