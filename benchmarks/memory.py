@@ -27,7 +27,7 @@ SMALL = {  # preset -> the least that its update can be
 
 def compare(smoke: bool, rounds: int) -> dict[str, Any]:
     """Every size in turn."""
-    sizes = (("vpg", 2, 4), ("ppo", 2, 4)) if smoke else SIZES
+    sizes = (("vpg", 2, 4),) if smoke else SIZES
     fields = ("preset", "seeds", "updates")
     cases = [Case("train", dict(zip(fields, size, strict=True))) for size in sizes]
     rows = measure.by_turns("memory", cases, rounds, cold=False)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import handmade
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from jaxpg.core.env import make
 from jaxpg.core.presets import PRESETS
 from jaxpg.core.wrappers import newest
 from jaxpg.errors import RunError
-from jaxpg.policies import evaluate
+from jaxpg.policies import evaluate, render
 from jaxpg.policies.evaluate import recorder
 from jaxpg.runs import sweep
 from jaxpg.runs.manifest import parse_config
@@ -65,18 +66,6 @@ def test_it_is_evaluated_drawn_and_exported(images, tmp_path):
     np.testing.assert_array_equal(acted, jaxpg.load(images).policy(1).act(frames))
 
 
-def test_gymnasium_is_shown_the_last_observations(tmp_path):
-    """Of CartPole three, which the environment gives one at a time."""
-    out, found = tmp_path / "run", tmp_path / "found.json"
-    line = ["train", "vpg", "--frame-stack", "3", "--hidden-sizes", "5", "--lanes", "2"]
-    main([*line, *SIZES, "--out", str(out), "--no-report"])
-    main(["evaluate", str(out), "--episodes", "20", "--json", str(found)])
-    rows = json.loads(found.read_text())["results"]
-    means = {(row["simulator"], row["mode"]): row["iqm"] for row in rows}
-    for mode in ("greedy", "sampled"):
-        assert abs(means["gymnax", mode] - means["gymnasium", mode]) < 12.0
-
-
 def test_gymnasiums_frames_are_in_the_order_of_training(monkeypatch):
     """The oldest first; before the first step all are the one that there is."""
     shown = []
@@ -94,8 +83,7 @@ def test_gymnasiums_frames_are_in_the_order_of_training(monkeypatch):
 
     monkeypatch.setattr(evaluate, "_chooser", showing)
     config = Config(hidden_sizes=(2,), frame_stack=3, num_envs=2, num_steps=8, total_steps=16)
-    population = jaxpg.train_population(config, [4])
-    run = jaxpg.Run(None, population.manifest, {}, population)
+    run = handmade.in_memory(config, render.initial_params(config, [4]), [4])
     evaluate.in_gymnasium(run, [4], 2, "greedy")
     seen = np.stack(shown)  # [T, 1, 2, 3, 4]
     np.testing.assert_array_equal(seen[0], seen[0][:, :, :1].repeat(3, axis=2))
