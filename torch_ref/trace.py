@@ -14,7 +14,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -82,8 +82,8 @@ def roundings(
     for _ in range(update):
         state, _ = learner.update(tensors, state, algorithm)
     sites: Sites = {}
-    learner.update(tensors, state, _rounding_into(sites, config, build, state.params))
-    yield from _events(sites)
+    _, seen = learner.watch(tensors, state, _rounding_into(sites, config, build, state.params))
+    yield from _events(sites, config, seen.gradients)
 
 
 def record(params: nn.ModuleDict, seen: Seen) -> Record:
@@ -195,21 +195,33 @@ def _once(tree: Any) -> str | None:
     return "obs" if isinstance(tree, dict) and tree.keys() == {"count", "mean", "var"} else None
 
 
-def _events(sites: Sites) -> Iterator[Record]:
-    """The n-th roundings of all sites of the rollout, n = 0, 1, …; then those of the networks."""
+def _events(sites: Sites, config: Config, gradients: Mapping[str, Any]) -> Iterator[Record]:
+    """The n-th roundings of all sites of the rollout, n = 0, 1, …; then those of the networks, and
+    the gradients of these steps."""
     networks = [name for name in sites if name.startswith("params:")]
     rollout = [name for name in sites if name not in (*networks, *LAST)]
     for group, last in zip((rollout, networks), LAST, strict=True):
         count = max((len(sites[name]) for name in group), default=0)
         for n in range(count):
-            found = [sites[name][n] for name in group if n < len(sites[name])]
+            there = [name for name in group if n < len(sites[name])]
+            found = [sites[name][n] for name in there]
             if n == count - 1 and last in sites:
                 found.append(sites[last][0])
             event: Record = {}
             for before, after in found:
                 event |= after
                 event |= {f"{leaf}:before_rounding": x for leaf, x in before.items()}
+            if group is networks:
+                of_groups = {name.removeprefix("params:").partition(".")[0] for name in there}
+                for name in ["joint"] if config.joint and there else sorted(of_groups):
+                    event |= _gradients(gradients, name, n)
             yield event
+
+
+def _gradients(gradients: Mapping[str, Any], group: str, n: int) -> Record:
+    """What the optimizer of a group of parameters was given at its n-th step, by name."""
+    prefix = "gradient:" if group == "joint" else f"gradient:{group}."
+    return {f"{prefix}{name}": _as_in_jax(leaf) for name, leaf in gradients[group][n].items()}
 
 
 def _leaves(site: str, tree: Any) -> Record:

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, BinaryIO
 
@@ -87,9 +87,11 @@ def roundings(
         state, _ = run(arrays, state)
     sites: Sites = {}
     watched = _rounding_into(sites, config, build)
-    jax.block_until_ready(jax.jit(partial(learner.update, algorithm=watched))(arrays, state))
+    _, seen = jax.block_until_ready(
+        jax.jit(partial(learner.watch, algorithm=watched))(arrays, state)
+    )
     jax.effects_barrier()
-    yield from _events(sites, config)
+    yield from _events(sites, config, seen.gradients)
 
 
 def record(params: Params, seen: Seen) -> Record:
@@ -203,8 +205,9 @@ def _once(tree: Any) -> str | None:
     return "obs" if isinstance(tree, dict) and tree.keys() == {"count", "mean", "var"} else None
 
 
-def _events(sites: Sites, config: Config) -> Iterator[Record]:
-    """The n-th roundings of all sites of the rollout, n = 0, 1, …; then those of the networks."""
+def _events(sites: Sites, config: Config, gradients: Mapping[str, Any]) -> Iterator[Record]:
+    """The n-th roundings of all sites of the rollout, n = 0, 1, …; then those of the networks, and
+    the gradients of these steps."""
     networks = [name for name in sites if name in ("policy", "value")]
     rollout = [name for name in sites if name not in (*networks, *LAST)]
     for group, last in zip((rollout, networks), LAST, strict=True):
@@ -218,7 +221,16 @@ def _events(sites: Sites, config: Config) -> Iterator[Record]:
                 before, after = (_leaves(name, tree, config) for tree in pair)
                 event |= after
                 event |= {f"{leaf}:before_rounding": x for leaf, x in before.items()}
+                if name in networks:
+                    event |= _gradients(gradients, "joint" if config.joint else name, n)
             yield event
+
+
+def _gradients(gradients: Mapping[str, Any], group: str, n: int) -> Record:
+    """What the optimizer of a group of parameters was given at its n-th step, by name."""
+    step = jax.tree.map(lambda x: x[n], gradients[group])
+    tree = step if group == "joint" else {group: step}
+    return {f"gradient:{name}": np.asarray(leaf) for name, leaf in to_torch(tree).items()}
 
 
 def _leaves(site: str, tree: Any, config: Config) -> Record:

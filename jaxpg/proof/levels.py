@@ -188,6 +188,7 @@ class Outcome(NamedTuple):
     passed: bool
     error: float  # of the worst leaf, relative; inf where there is no such number
     where: str  # that leaf, or the first that fails; in a run with its update
+    raised: bool = False  # whether a side has raised instead
 
 
 # How two results are judged.
@@ -325,7 +326,7 @@ def attempt(level: Level, config: Config, seed: int) -> Outcome:
         return level.judge(level.tolerance, ours, level.pair.theirs(config, seed))
     except Exception as error:
         lines = str(error).splitlines() or ["no message"]
-        return Outcome(False, math.inf, f"{type(error).__name__}: {lines[0]}")
+        return Outcome(False, math.inf, f"{type(error).__name__}: {lines[0]}", raised=True)
 
 
 def _row(

@@ -40,6 +40,7 @@ ROLLOUT = (
     "obs", "action", "reward", "next_obs", "terminated", "truncated", "valid", "time",
     "episode_return",
 )  # fmt: skip
+IN_UNITS = ("log_prob", "value", "target")  # of a nat or of the return, whatever Ψ was divided by
 HASHED = {"actions": "action", "obs": "obs", "returns": "episode_return", "params": "params:"}
 
 
@@ -100,8 +101,13 @@ def locksteps(
             for seed in job.seeds:
                 runs = ours(seed), theirs(seed)
                 explain = partial(_roundings, job.config, seed)
-                normalized = job.config.normalize_advantage
-                result = compare_runs(*runs, seed=seed, normalized=normalized, explain=explain)
+                result = compare_runs(
+                    *runs,
+                    seed=seed,
+                    normalized=job.config.normalize_advantage,
+                    joint=job.config.joint,
+                    explain=explain,
+                )
                 is_last = job is jobs[-1] and seed == job.seeds[-1]
                 if result.split is None or not is_last:
                     for run in runs:  # what follows a split, and the proof of what is imported
@@ -119,6 +125,7 @@ def compare_runs(
     *,
     seed: int,
     normalized: bool = False,
+    joint: bool = False,
     explain: Callable[[int], Pair] | None = None,
 ) -> Lockstep:
     """Compare the records of two runs, up to the first difference.
@@ -142,6 +149,8 @@ def compare_runs(
       ours, theirs: from `jaxpg.core.trace.records` and `torch_ref.trace.records`.
       seed: for the result.
       normalized: whether Ψ is, over a batch or a minibatch.
+      joint: whether one optimizer has the parameters of all networks; else what one of them has
+        rounded explains nothing of another.
       explain: (update) -> both sides' roundings in that update. Where the runs part, they tell a
         straddle from a fault; what they do not show to be a straddle is a fault.
     """
@@ -154,11 +163,11 @@ def compare_runs(
             break
         for side, record in enumerate((a, b)):
             _hash(hashes, side, record)
-        split, error = _first_difference(a, b, norms, normalized)
+        split, error, scale = _first_difference(a, b, norms, normalized)
         if split is not None:
             split = split._replace(update=count)
             if explain is not None and (split.verdict == "different" or _is_of_a_gradient(split)):
-                split = _judge(split, *explain(count))
+                split = _judge(split, *explain(count), scale=scale, joint=joint)
             break
         gradient = max(gradient, error)
         env_steps += int(a["metrics:env_steps"])
@@ -343,7 +352,7 @@ def _is_rounded(name: str) -> bool:
 
 def _is_close(name: str) -> bool:
     """Whether a tensor is compared to the tolerance; sums such as losses follow from the rest."""
-    return name in ("value", "advantage", "target") or _is_gradient(name)
+    return name in (*IN_UNITS, "advantage") or _is_gradient(name)
 
 
 def _spread(record: Record) -> float:
@@ -354,28 +363,33 @@ def _spread(record: Record) -> float:
 
 def _first_difference(
     a: Record, b: Record, norms: dict[str, float], normalized: bool
-) -> tuple[parity.Split | None, float]:
-    """Where two records differ, as if at update 0; and the worst error of a gradient.
+) -> tuple[parity.Split | None, float, dict[str, float]]:
+    """Where two records differ, as if at update 0; the worst error of a gradient; and by what the
+    errors of what is compared to the tolerance were divided.
 
     `norms`, the largest so far of each tensor that is compared to the tolerance, are brought up to
     date.
     """
     if missing := sorted(a.keys() ^ b.keys()):
         side = "torch_ref" if missing[0] in a else "jaxpg"
-        return _nothing(0, f"{side} has no tensor {missing[0]!r}"), math.inf
+        return _nothing(0, f"{side} has no tensor {missing[0]!r}"), math.inf, {}
+    for name in a:  # what is compared is looked at there
+        compared = _is_rounded(name) or _is_close(name)
+        if not (compared or (np.isfinite(a[name]).all() and np.isfinite(b[name]).all())):
+            return _nothing(0, f"there is a NaN or an infinity in {name!r}"), math.inf, {}
     rounded = [{name: x[name] for name in x if _is_rounded(name)} for x in (a, b)]
     close = [{name: x[name] for name in x if _is_close(name)} for x in (a, b)]
     spread = _spread(b) if normalized else 1.0
     scale = {}
     for name, x in close[1].items():
-        unit = 1.0 if name in ("value", "target") else spread
+        unit = 1.0 if name in IN_UNITS else spread
         norms[name] = max(norms.get(name, 0.0), unit * float(np.linalg.norm(x)))
         scale[name] = norms[name] / unit or 1e-150  # positive, and so must be its square
     try:
         split = parity.bisect(*([x] for x in rounded), steps=[x for x in ROLLOUT if x in a])
         report = parity.compare(*close, tolerance=TOLERANCE, scale=scale, allow_zero=True)
     except ValueError as problem:
-        return _nothing(0, str(problem)), math.inf
+        return _nothing(0, str(problem)), math.inf, {}
     if split is None or split.leaf.name not in ROLLOUT:
         failed = [leaf for leaf in report.leaves if leaf.reason]
         if failed:  # the cause comes before the parameters that it moved
@@ -384,7 +398,8 @@ def _first_difference(
             split = parity.Split(0, None, failed[0], None, verdict)
     if split is None:
         split = _other_bits(*rounded)
-    return split, max((leaf.error for leaf in report.leaves if _is_gradient(leaf.name)), default=0)
+    worst = max((leaf.error for leaf in report.leaves if _is_gradient(leaf.name)), default=0.0)
+    return split, worst, scale
 
 
 def _other_bits(a: Record, b: Record) -> parity.Split | None:
@@ -428,25 +443,60 @@ def _roundings(config: Config, seed: int, update: int) -> Pair:
         return list(ours(seed)), list(theirs(seed))
 
 
-def _judge(split: parity.Split, ours: Iterable[Record], theirs: Iterable[Record]) -> parity.Split:
+def _judge(
+    split: parity.Split,
+    ours: Iterable[Record],
+    theirs: Iterable[Record],
+    scale: dict[str, float],
+    joint: bool,
+) -> parity.Split:
     """The split with the values before the first rounding that differs, and their verdict.
 
-    A gradient is explained by what was rounded before it, at an earlier step of its optimizer.
+    A gradient is explained by what was rounded before it, at an earlier step of its optimizer; and
+    no rounding of parameters explains anything if a gradient of its optimizer had differed by then.
     """
-    ours, theirs = list(ours), list(theirs)
+    network = None if joint else _network(split.leaf.name)
+    ours, theirs = (_of_network(events, network) for events in (ours, theirs))
     first, last = _first_rounding(ours, theirs), min(len(ours), len(theirs)) - 1
     too_late = first is not None and _is_of_a_gradient(split) and first.update == last
-    if first is None or too_late:
+    if first is None or too_late or not _alike(ours, theirs, first.update + 1, scale):
         reason = f"{split.leaf.reason}, and no rounding explains it"
         return split._replace(leaf=split.leaf._replace(reason=reason), verdict="fault")
     in_rollout = not first.leaf.name.startswith("params:")
     return first._replace(update=split.update, step=first.update if in_rollout else None)
 
 
+def _network(name: str) -> str | None:
+    """Whose parameter or gradient a tensor is; None of the rollout's."""
+    kind, _, leaf = name.removesuffix(parity.BEFORE_ROUNDING).partition(":")
+    return leaf.partition(".")[0] if kind in ("params", "gradient") else None
+
+
+def _of_network(events: Iterable[Record], network: str | None) -> list[Record]:
+    """What they hold of one network, without events that hold nothing of it; of None all."""
+    if network is None:
+        return list(events)
+    own = [{name: x for name, x in e.items() if _network(name) == network} for e in events]
+    return [event for event in own if event]
+
+
+def _alike(ours: Sequence[Record], theirs: Sequence[Record], count: int, scale: Any) -> bool:
+    """Whether the gradients of so many events are as close as those of equal runs."""
+    for pair in zip(ours[:count], theirs[:count], strict=True):
+        a, b = ({name: x for name, x in e.items() if _is_gradient(name)} for e in pair)
+        if not a:
+            continue  # of the rollout
+        divided = {name: scale[name] for name in a} if a.keys() <= scale.keys() else None
+        report = parity.compare(a, b, tolerance=TOLERANCE, scale=divided, allow_zero=True)
+        if any(leaf.reason for leaf in report.leaves):
+            return False
+    return True
+
+
 def _first_rounding(ours: Iterable[Record], theirs: Iterable[Record]) -> parity.Split | None:
     """The first that differs, of those that both sides make (gymnax keeps a pendulum's torque)."""
     for event, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-        both = [name for name in a if name in b]
+        both = [name for name in a if name in b and not _is_gradient(name)]
         split = parity.bisect(
             [{name: a[name] for name in both}], [{name: b[name] for name in both}]
         )

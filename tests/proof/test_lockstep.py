@@ -373,6 +373,50 @@ def test_a_gradient_is_explained_by_a_rounding_before_it_alone(at, verdict):
     assert result.split.leaf.name == expected
 
 
+@pytest.mark.parametrize(
+    ("error", "step", "verdict"),
+    [(1e-14, 1, "straddle"), (1e-10, 1, "fault"), (1e-10, 0, "fault"), (1e-10, 2, "straddle")],
+)
+def test_a_straddle_is_none_after_a_gradient_that_was_wrong(error, step, verdict):
+    """At the second of three steps, where the given one's gradient differs by so much."""
+    theirs = run_of()
+    theirs[1]["params:w"] = theirs[1]["params:w"] * (1 + 1e-6)
+    sides = midpoint_events(1)
+    for side, events in enumerate(sides):
+        for n, event in enumerate(events):
+            event["gradient:w"] = np.array([0.5 * (1 + error * (side and n == step))])
+    result = compare_runs(run_of(), theirs, seed=0, explain=lambda update: sides)
+    assert result.verdict == verdict
+
+
+@pytest.mark.parametrize(("joint", "verdict"), [(False, "fault"), (True, "straddle")])
+@pytest.mark.parametrize("kind", ["gradient", "params"])
+def test_one_networks_rounding_explains_nothing_of_another(kind, joint, verdict):
+    """The critic straddles a midpoint, and the policy differs; with one optimizer it might."""
+    name = f"{kind}:policy.w"
+    ours, theirs = run_of(), run_of()
+    for record in (*ours, *theirs):
+        record[name] = np.array([0.5])
+    theirs[1][name] = np.array([0.6])
+    renamed = {"params:w": "params:value.w"}
+    renamed |= {f"{a}:before_rounding": f"{b}:before_rounding" for a, b in renamed.items()}
+    sides = [[{renamed[k]: x for k, x in e.items()} for e in side] for side in midpoint_events(0)]
+    for side in sides:
+        for event in side:
+            event |= {
+                "params:policy.w": np.array([0.5]),
+                "params:policy.w:before_rounding": np.array([0.5]),
+            }
+    result = compare_runs(ours, theirs, seed=0, joint=joint, explain=lambda update: sides)
+    assert result.verdict == verdict
+
+
+def test_what_is_streamed_and_not_compared_is_a_number():
+    both = changed("metrics:entropy", lambda x: x * np.nan)
+    result = compare_runs(both, both.copy(), seed=0)
+    assert (result.verdict, "'metrics:entropy'" in str(result.split)) == ("incomparable", True)
+
+
 def test_an_advantage_is_explained_by_no_rounding():
     theirs = changed("advantage", lambda x: x * (1 + 1e-8))
     result = compare_runs(run_of(), theirs, seed=0, explain=lambda update: midpoint_events(0))

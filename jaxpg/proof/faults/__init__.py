@@ -141,7 +141,7 @@ class Catch(NamedTuple):
     control: str
     level: str | None  # the first that fails; None: the fault passes them all
     where: str  # leaf; in a run update, step and tensor. Without a level: what is wrong
-    error: float  # relative; inf where shapes, names or an exception tell
+    error: float  # relative; inf where shapes or names tell, or it raises
     seconds: float
 
 
@@ -160,6 +160,8 @@ def examine(fault: Fault, levels: Sequence[Level] = EXACT) -> Catch:
             return catch(None, f"{level.name} fails without the fault: {sound.where}", sound.error)
         with fault.plant():
             found = attempt(level, config, 0)
+        if found.raised:  # what has rotted is no fault, and nothing has compared it
+            return catch(None, f"it raises: {found.where}", found.error)
         if not found.passed:
             return catch(level.name, found.where, found.error)
     return catch(None, "not caught", 0.0)
