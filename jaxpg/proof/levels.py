@@ -64,7 +64,13 @@ CASES = {
         REINFORCE, baseline="group", reduction="trajectory_means", estimator="reward_to_go"
     ),
     "PPO, joint loss, bounds": dataclasses.replace(
-        PPO, joint_loss=True, clip_value=0.2, target_kl=0.01, ent_coef=0.01, hidden_sizes=(16, 16)
+        PPO,
+        joint_loss=True,
+        clip_coef=0.3,
+        clip_value=0.2,
+        target_kl=0.01,
+        ent_coef=0.01,
+        hidden_sizes=(16, 16),
     ),
     "PPO, whole episodes, Gaussian": dataclasses.replace(
         REINFORCE,
@@ -138,7 +144,7 @@ OPTIMIZER_CASES = {
     )
     for optimizer in ("sgd", "adam", "rmsprop")
     for clip in (None, 0.5)
-}
+} | {"adam, other decay rates": dataclasses.replace(VPG, adam_b1=0.8, adam_b2=0.95)}
 
 
 def _cases(*labels: str) -> dict[str, Config]:

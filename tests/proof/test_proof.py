@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import certificate
 from jaxpg import parity
 from jaxpg.cli import parity as command
 from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError
 from jaxpg.errors import RunError
 from jaxpg.proof import batch, faults, golden, levels
+from jaxpg.proof.faults.plants import Fault, wrap
+from torch_ref import learner
 
 SEEN_IN_RUNS = {
     "euler_step_with_the_new_speed",
@@ -118,6 +121,25 @@ def test_a_planted_fault_is_seen(fault):
     catch = faults.examine(fault)
     assert catch.level, catch
     assert catch.error > 0
+
+
+def test_a_fault_that_only_raises_is_not_caught():
+    """It has rotted: nothing was compared."""
+
+    def rotten():
+        """It calls the part that it replaces as that is called no more."""
+        return wrap(learner, "descend", lambda original, *inputs: original())
+
+    catch = faults.examine(Fault(rotten, "episodes"))
+    assert catch.level is None
+    assert catch.where.startswith("it raises: TypeError")
+
+
+def test_few_straddles_hold_and_many_do_not():
+    rows = [{"verdict": "equal"}] * 18 + [{"verdict": "straddle"}] * 2
+    assert certificate.holds(rows)
+    assert not certificate.holds([*rows, {"verdict": "straddle"}])
+    assert not certificate.holds([*rows, {"verdict": "incomparable"}])
 
 
 def test_there_are_enough_faults_and_each_is_explained():

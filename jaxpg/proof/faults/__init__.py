@@ -37,6 +37,7 @@ _PPO = dataclasses.replace(
     fit="ppo",
     epochs=2,
     minibatches=5,
+    clip_coef=0.3,
     clip_value=0.1,
     value_steps=1,
     normalize_advantage=True,
@@ -79,6 +80,10 @@ CONTROLS = {
         optimizer="rmsprop",
         max_grad_norm=None,
     ),
+    "absolute": dataclasses.replace(  # Ψ as it is: to normalise it would take a common factor away
+        _SMALL, collect="episodes", reduction="trajectories", discounting="absolute"
+    ),
+    "other decay rates": dataclasses.replace(_SMALL, adam_b1=0.8, adam_b2=0.95),
     "constant": dataclasses.replace(
         _SMALL, collect="episodes", estimator="reward_to_go", baseline="constant"
     ),

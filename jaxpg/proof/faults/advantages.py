@@ -154,7 +154,7 @@ FAULTS = (
     *of("shared", gae_runs_through_truncations),
     *of("episodes", truncation_as_termination),
     *of("shared", bootstrap_from_the_reset_observation),
-    *of("episodes", time_off_by_one),
+    *of("absolute", time_off_by_one),
     *of("returns", absolute_for_relative_discount),
     *of(
         "episodes",

@@ -108,6 +108,11 @@ def clip_of_the_logarithm() -> Plant:
     return mock.patch.object(ppo, "clipped_ratio", clipped_ratio)
 
 
+def clip_coefficient_ignored() -> Plant:
+    """ε is 0.2, whatever the config says."""
+    return config_of_fit(lambda config: replaced(config, clip_coef=lambda x: 0.0 * x + 0.2))
+
+
 def clip_coefficient_off_by_1e_6() -> Plant:
     """ε (1 + 1e-6)."""
     return config_of_fit(lambda config: replaced(config, clip_coef=lambda x: x * (1 + 1e-6)))
@@ -265,6 +270,7 @@ FAULTS = (
         maximum_for_minimum,
         clip_on_both_sides,
         clip_of_the_logarithm,
+        clip_coefficient_ignored,
         clip_coefficient_off_by_1e_6,
         normalised_over_the_batch,
         minibatch_with_ddof_1,

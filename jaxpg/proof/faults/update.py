@@ -68,6 +68,14 @@ def adam_bias_correction_off_by_one() -> Plant:
     return optimizer("adam", lambda config, params: _Adam(params, count=1))
 
 
+def adam_decay_rates_ignored() -> Plant:
+    """Adam's β₁ and β₂ are torch's defaults, whatever the config says."""
+    return optimizer(
+        "adam",
+        lambda config, params: torch.optim.Adam(params, lr=0.0, eps=float(config.optimizer_eps)),
+    )
+
+
 def adam_epsilon_of_1e_7() -> Plant:
     """Adam's ε is Keras's."""
     return optimizer("adam", lambda config, params: _Adam(params, eps=1e-7))
@@ -155,6 +163,7 @@ def replay_without_a_terminal_mask() -> Plant:
 
 
 FAULTS = (
+    *of("other decay rates", adam_decay_rates_ignored),
     *of(
         "episodes",
         learning_rate_off_by_1e_6,
