@@ -34,6 +34,7 @@ TINY = Config(  # mostly with 2 lanes, in segments of 3 updates or its own: two 
     hidden_sizes=(6,),
     value_steps=2,
     lr_schedule="constant",
+    env_params={"gravity": 9.8},  # as it is; so that settings of it are rows of these programs
 )
 EPISODES = Config(
     collect="episodes",
@@ -227,8 +228,9 @@ def test_gravities_are_rows_of_one_program():
 
 def test_settings_without_a_parameter_that_others_have_are_refused():
     settings = [{"env.gravity": 5.0}, {"gamma": 0.5}]
+    config = dataclasses.replace(TINY, env_params={})
     with pytest.raises(ConfigError, match=r"setting 1 has no env.gravity, which others have"):
-        train_population(TINY, [4], settings=settings, lanes=2)
+        train_population(config, [4], settings=settings, lanes=2)
     with pytest.raises(ConfigError, match="did you mean 'gravity'"):
         train_population(TINY, [4], settings=[{"env.gravty": 5.0}], lanes=2)
 
