@@ -92,18 +92,22 @@ def programs_kept():
     """Populations of one shape share a program in this module; a new one takes a second to trace.
 
     For tests of what is done with runs, not of how they are compiled: what is patched in the core
-    after a first training is not seen.
+    after a first training is not seen. An algorithm of one's own is known by its module's source.
     """
     from jaxpg import fast
-    from jaxpg.population import chunks, devices
+    from jaxpg.population import chunks, devices, own
 
     kept, compile_programs = {}, chunks.compile_programs
 
     def once(chunk, length, workers=None, build=fast.build):
-        leaves, static = jax.tree.flatten((chunk.config, chunk.keys, chunk.params))
+        given = (chunk.config, chunk.options, chunk.keys, chunk.params)
+        leaves, static = jax.tree.flatten(given)
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         episodes = chunk.evaluating and chunk.evaluating.episodes
-        key = (static, shapes, length, len(devices.workers()[:workers]), build, episodes)
+        source = own.source(build)
+        known = source and source.sha256 and own.is_importable(source.name)
+        made = source if known else build
+        key = (static, shapes, length, len(devices.workers()[:workers]), made, episodes)
         if key not in kept:
             kept[key] = compile_programs(chunk, length, workers, build)
         return kept[key]

@@ -17,6 +17,8 @@ from jaxpg.core import env
 from jaxpg.core.config import Config, ConfigError
 from tests import pages
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 PAGE = readme.ROOT / "docs" / "extending.md"
 TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 4, hidden_sizes=(4,))
 

@@ -19,6 +19,8 @@ from jaxpg.runs import checkpoints, directories, planning, reproduce, run, sweep
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.load import load
 
+pytestmark = pytest.mark.usefixtures("programs_kept")
+
 MODULE = """
 import json
 
