@@ -212,11 +212,7 @@ def show(found: Found) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    failed = {
-        head: [int(some(point.outcomes).sum()) for point in found.ranked[:SHOWN]]
-        for head, some in FAILED.items()
-        if any(some(point.outcomes).any() for point in found.points)
-    }
+    failed = _failed(found)
     heads = ["IQM", "95 %", "solved", *failed]
     heads += [f"{mode} IQM" for mode in found.modes]
     rows = []
@@ -258,6 +254,15 @@ def _caveat(found: Found) -> str:
     return " ".join([*said, *([CAVEAT] if found.best else [])])
 
 
+def _failed(found: Found) -> dict[str, list[int]]:
+    """Of each point, the best first, how many seeds failed; by how, if any did so."""
+    counts = {
+        how: [int(some(point.outcomes).sum()) for point in found.ranked]
+        for how, some in FAILED.items()
+    }
+    return {how: each for how, each in counts.items() if any(each)}
+
+
 def _written(one: Estimate | None, kind: str) -> tuple[str, str]:
     """A value and its interval; what there is not is a dash."""
     return ("-", "") if one is None else (write(one.value, kind), write_interval(one, kind))
@@ -278,7 +283,7 @@ def make(found: Found) -> Path:
 
 
 def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Drawn]) -> str:
-    rows = []
+    rows, failed = [], _failed(found)
     for rank, point in enumerate(found.ranked, 1):
         cells = [_written(point.measures[name], MEASURES[name].kind) for name in TABLED]
         cells += [_written(point.evaluated.get(mode), "return") for mode in found.modes]
@@ -288,7 +293,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
                 rank,
                 [sweep.written(point.values[name]) for name in found.grid],
                 cells,
-                [int(some(point.outcomes).sum()) for some in FAILED.values()],
+                [counts[rank - 1] for counts in failed.values()],
                 where,
             )
         )
@@ -311,7 +316,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
         fields=list(found.grid),
         labels=[MEASURES[name].label for name in TABLED]
         + [f"{mode} at the end, IQM" for mode in found.modes],
-        failed=list(FAILED),
+        failed=list(failed),
         rows=rows,
         caveat=_caveat(found),
         config={
