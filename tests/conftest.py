@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import platform
+import signal
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -123,6 +124,30 @@ def compiled_anew(programs_kept, monkeypatch):
     from jaxpg.population import chunks
 
     monkeypatch.setattr(chunks, "compile_programs", programs_kept)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """A reporter that asks to stop, as a supervisor's SIGTERM does, at one of its calls.
+
+    The handler is called, not the process signalled: that is heard when the main thread gets to it,
+    which may be after the end of so short a run. (test_faults.py sends signals.) Each segment is
+    saved and reported: a slow disk would leave 7 updates with their end alone.
+    """
+    from jaxpg.runs import run
+
+    def reporter(reports, seen=None, number=signal.SIGTERM):
+        seen = [] if seen is None else seen
+
+        def report(at):
+            seen.append(at)
+            if len(seen) == reports:
+                signal.getsignal(number)(number, None)
+
+        return report
+
+    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
+    return reporter
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import shlex
-import signal
 import sys
 
 import numpy as np
@@ -81,19 +80,14 @@ def theirs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def stopped(theirs, tmp_path, monkeypatch):
+def stopped(theirs, tmp_path, stop_after):
     """A run of `scaled` of which a part is saved."""
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
     out = tmp_path / "run"
     build = importlib.import_module("theirs").scaled
     config = jaxpg.Config(num_envs=3, num_steps=24, total_steps=504, hidden_sizes=(6,))
     directories.begin(out, planning.plan("vpg", config, [1, 2], 2, build=build))
-
-    def stop(at):
-        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-
     with pytest.raises(Stopped):
-        run.train(out, report=stop, stall_seconds=600.0, build=build)
+        run.train(out, report=stop_after(1), stall_seconds=600.0, build=build)
     return out
 
 

@@ -111,24 +111,16 @@ def train(directory, nodes, **options):
     return notes
 
 
-def test_stopped_and_continued_it_has_the_bits_of_one_machine(
-    whole, nodes, tmp_path, every_segment
-):
+def test_stopped_and_continued_it_has_the_bits_of_one_machine(whole, nodes, tmp_path, stop_after):
     out, seen = begun(tmp_path / "run"), []
-
-    def stop(at):
-        seen.append(at.fraction)
-        if len(seen) == 3:
-            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped):
-        train(out, nodes, report=stop)
+        train(out, nodes, report=stop_after(3, seen))
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert 0 < seen[-1] < 1
-    done, seen = seen[-1], []
-    train(out, nodes, report=lambda at: seen.append(at.fraction))
-    assert min(seen) > done  # nothing is done twice
+    done, seen = seen[-1].fraction, []
+    assert 0 < done < 1
+    train(out, nodes, report=seen.append)
+    assert min(at.fraction for at in seen) > done  # nothing is done twice
     assert_same_results(whole, out)
 
 

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import re
-import signal
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,6 +16,7 @@ from jaxpg.errors import RunError, Stopped
 from jaxpg.population.evaluations import Evaluations
 from jaxpg.report import page
 from jaxpg.runs import edit, manifest, reproduce, results, run, track
+from tests.compare import assert_same
 from tests.runs.test_loading import change_arrays
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -34,30 +33,15 @@ def memory():
     return jaxpg.train_population(TINY, SEEDS, **HOW)
 
 
-def evaluations_of(directory):
-    return jaxpg.load(directory).population.evaluations
-
-
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
 @pytest.mark.as_users_run(1)
 @pytest.mark.parametrize("reports", [1, 4])
-def test_stopped_it_goes_on_to_the_same_evaluations(memory, tmp_path, monkeypatch, reports):
+def test_stopped_it_goes_on_to_the_same_evaluations(memory, tmp_path, stop_after, reports):
     """After the first segment; and between two evaluations of the second chunk."""
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
-    told = []
-
-    def stop(at):
-        told.append(at)
-        if len(told) == reports:
-            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-
+    how = {**HOW, "out": tmp_path / "run"}
     with pytest.raises(Stopped):
-        jaxpg.train_population(TINY, SEEDS, **HOW, out=tmp_path / "run", report=stop)
+        jaxpg.train_population(TINY, SEEDS, **how, report=stop_after(reports))
     run.train(tmp_path / "run", stall_seconds=600.0)
-    assert_same(evaluations_of(tmp_path / "run"), memory.evaluations)
+    assert_same(jaxpg.load(tmp_path / "run").population, memory)
 
 
 @pytest.mark.as_users_run(1)
@@ -69,7 +53,7 @@ def test_extended_it_is_what_had_the_budget_from_the_start(memory, tmp_path):
         edit.extend(directory, 72 * 5, None)
     edit.extend(directory, 72 * 6, None)
     run.train(directory, stall_seconds=600.0)
-    assert_same(evaluations_of(directory), memory.evaluations)
+    assert_same(jaxpg.load(directory).population, memory)
 
 
 def test_another_way_to_evaluate_is_another_run(memory, tmp_path):
@@ -91,8 +75,7 @@ def test_by_command_with_a_report(memory, tmp_path, capsys):
     small += ["--lr-schedule", "constant", "--seeds", "2,9,4", "--lanes", "2"]
     how = ["--evaluate-every", "144", "--evaluate-episodes", "2"]
     main(["train", "vpg", *small, *how, "--out", str(out)])
-    found = evaluations_of(out)
-    assert_same(found, memory.evaluations)
+    assert_same(jaxpg.load(out).population, memory)
     said = json.loads((out / "summary.json").read_text())["evaluations"]
     assert (
         f"evaluated at its end: IQM {said['greedy']['last']['iqm']:.1f}" in capsys.readouterr().out

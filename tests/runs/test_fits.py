@@ -3,7 +3,6 @@ theirs."""
 
 import dataclasses
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ import pytest
 import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.errors import Stopped
-from jaxpg.runs import run
-from tests.runs.test_python import assert_same
+from tests.compare import assert_same
 from tests.runs.test_runs import TINY
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -66,22 +64,15 @@ def test_a_seed_that_is_not_finite_is_frozen_alone(finished):
     assert (trained.frozen_at[trained.setting < 3] == -1).all()
 
 
-def test_stopped_they_go_on_to_the_same_bits(finished, tmp_path, monkeypatch):
+def test_stopped_they_go_on_to_the_same_bits(finished, tmp_path, stop_after):
     _, config, settings, trained = finished
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
-    seen = []
-
-    def stop(at):
-        seen.append(at)
-        if len(seen) == 2:
-            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
 
     def again(**options):
         out = tmp_path / "run"
         return jaxpg.train_population(config, SEEDS, settings=settings, lanes=2, out=out, **options)
 
     with pytest.raises(Stopped):
-        again(report=stop)
+        again(report=stop_after(2))
     assert_same(trained, again())
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population import chunks, own
-from jaxpg.runs import directories, edit, manifest, planning, run
+from jaxpg.runs import directories, edit, manifest, planning
 from jaxpg.runs.retrace import retrace
 
 
@@ -65,19 +64,14 @@ def drunk(monkeypatch):
     monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Drunk-v0"])
 
 
-def _stop(at):
-    signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-
-
 @pytest.mark.usefixtures("programs_kept")
-def test_a_typed_key_in_the_state_is_saved_and_goes_on(drunk, tmp_path, monkeypatch):
+def test_a_typed_key_in_the_state_is_saved_and_goes_on(drunk, tmp_path, stop_after):
     """It died at the first checkpoint; now it is continued and retraced to the same bits."""
     jaxpg.check_env("Drunk-v0", steps=20)
     how = {"lanes": 2, "evaluate_every": 20, "evaluate_episodes": 2}
     whole = jaxpg.train_population(CONFIG, [3, 5, 8], **how)
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
     with pytest.raises(Stopped):
-        jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run", report=_stop)
+        jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run", report=stop_after(1))
     again = jaxpg.train_population(CONFIG, [3, 5, 8], **how, out=tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
     jax.tree.map(np.testing.assert_array_equal, again.metrics, whole.metrics)
@@ -119,18 +113,17 @@ gymnax.registered_envs.append("Mine-v0")
 
 
 @pytest.mark.usefixtures("compiled_anew")
-def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, capsys):
+def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, stop_after, capsys):
     """Neither trained further nor evaluated in silence, as an algorithm of one's own is not."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs])
     monkeypatch.setattr(gymnax.registration, "_registry", {**gymnax.registration._registry})
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
     file, done, stopped = (tmp_path / name for name in ("their_env.py", "done", "stopped"))
     file.write_text(THEIRS)
     config = dataclasses.replace(CONFIG, env="their_env:Mine-v0", lr_schedule="constant")
     jaxpg.train_population(config, [3, 5], lanes=2, out=done)
     with pytest.raises(Stopped):
-        jaxpg.train_population(config, [3, 5], lanes=2, out=stopped, report=_stop)
+        jaxpg.train_population(config, [3, 5], lanes=2, out=stopped, report=stop_after(1))
     former = manifest.read(stopped).env_sha256
     assert former == hashlib.sha256(THEIRS.encode()).hexdigest()
     file.write_text(THEIRS.replace("bonus = 0.0", "bonus = 9.0"))

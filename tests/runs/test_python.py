@@ -9,7 +9,6 @@ import threading
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,9 +22,10 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Fitted, Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
 from jaxpg.population import chunks, population
-from jaxpg.runs import directories, manifest, planning, reproduce, run
+from jaxpg.runs import directories, manifest, planning, reproduce
 from jaxpg.runs.results import FILES
 from tests import pages
+from tests.compare import assert_same
 from tests.runs.test_runs import TINY
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -37,13 +37,6 @@ SETTINGS = [{}, {"gamma": 0.5}]
 @pytest.fixture(scope="module")
 def memory():
     return jaxpg.train_population(TINY, SEEDS, lanes=2)
-
-
-def assert_same(one, other):
-    told = {"compile_seconds": 0, "wall_seconds": 0, "manifest": None}
-    ours, theirs = one._replace(**told), other._replace(**told)
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_into_a_directory_it_is_a_run(memory, tmp_path, capsys):
@@ -109,15 +102,9 @@ def test_a_table_has_what_settings_set_of_an_environment(memory):
     assert set(frame["gamma"]) == {0.5}
 
 
-def test_stopped_it_goes_on_by_the_same_call(memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
+def test_stopped_it_goes_on_by_the_same_call(memory, tmp_path, stop_after):
     seen = []
-
-    def stop(at):
-        seen.append(at)
-        if len(seen) == 2:
-            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
-
+    stop = stop_after(2, seen, signal.SIGINT)
     with pytest.raises(Stopped, match="the same call goes on"):
         jaxpg.train_population(TINY, SEEDS, lanes=2, out=tmp_path / "run", report=stop)
     done, seen = seen[-1].fraction, []

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 
 import jax
@@ -57,29 +56,6 @@ def assert_same_results(one: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, x in ours.items():
         np.testing.assert_array_equal(x, theirs[name], err_msg=name)
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """A reporter that asks to stop, as a supervisor's SIGTERM does, at one of its calls.
-
-    The handler is called, not the process signalled: that is heard when the main thread gets to it,
-    which may be after the end of so short a run. (test_faults.py sends signals.) Each segment is
-    saved and reported: a slow disk would leave 7 updates with their end alone.
-    """
-
-    def reporter(reports: int):
-        seen = []
-
-        def report(at):
-            seen.append(at)
-            if len(seen) == reports:
-                signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-
-        return report
-
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
-    return reporter
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import signal
 
 import handmade
 import jax
@@ -24,6 +23,7 @@ from jaxpg.report import page
 from jaxpg.runs import edit, manifest, reproduce, results, run
 from jaxpg.runs import start as starts
 from jaxpg.runs.retrace import retrace
+from tests.compare import assert_same
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -49,11 +49,6 @@ def origin(first, tmp_path):
 def then(first):
     """Seeds in another order than there, in memory."""
     return jaxpg.train_population(THEN, [9, 5, 2], lanes=2, start_from=first)
-
-
-def assert_same(one, other):
-    ours, theirs = ((x.params, x.metrics, x.final_return) for x in (one, other))
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_each_seed_starts_from_its_own_parameters_and_all_else_is_new(first):
@@ -204,17 +199,12 @@ def test_settings_all_start_there(first, then):
     jax.tree.map(np.testing.assert_array_equal, row, jax.tree.map(lambda x: x[1], then.params))
 
 
-def test_stopped_and_retraced_without_the_first_run(origin, first, then, tmp_path, monkeypatch):
+def test_stopped_and_retraced_without_the_first_run(origin, first, then, tmp_path, stop_after):
     """To the bits of what was never stopped; the run has a copy of what it needs."""
     directory = tmp_path / "then"
     again = {"lanes": 2, "out": directory}
-    monkeypatch.setattr(run, "SAVE_RATIO", 0.0)
-
-    def stop(at):
-        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-
     with pytest.raises(Stopped):
-        jaxpg.train_population(THEN, [9, 5, 2], start_from=origin, report=stop, **again)
+        jaxpg.train_population(THEN, [9, 5, 2], start_from=origin, report=stop_after(1), **again)
     assert_same(jaxpg.train_population(THEN, [9, 5, 2], start_from=first, **again), then)
     shutil.rmtree(origin)
     said = retrace(directory, 5, 0, None, tmp_path / "again")
