@@ -27,11 +27,11 @@ WHAT = manifests.Manifest("vpg", CONFIG, ("3,1,7",), 16, 1, ({},), {"device": {"
 
 
 def population(final_return, frozen_at=None) -> Population:
-    """Three seeds and six updates, in each of which two episodes end with return 30 + update."""
+    """Three seeds and six updates, in each of which 20 episodes end with return 30 + update."""
     shape = (len(final_return), 6)
     fields = {name: np.zeros(shape, np.float32) for name in metric_names(CONFIG)}
-    fields["episodes"] = np.full(shape, 2, np.int32)
-    fields["return_sum"] = np.broadcast_to(2.0 * (30 + np.arange(6)), shape).copy()
+    fields["episodes"] = np.full(shape, 20, np.int32)
+    fields["return_sum"] = np.broadcast_to(20.0 * (30 + np.arange(6)), shape).copy()
     fields["env_steps"] = np.full(shape, 20, np.int32)
     layer = {"kernel": np.zeros((shape[0], 4, 2), np.float32), "bias": np.zeros((shape[0], 2))}
     return Population(
