@@ -123,7 +123,6 @@ OTHER_ARGUMENTS = {
     # The grid is the only primitive that the twin is handed.
     "algorithms.build": (["config", "primitives"], ["config", "round_floats"]),
     # What a parameter is called: torch modules know it, of a tree only the config tells.
-    "trace._events": (["sites", "config"], ["sites"]),
     "trace._leaves": (["site", "tree", "config"], ["site", "tree"]),
     "trace._rounding_into": (["sites", "config", "build"], ["sites", "config", "build", "params"]),
     "trace._do": (
