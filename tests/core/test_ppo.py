@@ -109,8 +109,8 @@ def test_explained_variance_worked_by_hand():
     assert_close(explained(value, target, valid), 1 - (2 / 9) / (2 / 3), 1e-14)
     assert explained(target, target, valid) == 1.0
     assert explained(value, np.ones(4), valid) == 0.0
-    alike = np.full(37, 0.1, np.float32)  # whose mean, rounded, is another number
-    assert explained(np.zeros_like(alike), alike, alike > 0.0) == 0.0
+    alike = np.full(592, 99.3429, np.float32)  # whose mean, rounded, is another number
+    assert explained(np.linspace(0.0, 1.0, 592), alike, alike > 0.0) == 0.0
 
 
 def numbered(config):
