@@ -275,6 +275,12 @@ def test_the_page_names_every_array_and_its_checker_runs(recorded, monkeypatch):
     exec(checker, {})
 
 
+def test_a_configuration_that_is_none_is_recorded_as_little(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown configuration 'vpgg'; did you mean 'vpg'"):
+        command.record(command.Record(tmp_path / "files", ("vpgg",)))
+    assert not (tmp_path / "files").exists()
+
+
 def test_golden_files_suffice(recorded):
     """numpy alone, with backpropagation by hand, arrives at the objectives and every gradient."""
     with np.load(recorded / "vpg.npz") as file:
