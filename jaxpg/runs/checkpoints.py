@@ -174,16 +174,17 @@ def parse(content: bytes, path: Path, chunk: Chunk, wanted: Any) -> Loaded:
 
 
 def seconds(directory: Path) -> float:
-    """That a run had taken until its last save; 0 without one.
-
-    Raises:
-      RunError: if a checkpoint cannot be read.
-    """
+    """That a run had taken until its last save that can be read; 0 without one."""
     found = [0.0]
     for kept in listed(directory).values():
-        with files.reading(kept[-1].path):
-            metadata = files.safetensors_metadata(kept[-1].path.read_bytes())
-            found.append(float(metadata["seconds"]))
+        for at in reversed(kept):
+            try:
+                with files.reading(at.path):
+                    metadata = files.safetensors_metadata(at.path.read_bytes())
+                    found.append(float(metadata["seconds"]))
+            except RunError:
+                continue  # that it is damaged is said, and mended, where it is loaded
+            break
     return max(found)
 
 

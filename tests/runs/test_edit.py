@@ -8,7 +8,7 @@ import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError
-from jaxpg.runs import edit, manifest, run
+from jaxpg.runs import checkpoints, edit, manifest, run
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -30,6 +30,18 @@ def test_a_merged_run_took_the_time_of_all(tmp_path):
     summary = run.train(tmp_path / "three", stall_seconds=600.0)
     assert summary["wall_seconds"] == pytest.approx(sum(seconds), abs=0.01)
     assert manifest.read(tmp_path / "three").made["former_sources"] == ["a" * 64]
+
+
+def test_a_damaged_checkpoint_is_no_reason_not_to_merge(tmp_path):
+    """What it held is trained again; how long it took is not known."""
+    trained(tmp_path / "a", [0])
+    for path in (tmp_path / "a" / checkpoints.FOLDER).iterdir():
+        path.write_bytes(b"?" * 100)
+    assert checkpoints.seconds(tmp_path / "a") == 0.0
+    edit.merge([tmp_path / "a"], tmp_path / "both")
+    notes = []
+    run.train(tmp_path / "both", stall_seconds=600.0, note=notes.append)
+    assert any("is damaged" in note for note in notes)
 
 
 def test_seeds_without_checkpoints_are_said_to_be_trained_anew(tmp_path, monkeypatch, capsys):
