@@ -9,25 +9,22 @@ run is equal or parts at a straddle (docs/lockstep.md), and few do.
 """
 
 import dataclasses
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.measure import command_line
 from benchmarks.record import markdown, read, write
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
-from jaxpg.population.provenance import commit
+from jaxpg.population.provenance import ROOT, commit, source_sha256
 from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep
 from jaxpg.runs.manifest import parse_config
 
-ROOT = Path(__file__).parents[1]
 FEW = 0.1  # of the runs may part at a straddle: more of them would be no coincidence
 
 
@@ -90,12 +87,9 @@ def holds(rows: list[dict[str, Any]]) -> bool:
 
 
 def source() -> str:
-    """SHA-256 of all files that a run is computed by."""
-    found = hashlib.sha256()
-    for folder in ("torch_ref", "jaxpg/core", "jaxpg/fast", "jaxpg/proof"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
+    """Of all files that a run is computed by."""
+    folders = ("torch_ref", "jaxpg/core", "jaxpg/fast", "jaxpg/proof")
+    return source_sha256(*(ROOT / folder for folder in folders))
 
 
 def _run(chosen: dict[str, Case], missing: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ likes. A chunk whose worker is lost goes on from there with another. Ray alone d
 workers are, so nodes may join and leave.
 """
 
-import hashlib
 import math
 import re
 import socket
@@ -16,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +172,10 @@ def describe(config: Config, build: Build, device: Mapping[str, Any]) -> dict[st
     Args:
       device: as of `provenance.device`.
     """
-    found = {**provenance.versions(config.env), "source of jaxpg": _sha256(PACKAGE)}
+    found = {
+        **provenance.versions(config.env),
+        "source of jaxpg": provenance.source_sha256(PACKAGE),
+    }
     del found["python"], found["numpy"]  # which compute nothing of it
     theirs = own.source(build)
     if theirs and own.is_importable(theirs.name):  # else it comes with the task
@@ -412,15 +414,6 @@ class _Crew:
                 last = str(error).strip().splitlines()[-1].strip()
                 raise ConfigError(f"a worker cannot begin{where} ({last})") from error
             raise Lost(said(error)) from error
-
-
-@cache
-def _sha256(folder: Path) -> str:
-    """Of a package's source."""
-    found = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        found.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
 
 
 def _taken(sentences: deque[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """Where numbers come from: versions, commit and device, for manifests, summaries and benchmarks."""
 
+import hashlib
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,16 @@ def processor() -> str:
     named = {key.strip(): value.strip() for key, value in found.items()}
     wide = " with AVX-512" if "avx512f" in named.get("flags", "").split() else ""
     return named.get("model name", "unknown") + wide
+
+
+@cache
+def source_sha256(*folders: Path) -> str:
+    """SHA-256 of all Python files in some folders, as they are when it is first asked for."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            found.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def commit() -> str | None:

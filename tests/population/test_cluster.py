@@ -77,9 +77,9 @@ def test_what_bits_depend_on(tmp_path):
     gpu = crew.describe(CONFIG, fast.build, {"platform": "gpu", "kind": "H100", "form": "fused"})
     assert "processor" not in gpu
     (tmp_path / "a.py").write_text("x = 1")
-    before = crew._sha256.__wrapped__(tmp_path)
+    before = provenance.source_sha256.__wrapped__(tmp_path)
     (tmp_path / "a.py").write_text("x = 2")
-    assert crew._sha256.__wrapped__(tmp_path) != before
+    assert provenance.source_sha256.__wrapped__(tmp_path) != before
 
 
 def test_bits_depend_on_the_source_of_ones_own_algorithm(tmp_path, monkeypatch):
