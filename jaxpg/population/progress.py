@@ -70,13 +70,14 @@ def in_notebook() -> Callable[..., Any] | None:
 
 def describe(at: Progress) -> str:
     """Steps, speed, return so far and time left, in a line."""
-    score = "none yet" if at.return_iqm is None else returned(at.return_iqm)
-    if 0 < len(at.known) < len(at.recent_return):
-        score += f" of {len(at.known):,} of {len(at.recent_return):,}"
+    score, known, begun = at.return_iqm, len(at.known), len(at.recent_return)
+    said = "none yet" if score is None else returned(score)
+    if 0 < known < begun:
+        said += f" of {known:,} of {begun:,}"
     left = at.seconds * (1.0 - at.fraction) / at.fraction
     return (
         f"{short(at.env_steps)} steps  {short(at.env_steps / at.seconds)} steps/s  "
-        f"IQM return {score}  {duration(left)} left"
+        f"IQM return {said}  {duration(left)} left"
     )
 
 

@@ -13,6 +13,7 @@ from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
+from jaxpg.core.config import EnvParams
 from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures
 from jaxpg.report.canvas import MUTED
@@ -42,7 +43,7 @@ class Entry(NamedTuple):
         return int(self.run.population.setting[self.rows[0]])
 
     @property
-    def world(self) -> Any:
+    def world(self) -> tuple[EnvParams, str | None]:
         """The environment, which all have, with its own parameters and file."""
         return self.run.config_of(self.setting).env_params, self.run.manifest.env_sha256
 
@@ -133,8 +134,8 @@ def worlds(entries: Sequence[Entry]) -> list[str]:
     """That not all act in the same environment; nothing if they do."""
     lines = []
     for what, values in (
-        ("parameters", {entry.run.config_of(entry.setting).env_params for entry in entries}),
-        ("source files", {entry.run.manifest.env_sha256 for entry in entries}),
+        ("parameters", {entry.world[0] for entry in entries}),
+        ("source files", {entry.world[1] for entry in entries}),
     ):
         if len(values) > 1:
             lines.append(

@@ -345,7 +345,7 @@ def _manifests(
 
 
 def _name(i: int, program: Mapping[str, Any]) -> str:
-    return folder(i, said(program).replace(", ", ",") or "all")
+    return folder(i, ",".join(f"{name}={written(x)}" for name, x in program.items()) or "all")
 
 
 def is_sweep(directory: Path) -> bool:
