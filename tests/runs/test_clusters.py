@@ -15,7 +15,7 @@ import pytest
 from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError
 from jaxpg.errors import Stopped
-from jaxpg.population import cluster, crew
+from jaxpg.population import cluster, crew, provenance
 from jaxpg.runs import checkpoints, run
 from jaxpg.runs.python import train_population
 from jaxpg.runs.watch import EXIT_STOPPED
@@ -142,7 +142,7 @@ def test_in_memory_with_one_worker_killed(whole, nodes, tmp_path, monkeypatch, c
 
 
 def test_who_differs_trains_nothing_unless_that_is_meant(whole, nodes, tmp_path, monkeypatch):
-    monkeypatch.setattr(crew, "_sha256", lambda folder: "another")
+    monkeypatch.setattr(provenance, "source_sha256", lambda folder: "another")
     with pytest.raises(ConfigError, match=r"source of jaxpg \w{64}, here another.*--mixed"):
         train(begun(tmp_path / "run"), nodes)
     assert not checkpoints.listed(tmp_path / "run")
