@@ -50,6 +50,7 @@ ADAPTERS = {
     "jaxpg.policies.onnx_graph",
     *(suite.adapter for suite in SUITES.values()),
 }
+JAXPG_ONLY = {"world"}  # gymnax's environments by name; what torch trains in is written down
 TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
 
 # Names that only one package has, and why.
@@ -60,13 +61,9 @@ ONLY_IN_JAXPG = {
     "networks": {"apply", "PRECISION", "_conv", "_dense"},
     "learner": {"with_group"},  # torch's parameters are changed in place
     # gymnax moves, and its parts are asked for; torch's dynamics are written down
-    "dynamics": {"TRUNCATED", "Known", "begin_and_advance", "with_params", "known", "state_types",
-                 "_examples", "_check_observation", "_place_cartpole", "_place_pendulum",
-                 "_place_catch", "_CARTPOLE", "KNOWN"},
-    # what a gymnax environment is, and what a trained policy sees of it
-    "env": {"described", "classes_of", "Interface", "interface", "_gymnax", "_spec",
-            "_check_spaces", "_encoder", "_decoder", "_spaces", "_num_actions", "_image_of",
-            "_time_limit", "_kind", "_explained"},
+    "dynamics": {"TRUNCATED", "begin_and_advance", "state_types", "_examples",
+                 "_check_observation"},
+    "env": {"Interface", "interface", "_image_of"},  # what a trained policy sees
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},
     "trace": {"_program"},  # nothing is compiled in torch
@@ -78,7 +75,7 @@ ONLY_IN_TORCH = {
     "dynamics": {"CARTPOLE_MIN_STEPS", "CartPoleParams", "CartPoleState", "PendulumParams",
                  "PendulumState", "DialsState", "CATCH_ROWS", "CATCH_COLUMNS", "CatchState",
                  "cartpole", "pendulum", "catch", "dials", "start", "advance", "_tensor_env"},
-    "env": {"_Once", "gymnasium_env", "_FOLLOW"},
+    "env": {"_Once", "gymnasium_env", "_Written", "_written", "_typed", "_find", "_choices"},
     "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
     "training": {"as_tensors", "updates"},
@@ -118,10 +115,9 @@ OTHER_ARGUMENTS = {
         ["learned", "after", "found", "told", "critic"],
         ["learned", "found", "told", "critic"],
     ),
-    # What there is to set, the twin has written down.
-    "env._typed": (["gym", "params", "env_params"], ["env_params"]),
-    # The grid is the only primitive that the twin is handed.
-    "algorithms.build": (["config", "primitives"], ["config", "round_floats"]),
+    # Of parameters that are not its own; gymnasium's have none here, and torch's dtypes no names.
+    "env._spec": (["world", "max_episode_steps", "changed"], ["world", "max_episode_steps"]),
+    "env._encoder": (["world", "float_type"], ["world", "dtype"]),
     # What a parameter is called: torch modules know it, of a tree only the config tells.
     "trace._leaves": (["site", "tree", "config"], ["site", "tree"]),
     "trace._rounding_into": (["sites", "config", "build"], ["sites", "config", "build", "params"]),
@@ -153,9 +149,8 @@ def twins(name):
 
 
 def test_every_core_file_has_its_twin():
-    assert set(CORE) == {name.removeprefix("jaxpg.core.") for name in modules(jaxpg.core)} - {
-        "jaxpg.core"
-    }
+    ours = {name.removeprefix("jaxpg.core.") for name in modules(jaxpg.core)} - {"jaxpg.core"}
+    assert ours - JAXPG_ONLY == set(CORE)
     in_torch = {name.removeprefix("torch_ref.") for name in modules(torch_ref)} - {"torch_ref"}
     assert in_torch - TORCH_ONLY == set(CORE)
 
@@ -273,12 +268,12 @@ def test_imports_point_up_the_list(package, name):
 
 @pytest.mark.parametrize(
     ("library", "homes"),
-    [("flax", {"networks"}), ("optax", {"learner"}), ("gymnax", {"dynamics", "env"})],
+    [("flax", {"networks"}), ("optax", {"learner"}), ("gymnax", {"dynamics", "env", "world"})],
 )
 def test_each_library_is_imported_where_it_is_wanted_alone(library, homes):
     users = {
         name
-        for name in CORE
+        for name in (*CORE, *JAXPG_ONLY)
         for used in imports(files(jaxpg.core)[name])
         if used.startswith(library)
     }

@@ -6,9 +6,10 @@ gymnasium: usable, but no twin of a gymnax run.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,16 +42,11 @@ def make(
       ConfigError: if there is no such environment, or its spaces are not supported, or it has no
         such parameters.
     """
-    tensor_envs: dict[str, Callable[..., Env]] = {
-        "CartPole-v1": dynamics.cartpole,
-        "Pendulum-v1": partial(dynamics.pendulum, squash=squash),
-        "Catch-bsuite": dynamics.catch,
-        "jaxpg.proof.dials:Dials-v0": dynamics.dials,
-    }
     dtype = getattr(torch, float_type)
     env_params = _typed(name, env_params)
-    if name in tensor_envs:
-        return tensor_envs[name](dtype, max_episode_steps, env_params)
+    written = _written(squash)
+    if name in written:
+        return written[name].make(dtype, max_episode_steps, env_params)
     return gymnasium_env(name, dtype, max_episode_steps, squash)
 
 
@@ -83,76 +79,30 @@ def gymnasium_env(
     Raises:
       ConfigError: if there is none, its spaces are not supported, or it has no time limit.
     """
-    import gymnasium as gym
-
-    if name not in gym.registry:
-        raise ConfigError(f"unknown environment {name!r}{nearest(name, sorted(gym.registry))}")
-
-    def make_one() -> Any:
-        try:
-            return gym.make(name, max_episode_steps=max_episode_steps)
-        except (gym.error.Error, ImportError) as error:  # a package that it needs is missing
-            raise ConfigError(f"{name} could not be made: {error}") from error
-
-    obs_space, actions = make_one().observation_space, make_one().action_space
-    choices = tuple(map(int, np.ravel(getattr(actions, "nvec", ()))))
-    supported: Any = (gym.spaces.Discrete, gym.spaces.Box)
-    if not (isinstance(actions, supported) or choices):
-        raise ConfigError(f"{name} acts in {actions}; allowed are Discrete, MultiDiscrete and Box")
-    if not isinstance(obs_space, supported):
-        raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
-    continuous = isinstance(actions, gym.spaces.Box)
-    if continuous and not np.issubdtype(actions.dtype, np.floating):
-        raise ConfigError(f"{name} acts in {actions}, and policies choose fractions in a Box")
-    if squash and continuous and not actions.is_bounded():
-        raise ConfigError(f"squash needs actions with finite bounds; {name} acts in {actions}")
-    time_limit = max_episode_steps or gym.spec(name).max_episode_steps
-    if time_limit is None:
-        raise ConfigError(f"{name} has no time limit; give max_episode_steps")
-    one_hot = isinstance(obs_space, gym.spaces.Discrete)
-    spec = EnvSpec(
-        obs_size=int(obs_space.n) if one_hot else math.prod(obs_space.shape),
-        num_actions=sum(choices) or int(getattr(actions, "n", 0)) or math.prod(actions.shape),
-        discrete=not continuous,
-        time_limit=time_limit,
-        min_episode_steps=1,
-        reset_uniforms=0,
-        choices=choices,
-        image=_image(() if one_hot else obs_space.shape),
-    )
-
-    def tensor(observations: list) -> torch.Tensor:
-        if one_hot:
-            index = torch.tensor(observations) - int(obs_space.start)
-            return torch.nn.functional.one_hot(index, int(obs_space.n)).to(dtype)
-        return torch.tensor(np.stack(observations), dtype=dtype).reshape(len(observations), -1)
+    world = _find(name, max_episode_steps)
+    check_spaces(world)
+    spec = _spec(world, max_episode_steps)
+    encode, decode = _encoder(world, dtype), _decoder(world, squash)
 
     def reset(noise: np.ndarray, env_params: EnvParams = OWN_PARAMS) -> EnvState:
-        envs = [_Once(make_one()) for _ in noise]
+        envs = [_Once(_find(name, max_episode_steps)) for _ in noise]
         first = [env.reset(seed=int(key[1]))[0] for env, key in zip(envs, noise, strict=True)]
-        return dynamics.start(envs, tensor(first))
-
-    def native(action: torch.Tensor) -> Any:
-        if not continuous:
-            return action.numpy().reshape(actions.shape) + actions.start
-        low, high = (torch.as_tensor(x.reshape(-1)) for x in (actions.low, actions.high))
-        flat = dynamics.bounded(action, low, high, squash).numpy()
-        return flat.astype(actions.dtype).reshape(actions.shape)
+        return dynamics.start(envs, encode(first))
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
-        results = [env.step(native(a)) for env, a in zip(state.inner, action, strict=True)]
+        results = [env.step(decode(a)) for env, a in zip(state.inner, action, strict=True)]
         obs, reward, terminated, truncated, _ = zip(*results, strict=True)
         rewards = torch.tensor(reward, dtype=dtype)
         ends = torch.tensor(terminated)
         state, rewards, ends, over = dynamics.advance(
-            state, state.inner, tensor(list(obs)), rewards, ends, time_limit
+            state, state.inner, encode(obs), rewards, ends, spec.time_limit
         )
         return state, rewards, ends, over | (torch.tensor(truncated) & ~ends)
 
     def restart(state: EnvState, done: torch.Tensor, noise: np.ndarray) -> EnvState:
         obs = state.obs.clone()
         for i in done.nonzero().flatten().tolist():
-            obs[i] = tensor([state.inner[i].reset(seed=int(noise[i][1]))[0]])[0]
+            obs[i] = encode([state.inner[i].reset(seed=int(noise[i][1]))[0]])[0]
         zero = torch.zeros_like(state.episode_return)
         return EnvState(
             state.inner,
@@ -185,25 +135,130 @@ class _Once:
         return outcome
 
 
-def _typed(name: str, env_params: EnvParams) -> EnvParams:
-    """Those of the environment's own types; the time limit is a field of the config."""
-    made_of: dict[str, dict[str, Any]] = {
-        "CartPole-v1": dynamics.CartPoleParams()._asdict(),
-        "Pendulum-v1": dynamics.PendulumParams()._asdict(),
-        "Catch-bsuite": {},
-    }
-    if not env_params:
-        return env_params
-    if name not in made_of:
-        some = " and ".join(key for key, params in made_of.items() if params)
-        raise ConfigError(f"gymnasium's {name} takes no env_params here; {some} do")
-    kinds = {key: type(value) for key, value in made_of[name].items()}
-    return with_types(name, env_params, kinds, _FOLLOW.get(name))
+class _Written(NamedTuple):
+    """An environment that is written down in `dynamics`."""
+
+    make: Callable[..., Env]  # (dtype, time limit, its parameters that are not its own)
+    params: Any = ()  # with its own values
+    follow: Mapping[str, str] = MappingProxyType({})  # parameters that are made of others, and how
 
 
-_FOLLOW = {
-    "CartPole-v1": {
+def _written(squash: bool = False) -> dict[str, _Written]:
+    """By name."""
+    made_of_others = {
         "total_mass": "masscart + masspole",
         "polemass_length": "masspole * length",
     }
-}
+    pendulum = partial(dynamics.pendulum, squash=squash)
+    return {
+        "CartPole-v1": _Written(dynamics.cartpole, dynamics.CartPoleParams(), made_of_others),
+        "Pendulum-v1": _Written(pendulum, dynamics.PendulumParams()),
+        "Catch-bsuite": _Written(dynamics.catch),
+        "jaxpg.proof.dials:Dials-v0": _Written(dynamics.dials),
+    }
+
+
+def _typed(name: str, env_params: EnvParams) -> EnvParams:
+    """Those of the environment's own types; the time limit is a field of the config."""
+    if not env_params:
+        return env_params
+    written = _written()
+    if name not in written:
+        some = " and ".join(key for key, one in written.items() if one.params)
+        raise ConfigError(f"gymnasium's {name} takes no env_params here; {some} do")
+    params = written[name].params
+    kinds = {key: type(value) for key, value in params._asdict().items()} if params else {}
+    return with_types(name, env_params, kinds, written[name].follow)
+
+
+def _find(name: str, max_episode_steps: int | None) -> Any:
+    """gymnasium's environment that is called so.
+
+    Raises:
+      ConfigError: if there is none, or it cannot be made here.
+    """
+    import gymnasium
+
+    if name not in gymnasium.registry:
+        raise ConfigError(
+            f"unknown environment {name!r}{nearest(name, sorted(gymnasium.registry))}"
+        )
+    try:
+        return gymnasium.make(name, max_episode_steps=max_episode_steps)
+    except (gymnasium.error.Error, ImportError) as error:  # a package that it needs is missing
+        raise ConfigError(f"{name} could not be made: {error}") from error
+
+
+def _spec(world: Any, max_episode_steps: int | None) -> EnvSpec:
+    obs_space, action_space = world.observation_space, world.action_space
+    limit = max_episode_steps or world.spec.max_episode_steps
+    if limit is None:
+        raise ConfigError(f"{world.spec.id} has no time limit of its own; give max_episode_steps")
+    one_hot = hasattr(obs_space, "n")
+    return EnvSpec(
+        obs_size=int(obs_space.n) if one_hot else math.prod(obs_space.shape),
+        num_actions=_num_actions(action_space),
+        discrete=not hasattr(action_space, "low"),
+        time_limit=limit,
+        min_episode_steps=1,
+        reset_uniforms=0,
+        choices=_choices(action_space),
+        image=_image(() if one_hot else obs_space.shape),
+    )
+
+
+def _choices(space: Any) -> tuple[int, ...]:
+    """The actions of each part of a MultiDiscrete."""
+    return tuple(map(int, np.ravel(getattr(space, "nvec", ()))))
+
+
+def _num_actions(space: Any) -> int:
+    """A, of a space of actions."""
+    return sum(_choices(space)) or int(getattr(space, "n", 0)) or math.prod(space.shape)
+
+
+def check_spaces(world: Any) -> None:
+    """Raise ConfigError unless policies can act in an environment, and networks see it."""
+    from gymnasium.spaces import Box, Discrete, MultiDiscrete
+
+    name, obs_space, action_space = world.spec.id, world.observation_space, world.action_space
+    if not isinstance(action_space, Discrete | MultiDiscrete | Box):
+        raise ConfigError(
+            f"{name} acts in {action_space}; allowed are Discrete, MultiDiscrete and Box"
+        )
+    if isinstance(action_space, Box) and not np.issubdtype(action_space.dtype, np.floating):
+        raise ConfigError(f"{name} acts in {action_space}, and policies choose fractions in a Box")
+    if not isinstance(obs_space, Box | Discrete):
+        raise ConfigError(f"{name} observes {obs_space}; allowed are Box and Discrete")
+
+
+def _encoder(world: Any, dtype: torch.dtype) -> Callable[[Sequence[Any]], torch.Tensor]:
+    """Its observations, N of them -> [N, D]."""
+    space = world.observation_space
+
+    def encode(observations: Sequence[Any]) -> torch.Tensor:
+        if not hasattr(space, "n"):
+            return torch.tensor(np.stack(observations), dtype=dtype).reshape(len(observations), -1)
+        index = torch.tensor(observations) - int(space.start)
+        return torch.nn.functional.one_hot(index, int(space.n)).to(dtype)
+
+    return encode
+
+
+def _decoder(world: Any, squash: bool) -> Callable[[torch.Tensor], Any]:
+    """An action, or [A] -> in its bounds, as gymnasium takes it."""
+    space = world.action_space
+    continuous = hasattr(space, "low")
+    if squash and continuous and not space.is_bounded():
+        raise ConfigError(
+            f"squash needs actions with finite bounds; {world.spec.id} acts in {space}"
+        )
+
+    def decode(action: torch.Tensor) -> Any:
+        if not continuous:
+            return action.numpy().reshape(space.shape) + space.start
+        low, high = (torch.as_tensor(x.reshape(-1)) for x in (space.low, space.high))
+        flat = dynamics.bounded(action, low, high, squash).numpy()
+        return flat.astype(space.dtype).reshape(space.shape)
+
+    return decode

@@ -1,1 +1,1 @@
-"""The algorithm, plain: each file has a twin of the same name in torch_ref."""
+"""The algorithm, plain: each file but `world` has a twin of the same name in torch_ref."""

@@ -47,17 +47,19 @@ class Primitives(NamedTuple):
     sample: Callable = as_it_is  # (outputs [..., K], uniform) -> action, entry by entry
     optimizer: Callable = as_it_is  # (config) -> an optax.GradientTransformation, entry by entry
     learn: Callable = as_it_is  # learner.learn, of one seed
-    round_floats: Callable = round_floats  # to the grid
 
 
 PLAIN = Primitives()
 
 
-def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
+def build(
+    config: Config, round_floats: Callable = round_floats, primitives: Primitives = PLAIN
+) -> Algorithm:
     """The algorithm that a config names.
 
     Args:
       config: validated.
+      round_floats: to the grid; takes how many bits of mantissa are left.
       primitives: what its parts are made of.
 
     Raises:
@@ -81,7 +83,7 @@ def build(config: Config, primitives: Primitives = PLAIN) -> Algorithm:
     distribution = distribution._replace(sample=primitives.sample(distribution.sample))
     loops = {"steps": primitives.over_time, "episodes": primitives.while_loop}
     on_grid = config.grid_bits is not None
-    rounded = partial(primitives.round_floats, mantissa_bits=config.grid_bits)
+    rounded = partial(round_floats, mantissa_bits=config.grid_bits)
     return Algorithm(
         env=grid_env(env_, rounded) if on_grid else env_,
         networks=networks_._replace(

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 
@@ -343,7 +343,7 @@ def parse_env_param(name: str, word: str) -> bool | int | float:
 
 
 def with_types(
-    env: str, params: EnvParams, kinds: dict[str, type], follow: dict[str, str] | None = None
+    env: str, params: EnvParams, kinds: Mapping[str, type], follow: Mapping[str, str] | None = None
 ) -> EnvParams:
     """An environment's parameters with its own types: where it has a float, 12 is 12.0.
 

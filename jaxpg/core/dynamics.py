@@ -1,11 +1,7 @@
-"""One gymnax environment: how it begins and advances, and what is known of some beyond gymnax.
+"""One gymnax environment: how it begins and advances."""
 
-gymnax is imported late, because that starts the JAX backend.
-"""
-
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +9,9 @@ import jax.numpy as jnp
 from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.core.noise import keys
 from jaxpg.core.types import EnvSpec
+from jaxpg.core.world import World
 
 TRUNCATED = ("truncated", "TimeLimit.truncated")  # keys of info by which others tell it
-
-
-class Known(NamedTuple):
-    """What is known of an environment, beyond what gymnax says."""
-
-    min_episode_steps: int = 1  # with its own parameters no actions end an episode sooner
-    uniforms: int = 0  # draws that `place` consumes; 0: a reset consumes a key
-    # A start that another library can reproduce to the bit, unlike uniform(minval, maxval):
-    place: Callable[..., Any] | None = None  # (uniform [uniforms]) -> gymnax state
-    # Parameters that are made of others: each one's name, and how, in words and in code.
-    follow: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
-    made_with: dict[str, Any] = {}  # noqa: RUF012  # of one made otherwise nothing is known
 
 
 def bounded(action: jax.Array, low: Any, high: Any, squash: bool) -> jax.Array:
@@ -42,7 +27,7 @@ def bounded(action: jax.Array, low: Any, high: Any, squash: bool) -> jax.Array:
 
 
 def begin_and_advance(
-    name: str, gym: Any, params: Any, float_type: str
+    world: World, float_type: str
 ) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
     """One environment, without a reset at an episode's end.
 
@@ -55,6 +40,8 @@ def begin_and_advance(
     but not where an environment has a `step` or `reset` of its own, as a wrapper has.
     """
     from gymnax.environments.environment import Environment
+
+    name, gym = world.name, world.gym
 
     def is_own(part: str) -> bool:
         return getattr(getattr(gym, part), "__func__", None) is not getattr(Environment, part)
@@ -72,14 +59,14 @@ def begin_and_advance(
         return gym.is_truncated(state, params) if tells or is_own("is_truncated") else False
 
     def begin(noise: jax.Array, given: dict[str, jax.Array]) -> tuple:
-        place, now = known(gym).place, with_params(gym, params, given)
-        if place is None:
+        if world.known.place is None:
+            now = world.with_params(given).params
             return gym.reset(noise, now) if own else gym.reset_env(noise, now)
-        inner = place(noise.astype(float_type))
+        inner = world.known.place(noise.astype(float_type))
         return gym.get_obs(inner), inner
 
     def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
-        now = with_params(gym, params, given)
+        now = world.with_params(given).params
         obs, state, reward, terminated, info = gym.step_env(key, state, action, now)
         told = [key for key in TRUNCATED if isinstance(info, Mapping) and key in info]
         if told and not is_own("is_truncated"):
@@ -90,7 +77,7 @@ def begin_and_advance(
         return obs, state, reward, terminated, has_ended(state, now)
 
     def advance_by_its_step(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
-        now = with_params(gym, params, given)
+        now = world.with_params(given).params
         outcome = gym.step(key, state, action, now)
         info = outcome[-1]
         if len(outcome) != 6 or not isinstance(info, Mapping) or "final_observation" not in info:
@@ -105,28 +92,12 @@ def begin_and_advance(
     return begin, advance_by_its_step if own else advance
 
 
-def with_params(gym: Any, params: Any, given: dict[str, Any]) -> Any:
-    """The parameters with some replaced, and those that are made of them."""
-    if not given:
-        return params
-    params = params.replace(**given)
-    return params.replace(**{key: made(params) for key, _, made in known(gym).follow})
-
-
-def known(gym: Any) -> Known:
-    """What is known of an environment, which may be nothing."""
-    found = KNOWN.get(f"{type(gym).__module__}.{type(gym).__name__}", Known())
-    own = {name: getattr(gym, name, None) for name in found.made_with}
-    return found if own == found.made_with else Known()
-
-
 def state_types(
-    name: str,
+    world: World,
     begin: Callable,
     advance: Callable,
     decode: Callable,
     spec: EnvSpec,
-    obs_space: Any,
     env_params: EnvParams,
     float_type: str,
 ) -> Any:
@@ -137,7 +108,6 @@ def state_types(
 
     Args:
       decode: an action of the policy -> as the environment takes it.
-      obs_space: gymnax's.
 
     Raises:
       ConfigError: if they change from step to step, or an observation lies otherwise than its
@@ -154,21 +124,21 @@ def state_types(
     def after_a_step(state: Any) -> Any:
         key = jax.eval_shape(lambda: keys([0])[0])
         obs, state, *_ = jax.eval_shape(advance, key, state, action, given)
-        _check_observation(name, obs_space, obs)
+        _check_observation(world, obs)
         return jax.tree.map(explicit, state)
 
     obs, state = jax.eval_shape(begin, noise, given)
-    _check_observation(name, obs_space, obs)
+    _check_observation(world, obs)
     start = jax.tree.map(explicit, state)
     types = after_a_step(start)
     again = after_a_step(types)
     if len({jax.tree.structure(state) for state in (start, types, again)}) > 1:
-        raise ConfigError(f"a step of {name} must leave a state of the kind that it is given")
+        raise ConfigError(f"a step of {world.name} must leave a state of the kind that it is given")
     shapes, others = (jax.tree_util.tree_leaves_with_path(tree) for tree in (types, again))
     for (path, leaf), (_, other), old in zip(shapes, others, jax.tree.leaves(start), strict=True):
         if leaf != other or leaf.shape != old.shape:
             raise ConfigError(
-                f"a step of {name} must keep the shapes and types of its state; it turns "
+                f"a step of {world.name} must keep the shapes and types of its state; it turns "
                 f"{jax.tree_util.keystr(path)} of {old.dtype}{list(old.shape)} into "
                 f"{other.dtype}{list(other.shape)}"
             )
@@ -188,52 +158,10 @@ def _examples(
     return noise, jax.eval_shape(decode, action, given), given
 
 
-def _check_observation(name: str, obs_space: Any, obs: Any) -> None:
+def _check_observation(world: World, obs: Any) -> None:
     """Raise ConfigError unless an observation lies as its space says: it would be reshaped."""
-    if obs.shape != tuple(obs_space.shape):
+    said = tuple(world.obs_space.shape)
+    if obs.shape != said:
         raise ConfigError(
-            f"{name} observes {list(obs.shape)}, and its observation_space says "
-            f"{list(obs_space.shape)}"
+            f"{world.name} observes {list(obs.shape)}, and its observation_space says {list(said)}"
         )
-
-
-def _place_cartpole(uniform: jax.Array) -> Any:
-    """Each of the four numbers in [-0.05, 0.05)."""
-    from gymnax.environments.classic_control import cartpole
-
-    x, x_dot, theta, theta_dot = (uniform - 0.5) * 0.1
-    return cartpole.EnvState(time=0, x=x, x_dot=x_dot, theta=theta, theta_dot=theta_dot)
-
-
-def _place_pendulum(uniform: jax.Array) -> Any:
-    """Angle in [-π, π) and speed in [-1, 1)."""
-    from gymnax.environments.classic_control import pendulum
-
-    theta, theta_dot = (uniform - 0.5) * jnp.array([2.0 * math.pi, 2.0], uniform.dtype)
-    return pendulum.EnvState(time=0, theta=theta, theta_dot=theta_dot, last_u=jnp.zeros(()))
-
-
-def _place_catch(uniform: jax.Array) -> Any:
-    """The ball in one of the five columns of the top row, the paddle in the middle of the last."""
-    from gymnax.environments.bsuite import catch
-
-    ball_x = jnp.floor(uniform[0] * 5).astype(jnp.int32)
-    top, middle, last = jnp.int32(0), jnp.int32(2), jnp.int32(9)
-    return catch.EnvState(
-        ball_x=ball_x, ball_y=top, paddle_x=middle, paddle_y=last, prev_done=False, time=0
-    )
-
-
-_CARTPOLE = (
-    ("total_mass", "masscart + masspole", lambda p: p.masscart + p.masspole),
-    ("polemass_length", "masspole * length", lambda p: p.masspole * p.length),
-)
-KNOWN = {  # by class: whatever else is registered under their names is another environment
-    "gymnax.environments.classic_control.cartpole.CartPole": Known(
-        8, 4, _place_cartpole, _CARTPOLE
-    ),
-    "gymnax.environments.classic_control.pendulum.Pendulum": Known(1, 2, _place_pendulum),
-    "gymnax.environments.bsuite.catch.Catch": Known(
-        9, 1, _place_catch, made_with={"rows": 10, "columns": 5}
-    ),
-}

@@ -22,7 +22,6 @@ import jax
 import numpy as np
 
 from jaxpg.core import algorithms, arithmetic, learner, noise
-from jaxpg.core.algorithms import PLAIN
 from jaxpg.core.config import Config, of_json
 from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
@@ -78,10 +77,10 @@ def roundings(
         `jax.config.update`: values come back in another one.
       seed: as in `records`.
       update: its index, from 0.
-      build: makes the algorithm, from the config and its primitives.
+      build: makes the algorithm, from the config and what rounds to the grid.
     """
     config = validate(config)
-    arrays, init, run = _program(config, build(config, PLAIN))
+    arrays, init, run = _program(config, build(config, arithmetic.round_floats))
     state = init(arrays, noise.key(seed))
     for _ in range(update):
         state, _ = run(arrays, state)
@@ -123,11 +122,11 @@ def send(stream: BinaryIO, seed: int, record: Record) -> None:
     stream.flush()
 
 
-def main(arguments: list[str], build: Callable[[Config], Algorithm] = algorithms.build) -> None:
+def main(arguments: list[str], build: Callable[..., Algorithm] = algorithms.build) -> None:
     """Do the jobs, given as JSON; standard output carries nothing but the stream.
 
     Args:
-      build: makes the algorithm that is traced.
+      build: makes the algorithm that is traced, as in `roundings`.
     """
     # Not sys.stdout.buffer: under PYTHONUNBUFFERED its writes are cut short when the process is
     # stopped and continued.
@@ -153,7 +152,7 @@ def _do(
         if explain is None:
             run = records(config, seed, updates, algorithm)
         else:
-            run = roundings(config, seed, explain)
+            run = roundings(config, seed, explain, build)
         for record in run:
             send(stream, seed, record)
         packages = sorted({name.partition(".")[0] for name in sys.modules})
@@ -191,7 +190,7 @@ def _rounding_into(sites: Sites, config: Config, build: Callable) -> Algorithm:
 
         return scoped
 
-    algorithm = build(config, PLAIN._replace(round_floats=round_floats))
+    algorithm = build(config, round_floats)
     env, distribution = algorithm.env, algorithm.distribution
     env = env._replace(step=within("next_state", env.step), restart=within("restart", env.restart))
     distribution = distribution._replace(sample=within("action", distribution.sample))

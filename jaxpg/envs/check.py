@@ -21,6 +21,7 @@ from jaxpg.core.distributions import categorical, several
 from jaxpg.core.networks import masked
 from jaxpg.core.rules import validate
 from jaxpg.core.types import Env, EnvSpec, EnvState, Networks
+from jaxpg.core.world import find
 
 NUM_ENVS = 8
 STEPS = 1_000
@@ -84,7 +85,7 @@ def check_env(
     world = limited(max_episode_steps)
     try:
         seen = _examined(world, own, steps, seed)
-        _check_numbers(environments.described(env)[0], seen)
+        _check_numbers(find(env).obs_space, seen)
         for limit in SHORT:  # episodes may end after just so many steps for another reason
             short = _examined(limited(limit), own, 4 * limit, seed)
             if not _dies_of(limit, short):

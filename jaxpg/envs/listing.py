@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxpg import suites
-from jaxpg.core import env
 from jaxpg.core.config import ConfigError, nearest
+from jaxpg.core.env import check_spaces
+from jaxpg.core.world import find
 
 DEFAULT = "gymnax"  # whose environments have no prefix
 
@@ -39,16 +40,17 @@ def listed(suite: str) -> Iterator[Listed]:
 
 def _described(name: str) -> Listed:
     try:
-        observations, actions, limit = env.described(name)
+        world = find(name)
+        check_spaces(world)
     except ConfigError as error:
         return Listed(name, "", "", "", str(error).removeprefix(f"{name} "))
-    steps = "none of its own" if limit is None else f"{limit:,}"
-    return Listed(name, _words(observations), _words(actions), steps, None)
+    steps = "none of its own" if world.time_limit is None else f"{int(world.time_limit):,}"
+    return Listed(name, _words(world.obs_space), _words(world.action_space), steps, None)
 
 
 def _names(suite: str) -> list[str]:
     if suite == DEFAULT:
-        env.described("CartPole-v1")  # gymnax is imported its way, once
+        find("CartPole-v1")  # gymnax is imported its way, once
         import gymnax
 
         return list(gymnax.registered_envs)

@@ -14,23 +14,25 @@ import optax
 
 from jaxpg.core import algorithms, training
 from jaxpg.core.algorithms import PLAIN, Primitives, as_it_is
+from jaxpg.core.arithmetic import round_floats
 from jaxpg.core.config import FIELDS, TRACED, Config
 from jaxpg.core.rules import validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 from jaxpg.fast import backend, blocks, dense, kernels, lanes
 
 
-def build(config: Config) -> Algorithm:
+def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
     """The algorithm that a config names, made for this machine.
 
     Args:
       config: validated.
+      round_floats: to the grid, as of `core.algorithms.build`.
 
     Raises:
       ConfigError: if the environment is unknown or not supported.
     """
     config = static(config)  # traced fields reach the parts as arguments
-    return algorithms.build(config, primitives(config))
+    return algorithms.build(config, round_floats, primitives(config))
 
 
 def train(

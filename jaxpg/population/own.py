@@ -194,9 +194,9 @@ def env_sha256(name: str) -> str | None:
     gymnax's and of a suite's, and where they are a script's."""
     if suites.has(name):
         return None
-    from jaxpg.core import env  # late, for it brings jax
+    from jaxpg.core.world import find  # late, for it brings jax
 
-    modules = sorted({one.__module__ for one in env.classes_of(name)} - {"__main__"})
+    modules = sorted({one.__module__ for one in find(name).classes} - {"__main__"})
     theirs = [x for x in modules if x.partition(".")[0] not in ("gymnax", "jaxpg")]
     found = [_sha256(getattr(sys.modules.get(module), "__file__", None)) for module in theirs]
     known = [sha256 for sha256 in found if sha256 is not None]

@@ -114,7 +114,7 @@ def test_what_the_twin_has_by_default_is_gymnaxs():
         ("Pendulum-v1", torch_dynamics.PendulumParams),
     ):
         theirs = vars(gymnax.make(name)[1])
-        follow = torch_env._FOLLOW.get(name, {})
+        follow = torch_env._written()[name].follow
         assert set(theirs) == {*kind._fields, *follow, "max_steps_in_episode"}
         for key, value in kind()._asdict().items():
             assert value == pytest.approx(theirs[key], rel=1e-15)

@@ -1,6 +1,7 @@
 """Lockstep: both packages in two processes, bit by bit; its verdicts, and what it refuses."""
 
 import dataclasses
+import io
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ import torch_ref
 import torch_ref.algorithms
 import torch_ref.arithmetic
 import torch_ref.trace
+from jaxpg import fast
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.proof import levels, lockstep
@@ -449,9 +451,9 @@ def jaxpg_with(position):
         x = jnp.where(state.time == AT, position, state.inner.x)
         return state._replace(inner=state.inner.replace(x=x)), *rest
 
-    def build(config, primitives=algorithms.PLAIN):
-        planted = arithmetic.grid_env(env._replace(step=step), primitives.round_floats)
-        return algorithms.build(config, primitives)._replace(env=planted)
+    def build(config, round_floats=arithmetic.round_floats):
+        planted = arithmetic.grid_env(env._replace(step=step), round_floats)
+        return algorithms.build(config, round_floats)._replace(env=planted)
 
     return build
 
@@ -513,6 +515,17 @@ def test_a_split_that_does_not_show_again_is_a_fault(x64_everywhere):
     assert "no rounding explains it" in str(result.split)
 
 
+def test_a_split_is_explained_by_what_was_traced(x64_everywhere):
+    made = []
+
+    def build(config, *given):
+        made.append(given)
+        return jaxpg.core.algorithms.build(config, *given)
+
+    jaxpg.core.trace._do(io.BytesIO(), build, dataclasses.asdict(TINY), [0], explain=0)
+    assert [len(given) for given in made] == [0, 1, 1]  # two are told how to round
+
+
 def test_a_fault_in_a_real_run_is_named_by_its_cause(x64):
     """γ off by 1e-7 moves the first advantages, and through them everything."""
     twin = torch_ref.Config(**{**dataclasses.asdict(TINY), "gamma": TINY.gamma + 1e-7})
@@ -524,11 +537,14 @@ def test_a_fault_in_a_real_run_is_named_by_its_cause(x64):
 
 @pytest.mark.thin(4)
 @pytest.mark.parametrize(
-    ("env", "collect", "scaled"),
-    [("CartPole-v1", "episodes", True), ("Pendulum-v1", "steps", False)],
+    ("form", "env", "collect", "scaled"),
+    [("cpu", "CartPole-v1", "episodes", True), ("plain", "Pendulum-v1", "steps", False)],
 )
-def test_all_roundings_of_an_update_are_seen_and_agree(env, collect, scaled, x64_everywhere):
+def test_all_roundings_of_an_update_are_seen_and_agree(
+    form, env, collect, scaled, x64_everywhere, monkeypatch
+):
     """Recorded, the update still ends where it ended; and both sides round the same things."""
+    monkeypatch.setenv("JAXPG_FORM", form)
     config = dataclasses.replace(
         TINY,
         collect=collect,
@@ -538,7 +554,7 @@ def test_all_roundings_of_an_update_are_seen_and_agree(env, collect, scaled, x64
         normalize_reward=scaled,
     )
     twin = torch_ref.Config(**dataclasses.asdict(config))
-    ours = list(jaxpg.core.trace.roundings(config, 3, 1))
+    ours = list(jaxpg.core.trace.roundings(config, 3, 1, fast.build))
     theirs = list(torch_ref.trace.roundings(twin, 3, 1))
     *_, record = torch_ref.trace.records(twin, 3, 2)
     steps = int(record["valid"].any(axis=1).sum())
