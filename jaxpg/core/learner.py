@@ -171,23 +171,14 @@ def learn(
     Raises:
       ConfigError: as of `estimate`; or if the fit reports other metrics than its config says.
     """
-    batch = estimate(config, algorithm, learned.params, trajectory, samples, order)
+    batch = estimate(config, algorithm, learned.params, trajectory)
+    batch = batch._replace(samples=samples, order=order)
     learned, fitted = algorithm.fit(config, algorithm, learned, batch)
     return learned, batch, fitted._replace(losses=checked_losses(config, fitted.losses))
 
 
-def estimate(
-    config: Config,
-    algorithm: Algorithm,
-    params: Params,
-    trajectory: Trajectory,
-    samples: Any = None,
-    order: jax.Array | None = None,
-) -> Batch:
+def estimate(config: Config, algorithm: Algorithm, params: Params, trajectory: Trajectory) -> Batch:
     """What a fit learns from: Ψ and the critic's target, constants; V is 0 without a critic.
-
-    Args:
-      samples, order: as in `Batch`.
 
     Raises:
       ConfigError: if a part does not give a number for each step.
@@ -209,8 +200,6 @@ def estimate(
         advantage=jnp.where(valid, advantage, 0.0),
         value=value,
         target=jnp.where(valid, target, 0.0),
-        samples=samples,
-        order=order,
     )
 
 

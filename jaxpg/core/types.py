@@ -107,7 +107,7 @@ class Batch(NamedTuple):
     advantage: jax.Array  # [T, N], Ψ
     value: jax.Array  # [T, N], V(s) before the fit; 0 without a critic
     target: jax.Array  # [T, N], what the critic is fitted to
-    samples: Any  # from the ring, ((obs, reward, next_obs, terminated), valid), leaves
+    samples: Any = None  # from the ring, ((obs, reward, next_obs, terminated), valid), leaves
     # [value_steps, batch_size, ...]; None without one
     order: jax.Array | None = None  # uint32 [epochs, ROUNDS], as in Noise
 

@@ -55,8 +55,8 @@ def trajectory(change: Callable[[Any], dict[str, Any]]) -> Plant:
     """Ψ and the value target are estimated from a trajectory with other rows."""
 
     def estimate(original: Callable, *inputs: Any) -> Any:
-        config, algorithm, params, t, *samples = inputs
-        return original(config, algorithm, params, t._replace(**change(t)), *samples)
+        config, algorithm, params, t = inputs
+        return original(config, algorithm, params, t._replace(**change(t)))
 
     return wrap(learner, "estimate", estimate)
 

@@ -74,10 +74,10 @@ def _place(moments: Any, values: Any) -> None:
 def successors_not_normalised() -> Plant:
     """V(s_{t+1}) is that of the observation as it is."""
 
-    def estimate(original: Callable, config: Any, algorithm: Any, params: Any, t: Any, *rest: Any):
+    def estimate(original: Callable, config: Any, algorithm: Any, params: Any, t: Any) -> Any:
         moments = params["obs"]
         raw = t.next_obs * (moments["var"] + statistics.EPSILON).sqrt() + moments["mean"]
-        return original(config, algorithm, params, t._replace(next_obs=raw), *rest)
+        return original(config, algorithm, params, t._replace(next_obs=raw))
 
     return wrap(learner, "estimate", estimate)
 

@@ -123,9 +123,10 @@ def policy_after_the_value_step() -> Plant:
     def learn(original: Callable, config: Any, algorithm: Any, learned: Any, *inputs: Any) -> Any:
         ahead = copy.deepcopy(learned)
         original(config, algorithm, ahead, *inputs)
-        late = learner.estimate(config, algorithm, ahead.params, *inputs)
-        batch = learner.estimate(config, algorithm, learned.params, *inputs)
-        batch = batch._replace(advantage=late.advantage)
+        trajectory, samples, order = inputs
+        late = learner.estimate(config, algorithm, ahead.params, trajectory)
+        batch = learner.estimate(config, algorithm, learned.params, trajectory)
+        batch = batch._replace(advantage=late.advantage, samples=samples, order=order)
         learned, fitted = algorithm.fit(config, algorithm, learned, batch)
         return learned, batch, fitted
 
