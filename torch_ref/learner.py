@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torch_ref import noise, ring, statistics
-from torch_ref.config import Config, ConfigError
+from torch_ref.config import RECENT_EPISODES, Config, ConfigError
 from torch_ref.losses import masked_mean
 from torch_ref.types import (
     Algorithm,
@@ -42,7 +42,6 @@ OPTIMIZERS: dict[str, Callable] = {
     ),
 }
 LOSSES = ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm")
-RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
 
 def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:

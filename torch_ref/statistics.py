@@ -9,11 +9,11 @@ import torch
 from torch_ref.types import Moments, RewardScale, Trajectory
 
 EPSILON = 1e-8  # what is added to a variance
-MOST = 10.0  # standard deviations; what is more counts as so many, as in OpenAI Baselines
+CLIP = 10.0  # standard deviations; what is more counts as so many, as in OpenAI Baselines
 
 
 def of_nothing(shape: tuple[int, ...], float_type: str) -> Moments:
-    """The moments before anything was met, which change no observation but beyond ±MOST."""
+    """The moments before anything was met, which change no observation but beyond ±CLIP."""
     zeros = torch.zeros(shape, dtype=getattr(torch, float_type))
     return {"count": zeros.new_zeros(()), "mean": zeros, "var": zeros + 1.0}
 
@@ -55,7 +55,7 @@ def merge(moments: Moments, x: torch.Tensor, valid: torch.Tensor) -> Moments:
 
 
 def normalize_obs(moments: Moments, obs: torch.Tensor) -> torch.Tensor:
-    """clip((s - mean) / √(var + EPSILON), ±MOST), the moments a constant.
+    """clip((s - mean) / √(var + EPSILON), ±CLIP), the moments a constant.
 
     Args:
       moments: of entries [D].
@@ -65,13 +65,13 @@ def normalize_obs(moments: Moments, obs: torch.Tensor) -> torch.Tensor:
       float [..., D].
     """
     std = torch.sqrt(moments["var"] + EPSILON)
-    return torch.clip((obs - moments["mean"]) / std, -MOST, MOST)
+    return torch.clip((obs - moments["mean"]) / std, -CLIP, CLIP)
 
 
 def scale_reward(
     scale: RewardScale, trajectory: Trajectory, *, gamma: float | torch.Tensor
 ) -> tuple[RewardScale, Trajectory]:
-    """The trajectory with clip(r / √(var + EPSILON), ±MOST) as reward.
+    """The trajectory with clip(r / √(var + EPSILON), ±CLIP) as reward.
 
     var is the variance of all returns so far of all environments, this trajectory's among them.
     Nothing is subtracted: a constant less for each step would be another task.
@@ -91,7 +91,7 @@ def scale_reward(
     returns, following = return_so_far(*inputs, gamma=gamma)
     moments = merge(scale.moments, returns, trajectory.valid)
     std = torch.sqrt(moments["var"] + EPSILON)
-    reward = torch.clip(trajectory.reward / std, -MOST, MOST)
+    reward = torch.clip(trajectory.reward / std, -CLIP, CLIP)
     return RewardScale(following, moments), trajectory._replace(reward=reward)
 
 

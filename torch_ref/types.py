@@ -93,8 +93,9 @@ class Batch(NamedTuple):
     advantage: torch.Tensor  # [T, N], Ψ
     value: torch.Tensor  # [T, N], V(s) before the fit; 0 without a critic
     target: torch.Tensor  # [T, N], what the critic is fitted to
-    samples: Any = None  # from the ring, a list of ((obs, reward, next_obs, terminated), valid), one
-    # for each of value_steps, tensors [batch_size, ...]; None without one
+    # From the ring, a list of ((obs, reward, next_obs, terminated), valid), one for each of
+    # value_steps, tensors [batch_size, ...]; None without one:
+    samples: Any = None
     order: np.ndarray | None = None  # uint32 [epochs, ROUNDS], as in Noise
 
 

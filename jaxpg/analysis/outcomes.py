@@ -17,14 +17,13 @@ import numpy as np
 from jaxpg import words
 from jaxpg.analysis.budget import Budget, budget, spent
 from jaxpg.analysis.stats import SOLVED, TIME_LIMITS, Survival, kaplan_meier
-from jaxpg.core.config import Config
+from jaxpg.core.config import RECENT_EPISODES, Config
 from jaxpg.population.evaluations import Evaluations
 from jaxpg.population.settings import with_setting
 
 if TYPE_CHECKING:
     from jaxpg.population.population import Population
 
-EPISODES = 100  # that a return is a mean of
 FEWEST = 4  # updates in which episodes ended, of a seed of which is said whether it has learnt
 LEVEL = 0.05  # of the tests whether a run has learnt
 ROUNDING = 1e-5  # relative; what a return differs by less is the same
@@ -124,7 +123,7 @@ def is_solved(population: "Population", target: float) -> np.ndarray:
     """Whether each row ends at the target, as a mean of 100 episodes, bool [rows]: not if it
     diverged, or fewer have ended."""
     final = np.nan_to_num(np.asarray(population.final_return, float), nan=-np.inf)
-    enough = np.asarray(population.metrics.episodes).sum(axis=1) >= EPISODES
+    enough = np.asarray(population.metrics.episodes).sum(axis=1) >= RECENT_EPISODES
     return enough & (population.frozen_at < 0) & (final >= target)
 
 
@@ -283,7 +282,9 @@ def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:
     total = np.pad(np.cumsum(return_sum, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
     trailing = np.full(episodes.shape, np.nan)
     for i, (row, sums) in enumerate(zip(count, total, strict=True)):
-        start = np.searchsorted(row, row[1:] - EPISODES, side="right") - 1  # the latest enough
+        start = (
+            np.searchsorted(row, row[1:] - RECENT_EPISODES, side="right") - 1
+        )  # the latest enough
         (enough,) = np.nonzero(start >= 0)
         before, after = start[enough], enough + 1
         trailing[i, enough] = (sums[after] - sums[before]) / (row[after] - row[before])

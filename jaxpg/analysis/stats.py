@@ -69,7 +69,7 @@ def optimality_gap(x: np.ndarray, target: float, axis: int = 0) -> np.ndarray:
     return np.maximum(0.0, target - _finite(x)).mean(axis=axis)
 
 
-def iqm_band(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
+def iqm_band(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Interval of the IQM in closed form, for curves, where a bootstrap at every point is slow.
 
         IQM ± t(h-1) · s_w / ((1 - 2·¼) √S),    h = S - 2⌊S/4⌋
@@ -95,13 +95,11 @@ def iqm_band(x: np.ndarray, confidence: float = CONFIDENCE) -> tuple[np.ndarray,
     winsorized = np.clip(ordered, ordered[cut], ordered[size - cut - 1])
     kept = size - 2 * cut
     error = winsorized.std(axis=0, ddof=1) / (kept / size * math.sqrt(size))
-    width = scipy.stats.t.ppf((1 + confidence) / 2, kept - 1) * error
+    width = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, kept - 1) * error
     return np.maximum(center - width, ordered[0]), np.minimum(center + width, ordered[-1])
 
 
-def estimate(
-    statistic: Callable[..., np.ndarray], strata: Strata, confidence: float = CONFIDENCE
-) -> Estimate:
+def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
     """A statistic of all scores, with its stratified percentile-bootstrap interval.
 
     Args:
@@ -124,11 +122,11 @@ def estimate(
         constant = np.broadcast_to(fixed, (*parts[0].shape[:-1], len(fixed)))
         return statistic(np.concatenate([*parts, constant], axis=-1), axis=-1)
 
-    low, high = _bootstrap(sampled, pooled, confidence)
+    low, high = _bootstrap(sampled, pooled)
     return Estimate(value, low, high)
 
 
-def proportion(successes: int, of: int, confidence: float = CONFIDENCE) -> Estimate:
+def proportion(successes: int, of: int) -> Estimate:
     """A share of seeds with Wilson's score interval.
 
     Not bootstrapped: resamples of 64 successes in 64 are all alike, and the interval would claim
@@ -139,7 +137,7 @@ def proportion(successes: int, of: int, confidence: float = CONFIDENCE) -> Estim
     """
     if of < 1:
         raise ValueError("a proportion needs at least one seed")
-    interval = scipy.stats.binomtest(successes, of).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(successes, of).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / of, float(interval.low), float(interval.high))
 
 
@@ -160,13 +158,13 @@ def performance_profile(scores: np.ndarray, levels: np.ndarray) -> list[Estimate
     return [proportion(int(count), len(scores)) for count in counts]
 
 
-def improvement(x: Strata, y: Strata, confidence: float = CONFIDENCE) -> Estimate:
+def improvement(x: Strata, y: Strata) -> Estimate:
     """Probability of improvement: that a seed of x beats one of y, P(X > Y) + ½ P(X = Y).
 
     The mean over strata of the Mann-Whitney U statistic over the number of pairs. Its interval is
     a stratified percentile bootstrap. Where every seed of one side beats every one of the other,
     resamples are all alike, and the far end is that of k = (strata · fewest seeds) disjoint pairs
-    which all agree: ((1 - confidence) / 2)^(1 / k); no interval is surer than that. With few seeds
+    which all agree: ((1 - 0.95) / 2)^(1 / k); no interval is surer than that. With few seeds
     it has ½ in it unless a permutation test rejects ½, too.
 
     Args:
@@ -195,14 +193,14 @@ def improvement(x: Strata, y: Strata, confidence: float = CONFIDENCE) -> Estimat
     value = float(mean_share(*(part[None] for part in [*xs, *ys]), axis=-1)[0])
     fewest = min(len(part) for part in [*xs, *ys])
     pairs = len(x) * fewest
-    end = ((1 - confidence) / 2) ** (1 / pairs)
+    end = ((1 - CONFIDENCE) / 2) ** (1 / pairs)
     if value in (0.0, 1.0):
         return Estimate(value, end if value else 0.0, 1.0 if value else 1.0 - end)
     if pairs == len(x):  # a stratum of one seed: nothing to resample
         return Estimate(value, 0.0, 1.0)
-    low, high = _bootstrap([*xs, *ys], mean_share, confidence)
+    low, high = _bootstrap([*xs, *ys], mean_share)
     low, high = (min(low, end), high) if value > 0.5 else (low, max(high, 1.0 - end))
-    if fewest < FEW and _by_chance(xs, ys, mean_share, abs(value - 0.5)) > 1 - confidence:
+    if fewest < FEW and _by_chance(xs, ys, mean_share, abs(value - 0.5)) > 1 - CONFIDENCE:
         low, high = min(low, 0.5), max(high, 0.5)
     return Estimate(value, low, high)
 
@@ -252,9 +250,7 @@ class Survival(NamedTuple):
     high: np.ndarray  # [P]
 
 
-def kaplan_meier(
-    time: np.ndarray, happened: np.ndarray, confidence: float = CONFIDENCE
-) -> Survival:
+def kaplan_meier(time: np.ndarray, happened: np.ndarray) -> Survival:
     """Kaplan and Meier's estimate of P(T > t), with log(-log) intervals by Greenwood's formula.
 
     Where the estimate is 0 or 1 that formula has no value. While it is 1, or where it falls to 0 at
@@ -272,7 +268,7 @@ def kaplan_meier(
     curve = scipy.stats.ecdf(censored).sf
     with warnings.catch_warnings():  # said of the two ends, which are filled in below
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
-        interval = curve.confidence_interval(confidence, method="log-log")
+        interval = curve.confidence_interval(CONFIDENCE, method="log-log")
     low, high = interval.low.probabilities.copy(), interval.high.probabilities.copy()
     for i in np.flatnonzero(~np.isfinite(low)):
         if i and curve.probabilities[i] == 0 and curve.probabilities[i - 1] < 1:
@@ -280,8 +276,8 @@ def kaplan_meier(
             continue
         watched = int((time >= curve.quantiles[i]).sum())
         exact = scipy.stats.binomtest(round(curve.probabilities[i]) * watched, watched)
-        low[i], high[i] = exact.proportion_ci(confidence, method="exact")
-    start = (0.0, 1.0, ((1 - confidence) / 2) ** (1 / len(time)), 1.0)
+        low[i], high[i] = exact.proportion_ci(CONFIDENCE, method="exact")
+    start = (0.0, 1.0, ((1 - CONFIDENCE) / 2) ** (1 / len(time)), 1.0)
     found = (curve.quantiles, curve.probabilities, low, high)
     return Survival(*(np.concatenate([[x], rest]) for x, rest in zip(start, found, strict=True)))
 
@@ -320,7 +316,7 @@ def _finite(x: np.ndarray) -> np.ndarray:
 
 
 def _bootstrap(
-    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], confidence: float
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]
 ) -> tuple[float, float]:
     """Percentile interval; every sample is resampled on its own."""
     result = scipy.stats.bootstrap(
@@ -330,7 +326,7 @@ def _bootstrap(
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=_batch(sum(map(len, samples))),
-        confidence_level=confidence,
+        confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(0),
     )

@@ -11,6 +11,8 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+RECENT_EPISODES = 100  # that a final return is the mean of
+
 
 class ConfigError(ValueError):
     """A hyperparameter, or a combination of them, that has no meaning."""

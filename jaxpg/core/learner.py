@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpg.core import noise, ring, statistics
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import RECENT_EPISODES, Config, ConfigError
 from jaxpg.core.losses import masked_mean
 from jaxpg.core.types import (
     Algorithm,
@@ -40,7 +40,6 @@ OPTIMIZERS: dict[str, Callable] = {
     "rmsprop": lambda c: optax.scale_by_rms(decay=0.99, eps=c.optimizer_eps, eps_in_sqrt=False),
 }
 LOSSES = ("policy_loss", "value_loss", "entropy", "policy_grad_norm", "value_grad_norm")
-RECENT_EPISODES = 100  # episodes that final_return is the mean of
 
 
 def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jaxpg.core.types import Moments, RewardScale, Trajectory
 
 EPSILON = 1e-8  # what is added to a variance
-MOST = 10.0  # standard deviations; what is more counts as so many, as in OpenAI Baselines
+CLIP = 10.0  # standard deviations; what is more counts as so many, as in OpenAI Baselines
 
 
 def of_nothing(shape: tuple[int, ...], float_type: str) -> Moments:
-    """The moments before anything was met, which change no observation but beyond ±MOST."""
+    """The moments before anything was met, which change no observation but beyond ±CLIP."""
     zeros = jnp.zeros(shape, float_type)
     return {"count": jnp.zeros((), float_type), "mean": zeros, "var": zeros + 1.0}
 
@@ -59,7 +59,7 @@ def merge(moments: Moments, x: jax.Array, valid: jax.Array) -> Moments:
 
 
 def normalize_obs(moments: Moments, obs: jax.Array) -> jax.Array:
-    """clip((s - mean) / √(var + EPSILON), ±MOST), the moments a constant.
+    """clip((s - mean) / √(var + EPSILON), ±CLIP), the moments a constant.
 
     Args:
       moments: of entries [D].
@@ -70,7 +70,7 @@ def normalize_obs(moments: Moments, obs: jax.Array) -> jax.Array:
     """
     mean, var = jax.lax.stop_gradient((moments["mean"], moments["var"]))
     mean, std = (jnp.broadcast_to(x, obs.shape) for x in (mean, jnp.sqrt(var + EPSILON)))
-    return jnp.clip((obs - mean) / std, -MOST, MOST)
+    return jnp.clip((obs - mean) / std, -CLIP, CLIP)
 
 
 def scale_reward(
@@ -80,7 +80,7 @@ def scale_reward(
     gamma: float | jax.Array,
     scan: Callable = jax.lax.scan,
 ) -> tuple[RewardScale, Trajectory]:
-    """The trajectory with clip(r / √(var + EPSILON), ±MOST) as reward.
+    """The trajectory with clip(r / √(var + EPSILON), ±CLIP) as reward.
 
     var is the variance of all returns so far of all environments, this trajectory's among them.
     Nothing is subtracted: a constant less for each step would be another task.
@@ -100,7 +100,7 @@ def scale_reward(
     returns, following = return_so_far(*inputs, gamma=gamma, scan=scan)
     moments = merge(scale.moments, returns, trajectory.valid)
     std = jnp.sqrt(moments["var"] + EPSILON)
-    reward = jnp.clip(trajectory.reward / std, -MOST, MOST)
+    reward = jnp.clip(trajectory.reward / std, -CLIP, CLIP)
     return RewardScale(following, moments), trajectory._replace(reward=reward)
 
 

@@ -107,8 +107,9 @@ class Batch(NamedTuple):
     advantage: jax.Array  # [T, N], Ψ
     value: jax.Array  # [T, N], V(s) before the fit; 0 without a critic
     target: jax.Array  # [T, N], what the critic is fitted to
-    samples: Any = None  # from the ring, ((obs, reward, next_obs, terminated), valid), leaves
-    # [value_steps, batch_size, ...]; None without one
+    # From the ring, ((obs, reward, next_obs, terminated), valid), leaves
+    # [value_steps, batch_size, ...]; None without one:
+    samples: Any = None
     order: jax.Array | None = None  # uint32 [epochs, ROUNDS], as in Noise
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpg.core.config import Config
 from jaxpg.core.distributions import NEVER
-from jaxpg.core.statistics import EPSILON, MOST
+from jaxpg.core.statistics import CLIP, EPSILON
 from jaxpg.names import to_torch
 from jaxpg.population.policy import Policy
 
@@ -28,7 +28,7 @@ class Chain(NamedTuple):
     low: np.ndarray | None  # [A], bounds of a continuous action
     high: np.ndarray | None
     mean: np.ndarray | None = None  # [D], what is subtracted from an observation
-    std: np.ndarray | None = None  # [D], what that is divided by, before it is clipped to ±MOST
+    std: np.ndarray | None = None  # [D], what that is divided by, before it is clipped to ±CLIP
     choices: tuple[int, ...] = ()  # as in EnvSpec
     masked: bool = False  # as in EnvSpec
     squash: bool = False  # whether an action is squashed into its bounds, or clipped to them
@@ -70,7 +70,7 @@ def forward(chain: Chain, obs: np.ndarray) -> np.ndarray:
     """What the last layer gives for observations [B, D], masked."""
     allowed = obs[:, -len(chain.layers[-1][1]) :] > 0.5  # if it is masked
     if chain.mean is not None and chain.std is not None:
-        obs = np.clip((obs - chain.mean) / chain.std, -MOST, MOST)
+        obs = np.clip((obs - chain.mean) / chain.std, -CLIP, CLIP)
     activate = np.tanh if chain.activation == "tanh" else partial(np.maximum, 0.0)
     if chain.convolutions:
         pixels = obs.reshape(-1, *chain.image)

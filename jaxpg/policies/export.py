@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError, nearest
-from jaxpg.core.statistics import MOST
+from jaxpg.core.statistics import CLIP
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.policies.chain import Chain, as_chain, by_feature, forward
@@ -184,7 +184,7 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
     if chain.mean is not None and chain.std is not None:
         linear(np.eye(len(chain.mean), dtype=chain.mean.dtype), -chain.mean)
         linear(np.diag(1 / chain.std), np.zeros_like(chain.std))
-        layers.append(["Hardtanh", -MOST, MOST])
+        layers.append(["Hardtanh", -CLIP, CLIP])
     activation = [{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]]
     if chain.convolutions:
         layers.append(["Unflatten", 1, [1, *chain.image]])

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from jaxpg.core.config import ConfigError
 from jaxpg.core.distributions import NEVER
-from jaxpg.core.statistics import MOST
+from jaxpg.core.statistics import CLIP
 from jaxpg.policies.chain import Chain, by_feature
 
 OPSET, IR_VERSION = 17, 8  # every runtime since 2022 reads them
@@ -83,7 +83,7 @@ def _features(graph: _Graph, chain: Chain) -> str:
     """An observation as it is normalised, and what convolutions make of it."""
     at, operator = "observation", OPERATORS[chain.activation]
     if chain.mean is not None and chain.std is not None:
-        bounds = {"least": -MOST, "most": MOST}
+        bounds = {"least": -CLIP, "most": CLIP}
         graph.constants |= {name: np.array(x, chain.std.dtype) for name, x in bounds.items()}
         graph.constants |= {"obs_mean": chain.mean, "obs_std": chain.std}
         graph.add("Sub", [at, "obs_mean"], "centred")

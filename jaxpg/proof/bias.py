@@ -23,7 +23,7 @@ from jaxpg.proof.oracle import (
     inputs,
     moments,
 )
-from jaxpg.proof.problems import Problem, cartpole, probability, quick_jit, train
+from jaxpg.proof.problems import Problem, ascend, cartpole, probability, quick_jit
 from jaxpg.proof.tables import share
 
 Slopes = Callable[..., Any]  # log π, trajectory, V(s), V(s') -> ∂ loss / ∂ log π, [T, N, K]
@@ -112,7 +112,7 @@ def estimator_bias(
         slopes = _one_by_one(call, loss, arrays) if arrays else _in_jax(call, loss)
         start = made.networks.init(*noise.split(noise.key(seed), 2))
         found = []
-        for parameters, params in (("random", start), ("trained", train(made, start))):
+        for parameters, params in (("random", start), ("trained", ascend(made, start))):
             truth = Truth.of(made, params, gamma)
             (log_prob, *wrong), (score, *_) = inputs(made, params)
             for kind, values in (("exact", truth[1:]), ("wrong", wrong)):

@@ -29,13 +29,13 @@ from jaxpg.core.types import Params, Trajectory
 from jaxpg.proof.problems import (
     BASE,
     Problem,
+    ascend,
     cartpole,
     exact_gradient,
     exact_value,
     probability,
     quick_jit,
     tabular,
-    train,
 )
 from jaxpg.proof.tables import Table, share
 
@@ -263,7 +263,7 @@ def _rows_of(seed: int, report: Callable[[str], None], problem: Problem) -> list
         chosen = [(as_arrays(c), kind) for c, kind in cases(problem.trajectory.valid.shape[1])]
         start = problem.networks.init(*noise.split(noise.key(seed), 2))
         found = []
-        for parameters, params in (("random", start), ("trained", train(problem, start))):
+        for parameters, params in (("random", start), ("trained", ascend(problem, start))):
             truth = {gamma: Truth.of(problem, params, gamma) for gamma in GAMMAS}
             for i, (config, baseline) in enumerate(chosen):
                 if i % TOLD == 0:

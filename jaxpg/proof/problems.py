@@ -190,7 +190,7 @@ def written(problem: Problem, params: Params, algorithm: Algorithm) -> Trajector
 
 
 @quick_jit
-def train(problem: Problem, params: Params) -> Params:
+def ascend(problem: Problem, params: Params) -> Params:
     """Parameters after some steps of exact gradient ascent on U, at γ = 1."""
 
     def step(params: Params, _: None) -> tuple[Params, None]:

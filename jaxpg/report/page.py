@@ -21,7 +21,7 @@ from jaxpg.analysis.measures import (
 )
 from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, ranking, typical
 from jaxpg.analysis.stats import Estimate, iqm
-from jaxpg.core.learner import RECENT_EPISODES
+from jaxpg.core.config import RECENT_EPISODES
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES, Evaluations
 from jaxpg.report import canvas, figures, made

@@ -49,7 +49,7 @@ def rows_of_the_oracle(baselines, **fields):
         start = problem.networks.init(*noise.split(noise.key(0), 2))
         config = dataclasses.replace(problems.BASE, **PLAIN | fields)
         found = []
-        for params in (start, problems.train(problem, start)):
+        for params in (start, problems.ascend(problem, start)):
             for baseline in baselines:
                 row = oracle.hold(problem, "", params, config, baseline)
                 found.append((row.relative_bias, row.cosine, row.variance))

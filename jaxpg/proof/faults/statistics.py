@@ -94,7 +94,7 @@ def rewards_not_clipped() -> Plant:
 
 def _unclipped(name: str) -> Plant:
     def unclipped(original: Callable, *inputs: Any, **coefficients: Any) -> Any:
-        with mock.patch.object(statistics, "MOST", float("inf")):
+        with mock.patch.object(statistics, "CLIP", float("inf")):
             return original(*inputs, **coefficients)
 
     return wrap(statistics, name, unclipped)
