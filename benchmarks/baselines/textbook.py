@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 
 VARIES = (  # what may differ from the preset `vpg`
     "env", "num_envs", "num_steps", "total_steps", "total_episodes", "hidden_sizes", "gamma",
@@ -37,31 +37,34 @@ class Network(nn.Module):
         return nn.Dense(self.outputs, kernel_init=kernel_init)(x)
 
 
-def unsupported(config: Config) -> str | None:
-    """Why this loop cannot train a config, in a sentence; None if it can."""
+def check(config: Config) -> None:
+    """Raise ConfigError unless this loop can train a config."""
     for field in dataclasses.fields(Config):
         given = getattr(config, field.name)
         if field.name not in VARIES and given != field.default:
-            return (
-                f"it has {field.name}={field.default!r} alone, as the preset vpg has it; got "
-                f"{given!r}"
+            raise ConfigError(
+                f"the textbook's loop has {field.name}={field.default!r} alone, as the preset vpg "
+                f"has it; got {given!r}"
             )
     if len(config.hidden_sizes) != 1 or config.max_grad_norm is None:
-        return "it has one hidden layer and clips gradients, as the preset vpg does"
+        raise ConfigError("the textbook's loop has one hidden layer, and clips gradients")
     env, env_params = gymnax.make(config.env)
     if not hasattr(env.action_space(env_params), "n"):
-        return f"its actions are discrete; those of {config.env} are not"
+        raise ConfigError(f"the textbook's actions are discrete; those of {config.env} are not")
     if len(env.observation_space(env_params).shape) != 1:
-        return f"it takes flat observations; those of {config.env} are not"
-    return None
+        raise ConfigError(f"the textbook's observations are flat; those of {config.env} are not")
 
 
 def make_train(config: Config) -> Callable[[jax.Array], tuple[Any, jax.Array, jax.Array]]:
     """train(key) -> policy parameters; episodes that ended, and their returns' sum, by update.
 
     Args:
-      config: one of which `unsupported` is None.
+      config: like the preset `vpg`, but for what is in VARIES.
+
+    Raises:
+      ConfigError: if it is another.
     """
+    check(config)
     env, env_params = gymnax.make(config.env)
     (hidden,) = config.hidden_sizes
     policy, critic = Network(hidden, env.num_actions), Network(hidden, 1)

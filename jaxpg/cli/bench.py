@@ -27,8 +27,6 @@ class Bench:
     """Measurements of each number of lanes, in alternation; >= 1."""
     seconds: float = 2.0
     """Length of a measurement, roughly."""
-    textbook: bool = True
-    """Measure the textbook's jit(vmap(train)) beside them, where it is there."""
     json: File = None
     """For all that was measured."""
     config: OmitArgPrefixes[Config] = PRESETS["vpg"]
@@ -46,9 +44,7 @@ def bench(options: Bench) -> None:
     machine.prepare(config)
     from jaxpg.population import bench
 
-    measured = bench.measure(
-        config, options.lanes, options.rounds, options.seconds, say, options.textbook
-    )
+    measured = bench.measure(config, options.lanes, options.rounds, options.seconds, say)
     if options.json is not None:
         files.save(options.json, files.as_json(measured))
     print(bench.table(measured))

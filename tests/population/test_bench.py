@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -13,6 +11,7 @@ import pytest
 from benchmarks import contenders, measure, ppo, readme, record, trained
 from benchmarks.baselines import textbook
 from jaxpg.cli.main import main
+from jaxpg.core.config import ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.errors import DoesNotFit
 from jaxpg.population import bench, provenance
@@ -31,8 +30,6 @@ def test_bench_measures_a_config(tmp_path, capsys):
         assert min(row["steps_per_second"]) > 0
         assert row["program_bytes"] > 0
     assert measured["config"]["num_envs"] == 2
-    assert measured["textbook"] is None
-    assert "it has max_episode_steps=None alone, as the preset vpg has it; got 4" in shown
     assert "fastest: --lanes" in shown
 
 
@@ -60,14 +57,11 @@ def test_table_by_hand():
             {**row, "steps_per_second": [100.0, 300.0, 200.0]},
             {**row, "lanes": 16, "steps_per_second": [400.0, 410.0, 420.0]},
         ],
-        "textbook": {"compile_seconds": [5.0, 1.0], "steps_per_second": [40.0, 60.0]},
-        "no_textbook": None,
         "budget": 820,
     }
     lines = bench.table(measured).splitlines()
-    assert " ".join(lines[1].split()) == "8 200 100 to 300 4.0 x 2.0 s 3 MiB"
-    assert " ".join(lines[3].split()) == "textbook 50 40 to 60 1.0 x 5.0 s"
-    assert lines[5] == "fastest: --lanes 16; with them the whole budget takes 2 s a seed"
+    assert " ".join(lines[1].split()) == "8 200 100 to 300 2.0 s 3 MiB"
+    assert lines[4] == "fastest: --lanes 16; with them the whole budget takes 2 s a seed"
 
 
 def test_every_core_works_at_the_same_time(monkeypatch):
@@ -83,7 +77,7 @@ def test_every_core_works_at_the_same_time(monkeypatch):
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Nothing is compiled and nothing measured, but what the textbook's process does."""
+    """Nothing is compiled and nothing measured."""
     monkeypatch.setattr(bench.population, "make_chunks", lambda *a: [None])
     monkeypatch.setattr(bench.chunks, "check_memory", lambda *a, **k: "")
     program = SimpleNamespace(start=None, advance=None)
@@ -93,22 +87,13 @@ def cheap(monkeypatch):
     monkeypatch.setattr(bench, "_speed", lambda *a: 100.0)
 
 
-def in_the_textbooks_place(monkeypatch, code):
-    """Another process."""
-
-    def start(command, **options):
-        return subprocess.Popen([sys.executable, "-c", code], **options)
-
-    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
-
-
 def test_memory_must_have_room_for_all_workers_at_once(cheap, monkeypatch):
     """Every one of them trains while speed is measured."""
     asked = []
     program = SimpleNamespace(start=None, advance=None)
     monkeypatch.setattr(bench.chunks, "compile_programs", lambda *a: [program] * 5)
     monkeypatch.setattr(bench.chunks, "check_memory", lambda *a, **k: asked.append(a))
-    bench.measure(PRESETS["vpg"], [8], 1, 1.0, lambda line: None, textbook=False)
+    bench.measure(PRESETS["vpg"], [8], 1, 1.0, lambda line: None)
     ((programs, _, groups, _),) = asked
     assert len(groups) == len(programs) == 5
 
@@ -123,7 +108,7 @@ def test_usual_lanes_that_do_not_fit_end_the_list(cheap, monkeypatch):
         return {"lanes": lanes, "steps_per_second": []}, None, None
 
     monkeypatch.setattr(bench, "_compiled", compiled)
-    given = (PRESETS["vpg"], (), 1, 1.0, said.append, False)
+    given = (PRESETS["vpg"], (), 1, 1.0, said.append)
     most = 20
     assert [row["lanes"] for row in bench.measure(*given)["rows"]] == [8, 16]
     assert "32 lanes are too many" in said
@@ -135,10 +120,10 @@ def test_usual_lanes_that_do_not_fit_end_the_list(cheap, monkeypatch):
         bench.measure(PRESETS["vpg"], [8, 16], *given[2:])
 
 
-def test_the_textbook_can_be_left_out(cheap):
+def test_lanes_take_turns(cheap):
     said = []
-    measured = bench.measure(PRESETS["vpg"], [8, 16], 2, 1.0, said.append, textbook=False)
-    assert (measured["textbook"], measured["no_textbook"]) == (None, "it was left out")
+    measured = bench.measure(PRESETS["vpg"], [8, 16], 2, 1.0, said.append)
+    assert [row["steps_per_second"] for row in measured["rows"]] == [[100.0] * 2] * 2
     assert said == [
         *("compiling 8 lanes", "compiling 16 lanes"),
         *("round 1 of 2: 8 lanes", "round 1 of 2: 16 lanes"),
@@ -146,51 +131,19 @@ def test_the_textbook_can_be_left_out(cheap):
     ]
 
 
-@pytest.mark.parametrize(
-    ("child", "reason"),
-    [
-        ("import time; time.sleep(60)", "it took more than 0 s; a larger --seconds waits"),
-        ("pass", "its process has ended"),
-    ],
-)
-def test_a_textbook_that_takes_too_long_is_given_up(child, reason, cheap, monkeypatch):
-    in_the_textbooks_place(monkeypatch, child)
-    monkeypatch.setattr(bench, "PATIENCE", 10 if child == "pass" else 0.1)
-    measured = bench.measure(PRESETS["vpg"], [8], 2, 1.0, lambda sentence: None)
-    assert measured["no_textbook"].startswith(reason)
-    assert measured["textbook"] is None
-    assert len(measured["rows"][0]["steps_per_second"]) == 2
-    assert f"without the textbook's loop: {reason}" in bench.table(measured)
-
-
-def test_the_textbooks_process_is_asked_by_turns(cheap, monkeypatch):
-    child = (
-        "import json, sys\nsys.stdin.readline()\n"
-        "print(json.dumps({'compile_seconds': 1.0}), flush=True)\n"
-        "while sys.stdin.readline(): print(json.dumps({'steps_per_second': 50.0}), flush=True)\n"
-    )
-    in_the_textbooks_place(monkeypatch, child)
-    measured = bench.measure(PRESETS["vpg"], [8], 3, 1.0, lambda sentence: None)
-    assert measured["textbook"] == {
-        "seeds": bench.TEXTBOOK_SEEDS,
-        "compile_seconds": [1.0],
-        "steps_per_second": [50.0] * 3,
-    }
-    assert "2.0 x" in bench.table(measured)
-
-
-def test_what_the_textbook_can_train():
+def test_the_textbook_trains_what_it_is_asked_for_or_nothing():
     vpg = PRESETS["vpg"]
-    assert textbook.unsupported(vpg) is None
-    assert textbook.unsupported(dataclasses.replace(vpg, env="Acrobot-v1", gamma=0.9)) is None
+    textbook.make_train(vpg)
+    textbook.make_train(dataclasses.replace(vpg, env="Acrobot-v1", gamma=0.9))
     for change, words in (
         ({"ent_coef": 0.1}, "ent_coef=0.0 alone"),
         ({"hidden_sizes": (8, 8)}, "one hidden layer"),
         ({"max_grad_norm": None}, "clips gradients"),
         ({"env": "Pendulum-v1"}, "actions are discrete"),
-        ({"env": "Breakout-MinAtar"}, "flat observations"),
+        ({"env": "Breakout-MinAtar"}, "observations are flat"),
     ):
-        assert words in textbook.unsupported(dataclasses.replace(vpg, **change))
+        with pytest.raises(ConfigError, match=words):
+            textbook.make_train(dataclasses.replace(vpg, **change))
 
 
 def test_returns_of_the_last_episodes():
