@@ -6,6 +6,7 @@ rates, and `descend`, a step of an optimizer.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch_ref.losses import masked_mean
 from torch_ref.types import (
     Algorithm,
     Batch,
+    Distribution,
     EnvSpec,
     EnvState,
     Fitted,
@@ -151,15 +153,21 @@ def collect(
     algorithm: Algorithm, params: nn.ModuleDict, env_state: EnvState, draws: Noise
 ) -> tuple[EnvState, Trajectory]:
     """The environments' next state, and what the policy met in them."""
+    acting = partial(act, algorithm.networks.policy, algorithm.distribution)
+    return algorithm.collect(algorithm.env, acting, params, env_state, draws)
 
-    def act(
-        params: nn.ModuleDict, obs: torch.Tensor, uniform: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = algorithm.networks.policy(params, obs)
-        action = algorithm.distribution.sample(outputs, uniform)
-        return action, algorithm.distribution.log_prob(outputs, action)
 
-    return algorithm.collect(algorithm.env, act, params, env_state, draws)
+def act(
+    policy: Callable,
+    distribution: Distribution,
+    params: nn.ModuleDict,
+    obs: torch.Tensor,
+    uniform: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Actions [N, ...] that the policy draws where it sees obs [N, D], and their log π, [N]."""
+    outputs = policy(params, obs)
+    action = distribution.sample(outputs, uniform)
+    return action, distribution.log_prob(outputs, action)
 
 
 def learn(

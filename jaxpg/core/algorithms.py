@@ -38,7 +38,6 @@ class Primitives(NamedTuple):
     """
 
     rows: Callable = jax.vmap  # a function of one environment, for N
-    over_time: Callable = rollout.over_time  # a rollout's steps
     scan: Callable = jax.lax.scan  # over time, of rows that do not affect one another
     steps: Callable = jax.lax.scan  # over the steps of an optimizer
     while_loop: Callable = jax.lax.while_loop  # its body changes nothing once its condition fails
@@ -81,7 +80,7 @@ def build(
     networks_ = networks.make(config, env_.spec, primitives.apply)
     distribution = _distribution(config, env_.spec)
     distribution = distribution._replace(sample=primitives.sample(distribution.sample))
-    loops = {"steps": primitives.over_time, "episodes": primitives.while_loop}
+    loops = {"steps": rollout.over_time, "episodes": primitives.while_loop}
     on_grid = config.grid_bits is not None
     rounded = partial(round_floats, mantissa_bits=config.grid_bits)
     return Algorithm(

@@ -19,6 +19,7 @@ from jaxpg.core.losses import masked_mean
 from jaxpg.core.types import (
     Algorithm,
     Batch,
+    Distribution,
     EnvSpec,
     EnvState,
     Fitted,
@@ -148,13 +149,21 @@ def collect(
     algorithm: Algorithm, params: Params, env_state: EnvState, draws: Noise
 ) -> tuple[EnvState, Trajectory]:
     """The environments' next state, and what the policy met in them."""
+    acting = partial(act, algorithm.networks.policy, algorithm.distribution)
+    return algorithm.collect(algorithm.env, acting, params, env_state, draws)
 
-    def act(params: Params, obs: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs = algorithm.networks.policy(params, obs)
-        action = algorithm.distribution.sample(outputs, uniform)
-        return action, algorithm.distribution.log_prob(outputs, action)
 
-    return algorithm.collect(algorithm.env, act, params, env_state, draws)
+def act(
+    policy: Callable,
+    distribution: Distribution,
+    params: Params,
+    obs: jax.Array,
+    uniform: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Actions [N, ...] that the policy draws where it sees obs [N, D], and their log π, [N]."""
+    outputs = policy(params, obs)
+    action = distribution.sample(outputs, uniform)
+    return action, distribution.log_prob(outputs, action)
 
 
 def learn(

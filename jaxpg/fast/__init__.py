@@ -32,7 +32,9 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
       ConfigError: if the environment is unknown or not supported.
     """
     config = static(config)  # traced fields reach the parts as arguments
-    return algorithms.build(config, round_floats, primitives(config))
+    algorithm = algorithms.build(config, round_floats, primitives(config))
+    in_one_kernel = backend.form() == "fused" and config.collect == "steps"
+    return kernels.collecting(algorithm) if in_one_kernel else algorithm
 
 
 def train(
@@ -94,7 +96,6 @@ def _of_form(config: Config) -> Primitives:
             )
         case "fused":
             return everywhere._replace(
-                over_time=kernels.over_time,
                 scan=kernels.scan,
                 steps=lanes.first_apart,
                 network=kernels.network if config.collect == "steps" else blocks.of_whole_episodes,

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxpg.core import rollout
-from jaxpg.core.types import Noise
+from jaxpg.core import learner, rollout
+from jaxpg.core.types import Algorithm, Env, EnvState, Noise, Trajectory
 from jaxpg.fast.tiles import (
     SHORT,
     Array,
@@ -86,6 +86,21 @@ def scan(step: Callable, state: Any, inputs: Any, *, reverse: bool = False) -> t
     except Unsupported as reason:
         logger.info("a scan is left to XLA: %s", reason)
         return jax.lax.scan(step, state, inputs, reverse=reverse)
+
+
+def collecting(algorithm: Algorithm) -> Algorithm:
+    """The algorithm, whose rollouts are one kernel each as long as it acts with parts of its own.
+
+    A kernel has one environment at a time, and a part of yours may look at all of them.
+    """
+    own = (learner.act, (algorithm.networks.policy, algorithm.distribution))
+
+    def collect(env: Env, act: Any, *inputs: Any) -> tuple[EnvState, Trajectory]:
+        acts_so = isinstance(act, partial) and (act.func, act.args) == own
+        loop = over_time if acts_so and env == algorithm.env else rollout.over_time
+        return rollout.collect_steps(env, act, *inputs, loop=loop)
+
+    return algorithm._replace(collect=collect)
 
 
 def over_time(step: Callable, state: Any, noise: Noise, block: int) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from jaxpg import fast
 from jaxpg.core import algorithms, learner, noise, rollout, training
 from jaxpg.core.config import Config
 from jaxpg.core.types import Networks
+from jaxpg.fast import kernels
 from jaxpg.names import to_torch
 from jaxpg.proof.synthetic import DIALS
 from tests.compare import assert_close, assert_trees_close
@@ -161,6 +162,18 @@ def rewarded(algorithm):
     return env._replace(step=step)
 
 
+def rewarded_above_the_others(algorithm):
+    """Rewards that depend on those of the other environments."""
+    env = algorithm.env
+
+    def step(key, state, action):
+        state, reward, *ends = env.step(key, state, action)
+        reward = reward - state.obs[:, 0]
+        return state, reward - jnp.broadcast_to(jnp.mean(reward), reward.shape), *ends
+
+    return env._replace(step=step)
+
+
 def warmer(algorithm):
     """The distribution of outputs that are read otherwise."""
     own = algorithm.distribution
@@ -213,6 +226,7 @@ def twice(algorithm):
 
 REPLACED = {
     "rewards": ("env", rewarded),
+    "rewards above the others'": ("env", rewarded_above_the_others),
     "a layer norm": ("networks", normed_networks),
     "networks that look around": ("networks", looking_around),
     "a distribution": ("distribution", warmer),
@@ -236,7 +250,7 @@ TOGETHER = [
         "an optimizer",
     ),
     ("a layer norm", "other observations", "a fit"),
-    ("networks that look around",),
+    ("networks that look around", "rewards above the others'"),
 ]
 PAIRS = [
     (one, other)
@@ -277,6 +291,35 @@ def assert_the_form_is_plain(config, *names):
 @pytest.mark.parametrize("names", TOGETHER, ids=" and ".join)
 def test_what_is_replaced_is_used(names, form):
     assert_the_form_is_plain(CONFIG, *names)
+
+
+@pytest.mark.parametrize(
+    ("names", "kernels_used"),
+    [
+        ((), 1),
+        (("an advantage", "a loss", "a fit", "other observations"), 1),
+        (("rewards",), 0),
+        (("networks that look around",), 0),
+        (("a distribution",), 0),
+        (("acting on scaled observations",), 0),
+    ],
+)
+def test_a_rollout_is_one_kernel_of_own_parts_alone(names, kernels_used, monkeypatch):
+    """It has one environment at a time; what is replaced may look at all of them."""
+    monkeypatch.setenv("JAXPG_FORM", "fused")
+    used = []
+    monkeypatch.setattr(
+        kernels, "over_time", lambda *inputs: used.append(inputs) or rollout.over_time(*inputs)
+    )
+    arrays, algorithm = training.as_arrays(CONFIG), replace(fast.build(CONFIG), *names)
+
+    def collected(key):
+        state = learner.init(arrays, key, algorithm)
+        draws = noise.draw(key, 0, CONFIG, algorithm.env.spec, CONFIG.num_steps)
+        return learner.collect(algorithm, state.params, state.env_state, draws)
+
+    jax.eval_shape(collected, noise.key(0))
+    assert len(used) == kernels_used
 
 
 @pytest.mark.slow
