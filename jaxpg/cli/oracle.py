@@ -11,6 +11,7 @@ from jaxpg import files
 from jaxpg.cli.arguments import File
 from jaxpg.cli.streams import say
 from jaxpg.core.config import ConfigError
+from jaxpg.report import terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,6 @@ def oracle(options: Oracle) -> None:
     files.check(options.family_out, "--family-out")
     os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU only emulates float64
     import jax
-    from rich.console import Console
 
     from jaxpg.proof import family, finding, oracle, tables
     from jaxpg.report.oracle import draw, draw_family
@@ -57,7 +57,7 @@ def oracle(options: Oracle) -> None:
         parts: dict[str, Sequence[Any]] = {"estimators": found, "family": findings}
         listed = [f'"{name}": [\n{_lines(part)}\n]' for name, part in parts.items()]
         files.save(options.json, "{\n" + ",\n".join(listed) + "\n}\n")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = terminal.console()
     console.print(tables.rich(oracle.tables(found)))
     console.print(tables.rich(finding.tables(findings)))
     if options.out:

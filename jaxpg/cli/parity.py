@@ -16,6 +16,7 @@ from jaxpg import files
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Directory, File
 from jaxpg.core.config import ConfigError, nearest
+from jaxpg.report import terminal
 
 if TYPE_CHECKING:  # torch is an extra
     from jaxpg.proof.faults import Catch
@@ -191,9 +192,7 @@ def _plant(faults: Sequence[Any], report: Callable[[str], None]) -> list["Catch"
 
 
 def _print(levels: list["Row"], catches: list["Catch"]) -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = terminal.console()
     if levels:
         console.print(_level_table(levels))
     if catches:

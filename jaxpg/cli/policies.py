@@ -14,6 +14,7 @@ from jaxpg.cli.streams import say
 from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MOST_EPISODES
+from jaxpg.report import terminal
 from jaxpg.runs import manifest as manifests
 from jaxpg.words import environment, parameters, returned, seeds, share
 
@@ -319,7 +320,6 @@ def _print_table(
     algorithm: str, config: Config, results: list[dict[str, Any]], episodes: int
 ) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
@@ -345,8 +345,5 @@ def _print_table(
         if row["solved_at"] is not None:
             cells.append(share(row["solved_fraction"]))
         table.add_row(*cells, f"{row['steps']:,}", f"{row['seconds']:.1f}")
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width
-        console = Console(width=140)
     print(f"{algorithm} on {environment(config)}, fresh episodes of each seed: {episodes:,}")
-    console.print(table)
+    terminal.console().print(table)

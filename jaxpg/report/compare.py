@@ -15,7 +15,7 @@ from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
 from jaxpg.core.config import EnvParams
 from jaxpg.errors import RunError
-from jaxpg.report import canvas, figures
+from jaxpg.report import canvas, figures, terminal
 from jaxpg.report.canvas import MUTED
 from jaxpg.runs.load import Run, load
 from jaxpg.runs.manifest import sha256
@@ -271,13 +271,10 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
 def show(entries: Sequence[Entry], held: Sequence[Pair]) -> None:
     """All of it on the terminal."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file or a pipe has no width
-        console = Console(highlight=False, width=140)
+    console = terminal.console()
     solving = entries[0].outcomes.solving
     solved = f", solved from {solving.target:g}" if solving else ""
     first = budgets(entries)

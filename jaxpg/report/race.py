@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxpg import files, words
 from jaxpg.analysis.race import Pair, Round
-from jaxpg.report import canvas
+from jaxpg.report import canvas, terminal
 from jaxpg.report.canvas import ACCENT, MUTED
 from jaxpg.runs.race import Race
 
@@ -27,12 +27,11 @@ def line(race: Race, number: int, at: Round) -> str:
 def show(race: Race, found: Sequence[Round]) -> None:
     """The race as it ended, on the terminal."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     last = found[-1]
-    console = Console(soft_wrap=False, highlight=False)
+    console = terminal.console()
     where = words.environment(race.contenders[0].config)
     risk = f"{race.plan.alpha:.3g}"
     console.print(escape(f"{where}; the chance of telling alike ones apart is held at {risk}"))

@@ -24,7 +24,7 @@ from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import Estimate, estimate, iqm
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.settings import ENV, with_values
-from jaxpg.report import canvas, figures, made
+from jaxpg.report import canvas, figures, made, terminal
 from jaxpg.report.canvas import (
     ACCENT,
     GRID,
@@ -208,10 +208,9 @@ def _key(values: dict[str, Any]) -> str:
 def show(found: Found) -> None:
     """The points on the terminal, the best first."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = terminal.console()
     failed = _failed(found)
     heads = ["IQM", "95 %", "solved", *failed]
     heads += [f"{mode} IQM" for mode in found.modes]
