@@ -80,7 +80,7 @@ def primitives(config: Config) -> Primitives:
 
 
 def _of_form(config: Config) -> Primitives:
-    everywhere = PLAIN._replace(while_loop=lanes.while_loop)
+    everywhere = PLAIN._replace(while_loop=lanes.while_loop, optimizer=in_one_vector)
     match backend.form():
         case "cpu":
             return everywhere._replace(
@@ -91,7 +91,6 @@ def _of_form(config: Config) -> Primitives:
                 network=blocks.of_whole_episodes
                 if config.collect == "episodes"
                 else blocks.of_rows,
-                optimizer=in_one_vector,
                 learn=lanes.in_turns,
             )
         case "fused":
@@ -99,12 +98,26 @@ def _of_form(config: Config) -> Primitives:
                 scan=kernels.scan,
                 steps=lanes.first_apart,
                 network=kernels.network if config.collect == "steps" else blocks.of_whole_episodes,
-                optimizer=in_one_vector,
             )
         case _:
             return everywhere
 
 
 def in_one_vector(optimizer: Callable) -> Callable:
-    """(config) -> the optax.GradientTransformation of all leaves as one vector."""
-    return lambda config: optax.flatten(optimizer(config))
+    """(config) -> the optax.GradientTransformation of all leaves as one vector.
+
+    In every form: what an optimizer keeps is saved, and may be gone on with in another one.
+    """
+
+    def made(config: Config) -> optax.GradientTransformation:
+        leaves, one = optimizer(config), optax.flatten(optimizer(config))
+
+        def init(params: Any) -> Any:
+            return (one if jax.tree.leaves(params) else leaves).init(params)
+
+        def update(gradient: Any, state: Any, params: Any = None) -> Any:
+            return (one if jax.tree.leaves(gradient) else leaves).update(gradient, state, params)
+
+        return optax.GradientTransformation(init, update)
+
+    return made

@@ -102,6 +102,8 @@ def _in_blocks(
             _, pull = jax.vjp(of_zero, params)
             (start, _) = ravel_pytree(*pull(jnp.sum(slope, axis=(0, 1), keepdims=True)))
         total = jax.lax.fori_loop(0, used, in_params, start)
+        if not jnp.issubdtype(rows.dtype, jnp.inexact):
+            return unravel(total), None
         # In the rows hardly anybody asks for one: XLA leaves the loop out.
         return unravel(total), jax.lax.fori_loop(0, every, in_rows, jnp.zeros_like(rows))
 

@@ -22,6 +22,7 @@ FEW_INPUTS, FEW_OUTPUTS = 8, 4
 def apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
     """`core.networks.apply`: the outputs [..., K] of an MLP for inputs [..., D]."""
     x = inputs.reshape(-1, inputs.shape[-1])
+    x = x.astype(jnp.result_type(x, *jax.tree.leaves(params)))  # of integers too, as flax's layers
     if mlp.conv_features:
         x = _convolved(mlp, params, x)
     hidden = [params[f"hidden_{i}"] for i in range(len(mlp.hidden_sizes))]

@@ -9,6 +9,7 @@ programs do not even depend on how many cores the machine has.
 import functools
 import math
 import os
+import pickle
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +101,8 @@ def compile_on_each(
 
     The others take it from jax's compilation cache: a GPU's compiler measures which code is
     fastest, and two times need not find the same. Where nothing is kept, cores of a CPU get
-    copies, and accelerators programs of their own. (What comes out of that cache cannot be copied.)
+    copies, and accelerators programs of their own, as cores do where a program calls back into
+    Python. (What comes out of that cache cannot be copied.)
 
     Args:
       function: from `jax.jit`.
@@ -122,8 +124,8 @@ def compile_on_each(
 
     program = compiled(lower(first))
     with ThreadPoolExecutor(len(devices)) as pool:
-        if first.platform == "cpu" and not _is_cached():
-            return [program, *pool.map(functools.partial(_copy, program), others)]
+        if first.platform == "cpu" and not _is_cached() and (code := _code_of(program)):
+            return [program, *pool.map(functools.partial(_copy, code), others)]
         return [program, *pool.map(compiled, [lower(one) for one in others])]
 
 
@@ -133,9 +135,18 @@ def _is_cached() -> bool:
     return settings.jax_enable_compilation_cache and bool(settings.jax_compilation_cache_dir)
 
 
-def _copy(compiled: jax.stages.Compiled, device: Any) -> jax.stages.Compiled:
+def _code_of(compiled: jax.stages.Compiled) -> tuple | None:
+    """Its machine code, with what goes in and comes out; None where it calls functions of Python's
+    (jax.debug.print, say), which cannot be written down."""
+    try:
+        return serialize_executable.serialize(compiled)
+    except (AttributeError, TypeError, pickle.PicklingError):
+        return None
+
+
+def _copy(serialized: tuple, device: Any) -> jax.stages.Compiled:
     """The same machine code on another device."""
-    code, inputs, outputs = serialize_executable.serialize(compiled)
+    code, inputs, outputs = serialized
     return serialize_executable.deserialize_and_load(
         code, inputs, outputs, backend=device.client, execution_devices=[device]
     )

@@ -52,11 +52,15 @@ def predict(
     """
     recent = lane.state.recent_returns.rows
     num_lanes, float_bytes = recent.shape[0], recent.dtype.itemsize
-    compiled = [f for one in programs[:1] for f in (one.start, one.advance, one.evaluate)]
-    device = max((of_program(function) for function in compiled if function is not None), default=0)
-    on_cpu = all(program.device.platform == "cpu" for program in programs)
-    workers = min(len(programs) + elsewhere, num_chunks)
     state, params = _bytes(lane), _bytes(lane.state.params)
+    on_cpu = all(program.device.platform == "cpu" for program in programs)
+    device = 0
+    for program in programs[:1]:
+        device = max(map(of_program, (program.start, program.advance)))
+        if program.evaluate is not None:  # it is given parameters alone; all else stays there
+            beside = 0 if on_cpu else state - params
+            device = max(device, of_program(program.evaluate) + beside)
+    workers = min(len(programs) + elsewhere, num_chunks)
     history = num_lanes * numbers * float_bytes
     training = workers * (state + SAVING_COPIES * history + (device if on_cpu else 0))
     results = num_chunks * (state + METRICS_COPIES * history + params + ARRAYS)

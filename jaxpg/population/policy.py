@@ -125,11 +125,16 @@ def registered(name: str) -> Any:
     return registry.get(name.rpartition(":")[2])
 
 
-@lru_cache(maxsize=16)
 def made(build: Build, config: Config, options: EnvParams) -> Algorithm:
     """What `build` makes of a config, the same object each time: what is compiled is kept by it."""
     with jax.transfer_guard("allow"):
-        return build(config, **options)
+        return _made(build, config, options, registered(config.env))
+
+
+@lru_cache(maxsize=16)
+def _made(build: Build, config: Config, options: EnvParams, registered: Any) -> Algorithm:
+    """Another one once the environment is registered anew."""
+    return build(config, **options)
 
 
 @lru_cache(maxsize=16)

@@ -322,6 +322,45 @@ def test_a_rollout_is_one_kernel_of_own_parts_alone(names, kernels_used, monkeyp
     assert len(used) == kernels_used
 
 
+def seeing_whole_numbers(algorithm):
+    """Observations of another type, which flax's layers would promote."""
+    env = algorithm.env
+
+    def rounded(state):
+        return state._replace(obs=jnp.round(4.0 * state.obs).astype(jnp.int8))
+
+    return env._replace(
+        reset=lambda *inputs: rounded(env.reset(*inputs)),
+        step=lambda *inputs: (lambda state, *rest: (rounded(state), *rest))(*env.step(*inputs)),
+        restart=lambda *inputs: rounded(env.restart(*inputs)),
+    )
+
+
+def without_a_critic(algorithm):
+    """V is what is known of the task; its group has no parameters."""
+    networks = algorithm.networks
+    return networks._replace(
+        init=lambda *keys: {"policy": networks.init(*keys)["policy"], "value": {}},
+        value=lambda params, obs: 1.0 - obs[..., 2] ** 2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "make"), [("env", seeing_whole_numbers), ("networks", without_a_critic)]
+)
+def test_what_the_plain_page_takes_every_form_takes(part, make, monkeypatch):
+    monkeypatch.setenv("JAXPG_FORM", "cpu")
+
+    def trained(algorithm):
+        return after_two_updates(CONFIG, algorithm._replace(**{part: make(algorithm)}))
+
+    for mine, other in zip(
+        *map(jax.tree.leaves, map(trained, (fast.build(CONFIG), algorithms.build(CONFIG)))),
+        strict=True,
+    ):
+        assert_close(mine, other, 1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REPLACED)
 def test_each_that_is_replaced_is_used(name, form):

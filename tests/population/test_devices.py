@@ -49,6 +49,22 @@ def test_every_core_has_the_same_program(cached, monkeypatch, tmp_path):
     assert np.allclose(outputs[0], np.tanh(np.exp(x) + 0.1), rtol=1e-14)
 
 
+def test_a_program_that_calls_back_is_compiled_for_each_core(monkeypatch):
+    """As jax.debug.print in a loss of one's own does: it cannot be copied."""
+    monkeypatch.setattr(devices, "_is_cached", lambda: False)
+    seen, cores = [], [devices.core(0), devices.core(1)]
+
+    def told(x):
+        jax.debug.callback(lambda y: seen.append(float(y)), x.sum())
+        return x + 1.0
+
+    compiled = devices.compile_on_each(jax.jit(told), (X,), cores)
+    outputs = [f(jax.device_put(X, core)) for f, core in zip(compiled, cores, strict=True)]
+    jax.effects_barrier()
+    assert [output.device for output in outputs] == cores
+    assert len(seen) == 2
+
+
 def test_an_accelerators_program_is_compiled_before_those_of_the_others(monkeypatch):
     """Which take it from jax's cache; compiled at once, each would be tuned for itself."""
     compiled = []

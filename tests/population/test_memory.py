@@ -41,6 +41,17 @@ def bytes_of(tree):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def test_lanes_stay_on_a_device_while_their_policies_act(lane):
+    """The program that evaluates is given the parameters alone."""
+    rest = bytes_of(lane) - bytes_of(lane.state.params)
+    for platform, beside in (("gpu", rest), ("cpu", 0)):
+        program = compiled(platform, MIB)
+        program.evaluate = compiled(platform, 2 * MIB).start
+        need = memory.predict([program], lane, 1, 800, writes=False)
+        without = memory.predict([compiled(platform, 2 * MIB)], lane, 1, 800, writes=False)
+        assert need.device + need.training == without.device + without.training + beside
+
+
 def test_prediction_by_hand(lane):
     """Two lanes, five chunks of 100 updates, two cores: 32 bytes a lane and update."""
     need = memory.predict([compiled("cpu", MIB)] * 2, lane, 5, 800, writes=False)
