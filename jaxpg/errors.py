@@ -4,6 +4,8 @@
         DoesNotFit   there is not enough memory for it
     RunError         a file or a directory cannot be used as asked
         Foreign      a checkpoint is whole, but of another run or version
+        InUse        another process trains what is in a directory
+        Unreadable   the file system does not give what is in a file
     Stopped          training was asked to stop; everything that it reported is saved
 
 The command answers those of REFUSED with their sentence and exit code 2.
@@ -26,6 +28,14 @@ class RunError(Exception):
 
 class Foreign(RunError):
     """A checkpoint is whole, but not of this run, or not as this version writes them."""
+
+
+class InUse(RunError):
+    """Another process holds a run directory."""
+
+
+class Unreadable(RunError):
+    """The file system does not give a file's content, which may be whole."""
 
 
 class Stopped(Exception):

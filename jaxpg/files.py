@@ -8,12 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jaxpg import words
-from jaxpg.errors import RunError
+from jaxpg.errors import RunError, Unreadable
 
 TEMPORARY = ".tmp-"  # how the name of what is still being written begins
 _unfinished: set[Path] = set()  # directories
@@ -48,13 +48,32 @@ def as_json(content: Any) -> str:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line to a log.
+    """Add a line to a log, whose last one may be half a line.
 
     Raises:
-      OSError: if it could not be written; the log may then end in half a line.
+      OSError: if it could not be written.
     """
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else f"\n{line}"
+        file.write(f"{line}\n".encode())
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory and those that it lies in, where they are not there, and never lose them.
+
+    Raises:
+      OSError: if it could not be made.
+    """
+    new = []
+    for at in (path, *path.parents):
+        if at.exists():
+            break
+        new.append(at)
+    path.mkdir(parents=True, exist_ok=True)
+    for at in new:
+        sync(at.parent)
 
 
 def sync(path: Path) -> None:
@@ -80,7 +99,7 @@ def save(path: Path, content: bytes | str) -> None:
                 file.write(_encoded(content))
         else:
             path = path.resolve()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             write(path, content)
 
 
@@ -104,11 +123,15 @@ def check(path: Path | None, argument: str) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What goes wrong with a JSON file of ours while it is read and understood, as a RunError."""
+    """What goes wrong with a file of ours while it is read and understood, as a RunError.
+
+    Raises:
+      RunError: if it is damaged; as Unreadable, if it may be whole.
+    """
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+        raise Unreadable(f"{path} cannot be read ({error.strerror})") from None
     except KeyError as error:
         raise RunError(f"{path} is damaged: it lacks {error}") from None
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -150,7 +173,7 @@ def whole_directory(out: Path, argument: str) -> Iterator[Path]:
         if out.exists() and out.samefile(os.curdir):
             raise RunError(f"{argument} cannot be the working directory, whose place it takes")
         out = out.absolute()
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         _unfinished.add(partial)
         try:
@@ -185,9 +208,15 @@ def safetensors_metadata(content: bytes) -> dict[str, str]:
 
 
 def forsake() -> None:
-    """Remove the directories that are being filled; the process ends."""
+    """Remove the directories that are being filled; the process ends.
+
+    Another thread may go on to fill one, and give it its name: who comes second fails.
+    """
     for partial in list(_unfinished):
-        shutil.rmtree(partial, ignore_errors=True)
+        forsaken = partial.with_name(f"{partial.name}-")
+        with suppress(OSError):
+            partial.rename(forsaken)
+            shutil.rmtree(forsaken, ignore_errors=True)
 
 
 def _is_device(path: Path) -> bool:

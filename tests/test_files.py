@@ -3,6 +3,8 @@
 import ast
 import errno
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,49 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     with pytest.raises(OSError, match="No space"):
         files.write(path, "new")
     assert [(x.name, x.read_text()) for x in tmp_path.iterdir()] == [("x.json", "old")]
+
+
+def test_a_log_goes_on_after_half_a_line(tmp_path):
+    path = tmp_path / "log"
+    files.append(path, "1")
+    with path.open("a") as file:
+        file.write("2")
+    files.append(path, "3")
+    assert path.read_text() == "1\n2\n3\n"
+
+
+def test_folders_that_are_made_are_kept_by_those_they_lie_in(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    files.make_folder(tmp_path / "a" / "b" / "c")
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+    synced.clear()
+    files.make_folder(tmp_path / "a" / "b")
+    assert not synced
+
+
+def test_a_directory_that_is_forsaken_gets_no_name(tmp_path, monkeypatch):
+    """Its files go one by one, while another thread would give it one."""
+    out, real = tmp_path / "out", shutil.rmtree
+
+    def fill():
+        with files.whole_directory(out, "--out") as at:
+            (at / "some").write_text("")
+            (at / "more").write_text("")
+
+            def removed(path, **options):
+                (path / "some").unlink()
+                with suppress(OSError):
+                    at.rename(out)
+                real(path, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "rmtree", removed)
+                files.forsake()
+
+    with pytest.raises(RunError, match="cannot be written"):
+        fill()
+    assert not list(tmp_path.iterdir())
 
 
 def test_text_is_utf_8_whatever_the_locale(tmp_path, monkeypatch):

@@ -12,6 +12,6 @@ first=$((SLURM_ARRAY_TASK_ID * 1000))
 srun jaxpg train vpg --seeds "$first:$((first + 1000))" --out "$SCRATCH/jaxpg/$SLURM_ARRAY_TASK_ID"
 code=$?
 case $code in
-  75 | 76) scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" ;; # go on where it was
+  75 | 76 | 143) scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" ;; # go on where it was
 esac
 exit $code

@@ -23,6 +23,6 @@ code=$?
 [ $code -le 128 ] || { wait $training; code=$?; } # TERM ended the wait, not the training
 ray stop
 case $code in
-  75 | 76) scontrol requeue "$SLURM_JOB_ID" ;; # stopped, or hung: go on where it was
+  75 | 76 | 143) scontrol requeue "$SLURM_JOB_ID" ;; # stopped (143: as it began), or hung: go on where it was
 esac
 exit $code

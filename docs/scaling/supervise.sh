@@ -21,7 +21,7 @@ while true; do
     exit $code
   fi
   case $code in
-    75 | 76 | 134 | 137) ;; # stopped; hung; aborted; killed
+    75 | 76 | 134 | 137 | 143) ;; # stopped; hung; aborted; killed; stopped as it began
     *) exit $code ;;        # 0: finished. 2: something is wrong, and would be again
   esac
   child=

@@ -139,7 +139,8 @@ def to_the_end(
                 nodes=nodes,
             )
     except Stopped:
-        say(f"stopped and saved; continue with: {again}")
+        saved = "and saved" if directories.has_checkpoints(directory) else "before it trained"
+        say(f"stopped {saved}; continue with: {again}")
         sys.exit(EXIT_STOPPED)
     print(closing(summary, directory))
     _log_results(directory)

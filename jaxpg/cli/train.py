@@ -1,6 +1,7 @@
 """The commands that train: train, resume, extend, merge, sweep, retrace."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,12 +23,14 @@ from jaxpg.cli.streams import attempt, say
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.core.rules import unused, validate
+from jaxpg.errors import InUse
 from jaxpg.population import evaluations, own
 from jaxpg.population.settings import which, with_values
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs import sweep as sweeps
 from jaxpg.runs import track
 from jaxpg.runs.manifest import parse_seeds
+from jaxpg.runs.watch import EXIT_STOPPED
 
 if TYPE_CHECKING:
     from jaxpg.population.cluster import Cluster
@@ -276,6 +279,7 @@ def sweep(options: Sweep) -> None:
     launch = dataclasses.replace(options.launch, report=False)
     with joined(options.machines) as nodes:
         from jaxpg.population.cluster import device_of
+        from jaxpg.runs.directories import is_finished
         from jaxpg.runs.python import start_of
 
         import_callback(options.launch)
@@ -295,10 +299,18 @@ def sweep(options: Sweep) -> None:
         say_of_another_env(start, asked.config, asked.combinations)
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
         directories = sweeps.begin(out, asked, device_of(nodes), start)
+        again, elsewhere = "the same line", []
         for i, directory in enumerate(directories, 1):
             print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
-            track.choose(directory, options.run.track)
-            to_the_end(directory, launch, options.machines, nodes, again="the same line")
+            try:
+                track.choose(directory, options.run.track)
+                to_the_end(directory, launch, options.machines, nodes, again)
+            except InUse as problem:
+                say(str(problem))
+                elsewhere.append(directory)
+        if not all(map(is_finished, elsewhere)):
+            say(f"other processes train what is left; when they have ended, give {again} again")
+            sys.exit(EXIT_STOPPED)
     from jaxpg.report import sweep as sweep_report
 
     found = sweep_report.load_sweep(out)

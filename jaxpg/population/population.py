@@ -257,7 +257,7 @@ class Tally:
         steps = sum(int(part.env_steps[:real].sum(dtype=np.int64)) for part in snapshot.history)
         with self._lock:
             self._updates[i], self._steps[i] = real * snapshot.update, steps
-            newest = jax.tree.map(lambda x: x[:real, -1], snapshot.history[-1])
+            newest = jax.tree.map(lambda x: x[:real, -1].copy(), snapshot.history[-1])
             seen = None if snapshot.evaluations is None else snapshot.evaluations[:real, -1]
             self._recent[i] = snapshot.recent_return[:real], newest, seen
             if self._report is not None and not silent:

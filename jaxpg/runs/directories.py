@@ -27,25 +27,37 @@ def begin(directory: Path, manifest: Manifest, start: Start | None = None) -> No
     """
     check_usable(directory)
     with files.writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        files.make_folder(directory)
+        if _is_begun(directory, manifest):  # by who may be training it
+            return
         with locked(directory):
             is_new = not (directory / manifests.NAME).exists()
             if not is_new:
                 check_same(directory, manifest)
             if is_new or not (directory / starts.NAME).exists():
                 starts.write(directory, start)
-            if is_new or _is_of_other_files(directory, manifest):
+            if is_new or _is_undecided(directory, manifest):
                 manifests.write(directory, manifest)
 
 
-def _is_of_other_files(directory: Path, manifest: Manifest) -> bool:
-    """Whether it has saved nothing, and algorithm or environment of one's own have changed."""
-    return is_empty(directory) and _files(manifests.read(directory)) != _files(manifest)
+def _is_begun(directory: Path, manifest: Manifest) -> bool:
+    """Whether it is this run, and nothing is left to be written of it."""
+    needed = [manifests.NAME, *([] if manifest.start is None else [starts.NAME])]
+    if not all((directory / name).exists() for name in needed):
+        return False
+    check_same(directory, manifest)
+    return not _is_undecided(directory, manifest)
 
 
-def _files(manifest: Manifest) -> dict[str, Any]:
-    """Of what is one's own, by the names of the manifest."""
-    return {name: getattr(manifest, name) for name in ("build_sha256", "env_sha256")}
+def _is_undecided(directory: Path, manifest: Manifest) -> bool:
+    """Whether it has saved nothing, and is another in what may change until then."""
+    return is_empty(directory) and _open(manifests.read(directory)) != _open(manifest)
+
+
+def _open(manifest: Manifest) -> dict[str, Any]:
+    """What may change until something is saved: lanes that have no room, and the files of what is
+    one's own."""
+    return {name: getattr(manifest, name) for name in ("lanes", "build_sha256", "env_sha256")}
 
 
 def withdraw(directory: Path) -> None:
@@ -64,13 +76,14 @@ def withdraw(directory: Path) -> None:
 def check_same(directory: Path, manifest: Manifest) -> None:
     """Raise RunError, with what differs, unless the directory's manifest is this one.
 
-    Of a run that has saved nothing the files of an algorithm and of an environment of one's own may
-    have changed.
+    Of a run that has saved nothing the lanes may have changed, and the files of an algorithm and of
+    an environment of one's own.
     """
     old = manifests.read(directory)
     if is_empty(directory):
-        old = old._replace(**_files(manifest))
-    same_files = manifest._replace(**_files(old))  # of which more is said
+        old = old._replace(**_open(manifest))
+    of_source = {name: getattr(old, name) for name in ("build_sha256", "env_sha256")}
+    same_files = manifest._replace(**of_source)  # of which more is said
     changed = manifests.differences(old, same_files)
     if changed:
         raise RunError(

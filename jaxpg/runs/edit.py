@@ -102,10 +102,12 @@ def adopt(directory: Path, build: Build) -> None:
 
     Raises:
       ConfigError: if it has not the run's options any more.
-      RunError: if the run is in use or cannot be written.
+      RunError: if the run is in use or cannot be written, or was begun by a version that trains to
+        other bits.
     """
     with lock.locked(directory):
         manifest = manifests.read(directory)
+        manifests.check_same_bits(directory, manifest)
         now = own.source(build)
         adopted = manifest._replace(
             build_sha256=now and now.sha256,
@@ -170,7 +172,7 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         parts = tuple(part for run in runs for part in run.parts)
         whole = first._replace(parts=parts, made=made)
         with files.whole_directory(out, "--out") as partial:
-            (partial / checkpoints.FOLDER).mkdir()
+            files.make_folder(partial / checkpoints.FOLDER)
             before = 0
             for directory, run in zip(directories, runs, strict=True):
                 _copy_checkpoints(directory, partial, before)

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -158,7 +157,7 @@ class Run:
         with files.whole_directory(Path(out), "out") as partial:
             starts.write(partial, self.population.start)
             for name in (manifests.NAME, *results.FILES):
-                shutil.copyfile(self.directory / name, partial / name)
+                files.write(partial / name, (self.directory / name).read_bytes())
 
 
 def load(directory: str | os.PathLike[str], build: Build | None = None) -> Run:
@@ -222,11 +221,10 @@ def _summary(directory: Path) -> dict[str, Any]:
     for name in ("compile_seconds", "wall_seconds"):
         if not isinstance(summary.get(name), int | float) or isinstance(summary[name], bool):
             raise RunError(f"{path} is damaged: {name} is {summary.get(name)!r:.60}, not a number")
-    hashes = summary.get("sha256")
-    if not isinstance(hashes, dict):
+    if not isinstance(summary.get("sha256"), dict):
         raise RunError(
-            f"{path} lacks sha256, as an older version wrote it: remove it, and {again} writes the "
-            "results again"
+            f"{path} lacks sha256: the results are of a first version, which wrote others; "
+            f"{manifests.NAME} says of which commit, and that one reads them"
         )
     return summary
 
@@ -237,7 +235,12 @@ def _content(directory: Path, name: str, summary: dict[str, Any]) -> bytes:
     with files.reading(path):
         content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != summary["sha256"].get(name):
-        raise RunError(f"{path} is damaged: it has not the SHA-256 that summary.json says")
+        again = manifests.resume_line(directory)
+        advice = f": remove summary.json, and {again} writes the results again"
+        raise RunError(
+            f"{path} is damaged: it has not the SHA-256 that summary.json says"
+            + (advice if manifests.read(directory).bits == manifests.BITS else "")
+        )
     return content
 
 

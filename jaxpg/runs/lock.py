@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxpg import files
-from jaxpg.errors import RunError
+from jaxpg.errors import InUse, RunError
 
 NAME = "lock"
 
@@ -22,22 +22,22 @@ def locked(directory: Path) -> Iterator[None]:
     stale lock. The file stays, and says who holds it or held it last.
 
     Raises:
-      RunError: if another process holds it, or the directory cannot be written.
+      RunError: if another process holds it (InUse), or the directory cannot be written.
     """
     path = directory / NAME
     with files.writing(directory):
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("ab", buffering=0)  # else what a full disk refuses is written again later
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{directory} is in use by {_holder(path)}") from None
+            raise InUse(f"{directory} is in use by {_holder(path)}") from None
         except OSError as error:
             raise RunError(f"{directory} cannot be locked ({error.strerror})") from None
+        holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
         with files.writing(directory):
             file.truncate(0)
-            file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
-            file.flush()
+            file.write(f"{holder}\n".encode())
         yield
 
 

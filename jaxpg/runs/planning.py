@@ -166,14 +166,14 @@ def with_lanes_that_fit(
 
     Args:
       directory: that it trains into; one that is new is left empty if nothing fits.
-      lanes: None for those that the run has, or the backend's.
+      lanes: None for those that the run has, if it has saved something, or the backend's.
       note: called with a sentence if others are taken.
 
     Raises:
       DoesNotFit: if there is not enough memory; nothing is trained.
     """
     is_new = not (directory / manifests.NAME).exists()
-    if lanes is None and not is_new:
+    if lanes is None and not (is_new or directories.is_empty(directory)):
         lanes = manifests.read(directory).lanes
 
     def or_withdraw(lanes: int | None) -> None:

@@ -32,6 +32,7 @@ from jaxpg.runs.load import Run, load
 from jaxpg.runs.manifest import Manifest
 from jaxpg.runs.start import Start
 from jaxpg.runs.trained import Trained, check_params
+from jaxpg.runs.watch import interrupt
 
 
 class GridPoint(NamedTuple):
@@ -206,7 +207,14 @@ def _train_into(
         planning.check_parts(what, build)
         directories.begin(directory, what, start)
         if not directories.is_finished(directory):
-            run.train(directory, report=report, stall_seconds=math.inf, build=build, nodes=nodes)
+            run.train(
+                directory,
+                report=report,
+                stall_seconds=math.inf,
+                build=build,
+                nodes=nodes,
+                again=interrupt,
+            )
 
     try:
         planning.with_lanes_that_fit(directory, lanes, begin)

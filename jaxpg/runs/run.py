@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxpg import fast, files
-from jaxpg.errors import Foreign, RunError, Stopped
+from jaxpg.errors import Foreign, RunError, Stopped, Unreadable
 from jaxpg.population import chunks, own, population, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane
 from jaxpg.population.cluster import Cluster, device_of
@@ -35,7 +35,7 @@ from jaxpg.runs import start as starts
 from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import locked
 from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.watch import Watchdog, stop_on_signals
+from jaxpg.runs.watch import Watchdog, leave, stop_on_signals
 
 SAVE_RATIO = 50
 COMPILE_SECONDS = 3600.0  # that compiling may take at least; a loaded machine takes minutes
@@ -50,6 +50,7 @@ def train(
     stall_seconds: float,
     build: Build = fast.build,
     nodes: Cluster | None = None,
+    again: Callable[[], None] = leave,
 ) -> dict[str, Any]:
     """Train what the directory's manifest says, from where it was, and write the results.
 
@@ -61,6 +62,7 @@ def train(
         goes on. While the process is stopped no time passes.
       build: makes the algorithm; the same that the run was begun with.
       nodes: the cluster that trains; None for this machine.
+      again: called at a second SIGINT.
 
     Returns:
       The summary.
@@ -73,7 +75,7 @@ def train(
       ConfigError: if no node of the cluster can train it.
     """
     stop = threading.Event()
-    with locked(directory), stop_on_signals(stop):
+    with locked(directory), stop_on_signals(stop, again):
         begun = (directory / checkpoints.FOLDER).exists()
         _clean(directory)
         manifest = manifests.read(directory)
@@ -135,7 +137,7 @@ def _restore(
     """The good checkpoints of each chunk, the newest last; damaged ones are removed, with a note.
 
     Raises:
-      Foreign: if one is whole, but not of this run and version.
+      RunError: if one cannot be read; as Foreign, if one is whole, but not of this run and version.
     """
     found = checkpoints.listed(directory)
     saved, seconds = [], 0.0
@@ -146,6 +148,11 @@ def _restore(
                 loaded = checkpoints.load(kept[-1], groups[i], shapes, manifest.config.num_updates)
             except Foreign:
                 raise
+            except Unreadable as problem:
+                raise RunError(
+                    f"{problem}; nothing was removed. If it stays so, move it away, and training "
+                    "goes on from the one before"
+                ) from None
             except RunError as problem:
                 bad = kept.pop()
                 note(f"{problem}; going on from update {_safe(kept)}")
@@ -202,18 +209,20 @@ class _Job:
         if kept:
             at = checkpoints.load(kept[-1], chunk, self.shapes, self.updates).snapshot
         committed = clock.seconds()
-        for snapshot in advance(chunk, self.updates, at):
-            beat()
-            waited = clock.seconds() - committed
-            if snapshot.update == self.updates or self.stop.is_set() or waited >= self.pace():
-                began = clock.seconds()
-                self._commit(i, snapshot)
-                committed = clock.seconds()
-                self.commit_seconds = committed - began
+        try:
+            for snapshot in advance(chunk, self.updates, at):
                 beat()
-            if self.stop.is_set():
-                break
-        self.watchdog.rest(worker)
+                waited = clock.seconds() - committed
+                if snapshot.update == self.updates or self.stop.is_set() or waited >= self.pace():
+                    began = clock.seconds()
+                    self._commit(i, snapshot)
+                    committed = clock.seconds()
+                    self.commit_seconds = committed - began
+                    beat()
+                if self.stop.is_set():
+                    break
+        finally:
+            self.watchdog.rest(worker)
 
     def _commit(self, i: int, snapshot: chunks.Snapshot) -> None:
         """Save it, and remove what is too old to be kept."""
@@ -276,7 +285,7 @@ def _clean(directory: Path) -> None:
     """Make the folder of checkpoints; remove what killed processes were writing."""
     folder = directory / checkpoints.FOLDER
     with files.writing(directory):
-        folder.mkdir(exist_ok=True)
+        files.make_folder(folder)
         for path in [*directory.iterdir(), *folder.iterdir()]:
             if path.name.startswith(files.TEMPORARY):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

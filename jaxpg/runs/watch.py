@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 EXIT_STOPPED = 75  # asked to stop, all saved: start it again (sysexits' EX_TEMPFAIL)
@@ -13,9 +13,19 @@ EXIT_STALLED = 76  # a segment, or compiling, did not end in time: start it agai
 EXIT_INTERRUPTED = 130  # a second Ctrl-C: left at once; what was reported is saved
 
 
+def leave() -> None:
+    """End the process at once."""
+    os._exit(EXIT_INTERRUPTED)
+
+
+def interrupt() -> None:
+    """What a SIGINT does in Python; who is within a `with` still waits for its end."""
+    raise KeyboardInterrupt
+
+
 @contextmanager
-def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process at once.
+def stop_on_signals(stop: threading.Event, again: Callable[[], None] = leave) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`; a second SIGINT calls `again`.
 
     In another thread than the main one, which alone may say what signals do, nothing changes.
     """
@@ -28,7 +38,7 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
             stop.set()  # first: who reads the sentence may answer it at once
             _say(f"{signal.Signals(number).name}: finishing this segment, then saving")
         elif number == signal.SIGINT:
-            os._exit(EXIT_INTERRUPTED)
+            again()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -24,8 +24,8 @@ from jaxpg.errors import RunError
 from jaxpg.report import canvas
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
+from jaxpg.runs import directories, lock, reproduce, results, sweep
 from jaxpg.runs import manifest as manifests
-from jaxpg.runs import reproduce, results, sweep
 from jaxpg.runs.load import load
 from jaxpg.runs.python import train_grid, train_population
 from tests.report.test_report import EVIL, VISIBLE, Page
@@ -142,6 +142,17 @@ def test_its_points_start_from_a_run_and_are_evaluated(tmp_path, capsys):
         training.sweep(dataclasses.replace(asked, during=without))
     with pytest.raises(ConfigError, match="evaluate_every must divide total_steps, 288"):
         sweep.plan("vpg", TINY, GRID, "3", 2, evaluate_every=108)
+
+
+def test_a_point_that_another_process_trains_is_passed_over(tmp_path, capsys):
+    out = tmp_path / "out"
+    first, second = sweep.begin(out, planned())
+    with lock.locked(first), pytest.raises(SystemExit) as ended:
+        training.sweep(line(out))
+    assert ended.value.code == 75
+    assert directories.is_finished(second)
+    assert "in use by process" in (said := capsys.readouterr().err)
+    assert "give the same line again" in said
 
 
 def test_a_point_whose_evaluations_are_no_numbers_has_a_dash(trained, capsys):

@@ -21,9 +21,10 @@ import pytest
 from jaxpg import files
 from jaxpg.cli.main import main
 from jaxpg.core.config import FIELDS
-from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, directories, manifest, run
+from jaxpg.errors import DoesNotFit, RunError, Stopped
+from jaxpg.runs import checkpoints, directories, manifest, planning, run, watch
 from jaxpg.runs.lock import locked
+from jaxpg.runs.python import train_population
 from tests.runs.test_runs import SEEDS, TINY, arrays, assert_same_results, begun, train
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -198,6 +199,71 @@ def test_two_processes_in_one_directory(tmp_path, capsys):
     directory = begun(tmp_path / "run")
     with locked(directory), pytest.raises(RunError, match=f"in use by process {os.getpid()} on "):
         train(directory)
+
+
+def test_a_lock_on_a_full_disk_gets_a_sentence(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(RunError, match="cannot be written"), locked(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_checkpoint_that_cannot_be_read_is_left_where_it_is(
+    tmp_path, monkeypatch, stop_after, number
+):
+    """It may be whole: a network's disk answers again."""
+    directory = begun(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(directory, report=stop_after(2))
+    before = {at.path for chain in checkpoints.listed(directory).values() for at in chain}
+    real = Path.open
+
+    def refused(path, *mode, **options):
+        if path in before:
+            raise OSError(number, os.strerror(number))
+        return real(path, *mode, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        with pytest.raises(RunError, match=r"cannot be read .*nothing was removed"):
+            train(directory)
+    assert all(path.exists() for path in before)
+
+
+def test_a_second_interrupt_of_a_python_program_is_its_own(tmp_path, monkeypatch):
+    """The command leaves at once; a notebook's kernel lives on."""
+    heard = []
+
+    def twice(at):
+        for _ in range(2):
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+
+    monkeypatch.setattr(watch, "leave", lambda: heard.append("left"))
+    with pytest.raises(KeyboardInterrupt):
+        train_population(TINY, SEEDS, lanes=2, out=tmp_path / "run", report=twice)
+    assert not heard
+
+
+def test_lanes_of_a_run_that_has_saved_nothing_may_change(tmp_path, monkeypatch):
+    """A process that was killed while it compiled what has no room has begun a run of them."""
+    out, tried = tmp_path / "run", []
+
+    def attempt(lanes):
+        tried.append(lanes)
+        directories.begin(out, planning.plan("vpg", TINY, SEEDS, lanes))
+        if lanes != 8:
+            raise DoesNotFit("too many lanes", 8)
+
+    for _ in range(2):
+        planning.plan("vpg", TINY, SEEDS, None)
+        directories.begin(out, planning.plan("vpg", TINY, SEEDS, 16))  # by who was killed
+        planning.with_lanes_that_fit(out, None, attempt)
+        assert manifest.read(out).lanes == 8
+    assert tried == [None, 8] * 2
 
 
 def test_the_lock_of_a_dead_process_is_none(tmp_path):

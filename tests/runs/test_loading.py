@@ -238,7 +238,7 @@ DAMAGES = {
     "summary cut": (cut("summary.json"), "cannot be read"),
     "summary no object": (lambda d: (d / "summary.json").write_text("[]"), "no object"),
     "seconds": (change_summary(wall_seconds="1"), "wall_seconds is '1', not a number"),
-    "old version": (change_summary(sha256=None), "older version"),
+    "old version": (change_summary(sha256=None), "first version"),
     "npz missing": (lambda d: (d / "results.npz").unlink(), "cannot be read"),
     "npz cut": (cut("results.npz"), "has not the SHA-256"),
     "npz cut, hash right": (cut_and_rehash("results.npz"), "is damaged"),

@@ -15,6 +15,7 @@ from gymnax.environments import environment, spaces
 from gymnax.wrappers import purerl
 
 import jaxpg
+from jaxpg import fast
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError, Stopped
@@ -144,6 +145,19 @@ def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, stop_
     capsys.readouterr()
     main(["resume", str(done), "--changed-algorithm", "--no-report"])
     assert "--changed-algorithm changes nothing" in capsys.readouterr().err
+
+
+def test_what_is_refused_keeps_its_manifest(tmp_path, monkeypatch, stop_after):
+    """A run of other bits, of a version that knew no hash of an environment."""
+    stopped, config = tmp_path / "run", dataclasses.replace(CONFIG, env="CartPole-v1")
+    with pytest.raises(Stopped):
+        jaxpg.train_population(config, [3, 5], lanes=2, out=stopped, report=stop_after(1))
+    before = (stopped / manifest.NAME).read_bytes()
+    monkeypatch.setattr(manifest, "BITS", manifest.BITS + 1)
+    monkeypatch.setattr(own, "env_sha256", lambda name: "0" * 64)
+    with pytest.raises(RunError, match="other bits"):
+        edit.adopt(stopped, fast.build)
+    assert (stopped / manifest.NAME).read_bytes() == before
 
 
 def test_a_librarys_environments_and_a_scripts_have_no_file_to_compare():
