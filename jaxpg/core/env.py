@@ -43,9 +43,9 @@ def make(
     world = find(name)
     env_params = world.typed(env_params)
     world = world.with_params({key: env_params[key] for key in env_params.static})
+    world = world.with_time_limit(max_episode_steps)  # a clock may be observed
     check_spaces(world)
     spec, names = _spec(world, max_episode_steps, bool(env_params)), env_params.keys()
-    world = world.with_time_limit(spec.time_limit)
     encode, decode = _encoder(world, float_type), _decoder(world, squash)
     begin, advance = dynamics.begin_and_advance(world, float_type)
     with explained(world.name, float_type, env_params):
@@ -116,19 +116,20 @@ def interface(
     env_params: EnvParams = OWN_PARAMS,
     squash: bool = False,
     frame_stack: int = 1,
+    max_episode_steps: int | None = None,
 ) -> Interface:
     """How one environment called `name` is seen and acted in.
 
     Args:
       env_params: numbers; the bounds of an action may depend on them.
-      squash: as in `make`.
+      squash, max_episode_steps: as in `make`.
       frame_stack: how many observations are seen at once.
 
     Raises:
       ConfigError: if there is no such environment, or its spaces are not supported.
     """
     world = find(name)
-    world = world.with_params(world.typed(env_params))
+    world = world.with_params(world.typed(env_params)).with_time_limit(max_episode_steps)
     check_spaces(world)
     obs_shape, image = world.obs_shape, _image_of(world)
     encode, decode = _encoder(world, float_type), _decoder(world, squash)

@@ -25,8 +25,6 @@ class Known(NamedTuple):
     uniforms: int = 0  # draws that `place` consumes; 0: a reset consumes a key
     # A start that another library can reproduce to the bit, unlike uniform(minval, maxval):
     place: Callable[..., Any] | None = None  # (uniform [uniforms]) -> gymnax state
-    # Parameters that are made of others: each one's name, and how, in words and in code.
-    follow: tuple[tuple[str, str, Callable[[Any], Any]], ...] = ()
     made_with: dict[str, Any] = {}  # noqa: RUF012  # of one made otherwise nothing is known
 
 
@@ -69,18 +67,30 @@ class World(NamedTuple):
         own = {name: getattr(self.gym, name, None) for name in found.made_with}
         return found if own == found.made_with else Known()
 
+    @property
+    def follow(self) -> tuple[tuple[str, str, Callable[[Any], Any]], ...]:
+        """Its parameters that are made of others: each one's name, and how, in words and in code.
+
+        They are so wherever the parameters are, as in an environment with other rewards.
+        """
+        kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(self.params).__mro__]
+        return next((FOLLOW[kind] for kind in kinds if kind in FOLLOW), ())
+
     def with_params(self, given: Mapping[str, Any]) -> "World":
         """With some of its parameters replaced, and those that are made of them."""
         if not given:
             return self
         params = self.params.replace(**given)
-        followed = {key: made(params) for key, _, made in self.known.follow}
+        followed = {key: made(params) for key, _, made in self.follow}
         return self._replace(params=params.replace(**followed))
 
-    def with_time_limit(self, steps: int) -> "World":
-        """Of the type that its own has: some have it as a float, or an array, and must."""
+    def with_time_limit(self, steps: int | None) -> "World":
+        """Of the type that its own has: some have it as a float, or an array, and must.
+
+        None leaves it as it is.
+        """
         own = self.time_limit
-        if own is None:
+        if own is None or steps is None:
             return self
         is_number = isinstance(own, int | float)
         limit = type(own)(steps) if is_number else jnp.asarray(steps, own.dtype)
@@ -94,7 +104,7 @@ class World(NamedTuple):
         """
         if not env_params:
             return env_params
-        follow = {key: words for key, words, _ in self.known.follow}
+        follow = {key: words for key, words, _ in self.follow}
         found = vars(self.params) if hasattr(self.params, "replace") else {}
         declared = getattr(type(self.params), "__annotations__", {})
         kinds = {
@@ -217,15 +227,15 @@ def _place_catch(uniform: jax.Array) -> Any:
     )
 
 
-_CARTPOLE = (
-    ("total_mass", "masscart + masspole", lambda p: p.masscart + p.masspole),
-    ("polemass_length", "masspole * length", lambda p: p.masspole * p.length),
-)
+FOLLOW = {  # by class of the parameters
+    "gymnax.environments.classic_control.cartpole.EnvParams": (
+        ("total_mass", "masscart + masspole", lambda p: p.masscart + p.masspole),
+        ("polemass_length", "masspole * length", lambda p: p.masspole * p.length),
+    ),
+}
 CATCH = {"rows": 10, "columns": 5}
 KNOWN = {  # by class: whatever else is registered under their names is another environment
-    "gymnax.environments.classic_control.cartpole.CartPole": Known(
-        8, 4, _place_cartpole, _CARTPOLE
-    ),
+    "gymnax.environments.classic_control.cartpole.CartPole": Known(8, 4, _place_cartpole),
     "gymnax.environments.classic_control.pendulum.Pendulum": Known(1, 2, _place_pendulum),
     "gymnax.environments.bsuite.catch.Catch": Known(
         CATCH["rows"] - 1, 1, _place_catch, made_with=CATCH

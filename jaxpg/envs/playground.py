@@ -25,14 +25,16 @@ def make(name: str) -> tuple["Playground", environment.EnvParams]:
     """The environment, and its time limit."""
     config = registry.get_default_config(name)
     env = registry.load(name, config, {"impl": "jax"} if "impl" in config else None)
-    return Playground(env), environment.EnvParams(config.episode_length)
+    repeat = config.get("action_repeat", 1)
+    return Playground(env, repeat), environment.EnvParams(-(-config.episode_length // repeat))
 
 
 class Playground(environment.Environment):
-    """An environment of Playground's, without its wrappers."""
+    """An environment of Playground's, without its wrappers but for the steps of an action."""
 
-    def __init__(self, env: Any):
-        self.env = env
+    def __init__(self, env: Any, repeat: int = 1):
+        """`repeat`: steps that an action is kept for, whose rewards are added up."""
+        self.env, self.repeat = env, repeat
         self.obs_shape = jax.eval_shape(lambda: _seen(env.reset(jax.random.PRNGKey(0)))).shape
 
     def reset_env(self, key: jax.Array, params: Any) -> tuple:
@@ -40,8 +42,13 @@ class Playground(environment.Environment):
         return _seen(state), state
 
     def step_env(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:
-        state = self.env.step(state, action)
-        return _seen(state), state, state.reward, state.done > 0, {}
+        def step(state: Any, _: None) -> tuple[Any, jax.Array]:
+            state = self.env.step(state, action)
+            return state, state.reward
+
+        rewards: jax.Array
+        state, rewards = jax.lax.scan(step, state, None, self.repeat)
+        return _seen(state), state, rewards.sum(), state.done > 0, {}
 
     def observation_space(self, params: Any) -> spaces.Box:
         return spaces.Box(-jnp.inf, jnp.inf, self.obs_shape)

@@ -68,7 +68,7 @@ def find(config: Config) -> Drawing:
         return _HILL._replace(draw=partial(_mountain_car, goal=goal))
     if name in DRAWINGS:
         return DRAWINGS[name]
-    shape = env.interface(config.env, config.float_type).obs_shape
+    shape = env.interface(config.env, config.float_type, config.env_params).obs_shape
     if name in MAPS:
         import gymnax  # made by now, so this costs nothing
 

@@ -142,7 +142,7 @@ def _actor(config: Config, algorithm: Algorithm | None, registered: Any) -> Acto
     """The actor; `registered` makes another of it once the environment is registered anew."""
     algorithm = algorithm or algorithms.build(config)
     spec = algorithm.env.spec
-    seen = (config.env_params, config.squash, config.frame_stack)
+    seen = (config.env_params, config.squash, config.frame_stack, config.max_episode_steps)
     interface = env.interface(config.env, config.float_type, *seen)
     outputs, distribution = algorithm.networks.policy, algorithm.distribution
 

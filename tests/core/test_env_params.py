@@ -12,6 +12,7 @@ import pytest
 import torch
 from compare import assert_close
 from flax import struct
+from gymnax.environments import spaces
 from gymnax.environments.classic_control.cartpole import CartPole
 from gymnax.environments.classic_control.cartpole import EnvParams as CartPoleParams
 
@@ -19,7 +20,7 @@ import torch_ref
 from benchmarks import readme
 from jaxpg import fast
 from jaxpg.core import config as configs
-from jaxpg.core import env, learner, noise, rollout, training
+from jaxpg.core import env, learner, noise, rollout, training, world
 from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.rules import validate
 from jaxpg.fast import lanes
@@ -295,6 +296,43 @@ def test_an_environment_that_decides_in_python_says_so(monkeypatch):
     env.make("Moody-v0")
     with pytest.raises(ConfigError, match="Moody-v0 decides in Python by a parameter, so"):
         env.make("Moody-v0", env_params=EnvParams({"force_mag": 3.0}))
+
+
+class Harder(CartPole):
+    """Another environment, of the same parameters."""
+
+
+def test_what_is_made_of_a_parameter_follows_wherever_the_parameters_are(monkeypatch):
+    """In a subclass and in a wrapper the physics is that of the parameters, too."""
+    sticky = gymnax.wrappers.StickyActionWrapper
+    kinds = {"Harder-v0": Harder, "Wrapped-v0": lambda: sticky(CartPole(), 0.0)}
+    for name, make in kinds.items():
+        monkeypatch.setitem(gymnax.registration._registry, name, make)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, *kinds])
+    for name in ("CartPole-v1", *kinds):
+        one = world.find(name).with_params({"masspole": 1.0}).params
+        assert (one.total_mass, one.polemass_length) == (2.0, 0.5)
+        with pytest.raises(ConfigError, match=r"total_mass of .* is computed as masscart"):
+            env.make(name, env_params=EnvParams({"total_mass": 5.0}))
+
+
+class Clock(CartPole):
+    """It is seen how many steps have been taken, of as many as there may be."""
+
+    def get_obs(self, state, params=None, key=None):
+        return state.time
+
+    def observation_space(self, params):
+        return spaces.Discrete(params.max_steps_in_episode + 1)
+
+
+def test_a_clock_that_is_observed_is_as_long_as_the_limit(monkeypatch):
+    monkeypatch.setitem(gymnax.registration._registry, "Clock-v0", Clock)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Clock-v0"])
+    made = env.make("Clock-v0", max_episode_steps=9)
+    assert made.spec.obs_size == 10
+    assert made.reset(noise.keys(range(2))).obs.shape == (2, 10)
+    assert env.interface("Clock-v0", max_episode_steps=9).encode(jnp.int32(3)).shape == (10,)
 
 
 @struct.dataclass

@@ -1,8 +1,10 @@
 """Environments of other suites: found by prefix, adapted, trained; skipped where not there."""
 
+import importlib
 import subprocess
 import sys
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -302,6 +304,43 @@ class TestNavix:
         kernel = run.population.params["policy"]["conv_0"]["kernel"]
         assert kernel.shape == (2, 3, 3, 3, 4)
         assert np.isfinite(kernel).all()
+
+
+def test_an_action_of_playgrounds_is_kept_for_as_many_steps_as_its_config_says(monkeypatch):
+    """By a stand-in for the package: of its own environments few repeat, and they are large."""
+
+    class State(NamedTuple):
+        obs: jax.Array
+        reward: jax.Array
+        done: jax.Array
+
+    class Adding:
+        action_size = 1
+
+        def reset(self, key):
+            return State(jnp.zeros(1), jnp.float32(0.0), jnp.float32(0.0))
+
+        def step(self, state, action):
+            obs = state.obs + action
+            return State(obs, obs[0], (obs[0] > 5.0).astype(jnp.float32))
+
+    class OwnConfig(dict):
+        episode_length = 10
+
+    registry = SimpleNamespace(
+        get_default_config=lambda name: OwnConfig(action_repeat=3), load=lambda *given: Adding()
+    )
+    monkeypatch.setitem(sys.modules, "mujoco_playground", SimpleNamespace(registry=registry))
+    monkeypatch.delitem(sys.modules, "jaxpg.envs.playground", raising=False)
+    adapter = importlib.import_module("jaxpg.envs.playground")
+    monkeypatch.delitem(sys.modules, "jaxpg.envs.playground")  # whose package is no stand-in
+    made, params = adapter.make("Adding")
+    _, state = made.reset_env(jax.random.key(0), params)
+    obs, state, reward, done, _ = made.step_env(None, state, jnp.ones(1), params)
+    assert (obs, reward, done) == (3.0, 1.0 + 2.0 + 3.0, False)
+    *_, done, _ = made.step_env(None, state, jnp.ones(1), params)
+    assert done
+    assert params.max_steps_in_episode == 4  # decisions, the last of which is cut short
 
 
 @pytest.mark.slow

@@ -6,10 +6,13 @@ import shutil
 import subprocess
 from functools import partial
 
+import gymnax
 import handmade
 import jax
 import numpy as np
 import pytest
+from flax import struct
+from gymnax.environments import environment, spaces
 from PIL import Image
 
 import jaxpg
@@ -25,6 +28,31 @@ CARTPOLE = drawings.DRAWINGS["CartPole-v1"]
 @pytest.fixture(scope="module")
 def run(trained):
     return jaxpg.load(trained)
+
+
+@struct.dataclass
+class Size(environment.EnvParams):
+    size: int = 5
+    max_steps_in_episode: int = 20
+
+
+class Square(environment.Environment):
+    """Its parameter says how large a grid is observed."""
+
+    default_params = Size()
+
+    def observation_space(self, params):
+        return spaces.Box(0.0, 1.0, (params.size, params.size))
+
+    def action_space(self, params):
+        return spaces.Discrete(2)
+
+
+def test_a_grid_is_as_large_as_its_parameters_say(monkeypatch):
+    monkeypatch.setitem(gymnax.registration._registry, "Square-v0", Square)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Square-v0"])
+    config = Config(env="Square-v0", env_params=EnvParams({"size": 8}))
+    assert drawings.find(config).draw.keywords["shape"] == (8, 8)
 
 
 def test_the_untrained_parameters_are_those_that_training_began_with(run):
