@@ -47,6 +47,11 @@ CHEAP = ("distributions", "optimizer")  # to compile
 # Levels.
 
 
+def test_the_command_runs_every_level():
+    """It names them without importing torch."""
+    assert (*(level.name for level in levels.LEVELS), "faults") == command.LEVELS
+
+
 @pytest.mark.parametrize(
     "level", [x for x in levels.LEVELS if x.name in CHEAP], ids=lambda x: x.name
 )
