@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 import torch_ref.learner
 import torch_ref.natural as twin
 from jaxpg import fast
-from jaxpg.core import learner, natural
+from jaxpg.core import learner, natural, noise
 from jaxpg.core.config import Config
 from jaxpg.names import to_torch
 from jaxpg.proof import batch as shared
@@ -278,7 +278,7 @@ def test_npg_takes_its_rate_times_the_direction():
     """The second of four updates has ¾ of the learning rate."""
     config, params, batch = estimated(dataclasses.replace(CONFIG, fit="npg"))
     found = solved(config, params, batch)
-    state = shared.jax_side(shared.small(dataclasses.replace(CONFIG, fit="npg"))).state
+    state = learner.init(config, noise.key(0), built(fast.static(config)))
     learned = learner.Learned(params, state.opt_state, jnp.int32(1))
     after, fit = run(natural.fit_npg, config, learned, batch)
     moved = natural.as_vector(params) - natural.as_vector(after.params)
