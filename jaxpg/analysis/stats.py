@@ -70,33 +70,29 @@ def optimality_gap(x: np.ndarray, target: float, axis: int = 0) -> np.ndarray:
 
 
 def iqm_band(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of the IQM in closed form, for curves, where a bootstrap at every point is slow.
+    """The interval that `estimate` has of an IQM, at every point of a curve.
 
-        IQM ± t(h-1) · s_w / ((1 - 2·¼) √S),    h = S - 2⌊S/4⌋
-
-    where s_w is the standard deviation of the scores winsorized by a quarter at each end. Cut off
-    at the lowest and the highest score.
+    A resample's IQM is a sum of the ordered scores, each as often as its rank was drawn and not cut
+    off. So one matrix of weights serves all points.
 
     Args:
       x: scores, [S, ...].
 
     Returns:
       Low and high, [...] each; both are the IQM itself for a single seed.
-
-    Source: Tukey and McLaughlin 1963, Sankhyā A 25:331-352.
     """
     x = _finite(x)
-    size = len(x)
-    cut = size // 4
+    size, cut = len(x), len(x) // 4
     ordered = np.sort(x, axis=0)
-    center = iqm(x)
-    if size == 1:
-        return center, center
-    winsorized = np.clip(ordered, ordered[cut], ordered[size - cut - 1])
-    kept = size - 2 * cut
-    error = winsorized.std(axis=0, ddof=1) / (kept / size * math.sqrt(size))
-    width = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, kept - 1) * error
-    return np.maximum(center - width, ordered[0]), np.minimum(center + width, ordered[-1])
+    rng, found, batch = np.random.default_rng(0), [], _batch(size)
+    for first in range(0, RESAMPLES, batch):
+        drawn = rng.integers(size, size=(min(batch, RESAMPLES - first), size))
+        kept = np.sort(drawn, axis=1)[:, cut : size - cut]
+        times = np.stack([np.bincount(ranks, minlength=size) for ranks in kept])
+        found.append(np.tensordot(times / kept.shape[1], ordered, 1))
+    beyond = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(found), [beyond, 1 - beyond], axis=0)
+    return np.maximum(low, ordered[0]), np.minimum(high, ordered[-1])  # weights are rounded
 
 
 def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
@@ -164,8 +160,8 @@ def improvement(x: Strata, y: Strata) -> Estimate:
     The mean over strata of the Mann-Whitney U statistic over the number of pairs. Its interval is
     a stratified percentile bootstrap. Where every seed of one side beats every one of the other,
     resamples are all alike, and the far end is that of k = (strata · fewest seeds) disjoint pairs
-    which all agree: ((1 - 0.95) / 2)^(1 / k); no interval is surer than that. With few seeds
-    it has ½ in it unless a permutation test rejects ½, too.
+    which all agree: ((1 - 0.95) / 2)^(1 / k). Where all scores are equal, k such pairs are ties, of
+    others some may be none. With few seeds it has ½ in it unless a permutation test rejects ½, too.
 
     Args:
       x, y: scores of each stratum, in the same order of strata; each at least one.
@@ -198,6 +194,8 @@ def improvement(x: Strata, y: Strata) -> Estimate:
         return Estimate(value, end if value else 0.0, 1.0 if value else 1.0 - end)
     if pairs == len(x):  # a stratum of one seed: nothing to resample
         return Estimate(value, 0.0, 1.0)
+    if max(distinct) == 1:
+        return Estimate(value, end / 2, 1.0 - end / 2)
     low, high = _bootstrap([*xs, *ys], mean_share)
     low, high = (min(low, end), high) if value > 0.5 else (low, max(high, 1.0 - end))
     if fewest < FEW and _by_chance(xs, ys, mean_share, abs(value - 0.5)) > 1 - CONFIDENCE:

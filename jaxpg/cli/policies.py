@@ -169,6 +169,7 @@ def render(options: Render) -> None:
             content = pictures.to_mp4(pictures.sheet(run, shown, **choice))
     else:
         seed = one_seed(run, options.seed, setting)
+        say_if_diverged(run, seed, setting)
         out = options.out or options.dir / f"seed-{seed}{suffix}.gif"
         to_file = pictures.to_gif if out.suffix == ".gif" else pictures.to_mp4
         content = to_file(pictures.one(run, seed, **choice))
@@ -205,6 +206,7 @@ def export(options: Export) -> None:
 
     setting = run.which(options.setting)
     seed = one_seed(run, options.seed, setting)
+    say_if_diverged(run, seed, setting)
     suffix = setting_suffix(setting, len(run.settings)) + exports.SUFFIXES[options.to]
     out = options.out or options.dir / f"seed-{seed}{suffix}"
     files.save(out, exports.export(run, seed, options.to, setting=setting))
@@ -234,6 +236,13 @@ def one_seed(run: "Run", text: str, setting: int) -> int:
     """
     row = run.row(int(text) if _is_count(text) else text, setting)
     return int(run.population.seeds[row])
+
+
+def say_if_diverged(run: "Run", seed: int, setting: int) -> None:
+    """Say of a seed that its policy is not what training ended with."""
+    update = int(run.population.frozen_at[run.row(seed, setting)])
+    if update >= 0:
+        say(f"seed {seed} diverged in update {update}: its policy is the last finite one")
 
 
 def chosen_seeds(run: "Run", seed: str | None, seeds: str, setting: int) -> Sequence[int]:

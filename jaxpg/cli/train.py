@@ -125,6 +125,7 @@ def train(options: Train) -> None:
         build = own.find(options.own.algorithm, given)
         start, device = start_of(during.from_), device_of(nodes)
         say_of_another_env(start, config)
+        say_of_the_diverged(start, seeds)
 
         def begin(lanes: int | None) -> None:
             planned = planning.plan(
@@ -297,6 +298,7 @@ def sweep(options: Sweep) -> None:
             evaluate_episodes=during.evaluate_episodes,
         )
         say_of_another_env(start, asked.config, asked.combinations)
+        say_of_the_diverged(start, parse_seeds(asked.seeds))
         out = options.run.out or default_out(options.preset, asked.config, "-sweep")
         directories = sweeps.begin(out, asked, device_of(nodes), start)
         again, elsewhere = "the same line", []
@@ -358,6 +360,14 @@ def say_of_unused(options: Train) -> None:
     for name, needed in unused(options.config).items():
         if getattr(options.config, name) != getattr(usual, name):
             say(f"--{name.replace('_', '-')} has no effect: it needs {needed}")
+
+
+def say_of_the_diverged(start: "Start | None", seeds: Sequence[int]) -> None:
+    """That some seeds start from where others had failed."""
+    from jaxpg.runs.start import of_the_diverged
+
+    if sentence := of_the_diverged(start, seeds):
+        say(sentence)
 
 
 def say_of_another_env(

@@ -17,15 +17,15 @@ from jaxpg import words
 from jaxpg.analysis.measures import interval
 from jaxpg.analysis.outcomes import solved_at
 from jaxpg.analysis.stats import estimate, iqm
-from jaxpg.core import noise
-from jaxpg.core.config import Config, ConfigError, EnvParams
+from jaxpg.core import algorithms, noise
+from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.env import interface
 from jaxpg.core.types import Algorithm, EnvState, Params
 from jaxpg.core.wrappers import newest
 from jaxpg.errors import RunError
 from jaxpg.fast import static
 from jaxpg.population.episodes import chooser, play, stages
-from jaxpg.population.policy import Actor, actor
+from jaxpg.population.policy import Actor, actor, made
 from jaxpg.runs.load import Run
 
 ROWS = 8_192  # episodes that are simulated at a time, of all seeds together
@@ -65,7 +65,8 @@ def in_gymnax(
     began = time.perf_counter()
     config = run.config_of(setting)
     names = static(config)  # one program for all values
-    player = _player(actor(names, run.algorithm(setting)).algorithm, mode)
+    algorithm = run.algorithm(setting) or made(algorithms.build, names, OWN_PARAMS)
+    player = _player(algorithm, mode)
     width = min(episodes, ROWS)
     lanes = max(1, min(len(seeds), ROWS // width))
     returns = np.zeros((len(seeds), episodes))

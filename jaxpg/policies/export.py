@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError, nearest
+from jaxpg.core.distributions import NEVER
 from jaxpg.core.statistics import CLIP
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
@@ -121,10 +122,14 @@ def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
         return as_chain(config, policy)
     try:
         chain = as_chain(config, policy)
-        obs = np.random.default_rng(0).normal(size=(64, policy.actor.spec.obs_size))
+        rng = np.random.default_rng(0)  # far from the middle, too, where one may be clipped
+        obs = rng.normal(size=(64, policy.actor.spec.obs_size)) * 10 ** rng.uniform(-2, 3, (64, 1))
         outputs = np.asarray(policy.actor.outputs(policy.params, obs.astype(config.float_type)))
-        means = outputs[..., : len(chain.layers[-1][1])]
-        np.testing.assert_allclose(forward(chain, obs), means, rtol=1e-3, atol=1e-3)
+        written = forward(chain, obs)
+        if chain.log_std is not None:
+            written = np.concatenate([written, np.broadcast_to(chain.log_std, written.shape)], -1)
+        unit = np.abs(np.where(outputs == NEVER, 0.0, outputs)).max(axis=-1, keepdims=True) + 1e-3
+        np.testing.assert_allclose(written / unit, outputs / unit, rtol=1e-5, atol=1e-3)
         usual, own = fast.build(config).distribution, policy.algorithm.distribution
         np.testing.assert_array_equal(own.mode(outputs), usual.mode(outputs))
     except (KeyError, ValueError, IndexError, AssertionError):
@@ -137,21 +142,28 @@ def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
 
 
 def _to_stablehlo(config: Config, policy: Policy) -> bytes:
-    """jax.export's own format: {"action", "logits"}, or {"action", "mean", "log_std"}."""
+    """jax.export's own format: {"action", "logits"}, or {"action", "mean", "log_std"}; of a
+    distribution of one's own {"action", "outputs"}."""
     try:
         import flatbuffers  # noqa: F401  (jax imports it on serialising)
     except ImportError:
         raise _missing("stablehlo", "flatbuffers") from None
     actor = policy.actor
     params = jax.tree.map(jnp.asarray, policy.params)
+    mode = actor.algorithm.distribution.mode
+    is_own = mode is not fast.build(config).distribution.mode
 
     def act(obs: jax.Array) -> dict[str, jax.Array]:
         outputs = actor.outputs(params, obs)
-        action = actor.algorithm.distribution.mode(outputs)
+        action = mode(outputs)
+        if not actor.spec.discrete:
+            flat = (obs.shape[0], actor.spec.num_actions)
+            action = jax.vmap(actor.interface.decode)(action).reshape(flat)
+        if is_own:
+            return {"action": action, "outputs": outputs}
         if actor.spec.discrete:
             return {"action": action, "logits": outputs}
         mean, log_std = jnp.split(outputs, 2, axis=-1)
-        action = jax.vmap(actor.interface.decode)(action).reshape(mean.shape)
         return {"action": action, "mean": mean, "log_std": log_std}
 
     shape = jax.export.symbolic_shape(f"batch, {actor.spec.obs_size}")
@@ -164,8 +176,9 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
 
     "layers" says how to build the nn.Sequential that "state_dict" fits. (TorchScript is
     deprecated, and `torch.export.load` falls back to unpickling whatever is in the file.)
-    Observations are normalised by two Linear layers, which subtract and divide, and a Hardtanh:
-    torch's BatchNorm1d would take a batch's own moments until somebody calls eval(). Convolutions
+    Observations are normalised by two convolutions of one number each, which subtract and divide,
+    and a Hardtanh: BatchNorm1d would take a batch's own moments until somebody calls eval(), and a
+    Linear layer has a weight for each pair of numbers. Convolutions of images
     are three-dimensional, with kernels as deep as there are channels: the pixels of an observation
     have theirs last, and no layer of torch's puts them first.
     """
@@ -182,9 +195,14 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
         layers.append(["Linear", weight.shape[1], weight.shape[0]])
 
     if chain.mean is not None and chain.std is not None:
-        linear(np.eye(len(chain.mean), dtype=chain.mean.dtype), -chain.mean)
-        linear(np.diag(1 / chain.std), np.zeros_like(chain.std))
-        layers.append(["Hardtanh", -CLIP, CLIP])
+        size = len(chain.mean)
+        layers.append(["Unflatten", 1, [size, 1]])
+        ones, zeros = np.ones_like(chain.std), np.zeros_like(chain.std)
+        for scale, shift in ((ones, -chain.mean), (1 / chain.std, zeros)):
+            state[f"{len(layers)}.weight"] = torch.from_numpy(scale.reshape(size, 1, 1).copy())
+            state[f"{len(layers)}.bias"] = torch.from_numpy(shift.copy())
+            layers.append(["Conv1d", size, size, 1, 1, 0, 1, size])  # each number for itself
+        layers += [["Flatten"], ["Hardtanh", -CLIP, CLIP]]
     activation = [{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]]
     if chain.convolutions:
         layers.append(["Unflatten", 1, [1, *chain.image]])

@@ -39,11 +39,15 @@ class Actor:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Policy:
-    """One seed's policy: parameters and what acts by them. It can be pickled and copied."""
+    """One seed's policy: parameters and what acts by them.
+
+    It can be copied; and pickled, unless it has parts of one's own, which are functions without a
+    name: a `Run` can, and makes them again.
+    """
 
     config: Config
     params: Params
-    algorithm: Algorithm | None = None  # with parts of one's own, which are pickled by their names
+    algorithm: Algorithm | None = None  # with parts of one's own
 
     @classmethod
     def of(cls, config: Config, params: Params, algorithm: Algorithm | None = None) -> "Policy":

@@ -336,9 +336,9 @@ def _verdict(pair: Pair) -> str:
     else:
         says = "not told apart"
     if pair.seeds is None:
-        seeds = "no number of seeds would tell them apart"
+        seeds = "these seeds say nothing of which is better"
     else:
-        seeds = f"{pair.seeds:,} seeds of each would tell them apart (power {POWER:.0%})"
+        seeds = f"if it is as these seeds say, {pair.seeds:,} of each tell them apart ({POWER:.0%})"
     after = f" after {_said(pair.than.within)}" if pair.than.within else ""
     return (
         f"{better} beats {than} with probability {one.value:.3f} "

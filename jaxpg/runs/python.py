@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -110,6 +111,8 @@ def train_population(
         raise ConfigError(f"segments must be at least 1; got {segments}")
     evaluating = evaluations.asked(config, evaluate_every, evaluate_episodes)
     start = start_of(start_from)
+    if sentence := starts.of_the_diverged(start, seeds):
+        warnings.warn(sentence, stacklevel=2)
     plan = partial(
         planning.plan,
         _name(config),

@@ -38,6 +38,7 @@ class Start(NamedTuple):
     content: bytes  # params.safetensors
     config: Config | None = None  # that they were trained with; None where it is not known
     build: str | None = None  # as of the manifest that had it
+    diverged: tuple[int, ...] = ()  # seeds of which the parameters are the last finite ones
 
     @property
     def called(self) -> str:
@@ -72,7 +73,18 @@ def of(trained: Any, directory: Path | None = None) -> Start:
         env_sha256=what.env_sha256,
         untrained=known_untrained_return(trained),
     )
-    return Start(origin, content, what.config, what.build)
+    diverged = tuple(trained.seeds[trained.frozen_at >= 0].tolist())
+    return Start(origin, content, what.config, what.build, diverged)
+
+
+def of_the_diverged(start: Start | None, seeds: Sequence[int]) -> str | None:
+    """A sentence on those of the seeds that have diverged before; None if none has."""
+    if start is None or not (gone := sorted(set(seeds) & set(start.diverged))):
+        return None
+    return (
+        f"{words.seeds(len(gone))} diverged in {start.called}, the first of them seed {gone[0]}: "
+        "they start from the last finite parameters"
+    )
 
 
 def write(directory: Path, start: Start | None) -> None:

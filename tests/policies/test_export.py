@@ -7,6 +7,7 @@ from functools import cache
 
 import handmade
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -194,6 +195,81 @@ def test_a_distribution_of_ones_own_is_in_no_chain(target):
     own = handmade.with_manifest(run, manifest, build=least_probable)
     with pytest.raises(ConfigError, match="networks or distribution are none that its config"):
         export.export(own, 7, target)
+
+
+def acting_by(change):
+    """Builds an algorithm of one's own whose policy's outputs are changed."""
+
+    def build(config: Config) -> Algorithm:
+        built = jaxpg.build(config)
+        policy = built.networks.policy
+        networks = built.networks._replace(policy=lambda params, obs: change(policy, params, obs))
+        return built._replace(networks=networks)
+
+    return build
+
+
+def clipped_spread(policy, params, obs):
+    mean, log_std = jnp.split(policy(params, obs), 2, axis=-1)
+    return jnp.concatenate([mean, jnp.clip(log_std, -5.0, -1.0)], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("σ free", clipped_spread),
+        ("separate", lambda policy, params, obs: policy(params, jnp.clip(obs, -5.0, 5.0))),
+    ],
+)
+def test_networks_that_differ_somewhere_are_in_no_chain(name, change):
+    """In log σ, or far from where observations usually are."""
+    run = untrained(CONFIGS[name])
+    manifest = run.manifest._replace(build="mine:build")
+    own = handmade.with_manifest(run, manifest, build=acting_by(change))
+    with pytest.raises(ConfigError, match="networks or distribution are none that its config"):
+        export.export(own, 7, "torch")
+
+
+def of_known_spread(config: Config) -> Algorithm:
+    """Networks without a log σ, for a distribution that knows it."""
+    built = jaxpg.build(config)
+    policy, own = built.networks.policy, built.distribution
+
+    def whole(mean):
+        return jnp.concatenate([mean, jnp.full_like(mean, -1.0)], axis=-1)
+
+    return built._replace(
+        networks=built.networks._replace(
+            policy=lambda params, obs: jnp.split(policy(params, obs), 2, axis=-1)[0]
+        ),
+        distribution=own._replace(
+            mode=lambda mean: own.mode(whole(mean)),
+            sample=lambda mean, uniform: own.sample(whole(mean), uniform),
+        ),
+    )
+
+
+def test_stablehlo_holds_any_distribution():
+    run = untrained(CONFIGS["σ free"])
+    manifest = run.manifest._replace(build="mine:of_known_spread")
+    own = handmade.with_manifest(run, manifest, build=of_known_spread)
+    obs = observations(run.config, 3)
+    found = in_stablehlo(export.export(own, 7, "stablehlo"), None, obs, run.config)
+    assert found.keys() == {"action", "outputs"}
+    np.testing.assert_allclose(found["action"], run.policy(7).act(obs), rtol=1e-5, atol=1e-5)
+
+
+def test_normalised_observations_take_two_numbers_each(tmp_path):
+    """One that is infinite is clipped, as in training; the others are as they are."""
+    run = untrained(CONFIGS["normalised"])
+    content = export.export(run, 7, "torch")
+    obs = observations(run.config, run.policy(7).actor.spec.obs_size)[:5]
+    obs[:, 0] = np.inf
+    found = in_torch(content, tmp_path / "policy", obs, run.config)
+    policy = run.policy(7)
+    np.testing.assert_allclose(
+        found["logits"], policy.actor.outputs(policy.params, obs), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("target", ["torch", "onnx"])

@@ -51,6 +51,18 @@ def then(first):
     return jaxpg.train_population(THEN, [9, 5, 2], lanes=2, start_from=first)
 
 
+def test_who_starts_from_the_diverged_is_told(tmp_path, capsys):
+    """Their parameters are the last finite ones, which may be as large as there are."""
+    gone = jaxpg.train_population(
+        dataclasses.replace(FIRST, learning_rate=1e30), [9, 5], lanes=2, out=tmp_path / "gone"
+    )
+    assert (gone.frozen_at >= 0).all()
+    with pytest.warns(UserWarning, match=r"1 seed diverged in .*, the first of them seed 5: they"):
+        jaxpg.train_population(THEN, [5], lanes=2, start_from=gone)
+    main(["export", str(tmp_path / "gone"), "--seed", "5", "--to", "safetensors"])
+    assert "seed 5 diverged in update" in capsys.readouterr().err
+
+
 def test_each_seed_starts_from_its_own_parameters_and_all_else_is_new(first):
     given = starts.of_seeds(starts.of(first), [9, 5, 2])
     groups = population.make_chunks(THEN, [9, 5, 2], [{}], 2, start=given)
