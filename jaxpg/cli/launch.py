@@ -39,6 +39,14 @@ class Launch:
     callback: Callback = None
     """Called after each commit with the directory and the progress; imported."""
 
+    @property
+    def line(self) -> list[str]:
+        """These options, the callback aside, as they are given."""
+        patience = (
+            [] if self.stall_seconds == 600.0 else ["--stall-seconds", f"{self.stall_seconds:g}"]
+        )
+        return patience if self.report else [*patience, "--no-report"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Machines:
@@ -121,7 +129,9 @@ def to_the_end(
         return
     build = manifests.algorithm(directory, manifest)
     call = _callback(directory, launch)
-    again = again or manifests.resume_line(directory, launch.callback, machines.line)
+    again = again or manifests.resume_line(
+        directory, launch.callback, [*machines.line, *launch.line]
+    )
     try:
         with _tracked(directory) as tell, shown(_title(manifest)) as show:
 

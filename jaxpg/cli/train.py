@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +20,9 @@ from jaxpg.cli.launch import (
     to_the_end,
 )
 from jaxpg.cli.streams import attempt, say
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import STATIC, Config, ConfigError
 from jaxpg.core.presets import PRESETS
-from jaxpg.core.rules import unused, validate
+from jaxpg.core.rules import unused, unused_choices, validate
 from jaxpg.errors import InUse
 from jaxpg.population import evaluations, own
 from jaxpg.population.settings import which, with_values
@@ -276,6 +276,8 @@ def sweep(options: Sweep) -> None:
     grid, given = sweeps.parse_grid(options.grid), own.parse(options.own.option)
     during = options.during
     config = validate(options.config)  # the plan asks the environment for its parameters
+    if not {*grid}.intersection(STATIC):  # else a point may have a use for what the others have not
+        say_of_unused(options, grid)
     machine.prepare(config, here=options.machines.here)
     launch = dataclasses.replace(options.launch, report=False)
     with joined(options.machines) as nodes:
@@ -352,13 +354,13 @@ def retrace(options: Retrace) -> None:
     print(again(options.dir, options.seed, setting, options.update, out, build))
 
 
-def say_of_unused(options: Train) -> None:
-    """Which numbers that are not the preset's have no effect; one's own algorithm may use any."""
+def say_of_unused(options: "Train | Sweep", varied: Collection[str] = ()) -> None:
+    """Which fields that are not the preset's have no effect; one's own algorithm may use any."""
     if options.own.algorithm is not None:
         return
     usual = PRESETS[options.preset]
-    for name, needed in unused(options.config).items():
-        if getattr(options.config, name) != getattr(usual, name):
+    for name, needed in (unused(options.config) | unused_choices(options.config)).items():
+        if name not in varied and getattr(options.config, name) != getattr(usual, name):
             say(f"--{name.replace('_', '-')} has no effect: it needs {needed}")
 
 

@@ -110,6 +110,23 @@ def unused(config: Config) -> dict[str, str]:
     return {name: what for name, (what, is_met) in needs.items() if not is_met}
 
 
+def unused_choices(config: Config) -> dict[str, str]:
+    """`unused`, of static fields."""
+    c = config
+    by_steps, replays = c.collect == "steps", c.critic and c.value_data == "replay"
+    needs = {
+        "total_steps": ("collect='steps'", by_steps),
+        "total_episodes": ("collect='episodes'", not by_steps),
+        "num_steps": ("collect='steps'", by_steps),
+        "value_target": ("a critic", c.critic),
+        "value_data": ("a critic", c.critic),
+        "value_steps": ("a critic", c.critic),
+        "buffer_size": ("a critic and value_data='replay'", replays),
+        "batch_size": ("a critic and value_data='replay'", replays),
+    }
+    return {name: what for name, (what, is_met) in needs.items() if not is_met}
+
+
 def _check_fields(config: Config) -> None:
     """Raise ConfigError unless each field by itself is what it may be."""
     check_is_config(config)

@@ -28,6 +28,7 @@ from jaxpg.core.config import (
     parse_env_param,
     with_types,
 )
+from jaxpg.population import contents
 
 if TYPE_CHECKING:  # which imports jax
     from jaxpg.core.types import Algorithm
@@ -41,8 +42,8 @@ JAXPG = "jaxpg.fast:build"
 class Source(NamedTuple):
     """Where a function comes from."""
 
-    name: str  # MODULE:FUNCTION
-    sha256: str | None  # of the module's file; None where there is none, as in a notebook
+    name: str  # MODULE:FUNCTION; then #HASH, of what no module has under that name
+    sha256: str | None  # of the module's file, or of its code where there is none, as in a notebook
 
 
 def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
@@ -63,6 +64,13 @@ def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
     function = imported(name, "--algorithm")
     if not inspect.isfunction(function) and not isinstance(function, partial):
         raise ConfigError(f"--algorithm must be a function, which can be named; {name} is none")
+    found = source(function)
+    if found is not None and not is_importable(found.name):
+        raise ConfigError(
+            f"--algorithm must be what its module has under its own name, given numbers alone; "
+            f"{name} is {_name(function)} to Python, as what another function has made, or "
+            "functools.wraps has named"
+        )
     if not given:
         return function
     return partial(function, **checked(with_types(name, EnvParams(given), _kinds(function))))
@@ -113,13 +121,15 @@ def _check_outputs(build: Build, made: Any, params: Any, config: Config) -> None
 
     spec = made.env.spec
     obs = jax.ShapeDtypeStruct((1, spec.obs_size), config.float_type)
-    found = jax.eval_shape(made.networks.policy, params, obs).shape
+    outputs = jax.eval_shape(made.networks.policy, params, obs)
+    found = getattr(outputs, "shape", None)
     what = "a logit for each" if spec.discrete else "a mean and a log σ for each"
     wanted = spec.num_actions * (1 if spec.discrete else 2)
     if found != (1, wanted):
         raise ConfigError(
             f"the policy network of {_name(build)} must give {wanted} numbers for an observation, "
-            f"{what} of {spec.num_actions} actions; of one it gives {list(found)}"
+            f"{what} of {spec.num_actions} actions; of one it gives "
+            f"{type(outputs).__name__ if found is None else list(found)}"
         )
 
 
@@ -170,23 +180,31 @@ def imported(name: str, whose: str) -> Callable[..., Any]:
 
 def is_importable(name: str) -> bool:
     """Whether what is called so may be in a module, and not in a function, script or notebook."""
-    return "<" not in name and not name.startswith("__main__:")
+    return not any(x in name for x in "<#") and not name.startswith("__main__:")
 
 
 def source(build: Build) -> Source | None:
     """Where what makes an algorithm comes from; None if it is jaxpg's own.
 
     What `functools.partial` has given it that is no option, and so in no manifest, is in the name,
-    which nobody can import then.
+    which nobody can import then; and so is a hash of a function that its module has not under its
+    name, as one that another function has made.
     """
     function = _unwrapped(build)
     kind = type(function)
     module, name = (
         getattr(function, at, getattr(kind, at)) for at in ("__module__", "__qualname__")
     )
-    path = getattr(sys.modules.get(module), "__file__", None)
-    found = Source(f"{module}:{name}{_unrecorded(build)}", _sha256(path))
-    return None if found.name == JAXPG else found
+    there = sys.modules.get(module)
+    named: Any = there
+    for part in name.split("."):
+        named = getattr(named, part, None)
+    is_named = named is function
+    if is_named and f"{module}:{name}" == JAXPG and not _unrecorded(build):
+        return None
+    suffix = "" if is_named else f"#{contents.hash_of(function)[:12]}"
+    sha256 = _sha256(getattr(there, "__file__", None)) or contents.hash_of(function)
+    return Source(f"{module}:{name}{suffix}{_unrecorded(build)}", sha256)
 
 
 def env_sha256(name: str) -> str | None:
@@ -225,8 +243,11 @@ def _unrecorded(build: Build) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in a few characters, the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", words.line(repr(value)))[:60]
+    """A value in a few characters, the same in every process; with a hash if they are not all."""
+    whole = words.line(repr(value))
+    text = re.sub(r" at 0x[0-9a-f]+", "", whole)
+    is_all = text == whole and len(text) <= 60 and not hasattr(value, "shape")
+    return text if is_all else f"{text[:60]}#{contents.hash_of(value)[:12]}"
 
 
 def _plain(value: Any) -> Any:
@@ -346,8 +367,9 @@ def _kinds(build: Build) -> dict[str, type]:
 
 
 def _name(build: Build) -> str:
+    """What it is called, for people."""
     found = source(build)
-    return JAXPG if found is None else found.name
+    return JAXPG if found is None else re.sub("#[0-9a-f]{12}", "", found.name)
 
 
 def _sha256(path: str | None) -> str | None:

@@ -138,7 +138,8 @@ def made(build: Build, config: Config, options: EnvParams) -> Algorithm:
 @lru_cache(maxsize=16)
 def _made(build: Build, config: Config, options: EnvParams, registered: Any) -> Algorithm:
     """Another one once the environment is registered anew."""
-    return build(config, **options)
+    with jax.ensure_compile_time_eval():  # what it keeps is no trace's
+        return build(config, **options)
 
 
 @lru_cache(maxsize=16)

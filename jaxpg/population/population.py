@@ -261,8 +261,9 @@ class Tally:
             seen = None if snapshot.evaluations is None else snapshot.evaluations[:real, -1]
             self._recent[i] = snapshot.recent_return[:real], newest, seen
             if self._report is not None and not silent:
+                begun = [self._recent[i] for i in sorted(self._recent)]
                 returns, metrics, evaluations = jax.tree.map(
-                    lambda *rows: np.concatenate(rows), *self._recent.values()
+                    lambda *rows: np.concatenate(rows), *begun
                 )
                 at = Progress(
                     env_steps=sum(self._steps),

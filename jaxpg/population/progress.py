@@ -19,7 +19,7 @@ WIDTH, PAUSE = 30, 0.2  # characters of the bar in a notebook; seconds between t
 
 
 class Progress(NamedTuple):
-    """How far a population is, after a segment."""
+    """How far a population is, after a segment; rows that have begun are in the run's order."""
 
     env_steps: int  # by all rows
     fraction: float  # of all updates, in [0, 1]

@@ -279,10 +279,11 @@ def resume_line(directory: Path, callback: str | None = None, machines: Sequence
     """What continues a run, for a shell.
 
     Args:
-      machines: options that say where.
+      machines: options that say where, and how.
     """
     called = [] if callback is None else ["--callback", callback]
-    return shlex.join(["jaxpg", "resume", str(directory), *called, *machines])
+    named = f"./{directory}" if str(directory).startswith("-") else str(directory)
+    return shlex.join(["jaxpg", "resume", named, *called, *machines])
 
 
 def check_planned(

@@ -19,6 +19,7 @@ from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import (
     Setting,
+    check_programs,
     expand,
     plain,
     seed_list,
@@ -173,6 +174,8 @@ def train_grid(
     seeds = seed_list(seeds)
     build = options.pop("build", fast.build)
     programs, settings = expand(config, settled(config, grid, build))
+    if own.source(build) is None:  # one's own may use whatever it likes
+        check_programs(config, programs)
     points = [(with_values(config, values), own.fixed(build, values)) for values in programs]
     every, start = options.get("evaluate_every"), start_of(options.get("start_from"))
     for point, made in points:

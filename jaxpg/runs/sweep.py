@@ -30,7 +30,14 @@ from jaxpg.errors import RunError
 from jaxpg.population import evaluations, own
 from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import OPTION
-from jaxpg.population.settings import ENV, expand, product, settled, with_values
+from jaxpg.population.settings import (
+    ENV,
+    check_programs,
+    expand,
+    product,
+    settled,
+    with_values,
+)
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import (
     Manifest,
@@ -324,6 +331,8 @@ def _manifests(
     from jaxpg.runs import planning
 
     programs, settings = expand(plan.config, plan.grid)
+    if plan.build is None:  # one's own may use whatever it likes
+        check_programs(plan.config, programs)
     seeds, build = parse_seeds(plan.seeds), own.find(plan.build, plan.options)
     found = []
     for program in programs:

@@ -70,8 +70,11 @@ def choose(directory: Path, kind: str | None) -> None:
     if kind is None:
         return
     check(kind)
-    state = read(directory)
-    if state.kind != kind:
+    try:
+        told = read(directory).kind
+    except RunError:  # it is damaged, and gone with what is chosen now
+        told = None
+    if told != kind:
         _write(directory, State(kind, secrets.token_hex(4), None, 0))
 
 

@@ -159,6 +159,9 @@ def test_a_number_without_effect_is_said(capsys):
     assert capsys.readouterr().err == (
         "jaxpg: --vf-coef has no effect: it needs joint_loss or networks='shared'\n"
     )
+    few = dataclasses.replace(PRESETS["vpg"], total_episodes=10)
+    say_of_unused(Train(preset="vpg", config=few))
+    assert "--total-episodes has no effect: it needs collect='episodes'" in capsys.readouterr().err
     say_of_unused(Train(preset="vpg", config=config, own=Own(algorithm="mine:build")))
     say_of_unused(Train(preset="trpo", config=PRESETS["trpo"]))  # with a learning rate of its own
     assert capsys.readouterr().err == ""

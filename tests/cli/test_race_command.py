@@ -166,6 +166,7 @@ def test_a_contender_of_other_seeds_is_refused(trained, tmp_path, capsys):
         (["vpg", "vpg"], "vpg and vpg are the same"),
         (["trpo", "trpo,learning_rate=0.1"], "are the same: contenders must differ"),
         (["vpg", "vpg,clip_coef=0.1"], "are the same: contenders must differ"),
+        (["vpg", "vpg,total_episodes=9"], "are the same: contenders must differ"),
         (["vpg", "vpg,gamma=1.5"], "vpg,gamma=1.5: gamma must be in [0, 1]; got 1.5"),
         (["vpg", "vpg,gama=0.5"], "unknown field 'gama'; did you mean 'gamma'"),
         (["vpg", "vpg,gamma"], "vpg,gamma must be FIELD=VALUE; got 'gamma'"),

@@ -195,6 +195,7 @@ def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
         (["normalize_advantage=yes"], "normalize_advantage must be true or false; got 'yes'"),
         (["optimizer=adam,adm"], "did you mean 'adam'"),
         (["estimator=gae,total_return"], "needs collect='episodes'"),
+        (["total_episodes=10,20"], "total_episodes needs collect='episodes': runs that differ in"),
         (["arithmetic=float32,float64"], "cannot have arithmetic"),
         ([], "at least once; got nothing"),
     ],

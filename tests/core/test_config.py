@@ -16,7 +16,7 @@ import torch
 
 from jaxpg.core.config import FIELDS, OPTIONAL, STATIC, TRACED, WHOLE, ConfigError
 from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
-from jaxpg.core.rules import unused, validate
+from jaxpg.core.rules import unused, unused_choices, validate
 from jaxpg.core.types import Config  # registered with jax
 
 
@@ -277,6 +277,23 @@ def test_what_nothing_depends_on(given, names):
     config = validate(Config(**given))
     assert sorted(unused(config)) == sorted(names.split())
     assert set(unused(config)) <= set(TRACED)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, "batch_size buffer_size total_episodes"),
+        (REPLAY, "total_episodes"),
+        (
+            REINFORCE,
+            "batch_size buffer_size num_steps total_steps value_data value_steps value_target",
+        ),
+    ],
+)
+def test_what_nothing_depends_on_of_static_fields(given, names):
+    config = validate(Config(**given))
+    assert sorted(unused_choices(config)) == sorted(names.split())
+    assert set(unused_choices(config)) <= set(STATIC)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,7 +1,9 @@
 """Algorithms of one's own: their options, their source, and that options reach what is trained."""
 
 import dataclasses
+import functools
 import hashlib
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import jaxpg
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError, EnvParams
-from jaxpg.population import own
+from jaxpg.population import contents, own
 from jaxpg.population.settings import expand, settled
 
 TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 3, hidden_sizes=(4,))
@@ -119,7 +121,8 @@ def test_the_source_is_the_file_that_the_function_is_in():
         assert source == own.Source(f"{__name__}:scaled<note='mine'>", here)
         assert not own.is_importable(source.name)  # for no manifest says what the note was
     name = own.source(partial(scaled, note=needy)).name
-    assert name == f"{__name__}:scaled<note=<function needy>>"  # in every process
+    # In every process, and another one for another function:
+    assert re.fullmatch(rf"{__name__}:scaled<note=<function needy>#[0-9a-f]{{12}}>", name)
     assert own.find(None) is fast.build
 
     def inner(config):
@@ -129,7 +132,64 @@ def test_the_source_is_the_file_that_the_function_is_in():
     assert not own.is_importable("__main__:scaled")
     inner.__module__ = "of_a_notebook"
     assert "of_a_notebook" not in sys.modules
-    assert own.source(inner) == own.Source(f"of_a_notebook:{inner.__qualname__}", None)
+    in_a_notebook = own.source(inner)
+    assert in_a_notebook.name.startswith(f"of_a_notebook:{inner.__qualname__}#")
+    assert in_a_notebook.sha256 == contents.hash_of(inner)
+
+
+def made_of(number, table=()):
+    def build(config):
+        return number, table
+
+    return build
+
+
+@functools.wraps(scaled)
+def another(config, scale=1.0):
+    return jaxpg.build(config)
+
+
+@functools.wraps(jaxpg.build)
+def as_if_jaxpgs(config):
+    return jaxpg.build(config)
+
+
+class Maker:
+    def __init__(self, table):
+        self.table = table
+
+    def build(self, config):
+        return self.table
+
+
+def test_what_differs_is_not_called_alike():
+    """A directory would be taken for a run of the other, and its results for those asked for."""
+    long, longer = np.arange(2000.0), np.arange(2000.0) + (np.arange(2000) == 1000)
+    pairs = [
+        (made_of(1.0), made_of(-3.0)),
+        (made_of(1.0, long), made_of(1.0, longer)),
+        (partial(scaled, note=[1.0] * 50), partial(scaled, note=[1.0] * 49 + [2.0])),
+        (partial(scaled, note=long), partial(scaled, note=longer)),
+        (partial(scaled, note=made_of(1.0)), partial(scaled, note=made_of(2.0))),
+        (Maker(long).build, Maker(longer).build),
+        (scaled, another),
+        (lambda config: 1.0, lambda config: 2.0),
+    ]
+    for one, other in pairs:
+        assert own.source(one).name != own.source(other).name
+    assert own.source(made_of(1.0, long)) == own.source(made_of(1.0, np.arange(2000.0)))
+    assert own.source(Maker(long).build) == own.source(Maker(np.arange(2000.0)).build)
+    assert own.source(as_if_jaxpgs) is not None
+    looped = []
+    looped.append(looped)
+    assert own.source(made_of(looped)) == own.source(made_of(looped))
+
+
+@pytest.mark.parametrize("name", ["another", "as_if_jaxpgs"])
+def test_a_command_names_what_a_module_has_under_that_name(name):
+    """It would train the function that this one is named after."""
+    with pytest.raises(ConfigError, match="must be what its module has under its own name"):
+        own.find(f"{__name__}:{name}")
 
 
 @pytest.mark.parametrize("form", ["plain", "cpu"])

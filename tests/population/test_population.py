@@ -19,6 +19,7 @@ from jaxpg import fast
 from jaxpg.core import learner, noise
 from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.training import train
+from jaxpg.core.types import Metrics
 from jaxpg.fast import backend
 from jaxpg.population import chunks, population
 from jaxpg.population.progress import Progress
@@ -362,6 +363,17 @@ def test_progress_is_reported_to_the_end():
     assert reports[-1].env_steps == 3 * 7 * 72
     assert all(a.fraction < b.fraction for a, b in pairwise(reports))
     assert len(reports[-1].recent_return) == 3
+
+
+def test_rows_that_are_reported_are_in_the_order_of_the_run():
+    """Whichever chunk reports first."""
+    reports: list[Progress] = []
+    groups = population.make_chunks(TINY, [0, 1, 2, 3], [{}], 2)
+    tally = population.Tally(groups, TINY.num_updates, reports.append)
+    for chunk in (1, 0):
+        metrics = Metrics(**{name: np.zeros((2, 1)) for name in chunks.metric_names(TINY)})
+        tally.add(chunk, chunks.Snapshot(None, [metrics], np.full(2, float(chunk)), None))
+    assert [at.recent_return.tolist() for at in reports] == [[1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]
 
 
 def test_a_grid_is_refused_on_a_tpu_which_emulates_float64(monkeypatch):

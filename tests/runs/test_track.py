@@ -237,6 +237,8 @@ def test_a_damaged_file_gets_a_sentence(tmp_path, content):
     (tmp_path / "tracker.json").write_text(content)
     with pytest.raises(RunError, match=r"tracker\.json is damaged"), track.tracking(tmp_path):
         pass
+    track.choose(tmp_path, "none")  # as it is advised
+    assert track.read(tmp_path).kind == "none"
 
 
 def test_without_a_tracker_nothing_is_imported_or_written(tmp_path):
