@@ -282,9 +282,8 @@ def trailing_return(episodes: np.ndarray, return_sum: np.ndarray) -> np.ndarray:
     total = np.pad(np.cumsum(return_sum, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
     trailing = np.full(episodes.shape, np.nan)
     for i, (row, sums) in enumerate(zip(count, total, strict=True)):
-        start = (
-            np.searchsorted(row, row[1:] - RECENT_EPISODES, side="right") - 1
-        )  # the latest enough
+        # The latest update since which there are enough.
+        start = np.searchsorted(row, row[1:] - RECENT_EPISODES, side="right") - 1
         (enough,) = np.nonzero(start >= 0)
         before, after = start[enough], enough + 1
         trailing[i, enough] = (sums[after] - sums[before]) / (row[after] - row[before])

@@ -52,7 +52,7 @@ PLAIN = Primitives()
 
 
 def build(
-    config: Config, round_floats: Callable = round_floats, primitives: Primitives = PLAIN
+    config: Config, round_floats: Callable = round_floats, *, primitives: Primitives = PLAIN
 ) -> Algorithm:
     """The algorithm that a config names.
 

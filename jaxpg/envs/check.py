@@ -85,7 +85,9 @@ def check_env(
     world = limited(max_episode_steps)
     try:
         seen = _examined(world, own, steps, seed)
-        _check_numbers(find(env).obs_space, seen)
+        _check_numbers(
+            find(env).with_params(own).with_time_limit(max_episode_steps).obs_space, seen
+        )
         for limit in SHORT:  # episodes may end after just so many steps for another reason
             short = _examined(limited(limit), own, 4 * limit, seed)
             if not _dies_of(limit, short):

@@ -32,7 +32,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
       ConfigError: if the environment is unknown or not supported.
     """
     config = static(config)  # traced fields reach the parts as arguments
-    algorithm = algorithms.build(config, round_floats, primitives(config))
+    algorithm = algorithms.build(config, round_floats, primitives=primitives(config))
     in_one_kernel = backend.form() == "fused" and config.collect == "steps"
     return kernels.collecting(algorithm) if in_one_kernel else algorithm
 

@@ -68,7 +68,8 @@ def find(config: Config) -> Drawing:
         return _HILL._replace(draw=partial(_mountain_car, goal=goal))
     if name in DRAWINGS:
         return DRAWINGS[name]
-    shape = env.interface(config.env, config.float_type, config.env_params).obs_shape
+    seen = (config.env_params, config.squash, 1, config.max_episode_steps)  # one at a time
+    shape = env.interface(config.env, config.float_type, *seen).obs_shape
     if name in MAPS:
         import gymnax  # made by now, so this costs nothing
 

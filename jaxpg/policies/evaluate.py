@@ -20,6 +20,8 @@ from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.env import interface
+from jaxpg.core.rules import validate
+from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, EnvState, Params
 from jaxpg.core.wrappers import newest
 from jaxpg.errors import RunError
@@ -64,6 +66,7 @@ def in_gymnax(
     """
     began = time.perf_counter()
     config = run.config_of(setting)
+    as_arrays(validate(config))  # which need JAX's 64-bit mode, if they do
     names = static(config)  # one program for all values
     algorithm = run.algorithm(setting) or made(algorithms.build, names, OWN_PARAMS)
     player = _player(algorithm, mode)
@@ -318,7 +321,7 @@ def gymnasium_maker(config: Config) -> Callable[[], Any]:
         return gymnasium.make(config.env, disable_env_checker=True, **limit)
 
     obs_space = make().observation_space
-    wanted = interface(config.env).obs_shape
+    wanted = interface(config.env, max_episode_steps=config.max_episode_steps).obs_shape
     if obs_space.shape != wanted:
         raise ConfigError(
             f"gymnasium's {config.env} observes {obs_space.shape}, and these policies {wanted}"

@@ -21,6 +21,7 @@ from jaxpg.core.statistics import CLIP
 from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.policies.chain import Chain, as_chain, by_feature, forward
+from jaxpg.population import own
 from jaxpg.population.policy import Policy
 from jaxpg.runs.load import Run
 
@@ -130,8 +131,8 @@ def _checked_chain(config: Config, policy: Policy, target: str) -> Chain:
             written = np.concatenate([written, np.broadcast_to(chain.log_std, written.shape)], -1)
         unit = np.abs(np.where(outputs == NEVER, 0.0, outputs)).max(axis=-1, keepdims=True) + 1e-3
         np.testing.assert_allclose(written / unit, outputs / unit, rtol=1e-5, atol=1e-3)
-        usual, own = fast.build(config).distribution, policy.algorithm.distribution
-        np.testing.assert_array_equal(own.mode(outputs), usual.mode(outputs))
+        usual, theirs = fast.build(config).distribution, policy.algorithm.distribution
+        np.testing.assert_array_equal(theirs.mode(outputs), usual.mode(outputs))
     except (KeyError, ValueError, IndexError, AssertionError):
         raise ConfigError(
             f"--to {target} writes chains of layers and the most probable action, and this "
@@ -151,7 +152,6 @@ def _to_stablehlo(config: Config, policy: Policy) -> bytes:
     actor = policy.actor
     params = jax.tree.map(jnp.asarray, policy.params)
     mode = actor.algorithm.distribution.mode
-    is_own = mode is not fast.build(config).distribution.mode
 
     def act(obs: jax.Array) -> dict[str, jax.Array]:
         outputs = actor.outputs(params, obs)
@@ -159,7 +159,7 @@ def _to_stablehlo(config: Config, policy: Policy) -> bytes:
         if not actor.spec.discrete:
             flat = (obs.shape[0], actor.spec.num_actions)
             action = jax.vmap(actor.interface.decode)(action).reshape(flat)
-        if is_own:
+        if not own.is_ours(mode):
             return {"action": action, "outputs": outputs}
         if actor.spec.discrete:
             return {"action": action, "logits": outputs}

@@ -90,9 +90,9 @@ def check_made(build: Build, made: Any, config: Config) -> None:
     if source(build) is None:
         return
     params = _params(made, config)
-    if _is_ours(made.distribution.sample):
+    if is_ours(made.distribution.sample):
         _check_outputs(build, made, params, config)
-    if _is_ours(made.fit) and _descends_by_itself(made, params, config):
+    if is_ours(made.fit) and _descends_by_itself(made, params, config):
         raise ConfigError(
             f"the optimizer of {_name(build)} already flips the gradient's sign, and jaxpg "
             "subtracts its result, so training would climb: use optax.scale_by_adam(), not "
@@ -100,7 +100,7 @@ def check_made(build: Build, made: Any, config: Config) -> None:
         )
 
 
-def _is_ours(part: Callable[..., Any]) -> bool:
+def is_ours(part: Callable[..., Any]) -> bool:
     """Whether a function is jaxpg's, maybe with some of its arguments bound."""
     return getattr(getattr(part, "func", part), "__module__", "").startswith("jaxpg.")
 

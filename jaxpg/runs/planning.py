@@ -166,19 +166,20 @@ def with_lanes_that_fit(
 
     Args:
       directory: that it trains into; one that is new is left empty if nothing fits.
-      lanes: None for those that the run has, if it has saved something, or the backend's.
+      lanes: None for those that the run was begun with, or the backend's.
       note: called with a sentence if others are taken.
 
     Raises:
       DoesNotFit: if there is not enough memory; nothing is trained.
     """
     is_new = not (directory / manifests.NAME).exists()
+    begun = None if is_new else manifests.read(directory).lanes
     if lanes is None and not (is_new or directories.is_empty(directory)):
-        lanes = manifests.read(directory).lanes
+        lanes = begun
 
     def or_withdraw(lanes: int | None) -> None:
         try:
-            attempt(lanes)
+            attempt(lanes or begun)
         except DoesNotFit:
             if is_new:
                 directories.withdraw(directory)

@@ -38,7 +38,7 @@ class Start(NamedTuple):
     content: bytes  # params.safetensors
     config: Config | None = None  # that they were trained with; None where it is not known
     build: str | None = None  # as of the manifest that had it
-    diverged: tuple[int, ...] = ()  # seeds of which the parameters are the last finite ones
+    diverged: tuple[int, ...] = ()  # seeds that had; known as the run begins, and not kept
 
     @property
     def called(self) -> str:

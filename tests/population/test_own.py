@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import json
+import os
 import re
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -180,9 +183,46 @@ def test_what_differs_is_not_called_alike():
     assert own.source(made_of(1.0, long)) == own.source(made_of(1.0, np.arange(2000.0)))
     assert own.source(Maker(long).build) == own.source(Maker(np.arange(2000.0)).build)
     assert own.source(as_if_jaxpgs) is not None
-    looped = []
-    looped.append(looped)
+    looped = (seen := [], json)
+    seen.append(looped)
     assert own.source(made_of(looped)) == own.source(made_of(looped))
+
+
+def test_a_hash_is_the_same_in_every_process():
+    program = (
+        "import numpy as np; from jaxpg.population import contents\n"
+        "def made(x):\n    return lambda y: (x, y in {'alpha', 'beta', 'gamma'})\n"
+        "values = made(np.float32(2.5)), made(np), {'a', 'b', 'c'}, made(np.array([None, 'a']))\n"
+        "print(*map(contents.hash_of, values))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
+
+
+def test_a_function_may_write_down_what_it_has_seen():
+    """It is the same one afterwards; and one that is not whole yet is one, too."""
+    seen = []
+
+    def build(config):
+        seen.append(later)
+        return config
+
+    before = own.source(build)
+    later = 1.0
+    build(None)
+    assert own.source(build).name.partition("#")[0] == before.name.partition("#")[0]
+    again = own.source(build)
+    build(None)
+    assert own.source(build) == again
 
 
 @pytest.mark.parametrize("name", ["another", "as_if_jaxpgs"])

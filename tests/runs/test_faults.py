@@ -263,7 +263,7 @@ def test_lanes_of_a_run_that_has_saved_nothing_may_change(tmp_path, monkeypatch)
         directories.begin(out, planning.plan("vpg", TINY, SEEDS, 16))  # by who was killed
         planning.with_lanes_that_fit(out, None, attempt)
         assert manifest.read(out).lanes == 8
-    assert tried == [None, 8] * 2
+    assert tried == [16, 8] * 2
 
 
 def test_the_lock_of_a_dead_process_is_none(tmp_path):
