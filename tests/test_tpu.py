@@ -33,10 +33,12 @@ def test_a_grid_does_not_compile_which_is_why_it_is_refused(capfd):
 def test_the_lanes_of_a_tpu_are_those_that_were_enough():
     found = record.read("tpu")
     assert found["lanes"] == population.LANES["tpu"] == tpu.enough(found["rows"])
-    unfit = [row["preset"] for row in found["rows"] if row["program_bytes"] is None]
-    assert unfit == ["ppo-minatar-mlp"]  # 23.7 GiB for a v5e
-    for row in found["rows"]:
-        assert (row["program_bytes"] or 0) < tpu.CHIPS[row["chip"]].memory, row
+    unfit = {
+        row["preset"]
+        for row in found["rows"]
+        if not 0 < (row["program_bytes"] or 0) < tpu.CHIPS[row["chip"]].memory
+    }
+    assert unfit == {"ppo-minatar-mlp"}  # a v6e lacks 68 MiB for it
 
 
 def test_enough_lanes_worked_by_hand():
