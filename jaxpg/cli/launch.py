@@ -42,9 +42,8 @@ class Launch:
     @property
     def line(self) -> list[str]:
         """These options, the callback aside, as they are given."""
-        patience = (
-            [] if self.stall_seconds == 600.0 else ["--stall-seconds", f"{self.stall_seconds:g}"]
-        )
+        usual, seconds = Launch.stall_seconds, self.stall_seconds
+        patience = [] if seconds == usual else ["--stall-seconds", f"{seconds:g}"]
         return patience if self.report else [*patience, "--no-report"]
 
 

@@ -47,7 +47,7 @@ class Race:
         arg(metavar="INT", help_behavior_hint="(default: as of train, or what a round fills)"),
     ] = None
     """Seeds that a worker trains at once, >= 2."""
-    stall_seconds: float = 600.0
+    stall_seconds: float = Launch.stall_seconds
     """End with code 76 if a segment takes longer."""
     callback: Callback = None
     """Called after each commit with the contender's directory and the progress; imported."""

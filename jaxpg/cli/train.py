@@ -22,7 +22,7 @@ from jaxpg.cli.launch import (
 from jaxpg.cli.streams import attempt, say
 from jaxpg.core.config import STATIC, Config, ConfigError
 from jaxpg.core.presets import PRESETS
-from jaxpg.core.rules import unused, unused_choices, validate
+from jaxpg.core.rules import unused, validate
 from jaxpg.errors import InUse
 from jaxpg.population import evaluations, own
 from jaxpg.population.settings import which, with_values
@@ -359,7 +359,7 @@ def say_of_unused(options: "Train | Sweep", varied: Collection[str] = ()) -> Non
     if options.own.algorithm is not None:
         return
     usual = PRESETS[options.preset]
-    for name, needed in (unused(options.config) | unused_choices(options.config)).items():
+    for name, needed in unused(options.config).items():
         if name not in varied and getattr(options.config, name) != getattr(usual, name):
             say(f"--{name.replace('_', '-')} has no effect: it needs {needed}")
 

@@ -82,9 +82,10 @@ def validate(config: Config) -> Config:
 
 
 def unused(config: Config) -> dict[str, str]:
-    """Traced fields on which nothing depends with this config's static ones, and what each needs:
-    of several values of such a field all runs are the same."""
+    """Fields on which nothing depends with this config's static ones, and what each needs: of
+    several values of such a field all runs are the same."""
     c = config
+    by_steps, replays = c.collect == "steps", c.critic and c.value_data == "replay"
     steps = c.critic or not c.natural  # whether an optimizer takes any
     adam = steps and c.optimizer == "adam"
     needs = {
@@ -106,15 +107,6 @@ def unused(config: Config) -> dict[str, str]:
         "max_kl": ("fit='trpo'", c.fit == "trpo"),
         "damping": ("fit='npg' or 'trpo'", c.natural),
         "cg_steps": ("fit='npg' or 'trpo'", c.natural),
-    }
-    return {name: what for name, (what, is_met) in needs.items() if not is_met}
-
-
-def unused_choices(config: Config) -> dict[str, str]:
-    """`unused`, of static fields."""
-    c = config
-    by_steps, replays = c.collect == "steps", c.critic and c.value_data == "replay"
-    needs = {
         "total_steps": ("collect='steps'", by_steps),
         "total_episodes": ("collect='episodes'", not by_steps),
         "num_steps": ("collect='steps'", by_steps),

@@ -110,7 +110,8 @@ def in_one_vector(optimizer: Callable) -> Callable:
     """
 
     def made(config: Config) -> optax.GradientTransformation:
-        leaves, one = optimizer(config), optax.flatten(optimizer(config))
+        leaves = optimizer(config)
+        one = optax.flatten(leaves)
 
         def init(params: Any) -> Any:
             return (one if jax.tree.leaves(params) else leaves).init(params)

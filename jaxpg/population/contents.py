@@ -27,7 +27,7 @@ def _parts_of(value: Any, met: dict[int, tuple[int, Any]]) -> Iterator[bytes]:
     """A value as bytes, one part after another; what was met before is its number.
 
     Args:
-      met: the how-manieth each was, by its address; kept, so that no address is used twice.
+      met: by address the number of each and itself, which keeps the address from being used again.
     """
     yield f"{type(value).__module__}.{type(value).__qualname__}".encode()
     if isinstance(value, PLAIN):

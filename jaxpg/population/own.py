@@ -45,6 +45,11 @@ class Source(NamedTuple):
     name: str  # MODULE:FUNCTION; then #HASH, of what no module has under that name
     sha256: str | None  # of the module's file, or of its code where there is none, as in a notebook
 
+    @property
+    def said(self) -> str:
+        """What it is called, for people."""
+        return re.sub("#[0-9a-f]{12}", "", self.name)
+
 
 def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
     """The function that makes an algorithm, imported, with its options as they are given.
@@ -67,8 +72,8 @@ def find(name: str | None, given: Mapping[str, Any] = OWN_PARAMS) -> Build:
     found = source(function)
     if found is not None and not is_importable(found.name):
         raise ConfigError(
-            f"--algorithm must be what its module has under its own name, given numbers alone; "
-            f"{name} is {_name(function)} to Python, as what another function has made, or "
+            "--algorithm must be what its module has under its own name, given numbers alone; "
+            f"{name} is {found.said} to Python, as what another function has made, or "
             "functools.wraps has named"
         )
     if not given:
@@ -367,9 +372,8 @@ def _kinds(build: Build) -> dict[str, type]:
 
 
 def _name(build: Build) -> str:
-    """What it is called, for people."""
     found = source(build)
-    return JAXPG if found is None else re.sub("#[0-9a-f]{12}", "", found.name)
+    return JAXPG if found is None else found.said
 
 
 def _sha256(path: str | None) -> str | None:

@@ -11,8 +11,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxpg.core.config import FIELDS, OPTIONAL, TRACED, Config, ConfigError, EnvParams, nearest
-from jaxpg.core.rules import check_is_config, unused, unused_choices, validate
+from jaxpg.core.config import (
+    FIELDS,
+    OPTIONAL,
+    STATIC,
+    TRACED,
+    Config,
+    ConfigError,
+    EnvParams,
+    nearest,
+)
+from jaxpg.core.rules import check_is_config, unused, validate
 from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION, Build
@@ -165,22 +174,16 @@ def check_alike(configs: Sequence[Config]) -> None:
                 )
 
 
-def check_varied(config: Config, settings: Sequence[Setting]) -> None:
-    """Raise ConfigError if settings differ in a field on which nothing depends."""
-    settings = [plain_setting(setting) for setting in settings]
-    for name, needed in unused(config).items():
-        if len({setting.get(name, getattr(config, name)) for setting in settings}) > 1:
+def check_varied(config: Config, points: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError if settings, or programs, differ in a field on which nothing depends in any
+    of them."""
+    points = [plain_setting(point) for point in points]
+    static = {tuple((name, x) for name, x in one.items() if name in STATIC) for one in points}
+    first, *others = (unused(with_values(config, dict(values))) for values in static)
+    for name, needed in first.items():
+        values = {point.get(name, getattr(config, name)) for point in points}
+        if len(values) > 1 and all(name in other for other in others):
             raise ConfigError(f"{name} needs {needed}: runs that differ in it alone are the same")
-
-
-def check_programs(config: Config, programs: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ConfigError if programs differ in a field on which nothing depends in any of them."""
-    idle = [unused_choices(with_values(config, program)) for program in programs]
-    for name in programs[0]:
-        if len({program[name] for program in programs}) > 1 and all(name in one for one in idle):
-            raise ConfigError(
-                f"{name} needs {idle[0][name]}: runs that differ in it alone are the same"
-            )
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

@@ -174,7 +174,7 @@ def with_lanes_that_fit(
     """
     is_new = not (directory / manifests.NAME).exists()
     begun = None if is_new else manifests.read(directory).lanes
-    if lanes is None and not (is_new or directories.is_empty(directory)):
+    if lanes is None and begun is not None and not directories.is_empty(directory):
         lanes = begun
 
     def or_withdraw(lanes: int | None) -> None:

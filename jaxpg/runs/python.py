@@ -19,7 +19,7 @@ from jaxpg.population.own import Build
 from jaxpg.population.progress import Progress
 from jaxpg.population.settings import (
     Setting,
-    check_programs,
+    check_varied,
     expand,
     plain,
     seed_list,
@@ -175,7 +175,7 @@ def train_grid(
     build = options.pop("build", fast.build)
     programs, settings = expand(config, settled(config, grid, build))
     if own.source(build) is None:  # one's own may use whatever it likes
-        check_programs(config, programs)
+        check_varied(config, programs)
     points = [(with_values(config, values), own.fixed(build, values)) for values in programs]
     every, start = options.get("evaluate_every"), start_of(options.get("start_from"))
     for point, made in points:
@@ -219,7 +219,7 @@ def _train_into(
                 stall_seconds=math.inf,
                 build=build,
                 nodes=nodes,
-                again=interrupt,
+                insisted=interrupt,
             )
 
     try:

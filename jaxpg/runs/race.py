@@ -22,7 +22,7 @@ from jaxpg.analysis.outcomes import counted
 from jaxpg.analysis.race import Plan
 from jaxpg.core.config import FIELDS, OWN_PARAMS, Config, ConfigError, EnvParams, nearest
 from jaxpg.core.presets import PRESETS
-from jaxpg.core.rules import unused, unused_choices, validate
+from jaxpg.core.rules import unused, validate
 from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION
@@ -253,7 +253,7 @@ def _contender(name: str, shared: dict[str, Any]) -> Contender:
 
 def _decisive(one: Contender) -> tuple[Any, ...]:
     """What its results depend on."""
-    idle = () if one.build else unused(one.config) | unused_choices(one.config)
+    idle = () if one.build else unused(one.config)
     defaults: dict[str, Any] = {name: FIELDS[name].default for name in idle}
     return dataclasses.replace(one.config, **defaults), one.build, one.options
 

@@ -50,7 +50,7 @@ def train(
     stall_seconds: float,
     build: Build = fast.build,
     nodes: Cluster | None = None,
-    again: Callable[[], None] = leave,
+    insisted: Callable[[], None] = leave,
 ) -> dict[str, Any]:
     """Train what the directory's manifest says, from where it was, and write the results.
 
@@ -62,7 +62,7 @@ def train(
         goes on. While the process is stopped no time passes.
       build: makes the algorithm; the same that the run was begun with.
       nodes: the cluster that trains; None for this machine.
-      again: called at a second SIGINT.
+      insisted: called at a second SIGINT.
 
     Returns:
       The summary.
@@ -75,7 +75,7 @@ def train(
       ConfigError: if no node of the cluster can train it.
     """
     stop = threading.Event()
-    with locked(directory), stop_on_signals(stop, again):
+    with locked(directory), stop_on_signals(stop, insisted):
         begun = (directory / checkpoints.FOLDER).exists()
         _clean(directory)
         manifest = manifests.read(directory)

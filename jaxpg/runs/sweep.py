@@ -32,7 +32,7 @@ from jaxpg.population.evaluations import Evaluating
 from jaxpg.population.own import OPTION
 from jaxpg.population.settings import (
     ENV,
-    check_programs,
+    check_varied,
     expand,
     product,
     settled,
@@ -332,7 +332,7 @@ def _manifests(
 
     programs, settings = expand(plan.config, plan.grid)
     if plan.build is None:  # one's own may use whatever it likes
-        check_programs(plan.config, programs)
+        check_varied(plan.config, programs)
     seeds, build = parse_seeds(plan.seeds), own.find(plan.build, plan.options)
     found = []
     for program in programs:

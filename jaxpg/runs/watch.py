@@ -24,8 +24,8 @@ def interrupt() -> None:
 
 
 @contextmanager
-def stop_on_signals(stop: threading.Event, again: Callable[[], None] = leave) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`; a second SIGINT calls `again`.
+def stop_on_signals(stop: threading.Event, insisted: Callable[[], None] = leave) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`; a second SIGINT calls `insisted`.
 
     In another thread than the main one, which alone may say what signals do, nothing changes.
     """
@@ -38,7 +38,7 @@ def stop_on_signals(stop: threading.Event, again: Callable[[], None] = leave) ->
             stop.set()  # first: who reads the sentence may answer it at once
             _say(f"{signal.Signals(number).name}: finishing this segment, then saving")
         elif number == signal.SIGINT:
-            again()
+            insisted()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
