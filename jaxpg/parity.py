@@ -6,11 +6,11 @@ torch or numpy. What cannot be compared is a failure, never a pass. `docs/parity
 """
 
 import dataclasses
+import fnmatch
 import itertools
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,13 @@ import numpy as np
 BEFORE_ROUNDING = ":before_rounding"
 """Ends the name of a tensor that holds another one's values before they were rounded."""
 
+WHOLE = 1e-12  # of its norm: by how much what was rounded apart may have differed before
+ENTRY = 1e-10  # of one entry
 _KINDS = {"b": "bool", "i": "int", "u": "int", "f": "float", "c": "complex"}
-_NARROW = ("bfloat16", "float8_", "float6_", "float4_")  # float32 holds them, numpy does not
+_NARROW = {  # numpy does not have them; what holds them
+    "bfloat16": np.float32, "float8_": np.float32, "float6_": np.float32, "float4_": np.float32,
+    "int4": np.int8, "int2": np.int8, "uint4": np.uint8, "uint2": np.uint8,
+}  # fmt: skip
 
 Patterns = str | Iterable[str]  # names of leaves, or shell patterns such as "*.kernel"
 Names = Mapping[str, str] | Callable[[str], str] | None
@@ -141,8 +146,8 @@ def compare(
     _check_tolerance(tolerance)
     pairs, missing = _match(a, b, names, transpose)
     mine = [pair.name for pair in pairs]
-    scales = _scales(scale, mine)
     zeros = _zeros(allow_zero, mine + [leaf.name for leaf in missing])
+    scales = _scales(scale, mine, zeros)
     compared = [
         _compare_leaf(pair, tolerance, scales.get(pair.name), pair.name in zeros, same_dtype)
         for pair in pairs
@@ -196,6 +201,7 @@ def bisect(
     transpose: Patterns | Mapping[str, tuple[int, ...]] = (),
     steps: Patterns = (),
     only: Patterns = (),
+    same_dtype: bool = False,
 ) -> Split | None:
     """The first update, tensor and index at which two runs differ; None if they are equal.
 
@@ -206,15 +212,18 @@ def bisect(
 
     A tensor that is rounded to a grid may have a companion, named the same but for
     `:before_rounding` at the end (or in the middle: "params:before_rounding.w" for "params.w").
-    Companions are not compared; they judge. A split is a *straddle* if every entry that differs is
-    two neighbours on the grid (all numbers of as many bits as the tensor's longest has), each the
-    rounding of its companion, and the companions agree within 1e-12 of their norm. Otherwise it is
-    a *fault*.
+    Companions are not compared; they judge, and have their tensor's place in `names`, `transpose`
+    and `only`. A split is a *straddle* if every entry that differs is two neighbours on the grid
+    (all numbers of as many bits as the tensor's longest has, none of them subnormal), each the
+    rounding of its companion, and the companions agree within 1e-12 of their norm and, in these
+    entries, within 1e-10 of the larger of what the entry is and was an update ago: a small number
+    may be what is left of larger ones. Otherwise it is a *fault*. Of the tensors named in `steps`
+    the step that is named is judged, and for "an update" read "a step".
 
     Args:
       run_a, run_b: one tree of tensors per update, best a list of (name, tree) in the order of
         computation: jax sorts the keys of a dict that passes through `jit`.
-      tolerance, names, transpose: as in `compare`.
+      tolerance, names, transpose, same_dtype: as in `compare`.
       steps: tensors of a whose axis 0 is time, of those that are computed forwards in it. If the
         first tensor that differs is one of them, the earliest step of all of them counts.
       only: tensors of a that are compared; b need not have the others, nor a the others of b.
@@ -228,19 +237,25 @@ def bisect(
     updates_a, updates_b = iter(run_a), iter(run_b)
     if updates_a is updates_b:
         raise ValueError("the two runs are one and the same iterator")
-    end, count, nonzero = object(), 0, False
+    transpose, steps, only = map(_lasting, (transpose, steps, only))
+    end, count, nonzero, last = object(), 0, False, dict[str, np.ndarray]()
     for a, b in itertools.zip_longest(updates_a, updates_b, fillvalue=end):
         if a is end or b is end:
             reason = f"{'a' if a is end else 'b'} has ended, the other run goes on"
             return Split(count, None, Leaf("", "", (), reason), None, "incomparable")
-        pairs, missing = _match(a, b, names, transpose, only)
+        try:
+            pairs, missing = _match(a, b, names, transpose, only)
+        except ValueError as problem:
+            raise ValueError(f"update {count}: {problem}") from None
         if missing:
             return Split(count, None, missing[0], None, "incomparable")
         if not pairs:
             raise ValueError(f"update {count} has no tensors on either side")
-        split = _split(count, pairs, tolerance, steps)
+        companions = _companions(pairs)
+        split = _split(count, pairs, companions, last, tolerance, steps, same_dtype)
         if split is not None:
             return split
+        last |= {pair.name: pair.b.copy() for pair in pairs if pair.name in companions}
         nonzero = nonzero or any(pair.b.any() for pair in pairs)
         count += 1
     if not nonzero:
@@ -269,7 +284,7 @@ def _match(
     a: Any, b: Any, names: Names, transpose: Any, only: Patterns = ()
 ) -> tuple[list[_Pair], list[Leaf]]:
     """The leaves that both trees have, with a's axes in b's order; and those that one lacks."""
-    left, right = _transposed(_read(a), transpose), _read(b)
+    left, right = _transposed(_read(a, " of a"), transpose), _read(b, " of b")
     other = _other_names(list(left), names)
     if only:
         left = {name: left[name] for name in _matching(only, [*left], "only")}
@@ -289,9 +304,13 @@ def _match(
 def _other_names(mine: list[str], names: Names) -> dict[str, str]:
     """{name in a: name in b}."""
     if isinstance(names, Mapping):
-        if unknown := [name for name in names if name not in mine]:
-            raise ValueError(f"names: a has no leaf {unknown[0]!r}; it has {_some(mine)}")
+        if unknown := names.keys() - mine:
+            raise ValueError(f"names: a has no leaf {min(unknown)!r}; it has {_some(mine)}")
         other = {name: names.get(name, name) for name in mine}
+        for name in mine:
+            rounded = name.removesuffix(BEFORE_ROUNDING)
+            if rounded in names and name not in names:
+                other[name] = names[rounded] + BEFORE_ROUNDING
     else:
         other = {name: names(name) if names else name for name in mine}
     taken: dict[str, str] = {}
@@ -306,48 +325,70 @@ def _transposed(arrays: dict[str, _Array], transpose: Any) -> dict[str, _Array]:
         values, dtype = arrays[name]
         last_two = (*range(values.ndim - 2), values.ndim - 1, values.ndim - 2)
         axes = transpose[pattern] if isinstance(transpose, Mapping) else last_two
-        if values.ndim < 2 or sorted(axes) != list(range(values.ndim)):
-            raise ValueError(f"transpose: {name!r} of shape {values.shape} has no axes {axes}")
-        arrays[name] = _Array(values.transpose(axes), dtype)
+        try:
+            if values.ndim < 2:
+                raise ValueError
+            arrays[name] = _Array(values.transpose(axes), dtype)
+        except (TypeError, ValueError):
+            message = f"transpose: {name!r} of shape {values.shape} has no axes {axes}"
+            raise ValueError(message) from None
     return arrays
 
 
 def _matching(patterns: Patterns, names: list[str], argument: str) -> dict[str, str]:
-    """{name: the first pattern that it matches}."""
+    """{name: the first pattern that it matches}; a companion matches what its tensor does."""
     found: dict[str, str] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+    known = set(names)
+    for pattern in [patterns] if isinstance(patterns, str) else _iterable(patterns, argument):
+        matches = [pattern] if pattern in known else fnmatch.filter(names, pattern)
         if not matches:
             raise ValueError(f"{argument}: {pattern!r} matches no leaf; there are {_some(names)}")
         for name in matches:
             found.setdefault(name, pattern)
+    for name in names:
+        rounded = name.replace(BEFORE_ROUNDING, "")
+        if rounded in found:
+            found.setdefault(name, found[rounded])
     return found
 
 
-def _zeros(allow_zero: bool | Patterns, names: list[str]) -> Iterable[str]:
+def _lasting(patterns: Any) -> Any:
+    """Patterns that can be gone through at each update: an iterator can be once."""
+    return tuple(patterns) if isinstance(patterns, Iterator) else patterns
+
+
+def _iterable(patterns: Any, argument: str) -> Iterable[str]:
+    if not isinstance(patterns, Iterable):
+        raise ValueError(f"{argument}: must be names of leaves, and is {patterns!r}")
+    return patterns
+
+
+def _zeros(allow_zero: bool | Patterns, names: list[str]) -> set[str]:
     """The leaves that may be zero on both sides."""
     if isinstance(allow_zero, bool):
-        return names if allow_zero else ()
-    return _matching(allow_zero, names, "allow_zero")
+        return set(names) if allow_zero else set()
+    return set(_matching(allow_zero, names, "allow_zero"))
 
 
-def _scales(scale: Any, names: list[str]) -> dict[str, float]:
+def _scales(scale: Any, names: list[str], zeros: set[str]) -> dict[str, float]:
+    """What the leaves are divided by; 0 is for one of zeros."""
     if scale is None:
         return {}
     if isinstance(scale, numbers.Real):
         scales = dict.fromkeys(names, float(scale))
     else:
-        scales = {k: float(np.linalg.norm(array.values)) for k, array in _read(scale).items()}
-    if missing := [name for name in names if name not in scales]:
-        raise ValueError(f"scale: lacks the leaf {missing[0]!r}; it has {_some(list(scales))}")
+        given = _read(scale, " of scale")
+        if missing := [name for name in names if name not in given]:
+            raise ValueError(f"scale: lacks the leaf {missing[0]!r}; it has {_some(list(given))}")
+        scales = {name: _norm(given[name].values) for name in names}
     for name, value in scales.items():
-        if not 0 < value < math.inf:
+        if not 0 < value < math.inf and not (value == 0 and name in zeros):
             raise ValueError(f"scale: must be positive and finite, and is {value:g} for {name!r}")
     return scales
 
 
-def _check_tolerance(tolerance: float) -> None:
-    if not 0 <= tolerance < math.inf:
+def _check_tolerance(tolerance: Any) -> None:
+    if not isinstance(tolerance, int | float | np.number) or not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance: must be in [0, inf), and is {tolerance}")
 
 
@@ -411,23 +452,43 @@ def _relative_error(difference: np.ndarray, b: np.ndarray, scale: float | None) 
     if not difference.any():
         return 0.0
     size = np.abs(b).astype(difference.dtype)
-    _, exponent = np.frexp(max(difference.max(), size.max()))
-    unit = 2.0 ** -int(np.clip(exponent, -1000, 1000))
+    unit = _unit(max(difference.max(), size.max()))
     with np.errstate(all="ignore"):
         norm = np.linalg.norm(size * unit) if scale is None else scale * unit
         error = float(np.linalg.norm(difference * unit) / norm)
     return math.inf if math.isnan(error) else error
 
 
-def _split(count: int, pairs: list[_Pair], tolerance: float, steps: Patterns) -> Split | None:
-    """The first difference in one update."""
+def _norm(x: np.ndarray) -> float:
+    """Euclidean; no square over- or underflows."""
+    size = np.abs(x).astype(np.result_type(x.real, np.float64))
+    unit = _unit(size.max(initial=0.0))
+    return float(np.linalg.norm(size * unit) / unit)
+
+
+def _unit(largest: float) -> float:
+    """The power of 2 that brings numbers up to this one to about 1."""
+    _, exponent = np.frexp(largest)
+    return 2.0 ** -int(np.clip(exponent, -1000, 1000))
+
+
+def _split(
+    count: int,
+    pairs: list[_Pair],
+    companions: dict[str, _Pair],
+    last: dict[str, np.ndarray],
+    tolerance: float,
+    steps: Patterns,
+    same_dtype: bool,
+) -> Split | None:
+    """The first difference in one update; `last` are b's rounded tensors of the one before."""
     by_name = {pair.name: pair for pair in pairs}
-    companion = _companions(by_name)
     timed = _matching(steps, list(by_name), "steps")
     found = []
     for pair in pairs:
         judge_only = BEFORE_ROUNDING in pair.name  # but shapes, kinds and NaN are checked
-        leaf = _compare_leaf(pair, math.inf if judge_only else tolerance)
+        allowed = math.inf if judge_only else tolerance
+        leaf = _compare_leaf(pair, allowed, same_dtype=same_dtype)
         if leaf.reason:
             found.append(_at_first_difference(leaf, pair, tolerance))
     if not found:
@@ -439,23 +500,25 @@ def _split(count: int, pairs: list[_Pair], tolerance: float, steps: Patterns) ->
     if math.isinf(leaf.difference):
         return Split(count, step, leaf, None, "incomparable")
     leaf = leaf._replace(reason=f"the tensor differs by {leaf.error:.2g} of its norm")
-    if leaf.name not in companion:
+    if leaf.name not in companions:
         return Split(count, step, leaf, None, "different")
-    pair, before = by_name[leaf.name], companion[leaf.name]
+    pair, before = by_name[leaf.name], companions[leaf.name]
     values = before.a[leaf.at].item(), before.b[leaf.at].item()
-    return Split(count, step, leaf, values, "straddle" if _straddles(pair, before) else "fault")
+    straddles = _straddles(pair, before, last.get(leaf.name), step)
+    return Split(count, step, leaf, values, "straddle" if straddles else "fault")
 
 
-def _companions(by_name: dict[str, _Pair]) -> dict[str, _Pair]:
+def _companions(pairs: list[_Pair]) -> dict[str, _Pair]:
     """{tensor: its values before rounding}."""
-    companion = {}
+    by_name = {pair.name: pair for pair in pairs}
+    companions = {}
     for name, pair in by_name.items():
         rounded = name.replace(BEFORE_ROUNDING, "")
         if rounded != name:
             if rounded not in by_name or _shapes(by_name[rounded]) != _shapes(pair):
                 raise ValueError(f"{name!r} has no rounded tensor {rounded!r} of its shape")
-            companion[rounded] = pair
-    return companion
+            companions[rounded] = pair
+    return companions
 
 
 def _shapes(pair: _Pair) -> tuple:
@@ -467,8 +530,8 @@ def _at_first_difference(leaf: Leaf, pair: _Pair, tolerance: float) -> Leaf:
     if math.isinf(leaf.difference):
         return leaf
     difference = _difference(pair.a, pair.b)
-    mean_square = np.mean(np.square(np.abs(pair.b).astype(float)))
-    exceeds = difference > _allowed(pair, tolerance) * math.sqrt(mean_square)
+    root_mean_square = _norm(pair.b) / math.sqrt(pair.b.size)
+    exceeds = difference > _allowed(pair, tolerance) * root_mean_square
     return _at(leaf, pair, exceeds if exceeds.any() else difference == difference.max())
 
 
@@ -477,16 +540,34 @@ def _allowed(pair: _Pair, tolerance: float) -> float:
     return tolerance if pair.b.dtype.kind in "fc" else 0.0
 
 
-def _straddles(rounded: _Pair, before: _Pair) -> bool:
-    """Whether rounding to the nearest number of the grid alone explains every difference."""
-    a, b = (x.astype(np.float64) for x in (rounded.a, rounded.b))
+def _straddles(rounded: _Pair, before: _Pair, last: np.ndarray | None, step: int | None) -> bool:
+    """Whether rounding to the nearest number of the grid alone explains every difference.
+
+    Args:
+      last: b's tensor an update before, if there is one.
+      step: the only one that counts, of axis 0: what differs there moves all that follow.
+    """
+    a, b, before_a, before_b = map(_real, (rounded.a, rounded.b, before.a, before.b))
     bits = max(_mantissa_bits(a), _mantissa_bits(b))
-    explained = np.array_equal(_nearest(before.a, bits), a) and np.array_equal(
-        _nearest(before.b, bits), b
+    was = np.zeros_like(b) if last is None or last.shape != rounded.b.shape else _real(last)
+    if step is not None:
+        was = np.concatenate([was[-1:], b[:-1]])[step]
+        a, b, before_a, before_b = a[step], b[step], before_a[step], before_b[step]
+    explained = np.array_equal(_nearest(before_a, bits), a) and np.array_equal(
+        _nearest(before_b, bits), b
     )
     between = _nearest(a + (b - a) / 2, bits)
     neighbours = np.all((between == a) | (between == b))
-    return bool(explained and neighbours and not _compare_leaf(before, 1e-12).reason)
+    close = not _compare_leaf(before._replace(a=before_a, b=before_b), WHOLE).reason
+    size = np.where(was == 0, math.inf, np.maximum(np.abs(before_b), np.abs(was)))
+    own = np.all((a == b) | (np.abs(before_a - before_b) <= ENTRY * size))
+    return bool(explained and neighbours and close and own)
+
+
+def _real(x: np.ndarray) -> np.ndarray:
+    """As float64; of complex numbers the parts, on a last axis of their own."""
+    parts = np.stack([x.real, x.imag], -1) if np.iscomplexobj(x) else x
+    return parts.astype(np.float64)
 
 
 def _mantissa_bits(x: np.ndarray) -> int:
@@ -503,13 +584,13 @@ def _nearest(x: np.ndarray, bits: int) -> np.ndarray:
     return np.ldexp(np.rint(np.ldexp(mantissa, bits + 1)), exponent - bits - 1)
 
 
-def _read(tree: Any) -> dict[str, _Array]:
+def _read(tree: Any, side: str = "") -> dict[str, _Array]:
     """The leaves by their dotted names."""
     arrays: dict[str, _Array] = {}
     for name, leaf in _walk(tree, ()):
         if name in arrays:
-            raise ValueError(f"two leaves are named {name!r}")
-        arrays[name] = _as_array(leaf, name)
+            raise ValueError(f"two leaves{side} are named {name!r}")
+        arrays[name] = _as_array(leaf, f"leaf {name!r}{side}")
     return arrays
 
 
@@ -540,22 +621,25 @@ def _children(tree: Any) -> Iterable[tuple[Any, Any]] | None:
     return None
 
 
-def _as_array(leaf: Any, name: str) -> _Array:
+def _as_array(leaf: Any, what: str) -> _Array:
     """A jax, torch or numpy array, or a number, as numpy, and the name of its own dtype."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise ValueError(f"{what} is masked: hand over its data, and compare the masks too")
     try:
         dtype = str(leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype)
         dtype = dtype.removeprefix("torch.")
-        narrow = dtype.startswith(_NARROW)
+        wider = next((wide for name, wide in _NARROW.items() if dtype.startswith(name)), None)
         if hasattr(leaf, "detach"):  # torch
-            leaf = (leaf.float() if narrow else leaf).detach().cpu().resolve_conj().resolve_neg()
+            leaf = (leaf.float() if wider else leaf).detach().cpu().resolve_conj().resolve_neg()
             values = leaf.numpy()
         else:
-            values = np.asarray(leaf).astype(np.float32) if narrow else np.asarray(leaf)
+            values = np.asarray(leaf).astype(wider) if wider else np.asarray(leaf)
     except Exception as error:
-        message = f"leaf {name!r}, a {type(leaf).__name__}, cannot be read as numbers: {error}"
+        message = f"{what}, a {type(leaf).__name__}, cannot be read as numbers: {error}"
         raise ValueError(message) from error
     if values.dtype.kind not in _KINDS:
-        raise ValueError(f"leaf {name!r} is a {type(leaf).__name__}, not an array of numbers")
+        kind = f"a {type(leaf).__name__}, not an array of numbers"
+        raise ValueError(f"{what} is {kind} (numpy has it as {dtype})")
     return _Array(values, dtype)
 
 

@@ -13,13 +13,15 @@ import itertools
 import json
 import math
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
-import zipfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -36,6 +38,7 @@ FOREIGN = {
     "torch_ref": {"jax", "jaxlib", "jaxpg", "flax", "optax", "gymnax", "chex"},
 }
 TOLERANCE = 1e-12  # of what is not rounded to the grid, relative to the leaf's largest norm so far
+LONGEST = 2**20  # bytes of a line before a record
 ROLLOUT = (
     "obs", "action", "reward", "next_obs", "terminated", "truncated", "valid", "time",
     "episode_return",
@@ -180,32 +183,40 @@ def compare_runs(
     return Lockstep(seed, count, env_steps, verdict, split, gradient, sha256)
 
 
-def lockstep_commands(a: Sequence[str], b: Sequence[str], **options: Any) -> parity.Split | None:
+def lockstep_commands(
+    a: Sequence[str], b: Sequence[str], *, timeout: float | None = None, **options: Any
+) -> parity.Split | None:
     """Run two trainers of one's own side by side, and compare what they stream.
 
     Each writes a record an update to standard output, and nothing else: a line of JSON with the
     length of what follows, {"bytes": n}, and n bytes of `np.savez`, arrays by name in the order of
-    computation. It ends with status 0. Nothing is said of the language that it is written in. Both
-    are stopped where the runs part.
+    computation. It ends with status 0. Nothing is said of the language that it is written in. Both,
+    and what they have started, are stopped where the runs part or one of them fails.
 
     Args:
       a, b: the commands, as lists of words.
-      options: tolerance, names, transpose, steps and only of `jaxpg.parity.bisect`; without a
-        tolerance the runs must be equal to the bit. Arrays named NAME:before_rounding tell a
+      timeout: seconds that a process may send nothing; None for any time.
+      options: tolerance, names, transpose, steps, only and same_dtype of `jaxpg.parity.bisect`;
+        without a tolerance all values must be equal. Arrays named NAME:before_rounding tell a
         straddle from a fault, as there.
 
     Returns:
       Where the runs part; None if they are equal.
 
     Raises:
-      TraceError: if a command fails or sends what is no record.
-      ValueError: if a command is one string, if there is nothing to compare, and as `bisect` does.
+      TraceError: if a command fails, sends what is no record, or nothing for so long.
+      ValueError: if a command is no list of words, if there is nothing to compare, and as `bisect`
+        does.
     """
     for command in (a, b):
-        if isinstance(command, str):
+        words = [] if isinstance(command, str) else list(command)
+        if not words or not all(isinstance(word, str | os.PathLike) for word in words):
             raise ValueError(f"a command must be a list of words; got {command!r}")
-    with _process(list(a), "first", {}) as ours, _process(list(b), "second", {}) as theirs:
-        return parity.bisect(_until_it_ends(ours), _until_it_ends(theirs), **options)
+    with contextlib.ExitStack() as stack:
+        sides = list[_Side]()
+        for command, name in ((a, "first"), (b, "second")):
+            stack.enter_context(_process(command, name, {}, sides, timeout))
+        return parity.bisect(*map(_until_it_ends, sides), **options)
 
 
 @contextlib.contextmanager
@@ -229,10 +240,11 @@ def traced(
     listed = [{**job._asdict(), "config": dataclasses.asdict(validate(job.config))} for job in jobs]
     text = json.dumps(listed, default=int)  # a seed may be numpy's
     with contextlib.ExitStack() as stack:
-        sides = []
+        sides = list[_Side]()
         for package, variables in zip(packages, environments, strict=True):
             command = [sys.executable, "-m", MODULES[package], text]
-            sides.append(stack.enter_context(_process(command, package, variables)))
+            variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"), **variables}
+            stack.enter_context(_process(command, package, variables, sides))
         yield tuple(partial(_run, side) for side in sides)
 
 
@@ -242,30 +254,40 @@ class _Side(NamedTuple):
     package: str
     process: subprocess.Popen
     stderr: BinaryIO
+    sides: list["_Side"]  # this one and the other
+    timeout: float | None
 
 
 @contextlib.contextmanager
-def _process(command: list[str], package: str, variables: dict[str, str]) -> Iterator[_Side]:
-    environment = {"JAX_PLATFORMS": "cpu", **os.environ, **variables}
+def _process(
+    command: Sequence[str],
+    package: str,
+    variables: dict[str, str],
+    sides: list[_Side],
+    timeout: float | None = None,
+) -> Iterator[None]:
+    """Adds one to `sides`; it and what it has started are gone afterwards."""
     with tempfile.TemporaryFile() as stderr:
         try:
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL,
-                env=environment,
+                env={**os.environ, **variables}, bufsize=0, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise TraceError(f"the {package} process cannot be started: {error}") from None
         with process:
             try:
-                yield _Side(package, process, stderr)
+                sides.append(_Side(package, process, stderr, sides, timeout))
+                yield
             finally:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _run(side: _Side, seed: int) -> Iterator[Record]:
     """The records of one seed, and then the proof that they come from one framework alone."""
     while True:
-        header = _header(side, _stream(side).readline())
+        header = _header(side, _line(side))
         sent, packages = header.get("seed"), header.get("packages")
         if sent != seed:
             raise _failure(side, f"sent seed {sent} where seed {seed} was due")
@@ -278,40 +300,61 @@ def _run(side: _Side, seed: int) -> Iterator[Record]:
 
 def _until_it_ends(side: _Side) -> Iterator[Record]:
     """The records of a command of one's own."""
-    while line := _stream(side).readline():
+    while line := _line(side):
         header = _header(side, line)
         if "packages" not in header:  # as jaxpg.proof.trace ends a seed
             yield _record(side, header)
-    if side.process.wait():
+    try:
+        status = side.process.wait(side.timeout)
+    except subprocess.TimeoutExpired:
+        raise _failure(side, f"has closed its output for {side.timeout:g} s") from None
+    if status:
         raise _failure(side, "failed")
 
 
-def _stream(side: _Side) -> IO[bytes]:
+def _line(side: _Side) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) < LONGEST and (byte := _read(side, 1)):
+        line += byte
+    return line
+
+
+def _read(side: _Side, size: int) -> bytes:
+    """Up to so many bytes, as soon as there are any; none at the end."""
     assert side.process.stdout is not None
-    return side.process.stdout
+    began = time.monotonic()
+    while not select.select([side.process.stdout], [], [], 0.5)[0]:
+        for other in side.sides:
+            if other.process.poll():
+                raise _failure(other, "failed")
+        if side.timeout is not None and time.monotonic() - began > side.timeout:
+            raise _failure(side, f"has sent nothing for {side.timeout:g} s")
+    return os.read(side.process.stdout.fileno(), size)
 
 
 def _header(side: _Side, line: bytes) -> dict[str, Any]:
     """Of a record, or what follows the last one of a seed."""
     try:
         header = json.loads(line)
-        if "packages" not in header:
-            header["bytes"] = int(header["bytes"])
-            if header["bytes"] < 0:
-                raise ValueError
-    except (ValueError, TypeError, KeyError):
+        if "packages" not in header and not (type(header["bytes"]) is int and header["bytes"] >= 0):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise _failure(side, f"sent {line[:40]!r} where a record begins") from None
     return header
 
 
 def _record(side: _Side, header: dict[str, Any]) -> Record:
-    payload = _stream(side).read(header["bytes"])
-    if len(payload) < header["bytes"]:
-        raise _failure(side, f"sent {len(payload)} of a record's {header['bytes']} bytes")
+    payload, size = bytearray(), header["bytes"]
+    while len(payload) < size and (some := _read(side, min(size - len(payload), 2**20))):
+        payload += some
+    if len(payload) < size:
+        raise _failure(side, f"sent {len(payload)} of a record's {size} bytes")
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+            if len(set(arrays.files)) < len(arrays.files):
+                raise ValueError(f"two arrays have one name: {', '.join(arrays.files)}")
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, zipfile.BadZipFile) as problem:
+    except Exception as problem:  # bytes that are no npz can fail anywhere in zipfile, zlib, numpy
         raise _failure(side, f"sent a record that cannot be read ({problem})") from None
 
 
@@ -495,11 +538,14 @@ def _alike(ours: Sequence[Record], theirs: Sequence[Record], count: int, scale: 
 
 def _first_rounding(ours: Iterable[Record], theirs: Iterable[Record]) -> parity.Split | None:
     """The first that differs, of those that both sides make (gymnax keeps a pendulum's torque)."""
-    for event, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-        both = [name for name in a if name in b and not _is_gradient(name)]
-        split = parity.bisect(
-            [{name: a[name] for name in both}], [{name: b[name] for name in both}]
+    pairs = [
+        [{name: x for name, x in one.items() if name in a and name in b} for one in (a, b)]
+        for a, b in zip(
+            map(_without_gradients, ours), map(_without_gradients, theirs), strict=False
         )
-        if split is not None:
-            return split._replace(update=event)
-    return None
+    ]
+    return parity.bisect(*zip(*pairs, strict=True)) if pairs else None
+
+
+def _without_gradients(event: Record) -> Record:
+    return {name: x for name, x in event.items() if not _is_gradient(name)}

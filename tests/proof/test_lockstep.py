@@ -1,5 +1,6 @@
 """Lockstep: both packages in two processes, bit by bit; its verdicts, and what it refuses."""
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -141,7 +143,8 @@ def test_processes_that_are_stopped_and_continued_lose_nothing(monkeypatch):
         while not over.wait(0.002):
             for signal_ in (signal.SIGSTOP, signal.SIGCONT):
                 for pid in pids:
-                    os.kill(pid, signal_)
+                    with contextlib.suppress(ProcessLookupError):  # it has done its part
+                        os.kill(pid, signal_)
 
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(
@@ -602,9 +605,10 @@ HEADER = 'print(\'{"seed": 3, "bytes": 100}\');'
 END = 'print(\'{"seed": 3, "packages": ["numpy"]}\')'
 
 
-def test_a_command_is_words_and_no_line():
+@pytest.mark.parametrize("command", ["python mine.py", [], ["python", 3]])
+def test_a_command_is_words_and_no_line(command):
     with pytest.raises(ValueError, match="must be a list of words; got"):
-        lockstep_commands(["python", "mine.py"], "python mine.py")
+        lockstep_commands(["python", "mine.py"], command)
 
 
 @pytest.mark.parametrize(
@@ -673,6 +677,31 @@ def send(**arrays):
     sys.stdout.buffer.write(header.encode() + b"\\n" + file.getvalue())
 
 """
+ONE_ARRAY = """
+file = io.BytesIO()
+np.save(file, np.ones(3))
+print(json.dumps({"bytes": len(file.getvalue())}), flush=True)
+sys.stdout.buffer.write(file.getvalue())
+"""
+DAMAGED = """
+file = io.BytesIO()
+np.savez_compressed(file, a=np.ones(999))
+sent = bytearray(file.getvalue())
+sent[60:70] = b"x" * 10
+print(json.dumps({"bytes": len(sent)}), flush=True)
+sys.stdout.buffer.write(sent)
+"""
+TWICE = """
+import warnings, zipfile
+warnings.simplefilter("ignore")
+array, file = io.BytesIO(), io.BytesIO()
+np.save(array, np.ones(3))
+with zipfile.ZipFile(file, "w") as archive:
+    archive.writestr("a.npy", array.getvalue())
+    archive.writestr("a.npy", array.getvalue())
+print(json.dumps({"bytes": len(file.getvalue())}), flush=True)
+sys.stdout.buffer.write(file.getvalue())
+"""
 COUNTS = "for update in range(3): send(b=np.full(2, update + 1.0), a=np.ones(1));"
 
 
@@ -709,13 +738,51 @@ def test_a_command_that_ends_first_is_no_proof():
         ),
         (COUNTS + "\nprint('done')", r"the second process sent b'done\\n' where a record begins"),
         ("""print('{"bytes": 100}')""", "sent 0 of a record's 100 bytes"),
+        ("""print('{"bytes": 1000000000000000}')""", "sent 0 of a record's 1000000000000000 bytes"),
         ("""print('{"bytes": -1}')""", "where a record begins"),
+        ("""print('{"bytes": 3.7}')""", "where a record begins"),
+        ("""print('{"bytes": 1e999}')""", "where a record begins"),
         ("print('[]')", "where a record begins"),
+        ("print('[' * 100_000)", "where a record begins"),
+        ("""print('{"bytes": 0}')""", "a record that cannot be read"),
+        (ONE_ARRAY, "a record that cannot be read"),
+        (DAMAGED, "a record that cannot be read"),
+        (TWICE, r"a record that cannot be read \(two arrays have one name: a, a\)"),
     ],
 )
 def test_a_command_that_sends_no_record_is_refused(program, message):
     with pytest.raises(TraceError, match=message):
         lockstep_commands(own(COUNTS), own(program))
+
+
+def test_a_command_that_hangs_is_given_up_after_a_time():
+    hangs = COUNTS + "\nimport time; sys.stdout.flush(); time.sleep(100)"
+    with pytest.raises(TraceError, match="the second process has sent nothing for 1 s"):
+        lockstep_commands(own(COUNTS.replace("3", "9")), own(hangs), timeout=1)
+    closes = hangs.replace("time.sleep", "sys.stdout.close(); import os; os.close(1); time.sleep")
+    with pytest.raises(TraceError, match="the first process has closed its output for 1 s"):
+        lockstep_commands(own(closes), own(COUNTS), timeout=1)
+
+
+def test_nobody_waits_for_a_command_whose_other_has_failed():
+    with pytest.raises(TraceError, match=r"the second process failed .*\n.*a bad flag"):
+        lockstep_commands(own("import time; time.sleep(100)"), own("sys.exit('a bad flag')"))
+
+
+def test_what_a_command_has_started_is_stopped_with_it(tmp_path):
+    worker = tmp_path / "worker"
+    starts = f"sleep 100 & echo $! > {worker}; wait"
+    with pytest.raises(TraceError):
+        lockstep_commands(["sh", "-c", starts], own("sys.exit(1)"))
+    state = Path(f"/proc/{worker.read_text().strip()}/stat")
+    for _ in range(100):
+        try:
+            if state.read_text().split()[2] == "Z":  # whoever adopted it has not noticed yet
+                return
+        except OSError:
+            return
+        time.sleep(0.1)
+    pytest.fail("it still runs")
 
 
 def test_commands_that_send_nothing_show_nothing():

@@ -123,20 +123,23 @@ def test_gradients_of_a_module():
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"a": "text"}, "'a' is a str, not an array of numbers"),
-        ({"f": print}, "'f' is a builtin_function_or_method, not an array"),
-        ({"ragged": np.array([None, 1])}, "not an array of numbers"),
-        ({"a.b": 1, "a": {"b": 2}}, "two leaves are named 'a.b'"),
-        ({1: 1.0, "1": 2.0}, "two leaves are named '1'"),
-        ([("x", 1), ("x", 2)], "two leaves are named 'x'"),
-        ({"meta": torch.empty(2, device="meta")}, "'meta', a Tensor, cannot be read"),
+        ({"a": "text"}, "leaf 'a'{} is a str, not an array of numbers"),
+        ({"f": print}, "leaf 'f'{} is a builtin_function_or_method, not an array"),
+        ({"ragged": np.array([None, 1])}, "not an array of numbers (numpy has it as object)"),
+        ({"a.b": 1, "a": {"b": 2}}, "two leaves{} are named 'a.b'"),
+        ({1: 1.0, "1": 2.0}, "two leaves{} are named '1'"),
+        ([("x", 1), ("x", 2)], "two leaves{} are named 'x'"),
+        ({"meta": torch.empty(2, device="meta")}, "leaf 'meta'{}, a Tensor, cannot be read"),
+        ({"m": np.ma.masked_equal([1, 2], 2)}, "leaf 'm'{} is masked: hand over its data"),
     ],
 )
 def test_what_is_no_tree(tree, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message.format(""))):
         leaves(tree)
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message.format(" of b"))):
         compare(ONE, tree)
+    with pytest.raises(ValueError, match=re.escape("update 1: ")):
+        bisect([ONE, tree], [ONE, ONE])
 
 
 def test_a_jax_key_is_no_number():
@@ -211,6 +214,26 @@ def test_scale_for_sums_that_cancel(scale):
     assert not compare(a, b, tolerance=0.99e-7, scale=scale).ok
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("float16", 3e4), ("float32", 1e-24), ("float32", 1e20), ("float64", 1e-200),
+     ("float64", 1e200), ("complex64", 1e20)],
+)  # fmt: skip
+def test_a_scale_has_any_size(dtype, size):
+    """Its norm is taken in float64, and squares neither over- nor underflow."""
+    x = {"x": np.full(100, size, dtype)}
+    assert compare({"x": 0 * x["x"]}, x, scale=x).leaves[0].error == pytest.approx(1.0)
+
+
+def test_a_scale_is_zero_only_where_all_is():
+    a, b = {"w": np.ones(2), "z": np.zeros(2)}, {"w": np.ones(2), "z": np.full(2, 1e-300)}
+    assert compare(a, a, scale=a, allow_zero="z").ok
+    assert compare(a, a, scale=a | {"unused": 0.0}, allow_zero="z").ok
+    assert not compare(a, b, scale=a, allow_zero="z").ok
+    with pytest.raises(ValueError, match="must be positive and finite, and is 0 for 'z'"):
+        compare(a, a, scale=a)
+
+
 def test_names_and_transpose():
     kernel = np.arange(6.0).reshape(2, 3)
     a = {"layer": {"kernel": kernel, "bias": np.ones(3)}}
@@ -227,6 +250,7 @@ def test_transpose_moves_any_axes():
     a = np.arange(24.0).reshape(1, 2, 3, 4)
     assert_equal({"conv": a}, {"conv": a.transpose(3, 2, 0, 1)}, transpose={"*": (3, 2, 0, 1)})
     assert_equal({"stack": a}, {"stack": a.swapaxes(-1, -2)}, transpose="stack")
+    assert_equal({"dense": a[0, 0]}, {"dense": a[0, 0].T}, transpose={"dense": (-1, -2)})
     two = {"conv": a, "dense": a[0, 0]}
     both = {"conv": a.transpose(3, 2, 0, 1), "dense": a[0, 0].T}
     assert_equal(two, both, transpose={"conv": (3, 2, 0, 1), "*": (1, 0)})
@@ -319,6 +343,7 @@ def test_zeros_on_both_sides_show_nothing():
         ({"tolerance": -1e-9}, "tolerance: must be in [0, inf), and is -1e-09"),
         ({"tolerance": math.nan}, "tolerance: must be in [0, inf)"),
         ({"tolerance": math.inf}, "tolerance: must be in [0, inf)"),
+        ({"tolerance": None}, "tolerance: must be in [0, inf), and is None"),
         ({"names": {"z": "x"}}, "names: a has no leaf 'z'; it has 'x', 'y'"),
         ({"names": {"x": "y"}}, "names: 'x' and 'y' are both mapped to 'y'"),
         ({"names": lambda name: "x"}, "names: 'x' and 'y' are both mapped to 'x'"),
@@ -326,6 +351,8 @@ def test_zeros_on_both_sides_show_nothing():
         ({"transpose": "x"}, "transpose: 'x' of shape (2,) has no axes"),
         ({"transpose": {"y": (0, 0)}}, "transpose: 'y' of shape (2, 2) has no axes (0, 0)"),
         ({"transpose": {"y": (0,)}}, "transpose: 'y' of shape (2, 2) has no axes (0,)"),
+        ({"transpose": {"y": 1}}, "transpose: 'y' of shape (2, 2) has no axes 1"),
+        ({"transpose": True}, "transpose: must be names of leaves, and is True"),
         ({"allow_zero": ["x", "w"]}, "allow_zero: 'w' matches no leaf"),
         ({"scale": {"x": 1.0}}, "scale: lacks the leaf 'y'; it has 'x'"),
         ({"scale": 0.0}, "scale: must be positive and finite, and is 0 for 'x'"),
@@ -510,6 +537,27 @@ def test_the_index_is_of_the_first_entry_that_exceeds_the_tolerance():
     assert bisect(a, b, tolerance=0.1).leaf.at == (1,)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+def test_the_index_is_the_same_for_numbers_of_any_size(size):
+    b = np.full(4, size)
+    a = b * (1 + np.array([1e-15, 1e-6, 0, 1e-5]))
+    assert bisect([{"w": a}], [{"w": b}], tolerance=1e-9).leaf.at == (1,)
+
+
+def test_patterns_may_be_iterators():
+    """They are gone through at every update."""
+    a = [{"w": np.arange(6.0).reshape(2, 3), "o": np.arange(1.0, 4.0)} for _ in range(2)]
+    b = [{"w": x["w"].T, "o": x["o"] + [0, update, 0]} for update, x in enumerate(a)]
+    split = bisect(a, b, transpose=(x for x in ["w"]), steps=iter(["o"]), only=iter(["w", "o"]))
+    assert (split.update, split.leaf.name, split.step) == (1, "o", 1)
+
+
+def test_dtypes_on_request_in_runs():
+    a, b = [{"w": np.ones(2)}], [{"w": np.ones(2, np.float32)}]
+    assert bisect(a, b) is None
+    assert bisect(a, b, same_dtype=True).leaf.reason == "dtype float64 is not float32"
+
+
 def test_runs_are_consumed_side_by_side_and_no_further():
     seen = []
 
@@ -647,6 +695,83 @@ def fault(a, b):
     split = bisect(a, b)
     assert "A fault, not a straddle: before rounding a = " in str(split)
     return split.verdict == "fault"
+
+
+def test_a_small_entry_beside_a_large_one_is_judged_by_its_own_size():
+    """A rate that is wrong by 1e-6 moves an entry of 1e-3 by 2e-12, beside one of 8 nothing."""
+
+    def run(rate):
+        rng, w = np.random.default_rng(0), np.array([8.0, 1e-3], np.float32).astype(float)
+        for _ in range(2_000):
+            before = w - np.array([0.01, rate]) * rng.normal(size=2) * [1, 1e-4]
+            w = before.astype(np.float32).astype(float)
+            yield {"w:before_rounding": before, "w": w}
+
+    assert bisect(run(0.01), run(0.01)) is None
+    assert bisect(run(0.01 * (1 + 1e-6)), run(0.01)).verdict == "fault"
+
+
+def test_what_is_left_of_larger_numbers_may_differ_by_more():
+    """1e-6 · MIDPOINT after 0.2: the 2e-16 that its terms have been rounded by are 2e-10 of it."""
+    small = np.float32(1e-6)
+    middle = (float(small) + float(np.nextafter(small, np.float32(1)))) / 2
+    a, b = ([*on_grid(0.2), *on_grid(middle + sign * 2e-16)] for sign in (-1, 1))
+    assert bisect(a, b).verdict == "straddle"
+    a, b = ([*on_grid(1e-6), *on_grid(middle + sign * 2e-16)] for sign in (-1, 1))
+    assert bisect(a, b).verdict == "fault"
+
+
+def test_of_tensors_in_time_the_first_step_that_differs_is_judged():
+    """A logistic map: a straddle at step 5 is another trajectory at step 29."""
+
+    def run(error):
+        x, before, rounded = 0.3, [], []
+        for step in range(30):
+            y = 3.9 * x * (1 - x)
+            if step == 5:
+                y = (float(np.float32(y)) + float(np.nextafter(np.float32(y), np.float32(1)))) / 2
+                y += error
+            x = float(np.float32(y))
+            before.append(y)
+            rounded.append(x)
+        return [{"x:before_rounding": np.array(before), "x": np.array(rounded)}]
+
+    split = bisect(run(-2e-16), run(2e-16), steps="x")
+    assert (split.step, split.verdict) == (5, "straddle")
+    assert bisect(run(-2e-16), run(2e-16)).verdict == "fault"  # it is not said that it is time
+    assert bisect(run(-2e-16), run(1e-9), steps="x").verdict == "fault"
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"transpose": "w"},
+        {"transpose": {"w": (1, 0)}},
+        {"transpose": "w*"},
+        {"transpose": "w", "only": "w"},
+        {"transpose": "w", "names": {"w": "weight"}},
+        {"transpose": "w", "names": lambda name: name.replace("w", "weight", 1)},
+    ],
+)
+def test_a_companion_goes_where_its_tensor_goes(layout):
+    def run(error, name="w", turned=False):
+        before = np.array([[0.5, MIDPOINT + error], [0.25, 0.75]])
+        both = {f"{name}:before_rounding": before, name: before.astype(np.float32)}
+        return [{key: x.T if turned else x for key, x in both.items()}]
+
+    theirs = run(2e-16, "weight" if "names" in layout else "w")
+    split = bisect(run(-2e-16, turned=True), theirs, **layout)
+    assert (split.leaf.at, split.verdict) == ((0, 1), "straddle")
+
+
+def test_straddles_of_complex_numbers():
+    def run(imaginary):
+        before = np.array([0.5 + 0.25j, 1 + 1j * imaginary])
+        return [{"w:before_rounding": before, "w": before.astype(np.complex64)}]
+
+    below, above = run(MIDPOINT - 2e-16), run(MIDPOINT + 2e-16)
+    assert bisect(below, above).verdict == "straddle"
+    assert bisect(below, run(MIDPOINT + 1e-9)).verdict == "fault"
 
 
 def test_what_rounding_does_not_explain_is_a_fault():
