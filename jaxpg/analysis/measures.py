@@ -17,6 +17,7 @@ from jaxpg.analysis.stats import (
     optimality_gap,
     proportion,
 )
+from jaxpg.core.config import RECENT_EPISODES
 from jaxpg.population.evaluations import MODES
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ MEASURES = {
 }
 
 
+COVERED = ((2, "half"), (3, "three quarters"), (15, "nine tenths"))  # at most so many seeds
+
+
 def measure(outcomes: Outcomes) -> dict[str, Estimate | None]:
     """Every measure of a run; None where there is nothing to measure."""
     found: dict[str, Estimate | None] = dict.fromkeys(MEASURES)
@@ -73,7 +77,7 @@ def measure(outcomes: Outcomes) -> dict[str, Estimate | None]:
             fragile = name in ("mean", "optimality_gap")  # one seed that failed would move it
             if one is not None and (failed or (fragile and one.low == one.high)):
                 found[name] = one._replace(low=math.nan, high=math.nan)
-    if solving is not None:
+    if solving is not None and solving.judged.any():
         solved, ever, lost = (
             int(x.sum()) for x in (solving.solved, solving.ever, solving.collapsed)
         )
@@ -140,7 +144,7 @@ def write_interval(found: Estimate, kind: str) -> str:
 
 
 def remarks(outcomes: Outcomes) -> list[str]:
-    """What a reader must know of seeds that are not as the others; nothing if there are none."""
+    """What a reader must know of seeds that are not as the others, and of their number."""
     known = math.isfinite(outcomes.floor)
     floor = f"with a return of {words.returned(outcomes.floor)}, no better than untrained, and "
     counted = f"counted {floor if known else ''}as not solved"
@@ -151,4 +155,23 @@ def remarks(outcomes: Outcomes) -> list[str]:
     ):
         if count:
             lines.append(f"{words.seeds(int(count))} {what}: {counted}")
-    return lines
+    solving = outcomes.solving
+    if solving is not None and (short := int((~solving.judged).sum())):
+        says = "they count as not solved" if solving.judged.any() else "so nobody can say who does"
+        lines.append(
+            f"{words.seeds(short)} ended fewer than the {RECENT_EPISODES} episodes that solving is "
+            f"a mean of: {says}"
+        )
+    return [*lines, *of_few(len(outcomes.scores))]
+
+
+def of_few(seeds: int) -> list[str]:
+    """How far an interval of so few seeds is to be believed; nothing of enough seeds, or of one,
+    which has none."""
+    covered = next((share for most, share in COVERED if seeds <= most), None)
+    if seeds < 2 or covered is None:
+        return []
+    return [
+        f"of {words.seeds(seeds)} an interval is too narrow: those of the IQM cover the truth in "
+        f"{covered} of all cases, not in 95 %"
+    ]

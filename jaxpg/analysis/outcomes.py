@@ -40,6 +40,7 @@ class Solving(NamedTuple):
     ever: np.ndarray  # bool [S], some trailing return was at least the target
     time: np.ndarray  # [S], end of the first update where it was; the budget where it never was
     collapsed: np.ndarray  # bool [S], ever solved, and later some trailing return was lost
+    judged: np.ndarray  # bool [S], 100 episodes have ended, or it failed; else nobody can say
 
 
 class Learning(NamedTuple):
@@ -108,6 +109,7 @@ def outcomes(
         ever=np.asarray(ever),
         time=np.where(ever, time, within.amount) if within else time,
         collapsed=np.logical_and(ever, lost.any(axis=1)),
+        judged=diverged | np.isnan(final) | has_recent_episodes(population),
     )
     return Outcomes(final, diverged, least, solving)
 
@@ -123,8 +125,12 @@ def is_solved(population: "Population", target: float) -> np.ndarray:
     """Whether each row ends at the target, as a mean of 100 episodes, bool [rows]: not if it
     diverged, or fewer have ended."""
     final = np.nan_to_num(np.asarray(population.final_return, float), nan=-np.inf)
-    enough = np.asarray(population.metrics.episodes).sum(axis=1) >= RECENT_EPISODES
-    return enough & (population.frozen_at < 0) & (final >= target)
+    return has_recent_episodes(population) & (population.frozen_at < 0) & (final >= target)
+
+
+def has_recent_episodes(population: "Population") -> np.ndarray:
+    """Whether as many episodes of each row have ended as solving is a mean of, bool [rows]."""
+    return np.asarray(population.metrics.episodes).sum(axis=1) >= RECENT_EPISODES
 
 
 def scores(population: "Population") -> np.ndarray:

@@ -4,9 +4,11 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
@@ -26,6 +28,8 @@ from jaxpg.runs.watch import EXIT_STOPPED
 if TYPE_CHECKING:
     from jaxpg.population.cluster import Cluster
     from jaxpg.population.progress import Progress
+
+PATIENCE = 60.0  # seconds that a tracker has for a report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +127,8 @@ def to_the_end(
     manifest = manifests.read(directory)
     if directories.is_finished(directory):
         print(f"{directory} is finished: {describe(directory)}")
-        _log_results(directory)
         draw(directory, launch.report, anew=False)
+        _log_results(directory)
         return
     build = manifests.algorithm(directory, manifest)
     call = _callback(directory, launch)
@@ -132,7 +136,8 @@ def to_the_end(
         directory, launch.callback, [*machines.line, *launch.line]
     )
     try:
-        with _tracked(directory) as tell, shown(_title(manifest)) as show:
+        patience = min(PATIENCE, launch.stall_seconds / 2)  # before its own watchdog loses it
+        with _tracked(directory, patience) as tell, shown(_title(manifest)) as show:
 
             def report(at: "Progress") -> None:
                 tell(at)
@@ -152,8 +157,8 @@ def to_the_end(
         say(f"stopped {saved}; continue with: {again}")
         sys.exit(EXIT_STOPPED)
     print(closing(summary, directory))
-    _log_results(directory)
     draw(directory, launch.report, anew=True)
+    _log_results(directory)
 
 
 def draw(directory: Path, report: bool, anew: bool) -> None:
@@ -169,24 +174,49 @@ def draw(directory: Path, report: bool, anew: bool) -> None:
     if anew or not curve.exists():
         with attempt("its curve.png could not be drawn"):
             run = load(directory)
-            figures.learning_curve(run.config, run.population, curve)
+            figures.learning_curve(run, curve)
     if report and (anew or not (directory / page.NAME).exists()):
         with attempt("the report could not be made"):
             print(f"report: {page.make(directory)}")
 
 
 @contextmanager
-def _tracked(directory: Path) -> Iterator[Callable[["Progress"], None]]:
-    """A reporter to the run's tracker; where that fails, training goes on without it."""
+def _tracked(directory: Path, seconds: float) -> Iterator[Callable[["Progress"], None]]:
+    """A reporter to the run's tracker; where that fails, or takes longer than so many seconds,
+    training goes on without it."""
     stack = ExitStack()
     tell: Callable[[Progress], None] | None = None
+    answers = True
     with attempt("its tracker could not be opened"):
         tell = stack.enter_context(track.tracking(directory))
+
+    def in_time(at: "Progress") -> None:
+        nonlocal answers
+        told = Future[None]()
+        Thread(target=_do, args=(told, partial(tell, at)), daemon=True).start()
+        try:
+            told.result(seconds)
+        except TimeoutError:  # here, or in it
+            answers = told.done()
+            if answers:
+                raise
+            raise TimeoutError(f"it has not answered for {seconds:g} s") from None
+
     try:
-        yield _until_it_fails(tell, "its tracker")
+        yield _until_it_fails(None if tell is None else in_time, "its tracker")
     finally:
         with attempt("its tracker could not be closed"):
-            stack.close()
+            if answers:
+                stack.close()
+
+
+def _do(told: "Future[None]", call: Callable[[], None]) -> None:
+    """Call, and tell whoever waits how it ended."""
+    try:
+        call()
+        told.set_result(None)
+    except BaseException as error:
+        told.set_exception(error)
 
 
 def _callback(directory: Path, launch: Launch) -> Callable[["Progress"], None]:

@@ -51,13 +51,17 @@ def report(options: Report) -> None:
 class Compare:
     """Compare finished runs of one environment, with intervals.
 
-    The settings of a run count as runs of their own; all are compared with the first.
+    The settings of a run count as runs of their own; all are compared with one of them.
     """
 
     dirs: Directories
     """Directories of finished runs."""
     solved: Solved = None
     """What counts as solved; gymnasium's threshold if not given."""
+    against: Annotated[str, arg(metavar="LETTER")] = "A"
+    """What the others are compared with: A is the first of them, B the second."""
+    label: Annotated[tuple[str, ...], arg(metavar="NAME …", help_behavior_hint="")] = ()
+    """What to call them, in their order; directories and settings if not given."""
     json: File = None
     """For all numbers."""
     picture: File = None
@@ -74,8 +78,8 @@ def compare(options: Compare) -> None:
     _check_solved(options.solved)
     files.check(options.json, "--json")
     files.check(options.picture, "--picture")
-    some = compare.entries(options.dirs, options.solved)
-    held = compare.pairs(some)
+    some = compare.entries(options.dirs, options.solved, options.label)
+    held = compare.pairs(some, options.against)
     if options.json is not None:
         files.save(options.json, files.as_json(compare.as_object(some, held)))
     compare.show(some, held)
@@ -140,7 +144,8 @@ def describe(directory: Path) -> str:
     said = f"{what}{begun}, seeds {','.join(manifest.parts)}{times}: {state}"
     if finished and not done:
         return f"{said}\nit was saved from memory, without checkpoints"
+    again = "" if finished else f"\ncontinue with: {manifests.resume_line(directory)}"
     return (
         f"{said}\n{words.share(share)} of the updates are saved: {ended} of {total} chunks of "
-        f"{manifest.lanes} lanes are done, {len(done) - ended} are begun"
+        f"{manifest.lanes} lanes are done, {len(done) - ended} are begun{again}"
     )

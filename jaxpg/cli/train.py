@@ -348,7 +348,7 @@ def retrace(options: Retrace) -> None:
 
     build = manifests.algorithm(options.dir, manifest, options.changed_algorithm)
     name = options.dir.resolve().name + f"-seed-{options.seed}"
-    setting = which(options.setting, len(manifest.settings))
+    setting = which(options.setting, manifest.settings)
     name += setting_suffix(setting, len(manifest.settings))
     out = options.out or options.dir.resolve().with_name(name)
     print(again(options.dir, options.seed, setting, options.update, out, build))

@@ -116,6 +116,7 @@ def own_jax(config: Config) -> Iterator[None]:
         jax.default_matmul_precision("highest"),
         jax.disable_jit(False),
         jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
         jax.transfer_guard("allow"),
         jax.check_tracer_leaks(False),
         jax.debug_key_reuse(False),

@@ -55,6 +55,10 @@ def _parts_of(value: Any, met: dict[int, tuple[int, Any]]) -> Iterator[bytes]:
         inner = [value.__code__, value.__defaults__, value.__kwdefaults__, *_closed_over(value)]
     elif inspect.ismethod(value):
         inner = [value.__func__, value.__self__]
+    elif isinstance(value, property):
+        inner = [value.fget]
+    elif isinstance(value, staticmethod | classmethod):
+        inner = [value.__func__]
     elif inspect.isclass(value):
         yield f"{value.__module__}.{value.__qualname__}".encode()
     elif hasattr(value, "__array__"):

@@ -213,19 +213,28 @@ def source(build: Build) -> Source | None:
 
 
 def env_sha256(name: str) -> str | None:
-    """Of the files with the classes of an environment of one's own and of its wrappers; None of
-    gymnax's and of a suite's, and where they are a script's."""
+    """Of the files with the classes of an environment of one's own and of its wrappers, of those
+    in a script or notebook of what they define; None of gymnax's and of a suite's."""
     if suites.has(name):
         return None
     from jaxpg.core.world import find  # late, for it brings jax
 
-    modules = sorted({one.__module__ for one in find(name).classes} - {"__main__"})
+    classes = find(name).classes
+    modules = sorted({one.__module__ for one in classes} - {"__main__"})
     theirs = [x for x in modules if x.partition(".")[0] not in ("gymnax", "jaxpg")]
     found = [_sha256(getattr(sys.modules.get(module), "__file__", None)) for module in theirs]
+    found += [contents.hash_of(_defined(x)) for x in classes if x.__module__ == "__main__"]
     known = [sha256 for sha256 in found if sha256 is not None]
     if len(known) > 1:
         return hashlib.sha256("".join(known).encode()).hexdigest()
     return known[0] if known else None
+
+
+def _defined(kind: type) -> dict[str, Any]:
+    """What a class statement says, without what Python adds to it."""
+    added = ("__module__", "__qualname__", "__firstlineno__", "__static_attributes__", "__dict__",
+             "__weakref__", "__abstractmethods__", "_abc_impl")  # fmt: skip
+    return {name: x for name, x in vars(kind).items() if name not in added}
 
 
 def _unwrapped(build: Build) -> Build:

@@ -29,18 +29,23 @@ def versions(env: str = "") -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """What the numbers were computed on, how many devices, or cores of a CPU, and in which form."""
+    """What the numbers were computed on, how many devices, or cores of a CPU, and in which form;
+    and what last bits depend on: a CPU's instructions, XLA's flags where there are any."""
     from jaxpg.fast import backend
 
     local = backend.devices()
     first = local[0]
     count = devices.cpu_count() if first.platform == "cpu" else len(local)
-    return {
+    found = {
         "platform": first.platform,
         "kind": first.device_kind,
         "count": count,
         "form": backend.form(),
     }
+    if first.platform == "cpu":
+        found["processor"] = processor()
+    flags = os.environ.get("XLA_FLAGS")
+    return found | {"xla_flags": flags} if flags else found
 
 
 def processor() -> str:

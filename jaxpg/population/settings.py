@@ -28,6 +28,7 @@ from jaxpg.population.own import OPTION, Build
 
 MOST_SEEDS = 1_000_000  # of one run; more are a slip, or fill a machine with their results
 ENV = "env."  # what the name of an environment's parameter begins with, beside fields
+NAMED = 10  # settings, where one is to be chosen
 Setting = Mapping[str, Any]  # traced fields by name; {} is the config itself
 
 
@@ -125,14 +126,23 @@ def with_setting(config: Config, setting: Setting) -> Config:
     return validate(with_values(config, values))
 
 
-def which(setting: int | None, count: int) -> int:
-    """The setting that is meant, of so many: this one, or the only one that there is.
+def which(setting: int | None, settings: Sequence[Setting]) -> int:
+    """The setting that is meant: this one, or the only one that there is.
 
     Raises:
       RunError: if there is no such setting, or there are several and none is given.
     """
+    count = len(settings)
     if setting is None and count > 1:
-        raise RunError(f"there are {count} settings: choose one, setting in [0, {count})")
+        known = [
+            f"{i}: {', '.join(f'{name}={value}' for name, value in values.items())}"
+            for i, values in enumerate(settings[:NAMED])
+        ]
+        more = ["…"] if count > NAMED else []
+        raise RunError(
+            f"there are {count} settings: choose one, setting in [0, {count}) "
+            f"({'; '.join([*known, *more])})"
+        )
     number = integer(0 if setting is None else setting)
     if number is None or not 0 <= number < count:
         raise RunError(f"setting must be in [0, {count}); got {setting!r}")

@@ -33,6 +33,7 @@ STYLE: Any = {
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: many a venue takes no Type 3
     "svg.fonttype": "none",
     "text.color": INK,
     "text.parse_math": False,  # a $ in a name is a $

@@ -13,7 +13,7 @@ from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
 from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
-from jaxpg.core.config import EnvParams
+from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures, terminal
 from jaxpg.report.canvas import MUTED
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An entry held against the first."""
+    """An entry held against another."""
 
     better: Entry
     than: Entry
@@ -57,15 +57,19 @@ class Pair(NamedTuple):
     seeds: int | None  # of each, to tell them apart; None if they are alike
 
 
-def entries(directories: Sequence[Path], target: float | None = None) -> list[Entry]:
+def entries(
+    directories: Sequence[Path], target: float | None = None, labels: Sequence[str] = ()
+) -> list[Entry]:
     """The settings of these runs, with their measures.
 
     Where budgets differ, what counts is what each seed was once the smallest of them was spent.
 
     Args:
       target: return that counts as solved; None takes the environment's own, if it has one.
+      labels: what to call each of them; without any, directories and what they set.
 
     Raises:
+      ConfigError: if labels are too few or too many.
       RunError: if a run is not finished or damaged, they are of different environments, or there
         are fewer than two.
     """
@@ -84,6 +88,11 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
     parts = [(run, setting) for run in runs for setting in range(len(run.settings))]
     if not 2 <= len(parts) <= len(string.ascii_uppercase):
         raise RunError(f"between 2 and 26 runs and settings can be compared; got {len(parts)}")
+    if labels and len(labels) != len(parts):
+        raise ConfigError(
+            f"--label must name each of the {len(parts)} runs and settings, in their order; got "
+            f"{len(labels)}"
+        )
     found = list[Entry]()
     for letter, (run, setting) in zip(string.ascii_uppercase, parts, strict=False):
         rows = np.flatnonzero(run.population.setting == setting)
@@ -92,6 +101,8 @@ def entries(directories: Sequence[Path], target: float | None = None) -> list[En
         name = f"{run.directory}  {own}".rstrip()
         if len(run.settings) > 1:
             name += f"  {said(run.settings[setting])}"
+        if labels:
+            name = labels[len(found)]
         found.append(Entry(letter, name, run, rows, within, ends, {}))
     return [entry._replace(measures=measure(entry.outcomes)) for entry in _with_a_floor(found)]
 
@@ -108,18 +119,31 @@ def _with_a_floor(entries: list[Entry]) -> list[Entry]:
     return found
 
 
-def pairs(entries: Sequence[Entry]) -> list[Pair]:
-    """Every entry against the first."""
+def pairs(entries: Sequence[Entry], against: str = "A") -> list[Pair]:
+    """Every entry against one of them.
+
+    Args:
+      against: its letter.
+
+    Raises:
+      ConfigError: if none has it.
+    """
+    letters = [entry.letter for entry in entries]
+    if against not in letters:
+        raise ConfigError(f"--against must be one of {', '.join(letters)}; got {against!r}")
+    base = entries[letters.index(against)]
     found = []
-    for entry in entries[1:]:
+    for entry in entries:
+        if entry is base:
+            continue
         # One floor for both: seeds that failed are equal, in whichever run.
-        floor = float(np.minimum(entry.outcomes.floor, entries[0].outcomes.floor))
-        ours, theirs = (one.outcomes._replace(floor=floor).scores for one in (entry, entries[0]))
+        floor = float(np.minimum(entry.outcomes.floor, base.outcomes.floor))
+        ours, theirs = (one.outcomes._replace(floor=floor).scores for one in (entry, base))
         if len(ours):
             needed = seeds_needed(ours, theirs, POWER, ALPHA)
-            found.append(Pair(entry, entries[0], improvement([ours], [theirs]), needed))
+            found.append(Pair(entry, base, improvement([ours], [theirs]), needed))
         else:
-            found.append(Pair(entry, entries[0], None, None))
+            found.append(Pair(entry, base, None, None))
     return found
 
 

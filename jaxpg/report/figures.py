@@ -11,7 +11,6 @@ from jaxpg.analysis.budget import Budget
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.outcomes import Solving, select, solved_at, time_to_solve
 from jaxpg.analysis.stats import iqm, iqm_band, performance_profile
-from jaxpg.core.config import Config
 from jaxpg.report.canvas import (
     ACCENT,
     DASHES,
@@ -23,39 +22,42 @@ from jaxpg.report.canvas import (
     figure_of,
     save,
 )
+from jaxpg.runs.load import Run
+from jaxpg.runs.sweep import said
 
 if TYPE_CHECKING:
-    from jaxpg.population.population import Population
+    pass
 
 FAINT = 500  # seeds that are drawn one by one, at most
 
 
-def learning_curve(config: Config, population: "Population", path: Path) -> None:
+def learning_curve(run: Run, path: Path) -> None:
     """Draw the return over training, IQM with its 95 % interval and every seed behind, as PNG.
 
     Of several settings the IQM of each, without the seeds.
     """
-    settings = int(population.setting.max()) + 1
+    config, population, settings = run.config, run.population, run.settings
     target, spent = solved_at(config), config.unit
-    parts = [select(population, population.setting == i) for i in range(settings)]
+    parts = [select(population, population.setting == i) for i in range(len(settings))]
     curves = [curve_points(config, part) for part in parts]
     seeds = words.seeds(len(parts[0].seeds))
 
     def draw(axes: Any) -> None:
-        if settings == 1:
+        if len(settings) == 1:
             draw_curve(axes, *curves[0], spent, target)
             where = words.environment(config)
             drawn = faintly(len(parts[0].seeds))
             title = f"{where}, {seeds}: IQM of the return, 95 % interval, {drawn}"
         else:
             for i, (amount, returns) in enumerate(curves):
-                draw_iqm(axes, amount, returns, label=f"setting {i}", **look(i))
+                draw_iqm(axes, amount, returns, label=said(settings[i]), **look(i))
             draw_target(axes, target)
             label_budget(axes, spent, curves[0][0][-1])
             label_returns(axes)
-            if settings <= len(SERIES) * len(DASHES):
-                axes.legend(fontsize=8, ncols=1 + settings // 8)
-            title = f"{config.env}, {seeds} × {settings} settings: IQM of the return, 95 % interval"
+            count = len(settings)
+            if count <= len(SERIES) * len(DASHES):
+                axes.legend(fontsize=8, ncols=1 + count // 8)
+            title = f"{config.env}, {seeds} × {count} settings: IQM of the return, 95 % interval"
         axes.set_title(title, loc="left", fontsize=11)
 
     with figure_of(draw, (8, 4.5), top=0.35, name="curve") as figure:

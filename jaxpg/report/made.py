@@ -43,6 +43,9 @@ def rows(what: Manifest, costs: Sequence[Cost]) -> list[tuple[str, str]]:
     if what.build is not None:
         source = f"{what.called}, of a file with SHA-256 {what.build_sha256}"
         found.insert(0, ("algorithm", source))
+    if what.env_sha256 is not None:
+        source = f"{what.config.env}, of a source with SHA-256 {what.env_sha256}"
+        found.insert(0, ("environment", source))
     if what.start is not None:
         where = what.start.run or "a population in memory"
         found.append(("started from", f"{where}, of a manifest with SHA-256 {what.start.manifest}"))

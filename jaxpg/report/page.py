@@ -22,6 +22,7 @@ from jaxpg.analysis.measures import (
 from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, ranking, typical
 from jaxpg.analysis.stats import Estimate, iqm
 from jaxpg.core.config import RECENT_EPISODES
+from jaxpg.core.presets import PRESETS
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES, Evaluations
 from jaxpg.report import canvas, figures, made
@@ -36,7 +37,8 @@ from jaxpg.runs import reproduce, sweep
 from jaxpg.runs.load import Run, load
 
 WIDE = (9.8, 4.0)  # inches, of the first figure where the page is wide
-LISTED = 5  # seeds at either end of the table
+LISTED = 5  # seeds at either end of the table, where not all have room
+ALL_LISTED = 16
 LONG = 0.25  # of the training, for the episodes that a final return is the mean of
 METRICS = {  # title, and label of the axis
     "policy_loss": ("Policy loss", "loss"),
@@ -102,7 +104,7 @@ def pictures(view: View) -> dict[str, list[Picture]]:
     if len(view.outcomes.scores):
         sections["Learning"] += [_final_returns(view), _seeds(view)]
         sections["Solving"].append(_profile(view))
-    if view.outcomes.solving is not None:
+    if view.outcomes.solving is not None and view.outcomes.solving.judged.any():
         sections["Solving"].append(_time_to_solve(view))
     return {name: part for name, part in sections.items() if part}
 
@@ -304,6 +306,7 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
         ],
         diverged_count=len(frozen),
         config=reproduce.changed(manifest),
+        preset=manifest.preset if manifest.preset in PRESETS else None,
         made=made.rows(manifest, [made.Cost.of(run)]),
         commands=reproduce.commands(manifest),
         commit=manifest.made.get("commit"),
@@ -354,9 +357,11 @@ def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str
 
 
 def _listed(order: np.ndarray) -> list[tuple[int, int]]:
-    """Rank from 1, and row, of the seeds at either end and in the middle."""
+    """Rank from 1, and row, of the seeds at either end and in the middle, or of all."""
     count = len(order)
-    ranks = {*range(min(LISTED, count)), count // 2, *range(max(0, count - LISTED), count)}
+    ranks = {*range(LISTED), count // 2, *range(count - LISTED, count)}
+    if count <= ALL_LISTED:
+        ranks = set(range(count))
     return [(rank + 1, int(order[rank])) for rank in sorted(ranks)]
 
 
@@ -364,7 +369,7 @@ def _seed(view: View, row: int, rank: int) -> tuple[int, int, str, str]:
     """Rank, seed, final return and when it solved the task, for the table."""
     ends, solving = view.outcomes, view.outcomes.solving
     final = "no episode" if np.isnan(ends.final[row]) else words.returned(ends.final[row])
-    said = [] if solving is None else ["never"]
+    said = [] if solving is None else ["never" if solving.judged[row] else "too few episodes"]
     if solving is not None and solving.ever[row]:
         said = [words.amount(solving.time[row])]
         said += ["lost again"] if solving.collapsed[row] else []

@@ -21,7 +21,7 @@ from jaxpg.analysis.measures import (
     write_interval,
 )
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
-from jaxpg.analysis.stats import Estimate, estimate, iqm
+from jaxpg.analysis.stats import Estimate, estimate, improvement, iqm
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.settings import ENV, with_values
 from jaxpg.report import canvas, figures, made, terminal
@@ -84,7 +84,7 @@ class Found(NamedTuple):
     points: list[Point]
     made: list[tuple[str, str]]  # how, as `made.rows`
     commit: str | None
-    commands: list[str]  # that make it again; none of a run in memory, whose settings are no grid
+    commands: list[str]  # that make it again; none of a run whose settings are no grid
 
     @property
     def varied(self) -> list[str]:
@@ -164,8 +164,17 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
         points=points,
         made=made.rows(run.manifest, [made.Cost.of(run)]),
         commit=run.manifest.made.get("commit"),
-        commands=[],
+        commands=_of_its_sweep(run),
     )
+
+
+def _of_its_sweep(run: Run) -> list[str]:
+    """The command that made the sweep which a run is a part of, if it is."""
+    directory = run.directory.resolve()
+    if not sweep.is_sweep(directory.parent):
+        return []
+    plan = sweep.read(directory.parent)
+    return [reproduce.sweep_command(plan)] if directory.name in plan.names else []
 
 
 def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Point]:
@@ -250,7 +259,25 @@ def _caveat(found: Found) -> str:
         )
     if len(found.grid.get(found.config.budget, ())) > 1:
         said.append(f"Points of another {found.config.budget} have trained for longer or shorter.")
+    if rivals := _rivals(found):
+        shown = "; ".join(_said(point, found) for point in rivals[:CURVES])
+        more = f" and {len(rivals) - CURVES} more" if len(rivals) > CURVES else ""
+        said.append(f"These seeds do not tell the best apart from {shown}{more}.")
     return " ".join([*said, *([CAVEAT] if found.best else [])])
+
+
+def _rivals(found: Found) -> list[Point]:
+    """Of the points in the table on the terminal those that end lower than the best, though other
+    seeds might say otherwise."""
+    if not found.best:
+        return []
+    best = found.best[0].outcomes.scores
+    others = [one for one in found.ranked[:SHOWN] if one.score < found.best[0].score]
+    return [
+        one
+        for one in others
+        if len(one.outcomes.scores) and improvement([best], [one.outcomes.scores]).low <= 0.5
+    ]
 
 
 def _failed(found: Found) -> dict[str, list[int]]:

@@ -86,9 +86,13 @@ def check_same(directory: Path, manifest: Manifest) -> None:
     same_files = manifest._replace(**of_source)  # of which more is said
     changed = manifests.differences(old, same_files)
     if changed:
+        of_seeds = all(name.startswith("seeds:") for name in changed)
+        more = (
+            f"; more seeds get an --out of their own, with --lanes {old.lanes}, and `jaxpg merge`"
+        )
         raise RunError(
             f"{directory} is a run of something else ({'; '.join(changed)}): take another --out, "
-            "or the same options"
+            f"or the same options{more if of_seeds else ''}"
         )
     manifests.check_source(directory, old, manifest.source)
 

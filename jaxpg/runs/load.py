@@ -72,7 +72,7 @@ class Run:
         Raises:
           RunError: if there is no such setting, or there are several and none is given.
         """
-        return which(setting, len(self.settings))
+        return which(setting, self.settings)
 
     def config_of(self, setting: int | None = None) -> Config:
         """What a setting trained: the config with its values.

@@ -23,11 +23,14 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
       out: the directory that they train into.
 
     Returns:
-      One line or more; a comment where the algorithm was made, or what it started from, by what no
-      line can name.
+      One line or more; a comment where the algorithm or the environment was made, or what it
+      started from, by what no line can name.
     """
     if manifest.build is not None and not own.is_importable(manifest.build):
         return [f"# by jaxpg.train_population(…, build=…), with the algorithm of {manifest.build}"]
+    env = manifest.config.env
+    if manifest.env_sha256 is not None and ":" not in env:
+        return [f"# by jaxpg.train_population(…), where {env} had been registered in Python"]
     if manifest.start is not None and manifest.start.run is None:
         return ["# by jaxpg.train_population(…, start_from=…), of a population in memory"]
     line = _line("train", manifest)

@@ -11,15 +11,24 @@ from typing import Any
 import numpy as np
 
 from jaxpg import files, words
-from jaxpg.analysis.measures import spread
-from jaxpg.analysis.outcomes import evaluated, is_solved, learning, scores, select, solved_at
+from jaxpg.analysis.measures import of_few, spread
+from jaxpg.analysis.outcomes import (
+    evaluated,
+    has_recent_episodes,
+    is_solved,
+    learning,
+    scores,
+    select,
+    solved_at,
+)
 from jaxpg.analysis.stats import iqm
-from jaxpg.core.config import Config
+from jaxpg.core.config import RECENT_EPISODES, Config
 from jaxpg.names import to_torch
 from jaxpg.population import provenance
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.population import Population
+from jaxpg.population.settings import ENV
 from jaxpg.runs import manifest as manifests
 from jaxpg.runs.manifest import Manifest
 
@@ -118,10 +127,18 @@ def summarize(
             }
             for i in frozen
         ],
-        "config": dataclasses.asdict(config),
+        "config": _shared(what),
         "versions": provenance.versions(config.env),
         "device": device or what.made.get("device"),
     }
+
+
+def _shared(what: Manifest) -> dict[str, Any]:
+    """The fields of the config that all settings share."""
+    varied = what.varied
+    found = {k: v for k, v in dataclasses.asdict(what.config).items() if k not in varied}
+    shared = {k: v for k, v in what.config.env_params.items() if f"{ENV}{k}" not in varied}
+    return {**found, "env_params": shared}
 
 
 def closing(summary: dict[str, Any], out: Path) -> str:
@@ -146,15 +163,18 @@ def closing(summary: dict[str, Any], out: Path) -> str:
             f"return over the last 100 episodes{together}: IQM {said['iqm']}{interval}, worst seed "
             f"{said['min']}, best {said['max']}"
         )
+        if interval:
+            lines += of_few(summary["seeds"])
     silent = summary["seeds_without_episode"]
     if silent and found is not None:
         lines.append(
             f"{words.seeds(len(silent))} finished no episode, the first of them seed {silent[0]}: "
             "they count as untrained"
         )
-    if summary["solved_fraction"] is not None:
-        share = words.share(summary["solved_fraction"])
-        lines.append(f"solved (>= {summary['solved_at']:g}): {share}")
+    if summary["solved_at"] is not None:
+        share, at = summary["solved_fraction"], f"solved (>= {summary['solved_at']:g})"
+        unknown = f"not known, for no seed has ended {RECENT_EPISODES} episodes"
+        lines.append(f"{at}: {unknown if share is None else words.share(share)}")
     seen = summary["evaluations"]
     if seen:
         said = {mode: words.returned(parts["last"]["iqm"]) for mode, parts in seen.items()}
@@ -177,9 +197,15 @@ def closing(summary: dict[str, Any], out: Path) -> str:
 def _outcome(config: Config, population: Population, counted: np.ndarray) -> dict[str, Any]:
     """The spread of what its rows count with, who solves the task, if they learnt."""
     target, learnt = solved_at(config), learning(config, population)
-    solved = None if target is None else float(is_solved(population, target).mean())
+    failed = (population.frozen_at >= 0) | np.isnan(population.final_return)
+    solved = None
+    if target is not None and (failed | has_recent_episodes(population)).any():
+        solved = float(is_solved(population, target).mean())
+    found = None if np.isnan(counted).any() else spread(counted, population.setting)
+    if found is not None and failed.all():  # all count with the floor
+        found |= {"ci95_low": None, "ci95_high": None}
     return {
-        "final_return": None if np.isnan(counted).any() else spread(counted, population.setting),
+        "final_return": found,
         "solved_at": target,
         "solved_fraction": solved,
         "learning": learnt and learnt._asdict(),

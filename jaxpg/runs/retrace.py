@@ -19,7 +19,7 @@ from jaxpg.core.types import LearnerState, Metrics
 from jaxpg.errors import RunError
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
-from jaxpg.population.chunks import Chunk, Lane, Program, Snapshot
+from jaxpg.population.chunks import CAUSES, Chunk, Lane, Program, Snapshot
 from jaxpg.population.own import Build
 from jaxpg.population.settings import which
 from jaxpg.runs import checkpoints
@@ -40,6 +40,8 @@ def retrace(
 ) -> str:
     """Write one npz per update, and retrace.json, which says how well they agree with the run.
 
+    Of a seed that diverged the last update is the one that it did not survive.
+
     Args:
       directory: a run, finished or not.
       seed: one of its seeds.
@@ -52,14 +54,15 @@ def retrace(
       A sentence on what was found.
 
     Raises:
-      RunError: if the run has no such seed, setting or update, or `out` holds something.
+      RunError: if the run has no such seed, setting or update, the seed diverged before it, or
+        `out` holds something.
     """
     manifest = manifests.read(directory)
     manifests.check_same_bits(directory, manifest)
     updates = manifest.config.num_updates
     if seed not in manifest.seeds:
         raise RunError(f"{directory} has no seed {seed}; its seeds are {','.join(manifest.parts)}")
-    setting = which(setting, len(manifest.settings))
+    setting = which(setting, manifest.settings)
     if update is not None and not 0 <= update < updates:
         raise RunError(f"--update must be in [0, {updates}); got {update}")
     wanted = range(updates) if update is None else range(update, update + 1)
@@ -69,21 +72,26 @@ def retrace(
     (lane,) = population.make_chunks(
         *what, manifest.options, start and starts.of_seeds(start, [seed])
     )
-    compared = 0 if saved is None else sum(u < saved.env_steps.shape[0] for u in wanted)
+    known = 0 if saved is None else saved.env_steps.shape[0]
     with files.whole_directory(out, "--out") as partial:
-        same_end, differs = 0, []
-        for u, record, metrics, params in _records(manifest, lane, wanted, build):
+        same_end, differs, end, died = 0, [], wanted.start, 0
+        for u, record, metrics, params, cause in _records(manifest, lane, wanted, build):
+            end, died = u + 1, cause
             with (partial / f"update-{u:06d}.npz").open("wb") as file:
                 np.savez(file, **record)  # type: ignore[arg-type]
             same_end += all(
                 np.array_equal(record[f"params:{name}"], x) for name, x in params.items()
             )
-            if u < compared + wanted.start and not _equal(metrics, saved, u):
+            if u < known and not _equal(metrics, saved, u):
                 differs.append(u)
+        if end == wanted.start:
+            raise RunError(f"there is no update {end} of seed {seed}: it had diverged before")
+        compared = max(0, min(end, known) - wanted.start)
         report = {
             "seed": seed,
             "setting": manifest.settings[setting],
-            "updates": [wanted.start, wanted.stop],
+            "updates": [wanted.start, end],
+            "diverged": CAUSES[died] if died else None,
             "compared_with_run": compared,
             "differ_from_run": differs,
             "records_that_end_in_the_parameters_of_the_run": same_end,
@@ -91,16 +99,18 @@ def retrace(
         files.write(partial / "retrace.json", files.as_json(report))
     verdict = f"update {differs[0]} differs from it" if differs else "all are equal to the bit"
     return (
-        f"{out}: seed {seed}, updates [{wanted.start}, {wanted.stop}); {compared} could be "
-        "compared with the run" + (f", and {verdict}" if compared else "")
+        f"{out}: seed {seed}, updates [{wanted.start}, {end}); {compared} could be "
+        "compared with the run"
+        + (f", and {verdict}" if compared else "")
+        + (f"; it diverged in the last of them ({CAUSES[died]})" if died else "")
     )
 
 
 def _records(
     manifest: Manifest, chunk: Chunk, wanted: range, build: Build
-) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray]]]:
-    """Of the chunk's first lane, of each wanted update: (update, record, the run's metrics, the
-    run's parameters after it)."""
+) -> Iterator[tuple[int, dict[str, np.ndarray], Metrics, dict[str, np.ndarray], int]]:
+    """Of the chunk's first lane, of each wanted update until it has diverged: (update, record, the
+    run's metrics, the run's parameters after it, why it diverged in it, as an index in CAUSES)."""
     (program,) = chunks.compile_programs(chunk, manifest.segment, 1, build)
 
     @jax.jit
@@ -112,13 +122,16 @@ def _records(
     for u in wanted:
         if u > done:
             lanes, _ = _advance(program, chunk, lanes, u - done)
+        if lanes.cause[0]:
+            return
         after, metrics = _advance(program, chunk, lanes, 1)
         with chunks.own_jax(manifest.config):
             state = chunks.restored(lanes.state)
             watched, seen = watch(chunk.config, chunk.options, state)
             record = trace.record(*jax.tree.map(lambda x: x[0], (watched.params, seen)))
         params = jax.tree.map(lambda x: x[0], after.state.params)
-        yield u, record, jax.tree.map(lambda x: x[0, 0], metrics), to_torch(params)
+        of_run = jax.tree.map(lambda x: x[0, 0], metrics)
+        yield u, record, of_run, to_torch(params), int(after.cause[0])
         lanes, done = after, u + 1
 
 

@@ -18,8 +18,9 @@ import importlib.util
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +43,7 @@ NAME = "tracker.json"
 FOLDER = "tensorboard"
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "none": None}
 POINTS = 100  # of a curve
+BINS = 30  # of a histogram
 AXIS = "env_steps_per_seed"  # what wandb calls the step
 
 # (values by tag, step): floats, and arrays for histograms
@@ -154,22 +156,35 @@ def _open(directory: Path, state: State) -> AbstractContextManager[Log]:
 
 @contextmanager
 def _tensorboard(directory: Path, state: State) -> Iterator[Log]:
-    """An event file more in DIR/tensorboard, which TensorBoard reads as one run."""
-    from tensorboardX import SummaryWriter
+    """An event file more in DIR/tensorboard, which TensorBoard reads as one run.
 
+    Not by tensorboardX's SummaryWriter, whose thread dies of a full disk and leaves the caller
+    waiting.
+    """
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+
+    with files.writing(directory):
+        (directory / FOLDER).mkdir(exist_ok=True)
     unique = f".{secrets.token_hex(4)}"  # the rest of the name is the second that it was opened in
-    options = {"flush_secs": 10, "filename_suffix": unique}
-    with SummaryWriter(str(directory / FOLDER), **options) as writer:
+    writer = EventsWriter(str(directory / FOLDER / "events"), unique)
+
+    def add(made: Any, step: int) -> None:
+        writer.write_event(Event(wall_time=time.time(), step=step, summary=made))
+
+    def log(values: Mapping[str, Any], step: int) -> None:
+        for tag, value in values.items():
+            if isinstance(value, float):
+                add(summary.scalar(tag, value), step)
+            else:
+                add(summary.histogram(tag, value, BINS), step)
+        writer.flush()
+
+    with closing(writer):
         if not state.updates:
-            writer.add_text(
-                "manifest", f"```\n{(directory / manifests.NAME).read_text(encoding='utf-8')}\n```"
-            )
-
-        def log(values: Mapping[str, Any], step: int) -> None:
-            for tag, value in values.items():
-                add = writer.add_scalar if isinstance(value, float) else writer.add_histogram
-                add(tag, value, step)
-
+            manifest = (directory / manifests.NAME).read_text(encoding="utf-8")
+            add(summary.text("manifest", f"```\n{manifest}\n```"), 0)
         yield log
 
 

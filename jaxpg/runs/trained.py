@@ -54,7 +54,8 @@ class Trained(Population):
     def row(self, seed: int | str, setting: int | None = None) -> int:
         """Where a seed is in the arrays; as `Run.row`."""
         count = int(self.setting.max()) + 1
-        rows = np.flatnonzero(self.setting == which(setting, count))
+        settings = [{}] * count if self.manifest is None else self.what.settings
+        rows = np.flatnonzero(self.setting == which(setting, settings))
         if isinstance(seed, str):
             return _ranked(self, seed, rows)
         number = integer(seed)

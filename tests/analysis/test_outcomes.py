@@ -219,11 +219,43 @@ def test_where_no_episode_ended_there_is_no_score():
 
 def test_remarks_say_what_failed_seeds_count_with():
     some = outcomes(CONFIG, population([[20.5, 480, 490, 500]] * 3, frozen_at=[-1, 2, 3]))
-    (said,) = remarks(some)
+    said, of_three = remarks(some)
     assert said == (
         "2 seeds diverged: counted with a return of 20.5, no better than untrained, and as not "
         "solved"
     )
+    assert of_three == (
+        "of 3 seeds an interval is too narrow: those of the IQM cover the truth in three quarters "
+        "of all cases, not in 95 %"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [(1, ""), (2, "in half"), (3, "in three quarters"), (5, "in nine tenths"), (16, "")],
+)
+def test_intervals_of_few_seeds_are_said_to_be_too_narrow(seeds, said):
+    lines = remarks(outcomes(CONFIG, population([[20.0, 400, 490, 500]] * seeds)))
+    assert [said in line for line in lines] == [True] * bool(said)
+
+
+def test_who_solves_is_not_known_of_fewer_than_100_episodes():
+    """A perfect seed that had no time for them is no failure; nor is it said to have solved."""
+    few = population([[500.0] * 4] * 20, episodes=24)  # 96 of each
+    ends = outcomes(CONFIG, few)
+    found = measure(ends)
+    assert not ends.solving.judged.any()
+    assert (found["solved"], found["ever_solved"], found["time_to_solve"]) == (None, None, None)
+    assert found["optimality_gap"].value == 0.0
+    (said,) = remarks(ends)
+    assert said == (
+        "20 seeds ended fewer than the 100 episodes that solving is a mean of: so nobody can say "
+        "who does"
+    )
+    few.metrics.episodes[0, 0] = 99
+    found = measure(outcomes(CONFIG, few))
+    assert found["solved"].value == 1 / 20
+    assert "19 seeds ended fewer" in remarks(outcomes(CONFIG, few))[0]
 
 
 def test_the_summarys_numbers_are_those_of_the_report():

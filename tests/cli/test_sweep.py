@@ -11,6 +11,7 @@ import handmade
 import numpy as np
 import pytest
 from browser import MISSING, chromium
+from safetensors import safe_open
 
 from jaxpg.analysis.outcomes import scores
 from jaxpg.analysis.stats import estimate, iqm
@@ -21,7 +22,8 @@ from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError
-from jaxpg.report import canvas
+from jaxpg.policies import export
+from jaxpg.report import canvas, figures
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
 from jaxpg.runs import directories, lock, reproduce, results, sweep
@@ -94,6 +96,29 @@ def test_points_are_in_the_order_of_the_grid_and_know_their_values(trained):
         assert whole.settings[point.setting]["learning_rate"] == point.values["learning_rate"]
         np.testing.assert_array_equal(point.outcomes.final, whole.population.final_return[rows])
     assert found.ranked[0].score == max(point.score for point in found.points)
+
+
+def test_what_is_made_of_a_setting_says_its_values(trained, capsys):
+    """An export's config, the legend of curve.png, who has to choose one; and the page of a run of
+    a sweep says the sweep's command."""
+    first = trained / sweep.read(trained).names[0]
+    content = export.export(load(first), 1, "safetensors", setting=1)
+    (trained / "policy.safetensors").write_bytes(content)
+    with safe_open(trained / "policy.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["config"])["learning_rate"] == 1e-2
+    (trained / "policy.safetensors").unlink()
+    labels = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_iqm", lambda *curve, label, **look: labels.append(label))
+        figures.learning_curve(load(first), trained / "curve.png")
+    (trained / "curve.png").unlink()
+    assert labels == ["learning_rate=0.001", "learning_rate=0.01"]
+    with pytest.raises(
+        RunError, match=r"choose one, .* \(0: learning_rate=0.001; 1: learning_rate"
+    ):
+        load(first).which()
+    (command,) = sweep_report.load_sweep(first).commands
+    assert shlex.split(command)[:2] == ["jaxpg", "sweep"]
 
 
 def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, capsys):
@@ -338,6 +363,7 @@ def page(tmp_path_factory) -> Path:
 def test_the_page_says_the_best_point_and_has_the_pictures(page):
     text = " ".join(Page((page / report.NAME).read_text()).text.split())
     assert "Best: value_steps=1, lr_schedule=constant." in text
+    assert "These seeds do not tell the best apart from" in text  # three never do
     assert "4 points of 3 seeds each" in text
     assert "490.0" in text
     assert "a budget of 60 environment steps for each seed" in text

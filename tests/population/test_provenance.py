@@ -43,5 +43,11 @@ def test_the_version_of_a_suite_is_told_where_it_is_used(monkeypatch):
     assert provenance.versions("theirs:pole") == provenance.versions()
 
 
-def test_the_device_is_told():
-    assert {"platform", "kind", "count", "form"} == provenance.device().keys()
+def test_the_device_is_told(monkeypatch):
+    """And what its last bits depend on."""
+    monkeypatch.delenv("XLA_FLAGS")
+    known = {"platform": "cpu", "kind": "cpu", "processor": provenance.processor()}
+    assert known.items() <= provenance.device().items()
+    assert provenance.device().keys() == {*known, "count", "form"}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2")
+    assert provenance.device()["xla_flags"] == "--xla_cpu_max_isa=SSE4_2"

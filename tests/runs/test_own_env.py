@@ -20,7 +20,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population import chunks, own
-from jaxpg.runs import directories, edit, manifest, planning
+from jaxpg.runs import directories, edit, manifest, planning, reproduce
 from jaxpg.runs.retrace import retrace
 
 
@@ -166,7 +166,7 @@ def test_a_librarys_environments_and_a_scripts_have_no_file_to_compare():
 
 
 def test_all_files_of_ones_own_count_those_of_wrappers_too(monkeypatch, drunk):
-    """In whatever order, and within gymnax's wrappers; a script's do not."""
+    """In whatever order, and within gymnax's wrappers; of a script what the classes say."""
 
     def sha256(factory):
         monkeypatch.setitem(gymnax.registration._registry, "Drunk-v0", factory)
@@ -177,7 +177,32 @@ def test_all_files_of_ones_own_count_those_of_wrappers_too(monkeypatch, drunk):
     assert sha256(lambda: purerl.FlattenObservationWrapper(Drunk())) == here
     theirs = type("Theirs", (purerl.GymnaxWrapper,), {"__module__": handmade.__name__})
     assert sha256(lambda: theirs(Drunk())) not in (None, here)
-    assert sha256(type("Mine", (Drunk,), {"__module__": "__main__"})) is None
+
+
+def test_an_environment_of_a_script_is_known_by_what_its_class_says(monkeypatch):
+    """`out=` gave the results of the one that had its name before."""
+
+    def sha256(reward, name="reward"):
+        text = f"""
+class Mine(Drunk):
+    def {name}(self): return {reward}
+
+    @property
+    def num_actions(self): return 2
+"""
+        script = {"__name__": "__main__", "Drunk": Drunk}
+        exec(text, script)
+        monkeypatch.setitem(gymnax.registration._registry, "Mine-v0", script["Mine"])
+        monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Mine-v0"])
+        return own.env_sha256("Mine-v0")
+
+    assert sha256(1.0) == sha256(1.0)
+    assert len({sha256(1.0), sha256(-5.0), sha256(1.0, "cost")}) == 3
+    what = planning.plan("vpg", dataclasses.replace(CONFIG, env="Mine-v0"), [1], 2)
+    assert what.env_sha256 == sha256(1.0)
+    assert reproduce.commands(what) == [
+        "# by jaxpg.train_population(…), where Mine-v0 had been registered in Python"
+    ]
 
 
 def test_what_versions_before_did_not_write_is_no_difference(drunk, tmp_path):

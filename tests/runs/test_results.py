@@ -121,8 +121,28 @@ def test_settings_are_resampled_each_on_its_own():
     found = results.summarize(two, some)["final_return"]
     assert found["iqm"] == pytest.approx(250)
     assert 245 < found["ci95_low"] < 250 < found["ci95_high"] < 255
-    said = results.closing(results.summarize(two, some), "out")
+    summary = results.summarize(two, some)
+    assert "gamma" not in summary["config"]  # of which no value is that of all
+    said = results.closing(summary, "out")
+    assert "an interval is too narrow: those of the IQM cover the truth in nine tenths" in said
     assert "100 episodes, all settings together: IQM 250.0" in said
+
+
+def test_seeds_that_all_failed_have_no_interval():
+    """Their scores are the floor, which no other seeds would change."""
+    gone = results.summarize(WHAT, population([500.0, 490.0, 480.0], frozen_at=[2, 3, 4]))
+    assert (gone["final_return"]["iqm"], gone["final_return"]["ci95_low"]) == (30.0, None)
+    assert gone["solved_fraction"] == 0.0
+    assert "IQM 30.0, worst" in results.closing(gone, "out")
+
+
+def test_who_solves_is_not_known_before_100_episodes():
+    few = population([500.0, 490.0, 480.0])
+    few.metrics.episodes[:] = 16
+    summary = results.summarize(WHAT, few)
+    assert (summary["solved_at"], summary["solved_fraction"]) == (475.0, None)
+    said = "solved (>= 475): not known, for no seed has ended 100 episodes"
+    assert said in results.closing(summary, "out")
 
 
 def test_no_episode_at_all_is_null_not_nan():

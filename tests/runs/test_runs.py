@@ -119,6 +119,23 @@ def test_a_frozen_seed_stays_frozen_across_a_stop(tmp_path, stop_after):
     assert_same_results(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_a_seed_is_retraced_until_it_diverged(tmp_path):
+    """The run has no updates after that: they were written as if they were its."""
+    reckless = dataclasses.replace(
+        TINY, optimizer="sgd", learning_rate=1e30, value_learning_rate=1e30, max_grad_norm=None
+    )
+    gone = train(begun(tmp_path / "run", reckless, [2, 9]))["diverged"][0]
+    said = retracing.retrace(tmp_path / "run", gone["seed"], 0, None, tmp_path / "again")
+    assert said.endswith(f"it diverged in the last of them ({gone['cause']})")
+    names = sorted(path.name for path in (tmp_path / "again").glob("*.npz"))
+    assert names == [f"update-{u:06d}.npz" for u in range(gone["update"] + 1)]
+    report = json.loads((tmp_path / "again" / "retrace.json").read_text())
+    assert (report["updates"], report["diverged"]) == ([0, gone["update"] + 1], gone["cause"])
+    with pytest.raises(RunError, match=r"there is no update 6 of seed \d: it had diverged before"):
+        retracing.retrace(tmp_path / "run", gone["seed"], 0, 6, tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+
+
 def test_every_seed_with_every_setting(tmp_path, stop_after):
     """Stopped, merged and replayed: the rows are those of train_population in memory."""
     settings = [{}, {"gamma": 0.9}, {"gamma": 0.5, "learning_rate": 0.1}]

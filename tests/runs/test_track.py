@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 import struct
 import sys
+import threading
 from collections import defaultdict
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import jaxpg
 from jaxpg.analysis.stats import iqm
+from jaxpg.cli import launch
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
@@ -208,6 +212,64 @@ def test_wandb_continues_its_run_offline(tmp_path, monkeypatch):
     assert len(ids) >= 2
     assert set(ids) == {track.read(directory).id}
     check_against_results(directory, tags)
+
+
+def test_a_full_disk_ends_the_tracker_alone(tmp_path):
+    """Each report is in the file when it has been told; what has no room is an error there."""
+    pytest.importorskip("tensorboardX")
+    directory = tmp_path / "run"
+    directories.begin(directory, planning.plan("vpg", CONFIG, [0], 2))
+    track.choose(directory, "tensorboard")
+    with track._open(directory, track.read(directory)) as log:
+        log({"progress/fraction": 0.5}, 7)
+        assert events(directory)["progress/fraction"] == [(7, 0.5)]  # before it is closed
+        (path,) = (directory / "tensorboard").iterdir()
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limit[1]))
+            with pytest.raises(OSError, match="File too large"):
+                log({"progress/fraction": 1.0}, 8)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_tracker_that_hangs_is_told_nothing_more(tmp_path, monkeypatch, capsys):
+    answer = threading.Event()
+    told = []
+
+    @contextmanager
+    def tracking(directory):
+        def tell(at):
+            told.append(at)
+            if len(told) == 2:
+                answer.wait()
+
+        yield tell
+        pytest.fail("it is closed, and would hang again")
+
+    monkeypatch.setattr(track, "tracking", tracking)
+    with launch._tracked(tmp_path, seconds=0.2) as tell:
+        for at in range(4):
+            tell(at)
+    answer.set()
+    assert told == [0, 1]
+    said = (
+        "its tracker failed, and is told nothing more (TimeoutError: it has not answered for 0.2 s)"
+    )
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_tracker_raises_in_its_thread_is_said(tmp_path, monkeypatch, capsys):
+    @contextmanager
+    def tracking(directory):
+        yield lambda at: 1 / 0
+
+    monkeypatch.setattr(track, "tracking", tracking)
+    with launch._tracked(tmp_path, seconds=9.0) as tell:
+        tell(0)
+    assert "is told nothing more (ZeroDivisionError: division by zero)" in capsys.readouterr().err
 
 
 def test_unknown_and_missing_trackers(tmp_path, monkeypatch, capsys):
