@@ -42,9 +42,7 @@ def record(
     with whole_directory(out, "DIR") as partial:
         for i, (label, config) in enumerate(cases.items(), 1):
             report(f"recording {label} ({i} of {len(cases)})")
-            np.savez_compressed(
-                partial / f"{_slug(label)}.npz", allow_pickle=False, **arrays(config)
-            )
+            np.savez_compressed(partial / f"{_slug(label)}.npz", **arrays(config))
         listed = "\n".join(f"- `{_slug(label)}.npz`: {label}" for label in cases)
         text = PAGE.read_text(encoding="utf-8")
         text = text.replace("{files}", listed).replace("{version}", version("jaxpg"))
@@ -59,6 +57,7 @@ def arrays(config: Config) -> dict[str, Any]:
         results = dict(pairs.our_gradients(small, SEED))
         del results["scale"]
         return {
+            "version": np.array(version("jaxpg")),
             "seed": np.int64(SEED),
             "config": _json(grid),
             **pairs.prefixed("initial", pairs.our_parameters(grid, SEED)),
