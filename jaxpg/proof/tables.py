@@ -41,5 +41,6 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def share(amount: float, *, tolerance: float, digits: int = 1) -> str:
-    """An amount in percent; what is rounding, by its size."""
-    return f"{amount:.0e}" if amount <= tolerance else f"{amount:.{digits}%}"
+    """An amount in percent; what is rounding, or would have no digit so, by its size."""
+    percent = f"{amount:.{digits}%}"
+    return f"{amount:.0e}" if amount <= tolerance or not float(percent[:-1]) else percent
