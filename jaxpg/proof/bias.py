@@ -3,7 +3,8 @@
 It may be written in JAX, torch or numpy: all that it gets are arrays.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,22 +13,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg.core import noise
-from jaxpg.core.types import Params, Trajectory
+from jaxpg.core.advantages import gae
+from jaxpg.core.types import Trajectory
 from jaxpg.proof.oracle import (
     MAX_BATCHES,
     TOLERANCE,
+    Moments,
     Truth,
     against,
     chain,
     every_batch,
     inputs,
     moments,
+    truth_size,
 )
-from jaxpg.proof.problems import Problem, ascend, cartpole, probability, quick_jit
+from jaxpg.proof.problems import (
+    Problem,
+    ascend,
+    cartpole,
+    probability,
+    quick_jit,
+    relative_gradient,
+    tabular,
+)
 from jaxpg.proof.tables import share
 
 Slopes = Callable[..., Any]  # log π, trajectory, V(s), V(s') -> ∂ loss / ∂ log π, [T, N, K]
-COLUMNS = ("problem", "parameters", "V", "bias", "cosine", "length", "variance")
+COLUMNS = ("problem", "parameters", "V", "bias", "cosine", "length", "variance", "E ĝ is")
+GRADIENTS = ("∇U", "∇U without γ^t")  # one of them is what E ĝ is where there is no bias
+GAES = ("GAE(λ)", "GAE(λ) without γ^t")  # the same where V is exact
+SEEN = 1e-3  # of ‖∇U‖: so small a bias must not be lost in rounding
 
 
 class Held(NamedTuple):
@@ -40,13 +55,15 @@ class Held(NamedTuple):
     cosine: float  # of the angle between E ĝ and ∇U; 0 where E ĝ is 0
     length: float  # ‖E ĝ‖ / ‖∇U‖
     variance: float  # trace of ĝ's covariance, times the trajectories in a batch
+    equals: tuple[str, ...]  # those of GRADIENTS and GAES that E ĝ is, to rounding
 
     @property
     def row(self) -> tuple[str, ...]:
         """A line of a table, as `COLUMNS` says."""
         bias = share(self.bias, tolerance=TOLERANCE)
         numbers = (f"{self.cosine:.4f}", f"{self.length:.3f}", f"{self.variance:.3g}")
-        return (self.problem, self.parameters, self.value, bias, *numbers)
+        equal = next(iter(self.equals), "–")
+        return (self.problem, self.parameters, self.value, bias, *numbers, equal)
 
 
 class Bias(NamedTuple):
@@ -56,8 +73,16 @@ class Bias(NamedTuple):
 
     @property
     def unbiased(self) -> bool:
-        """Whether E ĝ is ∇U wherever V was exact."""
-        return all(row.bias <= TOLERANCE for row in self.rows if row.value == "exact")
+        """Whether E ĝ is ∇U wherever V was exact, or wherever it was ∇U without γ^t."""
+        return _all_equal([row for row in self.rows if row.value == "exact"], GRADIENTS)
+
+    @property
+    def is_gae(self) -> bool:
+        """Whether E ĝ is that of jaxpg's GAE(λ) with either V, all with or all without γ^t.
+
+        With an exact V that of any λ is the same; with a wrong one it is not.
+        """
+        return _all_equal(self.rows, GAES)
 
     def __str__(self) -> str:
         lines = [COLUMNS, *(row.row for row in self.rows)]
@@ -67,11 +92,11 @@ class Bias(NamedTuple):
 
 def estimator_bias(
     advantage: Callable[..., Any],
-    problem: Callable[[], Problem] = cartpole,
+    problem: Callable[[], Problem] | Sequence[Callable[[], Problem]] = (cartpole, tabular),
     *,
     loss: Callable[..., Any] | None = None,
-    gamma: float = 1.0,
-    gae_lambda: float = 1.0,
+    gamma: float = 0.9,
+    gae_lambda: float = 0.5,
     trajectories: int = 1,
     arrays: Callable[[np.ndarray], Any] | None = None,
     seed: int = 0,
@@ -83,14 +108,21 @@ def estimator_bias(
     in expectation over every batch of trajectories that the problem has, at the policy's initial
     parameters and at trained ones, with V_π itself and with an untrained network's V.
 
+    What is seen depends on the problem, γ and λ. CartPole's rewards are all 1, and the step that
+    ends an episode ends it whatever the action: a wrong reward or last step shows on the random MDP
+    alone. γ = 1 does not tell γ from γ², and λ = 0 or 1 not λ from λ³. With V_π every λ is
+    unbiased: how TD errors are weighted is seen with the wrong V, by whether this `is_gae`. No
+    problem has a time limit.
+
     Args:
       advantage: (trajectory, value, next_value, *, gamma, gae_lambda) -> Ψ, as
         `Algorithm.advantage`: a `Trajectory` of [T, N] and values [T, N] give [T, N]. Steps that
         are not `valid` follow an episode's end; nothing in them may count.
-      problem: makes it, with JAX's 64-bit mode on: `cartpole`, `tabular`, `partial(tabular, 2)`.
+      problem: makes it, with JAX's 64-bit mode on: `cartpole`, `tabular`, `partial(tabular, 2)`; or
+        several that do.
       loss: (log_prob, Ψ, valid) -> scalar to be minimised, of arrays [T, N]; it has to mean Ψ as a
         constant. None sums over time and takes the mean over trajectories.
-      gamma: of the objective U, whose first reward counts fully.
+      gamma: handed to the estimator, and of the objective U, whose first reward counts fully.
       gae_lambda: handed to the estimator.
       trajectories: N in a batch; more than 1 where the estimator or loss couples them.
       arrays: makes the framework's array of numpy's: `torch.from_numpy`, or `np.asarray`. Then each
@@ -98,44 +130,91 @@ def estimator_bias(
       seed: of the initial weights.
 
     Raises:
-      ValueError: for more batches than can be enumerated, a Ψ of another shape, or one that is not
-        finite on a valid step; a loss that is no scalar, or that torch finds no slope of.
+      ValueError: for more batches than can be enumerated; where ∇U is 0 to rounding, or ĝ so large
+        that rounding hides a bias; a Ψ of another shape, or one that is not finite on a valid step;
+        a loss that is no scalar, whose slope is not finite, or that torch finds no slope of.
     """
+    call = partial(advantage, gamma=gamma, gae_lambda=gae_lambda)
+    slopes = _one_by_one(call, loss, arrays) if arrays else _in_jax(call, loss)
+    makers = (problem,) if callable(problem) else problem
+    rows: list[Held] = []
     with jax.enable_x64(True):
-        made = problem()
-        count = made.trajectory.valid.shape[1] ** trajectories
-        if trajectories < 1 or count > MAX_BATCHES:
-            allowed = f"from 1 on, and so few that there are at most {MAX_BATCHES:,} batches"
-            raise ValueError(f"trajectories must be {allowed}; {trajectories} makes {count:,}")
-        batches = every_batch(made, trajectories)
-        call = partial(advantage, gamma=gamma, gae_lambda=gae_lambda)
-        slopes = _one_by_one(call, loss, arrays) if arrays else _in_jax(call, loss)
-        start = made.networks.init(*noise.split(noise.key(seed), 2))
-        found = []
-        for parameters, params in (("random", start), ("trained", ascend(made, start))):
-            truth = Truth.of(made, params, gamma)
-            (log_prob, *wrong), (score, *_) = inputs(made, params)
-            for kind, values in (("exact", truth[1:]), ("wrong", wrong)):
-                given = (log_prob, made.trajectory, *map(jnp.asarray, values))
-                slope = slopes(*jax.tree.map(lambda x: x[:, batches], given))
-                place = (made, params, parameters, kind, truth.gradient)
-                found.append(_hold(*place, -chain(slope, score), batches))
-        return Bias(tuple(found))
+        for made in [make() for make in makers]:
+            batches = _batches(made, trajectories)
+            rows += _held(made, slopes, batches, gamma=gamma, gae_lambda=gae_lambda, seed=seed)
+    return Bias(tuple(rows))
 
 
-def _hold(
+def _batches(problem: Problem, trajectories: int) -> jax.Array:
+    """Every batch, [N, K], where they are few enough."""
+    count = problem.trajectory.valid.shape[1]
+    most = int(math.log(MAX_BATCHES, count))
+    if trajectories not in range(1, most + 1):
+        raise ValueError(
+            f"trajectories must be an integer in [1, {most}] for {problem.name}: of its {count:,} "
+            f"at most {MAX_BATCHES:,} batches are held; got {trajectories}"
+        )
+    return every_batch(problem, trajectories)
+
+
+def _held(
     problem: Problem,
-    params: Params,
-    parameters: str,
-    value: str,
-    truth: np.ndarray,
-    gradient: np.ndarray,
+    slopes: Slopes,
     batches: jax.Array,
-) -> Held:
-    """ĝ of every batch, [K, P], against ∇U, [P]."""
-    mean, variance = moments(gradient, batches, probability(problem, params))
-    _, bias, cosine, length = against(mean, truth)
-    return Held(problem.name, parameters, value, bias, cosine, length, variance)
+    *,
+    gamma: float,
+    gae_lambda: float,
+    seed: int,
+) -> Iterator[Held]:
+    """At both sets of parameters with either V; batches are columns, [N, K]."""
+    start = problem.networks.init(*noise.split(noise.key(seed), 2))
+    for parameters, params in (("random", start), ("trained", ascend(problem, start))):
+        truth = Truth.of(problem, params, gamma)
+        size = truth_size(problem, params, gamma)
+        relative = relative_gradient(problem, params, gamma)
+        (log_prob, *wrong), (score, *_) = inputs(problem, params)
+        for kind, values in (("exact", truth[1:]), ("wrong", wrong)):
+            given = (log_prob, problem.trajectory, *map(jnp.asarray, values))
+            slope = slopes(*jax.tree.map(lambda x: x[:, batches], given))
+            weight = probability(problem, params)
+            found = moments(-chain(slope, score), batches, weight)
+            rounding = TOLERANCE * (size + found.size)
+            _check_seen(problem, found, rounding, truth.gradient)
+            gaes = _gae_gradients(problem, weight, score, values, gamma, gae_lambda)
+            known = zip(GRADIENTS + GAES, (truth.gradient, relative, *gaes), strict=True)
+            _, bias, cosine, length = against(found.mean, truth.gradient)
+            yield Held(
+                problem=problem.name,
+                parameters=parameters,
+                value=kind,
+                bias=bias,
+                cosine=cosine,
+                length=length,
+                variance=found.variance,
+                equals=tuple(x for x, g in known if np.linalg.norm(found.mean - g) <= rounding),
+            )
+
+
+def _gae_gradients(
+    problem: Problem,
+    probability: jax.Array,
+    score: jax.Array,
+    values: Sequence[Any],
+    gamma: float,
+    gae_lambda: float,
+) -> list[np.ndarray]:
+    """E ĝ of jaxpg's GAE(λ) with these V(s_t) and V(s_{t+1}), with and without γ^t, [P] each."""
+    rows = problem.trajectory
+    inputs = (rows.reward, *map(jnp.asarray, values), rows.terminated, rows.truncated)
+    psi = np.asarray(gae(*inputs, gamma=gamma, gae_lambda=gae_lambda))
+    weight = gamma ** np.arange(problem.horizon)[:, None]
+    slopes = [_plain(x[:, None], rows.valid[:, None]) for x in (weight * psi, psi)]
+    return [np.asarray(probability) @ -chain(jnp.asarray(slope), score) for slope in slopes]
+
+
+def _all_equal(rows: Sequence[Held], names: Sequence[str]) -> bool:
+    """Whether one of the names is of all rows."""
+    return any(all(name in row.equals for row in rows) for name in names)
 
 
 def _in_jax(call: Callable[..., Any], loss: Callable[..., Any] | None) -> Slopes:
@@ -158,8 +237,11 @@ def _in_jax(call: Callable[..., Any], loss: Callable[..., Any] | None) -> Slopes
     def slopes(log_prob: Any, trajectory: Trajectory, *values: Any) -> Any:
         psi = estimate(trajectory, *values)
         _check_finite(psi, trajectory.valid)
-        inputs = (psi, trajectory.valid)
-        return differentiate(log_prob, *inputs) if differentiate else _plain(*inputs)
+        if not differentiate:
+            return _plain(psi, trajectory.valid)
+        slope = differentiate(log_prob, psi, trajectory.valid)
+        _check_slope(slope, trajectory.valid)
+        return slope
 
     return slopes
 
@@ -183,9 +265,11 @@ def _one_by_one(
         leaf = log_prob.requires_grad_()
         found = loss(leaf, psi, trajectory.valid)
         _check_shape("loss", found, ())
-        if not found.requires_grad:
+        if found.requires_grad:
+            found.backward()
+        if leaf.grad is None:
             raise ValueError("loss does not depend on log_prob, or is detached from it")
-        found.backward()
+        _check_slope(leaf.grad, trajectory.valid)
         return leaf.grad.numpy()
 
     def slopes(*given: Any) -> np.ndarray:
@@ -216,3 +300,20 @@ def _check_shape(part: str, x: Any, shape: Any) -> None:
 def _check_finite(psi: Any, valid: Any) -> None:
     if not np.isfinite(np.asarray(psi)[np.asarray(valid)]).all():
         raise ValueError("advantage gives a NaN or an infinity on a valid step")
+
+
+def _check_slope(slope: Any, valid: Any) -> None:
+    lost, valid = ~np.isfinite(np.asarray(slope)), np.asarray(valid)
+    if lost.any():
+        where = "a valid step" if lost[valid].any() else "a step that is not valid"
+        raise ValueError(f"the slope of loss in log_prob is a NaN or an infinity on {where}")
+
+
+def _check_seen(problem: Problem, found: Moments, rounding: float, truth: np.ndarray) -> None:
+    """Raise if rounding could hide a bias."""
+    norm = np.linalg.norm(truth)
+    if not rounding < SEEN * norm:
+        raise ValueError(
+            f"{problem.name}: ĝ is {found.size / norm:.0e} times as long as ∇U on average, so that "
+            "rounding would hide its bias"
+        )

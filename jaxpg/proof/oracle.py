@@ -60,6 +60,7 @@ class Moments(NamedTuple):
 
     mean: np.ndarray  # E ĝ, [P]
     variance: float  # trace of ĝ's covariance, times the N trajectories that ĝ averages
+    size: float  # E ‖ĝ‖, what the mean's rounding scales with
 
 
 class Comparison(NamedTuple):
@@ -80,7 +81,17 @@ class Truth(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem, params: Params, gamma: float) -> "Truth":
+        """Of one γ.
+
+        Raises:
+          ValueError: if ∇U is 0 to rounding.
+        """
         gradient = exact_gradient(problem, params, gamma)
+        if not np.linalg.norm(gradient) > TOLERANCE * truth_size(problem, params, gamma):
+            raise ValueError(
+                f"{problem.name}: ∇U is 0 to rounding at γ = {gamma:g}, so that nothing can be "
+                "held against it"
+            )
         return cls(gradient, *exact_value(problem, params, gamma))
 
 
@@ -180,7 +191,16 @@ def moments(gradient: np.ndarray, batches: jax.Array, probability: jax.Array) ->
     mean = weight @ gradient
     off = gradient - mean
     spread = np.einsum("kp,kp->k", off, off)
-    return Moments(mean, len(batches) * float(weight @ spread))
+    size = float(weight @ np.linalg.norm(gradient, axis=1))
+    return Moments(mean, len(batches) * float(weight @ spread), size)
+
+
+def truth_size(problem: Problem, params: Params, gamma: float) -> float:
+    """E ‖R ∇log P(τ;θ)‖, what the rounding of ∇U = E R ∇log P(τ;θ) scales with."""
+    valid, reward = np.asarray(problem.trajectory.valid), np.asarray(problem.trajectory.reward)
+    returns = np.where(valid, gamma ** np.arange(problem.horizon) @ reward, 0.0)
+    terms = chain(jnp.asarray(returns[:, None]), inputs(problem, params)[1][0])
+    return moments(terms, every_batch(problem, 1), probability(problem, params)).size
 
 
 def against(found: Any, truth: Any) -> Comparison:

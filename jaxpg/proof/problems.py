@@ -7,6 +7,7 @@ Letters: T steps (the horizon), M trajectories, P parameters.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -37,6 +38,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 if jax.__version_info__ < (0, 11):  # where XLA still has the emitter that compiles faster
     QUICK["xla_cpu_use_fusion_emitters"] = False
 quick_jit = partial(jax.jit, compiler_options=QUICK)
+MAX_SEQUENCES = 100_000  # of choices, over all steps: each is played, and lies in memory
 ASCENT_STEPS, ASCENT_RATE = 30, 0.1  # from the random to the trained parameters
 BASE = Config(
     collect="episodes",
@@ -68,7 +70,16 @@ class Problem:
 
 
 def cartpole(horizon: int = 7) -> Problem:
-    """CartPole-v1 from a tilted start: in 3 steps the pole can fall, and it need not within 12."""
+    """CartPole-v1 from a tilted start: in 3 steps the pole can fall, and it need not within 12.
+
+    Args:
+      horizon: steps after which the task ends, in [1, 16]. Up to 3 every return is the same, so
+        that there is no gradient.
+
+    Raises:
+      ValueError: for another horizon.
+    """
+    _check_horizon(horizon, 2)
     world = env.make("CartPole-v1", float_type="float64", max_episode_steps=horizon + 1)
     upright = world.reset(jnp.full((1, 4), 0.5, "float64"))
     tilt = {"theta": jnp.array([0.19]), "theta_dot": jnp.array([0.2])}
@@ -84,11 +95,15 @@ def tabular(horizon: int = 3, *, seed: int = 0, masked: bool = False) -> Problem
     The observation is one-hot in the state and in the time, so that V can depend on both.
 
     Args:
-      horizon: steps after which the task ends.
+      horizon: steps after which the task ends, in [1, 6], or in [1, 5] if `masked`.
       seed: of p(s'|s,a), from a flat Dirichlet distribution, and of r(s,a,s') ~ N(0, 1).
       masked: whether there are 3 actions, and state s allows all but action s.
+
+    Raises:
+      ValueError: for another horizon.
     """
     states, actions = 3, 3 if masked else 2
+    _check_horizon(horizon, actions * states)
     rng = np.random.default_rng(seed)
     p = jnp.asarray(rng.dirichlet(np.ones(states), size=(states, actions)))
     r = jnp.asarray(rng.normal(size=(states, actions, states)))
@@ -128,11 +143,7 @@ def tabular(horizon: int = 3, *, seed: int = 0, masked: bool = False) -> Problem
 @jax.jit
 def probability(problem: Problem, params: Params) -> jax.Array:
     """P(τ;θ) = Π_t π_θ(a_t|s_t) p(s_{t+1}|s_t,a_t), float [M]."""
-    valid = problem.trajectory.valid
-    outputs = problem.networks.policy(params, problem.trajectory.obs)
-    log_prob = categorical.log_prob(outputs, problem.trajectory.action)
-    log_policy = jnp.sum(jnp.where(valid, log_prob, 0.0), axis=0)
-    return jnp.exp(problem.log_dynamics + log_policy)
+    return jnp.exp(problem.log_dynamics + jnp.sum(_log_prob(problem, params), axis=0))
 
 
 def utility(problem: Problem, params: Params, gamma: float) -> jax.Array:
@@ -146,6 +157,17 @@ def exact_gradient(problem: Problem, params: Params, gamma: float) -> np.ndarray
     return np.asarray(ravel_pytree(_gradient(problem, params, gamma))[0])
 
 
+def relative_gradient(problem: Problem, params: Params, gamma: float) -> np.ndarray:
+    """What ∇U is without the factor γ^t of each step, E Σ_t ∇log π(a_t|s_t) G_t, [P].
+
+        G_t = Σ_{k≥t} γ^{k-t} r_k
+
+    Most code takes it. For γ < 1 it is in general no function's gradient (Nota & Thomas 2020).
+    """
+    gradient = _relative(problem, params, jnp.asarray(_returns(problem, gamma)))
+    return np.asarray(ravel_pytree(gradient)[0])
+
+
 def exact_value(problem: Problem, params: Params, gamma: float) -> tuple[np.ndarray, np.ndarray]:
     """V_π(s_t, t) and V_π(s_{t+1}, t+1), the mean of what follows over all that pass there.
 
@@ -156,9 +178,7 @@ def exact_value(problem: Problem, params: Params, gamma: float) -> tuple[np.ndar
       them there is wrong, and should be seen to be.
     """
     valid = np.asarray(problem.trajectory.valid)
-    returns = np.array(problem.trajectory.reward)
-    for t in reversed(range(problem.horizon - 1)):
-        returns[t] += gamma * returns[t + 1]
+    returns = _returns(problem, gamma)
     weight = np.broadcast_to(np.asarray(probability(problem, params)), valid.shape)[valid]
     state = np.asarray(problem.state)[valid]
     mean = np.bincount(state, weight * returns[valid]) / np.bincount(state, weight)
@@ -198,6 +218,31 @@ def ascend(problem: Problem, params: Params) -> Params:
         return jax.tree.map(lambda x, g: x + ASCENT_RATE * g, params, gradient), None
 
     return jax.lax.scan(step, params, None, ASCENT_STEPS)[0]
+
+
+def _check_horizon(horizon: int, choices: int) -> None:
+    """Before anything is enumerated, of so many choices in a step."""
+    longest = int(math.log(MAX_SEQUENCES, choices))
+    if horizon not in range(1, longest + 1):
+        raise ValueError(
+            f"horizon must be an integer in [1, {longest}], since all {choices}^horizon sequences "
+            f"of choices are played; got {horizon}"
+        )
+
+
+def _returns(problem: Problem, gamma: float) -> np.ndarray:
+    """G_t = Σ_{k≥t} γ^{k-t} r_k, [T, M]."""
+    returns = np.array(problem.trajectory.reward)
+    for t in reversed(range(problem.horizon - 1)):
+        returns[t] += gamma * returns[t + 1]
+    return returns
+
+
+def _log_prob(problem: Problem, params: Params) -> jax.Array:
+    """log π(a_t|s_t), [T, M]; 0 on padding."""
+    outputs = problem.networks.policy(params, problem.trajectory.obs)
+    log_prob = categorical.log_prob(outputs, problem.trajectory.action)
+    return jnp.where(problem.trajectory.valid, log_prob, 0.0)
 
 
 def _with_horizon(world: Env, start: EnvState, horizon: int) -> Env:
@@ -279,3 +324,13 @@ def _draws(choices: jax.Array) -> Noise:
 @quick_jit
 def _gradient(problem: Problem, params: Params, gamma: float) -> Params:
     return jax.grad(utility, argnums=1)(problem, params, gamma)
+
+
+@quick_jit
+def _relative(problem: Problem, params: Params, returns: jax.Array) -> Params:
+    chance = probability(problem, params)  # of the policy that acted: a constant
+
+    def weighted(params: Params) -> jax.Array:
+        return chance @ jnp.sum(_log_prob(problem, params) * returns, axis=0)
+
+    return jax.grad(weighted)(params)

@@ -72,7 +72,7 @@ def draw_bias(found: Mapping[str, Bias], path: Path) -> None:
     """Bias and variance of estimators of one's own beside each other, as PNG.
 
     Args:
-      found: from `estimator_bias`, by the estimators' names; of one problem.
+      found: from `estimator_bias`, by the estimators' names; of the same problems.
 
     Raises:
       RunError: if the file cannot be written.
@@ -81,8 +81,9 @@ def draw_bias(found: Mapping[str, Bias], path: Path) -> None:
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     looks = zip(found, itertools.cycle((ACCENT, INK, MUTED)), itertools.cycle("os^D"), strict=False)
-    places = [f"{row.parameters}, {row.value} V" for row in next(iter(found.values())).rows]
-    figure = Figure(figsize=(10, 3), dpi=130, layout="constrained")
+    rows = next(iter(found.values())).rows
+    places = [f"{row.problem}, {row.parameters}, {row.value} V" for row in rows]
+    figure = Figure(figsize=(10, 1.5 + 0.4 * len(rows)), dpi=130, layout="constrained")
     bias, variance = figure.subplots(1, 2, sharey=True)
     for name, color, marker in looks:
         for y, row in enumerate(found[name].rows):

@@ -252,6 +252,47 @@ def test_relations_between_estimators(rows):
     assert total(baseline="none", normalized=True).trajectories == 2
 
 
+def test_the_relative_gradient_is_that_of_the_relative_reward_to_go(chain, pole):
+    for problem, params in (chain, pole):
+        estimator = config(**REINFORCE, gamma=0.9, discounting="relative")
+        expected = oracle.expectation(problem, params, estimator).mean
+        found = problems.relative_gradient(problem, params, 0.9)
+        np.testing.assert_allclose(found, expected, atol=1e-14)
+        undiscounted = problems.relative_gradient(problem, params, 1.0)
+        exact = problems.exact_gradient(problem, params, 1.0)
+        np.testing.assert_allclose(undiscounted, exact, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(problems.tabular, 8), r"in \[1, 6\], since all 6\^horizon .* got 8"),
+        (partial(problems.tabular, 6, masked=True), r"in \[1, 5\], since all 9\^horizon .* got 6"),
+        (partial(problems.tabular, 0), r"horizon must be an integer in \[1, 6\].* got 0"),
+        (partial(problems.cartpole, 10**9), r"in \[1, 16\], since all 2\^horizon .* got 10+"),
+        (partial(problems.cartpole, 2.5), "horizon must be an integer .* got 2.5"),
+    ],
+)
+def test_a_horizon_is_refused_before_anything_is_enumerated(monkeypatch, make, message):
+    monkeypatch.setattr(problems, "_enumerate", None)
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_what_a_truth_of_zero_is_compared_with_is_nothing():
+    problem = problems.cartpole(2)  # every return is 2
+    params = problem.networks.init(*noise.split(noise.key(1), 2))
+    with pytest.raises(ValueError, match="CartPole, 2 steps: ∇U is 0 to rounding at γ = 1,"):
+        oracle.hold(problem, "", params, config(**REINFORCE, gamma=1.0), "none")
+
+
+def test_a_share_shows_a_digit():
+    amounts = (0.123, 0.0006, 0.0004, 1e-8, 1e-13, 0.0)
+    shown = [tables.share(amount, tolerance=oracle.TOLERANCE) for amount in amounts]
+    assert shown == ["12.3%", "0.1%", "4e-04", "1e-08", "1e-13", "0e+00"]
+    assert tables.share(0.0004, tolerance=oracle.TOLERANCE, digits=2) == "0.04%"
+
+
 def test_relative_discounting_is_biased_by_the_lost_weight(chain):
     # At γ → 1 the weight γ^t is lost no more; at γ = 0 only the first reward counts in either way
     # of discounting, but the relative one still follows the later ones.
