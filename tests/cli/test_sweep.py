@@ -114,7 +114,7 @@ def test_what_is_made_of_a_setting_says_its_values(trained, capsys):
     (trained / "curve.png").unlink()
     assert labels == ["learning_rate=0.001", "learning_rate=0.01"]
     with pytest.raises(
-        RunError, match=r"choose one, .* \(0: learning_rate=0.001; 1: learning_rate"
+        RunError, match=r"choose one, .* \(0: learning_rate=0.001; 1: "
     ):
         load(first).which()
     (command,) = sweep_report.load_sweep(first).commands
