@@ -87,9 +87,13 @@ def holds(rows: list[dict[str, Any]]) -> bool:
 
 
 def source() -> str:
-    """Of all files that a run is computed by; what compares them is none."""
-    folders = ("torch_ref", "jaxpg/core", "jaxpg/fast")
-    return source_sha256(*(ROOT / folder for folder in folders))
+    """Of all files that a run is computed by."""
+    return source_sha256(*(ROOT / folder for folder in ("torch_ref", "jaxpg/core", "jaxpg/fast")))
+
+
+def judge() -> str:
+    """Of all files that compare runs."""
+    return source_sha256(ROOT / "jaxpg/proof", ROOT / "jaxpg/parity.py")
 
 
 def _run(chosen: dict[str, Case], missing: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
@@ -104,7 +108,8 @@ def _run(chosen: dict[str, Case], missing: list[tuple[str, int]]) -> Iterator[di
 
 
 def _row(name: str, case: Case, seed: int) -> dict[str, Any]:
-    began, made = time.perf_counter(), {"commit": commit(), "source": source()}
+    began = time.perf_counter()
+    made = {"commit": commit(), "source": source(), "judge": judge()}
     (result,) = lockstep(case.config, [seed], case.updates)
     return {
         "case": name,
@@ -116,13 +121,19 @@ def _row(name: str, case: Case, seed: int) -> dict[str, Any]:
 
 
 def _written(chosen: dict[str, Case]) -> list[dict[str, Any]]:
-    """The rows of an earlier start whose case and source are still the same."""
+    """The rows of an earlier start whose case and source are still the same; where runs part, what
+    has compared them must be, too."""
     record = read("certificate")
     if record is None:
         return []
     same = {name for name, case in chosen.items() if _is(case, record["cases"].get(name))}
-    now = source()
-    return [row for row in record["rows"] if row["case"] in same and row.get("source") == now]
+    return [
+        row
+        for row in record["rows"]
+        if row["case"] in same
+        and row.get("source") == source()
+        and (row["verdict"] == "equal" or row.get("judge") == judge())
+    ]
 
 
 def _is(case: Case, written: dict[str, Any] | None) -> bool:

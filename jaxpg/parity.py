@@ -6,11 +6,11 @@ torch or numpy. What cannot be compared is a failure, never a pass. `docs/parity
 """
 
 import dataclasses
-import fnmatch
 import itertools
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,13 +212,14 @@ def bisect(
 
     A tensor that is rounded to a grid may have a companion, named the same but for
     `:before_rounding` at the end (or in the middle: "params:before_rounding.w" for "params.w").
-    Companions are not compared; they judge, and have their tensor's place in `names`, `transpose`
-    and `only`. A split is a *straddle* if every entry that differs is two neighbours on the grid
-    (all numbers of as many bits as the tensor's longest has, none of them subnormal), each the
-    rounding of its companion, and the companions agree within 1e-12 of their norm and, in these
-    entries, within 1e-10 of the larger of what the entry is and was an update ago: a small number
-    may be what is left of larger ones. Otherwise it is a *fault*. Of the tensors named in `steps`
-    the step that is named is judged, and for "an update" read "a step".
+    Companions are not compared; they judge, and have their tensor's place in `transpose` and `only`
+    and, where their name ends so, in a mapping `names`. A split is a *straddle* if every entry that
+    differs is two neighbours on the grid (all numbers of as many bits as the tensor's longest has,
+    none of them subnormal), each the rounding of its companion, and the companions agree within
+    1e-12 of their norm and, in these entries, within 1e-10 of the larger of what the entry is and
+    was an update ago: a small number may be what is left of larger ones, and of what was 0, or is
+    new, nobody knows. Otherwise it is a *fault*. Of the tensors named in `steps` the step that is
+    named is judged, and for "an update" read "a step".
 
     Args:
       run_a, run_b: one tree of tensors per update, best a list of (name, tree) in the order of
@@ -340,7 +341,7 @@ def _matching(patterns: Patterns, names: list[str], argument: str) -> dict[str, 
     found: dict[str, str] = {}
     known = set(names)
     for pattern in [patterns] if isinstance(patterns, str) else _iterable(patterns, argument):
-        matches = [pattern] if pattern in known else fnmatch.filter(names, pattern)
+        matches = [pattern] if pattern in known else _like(pattern, names)
         if not matches:
             raise ValueError(f"{argument}: {pattern!r} matches no leaf; there are {_some(names)}")
         for name in matches:
@@ -361,6 +362,10 @@ def _iterable(patterns: Any, argument: str) -> Iterable[str]:
     if not isinstance(patterns, Iterable):
         raise ValueError(f"{argument}: must be names of leaves, and is {patterns!r}")
     return patterns
+
+
+def _like(pattern: str, names: list[str]) -> list[str]:
+    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def _zeros(allow_zero: bool | Patterns, names: list[str]) -> set[str]:

@@ -77,7 +77,7 @@ def measure(outcomes: Outcomes) -> dict[str, Estimate | None]:
             fragile = name in ("mean", "optimality_gap")  # one seed that failed would move it
             if one is not None and (failed or (fragile and one.low == one.high)):
                 found[name] = one._replace(low=math.nan, high=math.nan)
-    if solving is not None and solving.judged.any():
+    if solving is not None and solving.known:
         solved, ever, lost = (
             int(x.sum()) for x in (solving.solved, solving.ever, solving.collapsed)
         )
@@ -157,7 +157,7 @@ def remarks(outcomes: Outcomes) -> list[str]:
             lines.append(f"{words.seeds(int(count))} {what}: {counted}")
     solving = outcomes.solving
     if solving is not None and (short := int((~solving.judged).sum())):
-        says = "they count as not solved" if solving.judged.any() else "so nobody can say who does"
+        says = "they count as not solved" if solving.known else "so nobody can say who does"
         lines.append(
             f"{words.seeds(short)} ended fewer than the {RECENT_EPISODES} episodes that solving is "
             f"a mean of: {says}"
@@ -173,5 +173,5 @@ def of_few(seeds: int) -> list[str]:
         return []
     return [
         f"of {words.seeds(seeds)} an interval is too narrow: those of the IQM cover the truth in "
-        f"{covered} of all cases, not in 95 %"
+        f"about {covered} of all cases, not in 95 %"
     ]

@@ -41,6 +41,7 @@ class Solving(NamedTuple):
     time: np.ndarray  # [S], end of the first update where it was; the budget where it never was
     collapsed: np.ndarray  # bool [S], ever solved, and later some trailing return was lost
     judged: np.ndarray  # bool [S], 100 episodes have ended, or it failed; else nobody can say
+    known: bool  # whether it is, what share of the seeds solves the task
 
 
 class Learning(NamedTuple):
@@ -110,6 +111,7 @@ def outcomes(
         time=np.where(ever, time, within.amount) if within else time,
         collapsed=np.logical_and(ever, lost.any(axis=1)),
         judged=diverged | np.isnan(final) | has_recent_episodes(population),
+        known=is_known_who_solves(population),
     )
     return Outcomes(final, diverged, least, solving)
 
@@ -126,6 +128,12 @@ def is_solved(population: "Population", target: float) -> np.ndarray:
     diverged, or fewer have ended."""
     final = np.nan_to_num(np.asarray(population.final_return, float), nan=-np.inf)
     return has_recent_episodes(population) & (population.frozen_at < 0) & (final >= target)
+
+
+def is_known_who_solves(population: "Population") -> bool:
+    """Whether some seed has had the episodes for it; of seeds that all failed none does."""
+    failed = (population.frozen_at >= 0) | np.isnan(np.asarray(population.final_return, float))
+    return bool((has_recent_episodes(population) & ~failed).any() or failed.all())
 
 
 def has_recent_episodes(population: "Population") -> np.ndarray:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
@@ -135,9 +135,10 @@ def to_the_end(
     again = again or manifests.resume_line(
         directory, launch.callback, [*machines.line, *launch.line]
     )
+    silent = Event()
     try:
         patience = min(PATIENCE, launch.stall_seconds / 2)  # before its own watchdog loses it
-        with _tracked(directory, patience) as tell, shown(_title(manifest)) as show:
+        with _tracked(directory, patience, silent) as tell, shown(_title(manifest)) as show:
 
             def report(at: "Progress") -> None:
                 tell(at)
@@ -158,7 +159,8 @@ def to_the_end(
         sys.exit(EXIT_STOPPED)
     print(closing(summary, directory))
     draw(directory, launch.report, anew=True)
-    _log_results(directory)
+    if not silent.is_set():
+        _log_results(directory)
 
 
 def draw(directory: Path, report: bool, anew: bool) -> None:
@@ -181,37 +183,37 @@ def draw(directory: Path, report: bool, anew: bool) -> None:
 
 
 @contextmanager
-def _tracked(directory: Path, seconds: float) -> Iterator[Callable[["Progress"], None]]:
-    """A reporter to the run's tracker; where that fails, or takes longer than so many seconds,
-    training goes on without it."""
+def _tracked(
+    directory: Path, seconds: float, silent: Event
+) -> Iterator[Callable[["Progress"], None]]:
+    """A reporter to the run's tracker; where that fails, training goes on without it, and where it
+    takes longer than so many seconds, too: then `silent` is set, and it is not closed."""
     stack = ExitStack()
     tell: Callable[[Progress], None] | None = None
-    answers = True
     with attempt("its tracker could not be opened"):
         tell = stack.enter_context(track.tracking(directory))
 
     def in_time(at: "Progress") -> None:
-        nonlocal answers
         told = Future[None]()
-        Thread(target=_do, args=(told, partial(tell, at)), daemon=True).start()
+        Thread(target=_do, args=(told, partial(tell, at), stack), daemon=True).start()
         try:
             told.result(seconds)
-        except TimeoutError:  # here, or in it
-            answers = told.done()
-            if answers:
-                raise
+        except TimeoutError:
+            if told.done():
+                return told.result()  # it came just now, or the tracker itself has raised it
+            silent.set()
             raise TimeoutError(f"it has not answered for {seconds:g} s") from None
 
     try:
         yield _until_it_fails(None if tell is None else in_time, "its tracker")
     finally:
         with attempt("its tracker could not be closed"):
-            if answers:
+            if not silent.is_set():
                 stack.close()
 
 
-def _do(told: "Future[None]", call: Callable[[], None]) -> None:
-    """Call, and tell whoever waits how it ended."""
+def _do(told: "Future[None]", call: Callable[[], None], kept: ExitStack) -> None:
+    """Call, and tell whoever waits how it ended; until then nobody closes what is kept."""
     try:
         call()
         told.set_result(None)

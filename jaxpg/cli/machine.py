@@ -13,7 +13,7 @@ from jaxpg import files, words
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.runs.watch import EXIT_INTERRUPTED
 
-DEBUGGING = (  # what no program of ours is written for; `chunks.own_jax` does it for Python
+DEBUGGING = (  # what no program of ours is written for; all but one are `chunks.own_jax`'s, too
     "JAX_CHECK_TRACER_LEAKS",
     "JAX_DEBUG_INFS",
     "JAX_DEBUG_KEY_REUSE",

@@ -214,7 +214,8 @@ def source(build: Build) -> Source | None:
 
 def env_sha256(name: str) -> str | None:
     """Of the files with the classes of an environment of one's own and of its wrappers, of those
-    in a script or notebook of what they define; None of gymnax's and of a suite's."""
+    in a script or notebook of what they and their bases define, without the globals that they use;
+    None of gymnax's and of a suite's."""
     if suites.has(name):
         return None
     from jaxpg.core.world import find  # late, for it brings jax
@@ -223,7 +224,8 @@ def env_sha256(name: str) -> str | None:
     modules = sorted({one.__module__ for one in classes} - {"__main__"})
     theirs = [x for x in modules if x.partition(".")[0] not in ("gymnax", "jaxpg")]
     found = [_sha256(getattr(sys.modules.get(module), "__file__", None)) for module in theirs]
-    found += [contents.hash_of(_defined(x)) for x in classes if x.__module__ == "__main__"]
+    theirs_too = dict.fromkeys(base for one in classes for base in one.__mro__)
+    found += [contents.hash_of(_defined(x)) for x in theirs_too if x.__module__ == "__main__"]
     known = [sha256 for sha256 in found if sha256 is not None]
     if len(known) > 1:
         return hashlib.sha256("".join(known).encode()).hexdigest()

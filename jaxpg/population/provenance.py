@@ -30,7 +30,7 @@ def versions(env: str = "") -> dict[str, str]:
 
 def device() -> dict[str, Any]:
     """What the numbers were computed on, how many devices, or cores of a CPU, and in which form;
-    and what last bits depend on: a CPU's instructions, XLA's flags where there are any."""
+    and what last bits depend on: a CPU's instructions, XLA's flags."""
     from jaxpg.fast import backend
 
     local = backend.devices()
@@ -44,8 +44,7 @@ def device() -> dict[str, Any]:
     }
     if first.platform == "cpu":
         found["processor"] = processor()
-    flags = os.environ.get("XLA_FLAGS")
-    return found | {"xla_flags": flags} if flags else found
+    return found | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
 
 
 def processor() -> str:
@@ -59,12 +58,13 @@ def processor() -> str:
 
 
 @cache
-def source_sha256(*folders: Path) -> str:
-    """SHA-256 of all Python files in some folders, as they are when it is first asked for."""
+def source_sha256(*places: Path) -> str:
+    """SHA-256 of some Python files, and of all in some folders, as they are when it is first asked
+    for."""
     found = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            found.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    for place in places:
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            found.update(f"{path.relative_to(place)}\0".encode() + path.read_bytes())
     return found.hexdigest()
 
 

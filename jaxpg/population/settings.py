@@ -135,7 +135,7 @@ def which(setting: int | None, settings: Sequence[Setting]) -> int:
     count = len(settings)
     if setting is None and count > 1:
         known = [
-            f"{i}: {', '.join(f'{name}={value}' for name, value in values.items())}"
+            f"{i}: {', '.join(f'{name}={value}' for name, value in values.items()) or 'the config'}"
             for i, values in enumerate(settings[:NAMED])
         ]
         more = ["…"] if count > NAMED else []

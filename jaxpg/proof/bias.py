@@ -148,7 +148,12 @@ def estimator_bias(
 def _batches(problem: Problem, trajectories: int) -> jax.Array:
     """Every batch, [N, K], where they are few enough."""
     count = problem.trajectory.valid.shape[1]
-    most = int(math.log(MAX_BATCHES, count))
+    most = int(math.log(MAX_BATCHES, max(count, 2)))
+    if most == 0:
+        raise ValueError(
+            f"{problem.name} has {count:,} trajectories, of which at most {MAX_BATCHES:,} are "
+            "held: take a shorter horizon"
+        )
     if trajectories not in range(1, most + 1):
         raise ValueError(
             f"trajectories must be an integer in [1, {most}] for {problem.name}: of its {count:,} "

@@ -38,7 +38,7 @@ FOREIGN = {
     "torch_ref": {"jax", "jaxlib", "jaxpg", "flax", "optax", "gymnax", "chex"},
 }
 TOLERANCE = 1e-12  # of what is not rounded to the grid, relative to the leaf's largest norm so far
-LONGEST = 2**20  # bytes of a line before a record
+LONGEST = 2**16  # bytes of a line before a record
 ROLLOUT = (
     "obs", "action", "reward", "next_obs", "terminated", "truncated", "valid", "time",
     "episode_return",
@@ -160,6 +160,7 @@ def compare_runs(
     hashes = {name: (hashlib.sha256(), hashlib.sha256()) for name in HASHED}
     count = env_steps = episodes = 0
     gradient, norms, split = 0.0, dict[str, float](), None
+    former: Record = {}
     for a, b in itertools.zip_longest(ours, theirs):
         if a is None or b is None:
             split = _nothing(count, f"{'jaxpg' if a is None else 'torch_ref'} has ended first")
@@ -170,8 +171,9 @@ def compare_runs(
         if split is not None:
             split = split._replace(update=count)
             if explain is not None and (split.verdict == "different" or _is_of_a_gradient(split)):
-                split = _judge(split, *explain(count), scale=scale, joint=joint)
+                split = _judge(split, former, *explain(count), scale=scale, joint=joint)
             break
+        former = {name: x for name, x in b.items() if name.startswith("params:")}
         gradient = max(gradient, error)
         env_steps += int(a["metrics:env_steps"])
         episodes += int(a["metrics:episodes"])
@@ -208,14 +210,14 @@ def lockstep_commands(
       ValueError: if a command is no list of words, if there is nothing to compare, and as `bisect`
         does.
     """
-    for command in (a, b):
-        words = [] if isinstance(command, str) else list(command)
+    commands = [[] if isinstance(command, str) else list(command) for command in (a, b)]
+    for given, words in zip((a, b), commands, strict=True):
         if not words or not all(isinstance(word, str | os.PathLike) for word in words):
-            raise ValueError(f"a command must be a list of words; got {command!r}")
+            raise ValueError(f"a command must be a list of words; got {given!r}")
     with contextlib.ExitStack() as stack:
         sides = list[_Side]()
-        for command, name in ((a, "first"), (b, "second")):
-            stack.enter_context(_process(command, name, {}, sides, timeout))
+        for words, name in zip(commands, ("first", "second"), strict=True):
+            stack.enter_context(_process(words, name, {}, sides, timeout))
         return parity.bisect(*map(_until_it_ends, sides), **options)
 
 
@@ -304,19 +306,19 @@ def _until_it_ends(side: _Side) -> Iterator[Record]:
         header = _header(side, line)
         if "packages" not in header:  # as jaxpg.proof.trace ends a seed
             yield _record(side, header)
-    try:
-        status = side.process.wait(side.timeout)
-    except subprocess.TimeoutExpired:
-        raise _failure(side, f"has closed its output for {side.timeout:g} s") from None
-    if status:
+    began = time.monotonic()
+    while side.process.poll() is None:
+        _check_alive(side, began, "has closed its output for")
+        time.sleep(0.01)
+    if side.process.returncode:
         raise _failure(side, "failed")
 
 
 def _line(side: _Side) -> bytes:
-    line = b""
+    line = bytearray()
     while not line.endswith(b"\n") and len(line) < LONGEST and (byte := _read(side, 1)):
         line += byte
-    return line
+    return bytes(line)
 
 
 def _read(side: _Side, size: int) -> bytes:
@@ -324,12 +326,17 @@ def _read(side: _Side, size: int) -> bytes:
     assert side.process.stdout is not None
     began = time.monotonic()
     while not select.select([side.process.stdout], [], [], 0.5)[0]:
-        for other in side.sides:
-            if other.process.poll():
-                raise _failure(other, "failed")
-        if side.timeout is not None and time.monotonic() - began > side.timeout:
-            raise _failure(side, f"has sent nothing for {side.timeout:g} s")
+        _check_alive(side, began, "has sent nothing for")
     return os.read(side.process.stdout.fileno(), size)
+
+
+def _check_alive(side: _Side, began: float, what: str) -> None:
+    """Raise if a process has failed, or what this one does takes too long."""
+    for one in side.sides:
+        if one.process.poll():
+            raise _failure(one, "failed")
+    if side.timeout is not None and time.monotonic() - began > side.timeout:
+        raise _failure(side, f"{what} {side.timeout:g} s")
 
 
 def _header(side: _Side, line: bytes) -> dict[str, Any]:
@@ -488,6 +495,7 @@ def _roundings(config: Config, seed: int, update: int) -> Pair:
 
 def _judge(
     split: parity.Split,
+    former: Record,
     ours: Iterable[Record],
     theirs: Iterable[Record],
     scale: dict[str, float],
@@ -497,10 +505,13 @@ def _judge(
 
     A gradient is explained by what was rounded before it, at an earlier step of its optimizer; and
     no rounding of parameters explains anything if a gradient of its optimizer had differed by then.
+
+    Args:
+      former: the parameters before the update, where it is not the first.
     """
     network = None if joint else _network(split.leaf.name)
     ours, theirs = (_of_network(events, network) for events in (ours, theirs))
-    first, last = _first_rounding(ours, theirs), min(len(ours), len(theirs)) - 1
+    first, last = _first_rounding(former, ours, theirs), min(len(ours), len(theirs)) - 1
     too_late = first is not None and _is_of_a_gradient(split) and first.update == last
     if first is None or too_late or not _alike(ours, theirs, first.update + 1, scale):
         reason = f"{split.leaf.reason}, and no rounding explains it"
@@ -536,15 +547,21 @@ def _alike(ours: Sequence[Record], theirs: Sequence[Record], count: int, scale: 
     return True
 
 
-def _first_rounding(ours: Iterable[Record], theirs: Iterable[Record]) -> parity.Split | None:
+def _first_rounding(
+    former: Record, ours: Iterable[Record], theirs: Iterable[Record]
+) -> parity.Split | None:
     """The first that differs, of those that both sides make (gymnax keeps a pendulum's torque)."""
+    rounded = (map(_without_gradients, events) for events in (ours, theirs))
     pairs = [
         [{name: x for name, x in one.items() if name in a and name in b} for one in (a, b)]
-        for a, b in zip(
-            map(_without_gradients, ours), map(_without_gradients, theirs), strict=False
-        )
+        for a, b in zip(*rounded, strict=False)
     ]
-    return parity.bisect(*zip(*pairs, strict=True)) if pairs else None
+    if not pairs:
+        return None
+    begun = {**former, **{name + parity.BEFORE_ROUNDING: x for name, x in former.items()}}
+    events = [[begun, begun], *pairs] if begun else pairs
+    split = parity.bisect(*zip(*events, strict=True))
+    return split and split._replace(update=split.update - (len(events) - len(pairs)))
 
 
 def _without_gradients(event: Record) -> Record:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from jaxpg.report.canvas import (
 from jaxpg.runs.load import Run
 from jaxpg.runs.sweep import said
 
-if TYPE_CHECKING:
-    pass
-
 FAINT = 500  # seeds that are drawn one by one, at most
 
 
@@ -49,8 +46,10 @@ def learning_curve(run: Run, path: Path) -> None:
             drawn = faintly(len(parts[0].seeds))
             title = f"{where}, {seeds}: IQM of the return, 95 % interval, {drawn}"
         else:
+            values = {name: run.manifest.values(name) for name in run.manifest.varied}
             for i, (amount, returns) in enumerate(curves):
-                draw_iqm(axes, amount, returns, label=said(settings[i]), **look(i))
+                label = said({name: each[i] for name, each in values.items()})
+                draw_iqm(axes, amount, returns, label=label, **look(i))
             draw_target(axes, target)
             label_budget(axes, spent, curves[0][0][-1])
             label_returns(axes)

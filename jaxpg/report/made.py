@@ -52,6 +52,7 @@ def rows(what: Manifest, costs: Sequence[Cost]) -> list[tuple[str, str]]:
     for kind in ("device", "versions"):
         entries = what.made.get(kind)
         if isinstance(entries, dict):
-            found.append((kind, ", ".join(f"{name} {value}" for name, value in entries.items())))
+            known = {name: value for name, value in entries.items() if value != ""}
+            found.append((kind, ", ".join(f"{name} {value}" for name, value in known.items())))
     commit = what.made.get("commit")
     return found if commit is None else [*found, ("commit", str(commit))]

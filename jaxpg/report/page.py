@@ -38,7 +38,7 @@ from jaxpg.runs.load import Run, load
 
 WIDE = (9.8, 4.0)  # inches, of the first figure where the page is wide
 LISTED = 5  # seeds at either end of the table, where not all have room
-ALL_LISTED = 16
+ALL_LISTED = 16  # seeds that have room
 LONG = 0.25  # of the training, for the episodes that a final return is the mean of
 METRICS = {  # title, and label of the axis
     "policy_loss": ("Policy loss", "loss"),
@@ -104,7 +104,7 @@ def pictures(view: View) -> dict[str, list[Picture]]:
     if len(view.outcomes.scores):
         sections["Learning"] += [_final_returns(view), _seeds(view)]
         sections["Solving"].append(_profile(view))
-    if view.outcomes.solving is not None and view.outcomes.solving.judged.any():
+    if view.outcomes.solving is not None and view.outcomes.solving.known:
         sections["Solving"].append(_time_to_solve(view))
     return {name: part for name, part in sections.items() if part}
 
@@ -359,9 +359,9 @@ def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str
 def _listed(order: np.ndarray) -> list[tuple[int, int]]:
     """Rank from 1, and row, of the seeds at either end and in the middle, or of all."""
     count = len(order)
-    ranks = {*range(LISTED), count // 2, *range(count - LISTED, count)}
-    if count <= ALL_LISTED:
-        ranks = set(range(count))
+    ranks = set(range(count))
+    if count > ALL_LISTED:
+        ranks = {*range(LISTED), count // 2, *range(count - LISTED, count)}
     return [(rank + 1, int(order[rank])) for rank in sorted(ranks)]
 
 

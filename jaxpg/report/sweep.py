@@ -262,7 +262,8 @@ def _caveat(found: Found) -> str:
     if rivals := _rivals(found):
         shown = "; ".join(_said(point, found) for point in rivals[:CURVES])
         more = f" and {len(rivals) - CURVES} more" if len(rivals) > CURVES else ""
-        said.append(f"These seeds do not tell the best apart from {shown}{more}.")
+        among = f" (of the {SHOWN} best)" if len(found.points) > SHOWN else ""
+        said.append(f"These seeds do not tell the best apart from {shown}{more}{among}.")
     return " ".join([*said, *([CAVEAT] if found.best else [])])
 
 

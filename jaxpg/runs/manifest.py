@@ -60,7 +60,7 @@ class Manifest(NamedTuple):
     build: str | None = None
     build_sha256: str | None = None
     options: EnvParams = OWN_PARAMS
-    env_sha256: str | None = None  # of the file of an environment of one's own
+    env_sha256: str | None = None  # of an environment of one's own: its file, a script's class
     start: Origin | None = None  # each seed starts from the same seed's parameters there
     evaluating: Evaluating | None = None
 

@@ -14,7 +14,7 @@ from jaxpg import files, words
 from jaxpg.analysis.measures import of_few, spread
 from jaxpg.analysis.outcomes import (
     evaluated,
-    has_recent_episodes,
+    is_known_who_solves,
     is_solved,
     learning,
     scores,
@@ -199,7 +199,7 @@ def _outcome(config: Config, population: Population, counted: np.ndarray) -> dic
     target, learnt = solved_at(config), learning(config, population)
     failed = (population.frozen_at >= 0) | np.isnan(population.final_return)
     solved = None
-    if target is not None and (failed | has_recent_episodes(population)).any():
+    if target is not None and is_known_who_solves(population):
         solved = float(is_solved(population, target).mean())
     found = None if np.isnan(counted).any() else spread(counted, population.setting)
     if found is not None and failed.all():  # all count with the floor

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ JAXPG = [sys.executable, "-m", "jaxpg"]
 # Training, from which everything is taken but what it says; begins and ends as any other.
 TALKING = """
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -325,7 +327,7 @@ def test_a_tracker_that_fails_ends_nothing(when, tmp_path, monkeypatch, capsys):
                 raise OSError("no network")
 
     monkeypatch.setattr(track, "tracking", Tracker)
-    with launch._tracked(tmp_path) as tell:
+    with launch._tracked(tmp_path, 9.0, threading.Event()) as tell:
         tell(1)
         tell(2)
     said = capsys.readouterr().err
@@ -344,7 +346,7 @@ def test_a_tracker_that_fails_on_closing_leaves_a_stop_a_stop(tmp_path, monkeypa
             raise OSError("no network")
 
     monkeypatch.setattr(track, "tracking", tracking)
-    with pytest.raises(Stopped), launch._tracked(tmp_path):
+    with pytest.raises(Stopped), launch._tracked(tmp_path, 9.0, threading.Event()):
         raise Stopped
     assert "its tracker could not be closed (OSError: no network)" in capsys.readouterr().err
 

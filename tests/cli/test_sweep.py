@@ -113,9 +113,7 @@ def test_what_is_made_of_a_setting_says_its_values(trained, capsys):
         figures.learning_curve(load(first), trained / "curve.png")
     (trained / "curve.png").unlink()
     assert labels == ["learning_rate=0.001", "learning_rate=0.01"]
-    with pytest.raises(
-        RunError, match=r"choose one, .* \(0: learning_rate=0.001; 1: "
-    ):
+    with pytest.raises(RunError, match=r"choose one, .* \(0: learning_rate=0.001; 1: "):
         load(first).which()
     (command,) = sweep_report.load_sweep(first).commands
     assert shlex.split(command)[:2] == ["jaxpg", "sweep"]

@@ -48,6 +48,6 @@ def test_the_device_is_told(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     known = {"platform": "cpu", "kind": "cpu", "processor": provenance.processor()}
     assert known.items() <= provenance.device().items()
-    assert provenance.device().keys() == {*known, "count", "form"}
+    assert provenance.device().keys() == {*known, "count", "form", "xla_flags"}
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2")
     assert provenance.device()["xla_flags"] == "--xla_cpu_max_isa=SSE4_2"

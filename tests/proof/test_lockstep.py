@@ -379,6 +379,25 @@ def test_a_gradient_is_explained_by_a_rounding_before_it_alone(at, verdict):
 
 
 @pytest.mark.parametrize(
+    ("was", "verdict"), [(1e-6, "fault"), (0.2, "straddle"), (0.0, "straddle"), (None, "straddle")]
+)
+def test_a_small_parameter_is_judged_by_what_it_is_and_was(was, verdict):
+    """2e-15 are 2e-9 of 1e-6, beside a number of 8; what was 0, or is new, has the norm alone."""
+    small = np.float32(1e-6)
+    middle = (float(small) + float(np.nextafter(small, np.float32(1)))) / 2
+    ours, theirs, sides = run_of(), run_of(), ([], [])
+    for run, side, error in zip((ours, theirs), sides, (-1e-15, 1e-15), strict=True):
+        before = np.array([8.0, middle + error])
+        after = before.astype(np.float32).astype(float)
+        side.append({"params:w": after, "params:w:before_rounding": before})
+        for record in run:
+            record["params:w"] = np.array([8.0, 0.5 if was is None else was])
+        run[0 if was is None else 1]["params:w"] = after
+    result = compare_runs(ours, theirs, seed=0, explain=lambda update: sides)
+    assert (result.verdict, result.split.update) == (verdict, 0 if was is None else 1)
+
+
+@pytest.mark.parametrize(
     ("error", "step", "verdict"),
     [(1e-14, 1, "straddle"), (1e-10, 1, "fault"), (1e-10, 0, "fault"), (1e-10, 2, "straddle")],
 )
@@ -757,11 +776,11 @@ def test_a_command_that_sends_no_record_is_refused(program, message):
 
 def test_a_command_that_hangs_is_given_up_after_a_time():
     hangs = COUNTS + "\nimport time; sys.stdout.flush(); time.sleep(100)"
-    with pytest.raises(TraceError, match="the second process has sent nothing for 1 s"):
-        lockstep_commands(own(COUNTS.replace("3", "9")), own(hangs), timeout=1)
+    with pytest.raises(TraceError, match="the second process has sent nothing for 6 s"):
+        lockstep_commands(own(COUNTS.replace("3", "9")), own(hangs), timeout=6)
     closes = hangs.replace("time.sleep", "sys.stdout.close(); import os; os.close(1); time.sleep")
-    with pytest.raises(TraceError, match="the first process has closed its output for 1 s"):
-        lockstep_commands(own(closes), own(COUNTS), timeout=1)
+    with pytest.raises(TraceError, match="the first process has closed its output for 6 s"):
+        lockstep_commands(own(closes), own(COUNTS), timeout=6)
 
 
 def test_nobody_waits_for_a_command_whose_other_has_failed():

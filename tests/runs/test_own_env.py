@@ -184,9 +184,10 @@ def test_an_environment_of_a_script_is_known_by_what_its_class_says(monkeypatch)
 
     def sha256(reward, name="reward"):
         text = f"""
-class Mine(Drunk):
+class Base(Drunk):
     def {name}(self): return {reward}
 
+class Mine(Base):
     @property
     def num_actions(self): return 2
 """

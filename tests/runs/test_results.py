@@ -124,7 +124,7 @@ def test_settings_are_resampled_each_on_its_own():
     summary = results.summarize(two, some)
     assert "gamma" not in summary["config"]  # of which no value is that of all
     said = results.closing(summary, "out")
-    assert "an interval is too narrow: those of the IQM cover the truth in nine tenths" in said
+    assert "an interval is too narrow: those of the IQM cover the truth in about nine" in said
     assert "100 episodes, all settings together: IQM 250.0" in said
 
 

@@ -1,6 +1,7 @@
 """Trackers: what they are told is read back from their own files, also of a continued run."""
 
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -236,8 +237,8 @@ def test_a_full_disk_ends_the_tracker_alone(tmp_path):
 
 
 def test_a_tracker_that_hangs_is_told_nothing_more(tmp_path, monkeypatch, capsys):
-    answer = threading.Event()
-    told = []
+    answer, silent = threading.Event(), threading.Event()
+    told, closed = [], []
 
     @contextmanager
     def tracking(directory):
@@ -246,13 +247,18 @@ def test_a_tracker_that_hangs_is_told_nothing_more(tmp_path, monkeypatch, capsys
             if len(told) == 2:
                 answer.wait()
 
-        yield tell
-        pytest.fail("it is closed, and would hang again")
+        try:
+            yield tell
+        finally:
+            closed.append(threading.current_thread())
 
     monkeypatch.setattr(track, "tracking", tracking)
-    with launch._tracked(tmp_path, seconds=0.2) as tell:
+    with launch._tracked(tmp_path, 0.2, silent) as tell:
         for at in range(4):
             tell(at)
+    gc.collect()
+    assert silent.is_set()
+    assert not closed  # it would hang again
     answer.set()
     assert told == [0, 1]
     said = (
@@ -267,7 +273,7 @@ def test_what_a_tracker_raises_in_its_thread_is_said(tmp_path, monkeypatch, caps
         yield lambda at: 1 / 0
 
     monkeypatch.setattr(track, "tracking", tracking)
-    with launch._tracked(tmp_path, seconds=9.0) as tell:
+    with launch._tracked(tmp_path, 9.0, threading.Event()) as tell:
         tell(0)
     assert "is told nothing more (ZeroDivisionError: division by zero)" in capsys.readouterr().err
 
