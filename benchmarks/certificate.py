@@ -25,6 +25,7 @@ from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep
 from jaxpg.runs.manifest import parse_config
 
+RECORDS = "trace.py"
 FEW = 0.1  # of the runs may part at a straddle: more of them would be no coincidence
 
 
@@ -88,12 +89,15 @@ def holds(rows: list[dict[str, Any]]) -> bool:
 
 def source() -> str:
     """Of all files that a run is computed by."""
-    return source_sha256(*(ROOT / folder for folder in ("torch_ref", "jaxpg/core", "jaxpg/fast")))
+    folders = [ROOT / name for name in ("torch_ref", "jaxpg/core", "jaxpg/fast")]
+    found = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return source_sha256(*(path for path in found if path.name != RECORDS))
 
 
 def judge() -> str:
-    """Of all files that compare runs."""
-    return source_sha256(ROOT / "jaxpg/proof", ROOT / "jaxpg/parity.py")
+    """Of all files that record and compare runs."""
+    recorders = (ROOT / "torch_ref" / RECORDS, ROOT / "jaxpg/core" / RECORDS)
+    return source_sha256(*recorders, ROOT / "jaxpg/proof", ROOT / "jaxpg/parity.py")
 
 
 def _run(chosen: dict[str, Case], missing: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:

@@ -85,7 +85,7 @@ def roundings(
     for _ in range(update):
         state, _ = run(arrays, state)
     sites: Sites = {}
-    watched = _rounding_into(sites, config, build)
+    watched = _rounding_into(sites, config, build, state.params)
     _, seen = jax.block_until_ready(
         jax.jit(partial(learner.watch, algorithm=watched))(arrays, state)
     )
@@ -167,19 +167,28 @@ def _program(config: Config, algorithm: Algorithm) -> tuple[Config, Callable, Ca
     return as_arrays(config), jax.jit(init), jax.jit(watch)
 
 
-def _rounding_into(sites: Sites, config: Config, build: Callable) -> Algorithm:
+def _rounding_into(sites: Sites, config: Config, build: Callable, params: Params) -> Algorithm:
     """The algorithm, which when it runs fills `sites` with what is rounded where."""
     scope = [""]
+    learned, _ = learner.apart(config, params)
+    networks = {"policy": learned} if config.joint else learned
+    shapes = {name: jax.tree.map(np.shape, network) for name, network in networks.items()}
 
     def round_floats(tree: Any, mantissa_bits: int = 23) -> Any:
         rounded = arithmetic.round_floats(tree, mantissa_bits)
-        site = scope[0] or _once(tree)
-        site = site or ("value" if "policy" in sites else "policy")  # the policy is first
+        site = scope[0] or _once(tree) or whose(tree)
         if site == "next_state" and isinstance(tree, jax.Array):
             site = "reward"
         times = sites.setdefault(site, [])  # as it is traced, hence in order
         jax.debug.callback(lambda *pair: times.append(pair), tree, rounded)
         return rounded
+
+    def whose(tree: Any) -> str:
+        """Whose parameters they are; of two networks alike the policy's are rounded first."""
+        alike = [name for name, shape in shapes.items() if shape == jax.tree.map(np.shape, tree)]
+        if len(alike) == 1:
+            return alike[0]
+        return "value" if "policy" in sites else "policy"
 
     def within(name: str, part: Callable) -> Callable:
         def scoped(*inputs: Any) -> Any:

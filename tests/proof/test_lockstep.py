@@ -581,7 +581,7 @@ def test_all_roundings_of_an_update_are_seen_and_agree(
     *_, record = torch_ref.trace.records(twin, 3, 2)
     steps = int(record["valid"].any(axis=1).sum())
     assert len(ours) == len(theirs) == steps + config.value_steps
-    assert lockstep._first_rounding(ours, theirs) is None
+    assert lockstep._first_rounding({}, ours, theirs) is None
     for n in range(steps):
         for event in (ours[n], theirs[n]):
             before, after = event["next_state.obs:before_rounding"], event["next_state.obs"]
@@ -599,6 +599,27 @@ def test_all_roundings_of_an_update_are_seen_and_agree(
     for side in (ours, theirs):
         events = [n for n, event in enumerate(side) if "reward_scale.moments.var" in event]
         assert events == ([steps - 1] if scaled else [])
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_roundings_of_every_minibatch_are_seen_in_their_order(
+    joint, x64_everywhere, monkeypatch
+):
+    """A form in which the first step stands apart from the others traces each rounding twice: with
+    one optimizer the second trace was taken for the critic's, with two the policy's was."""
+    monkeypatch.setenv("JAXPG_FORM", "cpu")
+    config = dataclasses.replace(levels.PPO, joint_loss=joint, arithmetic="float24_grid")
+    twin = torch_ref.Config(**dataclasses.asdict(config))
+    ours = list(jaxpg.core.trace.roundings(config, 3, 0, fast.build))
+    theirs = list(torch_ref.trace.roundings(twin, 3, 0))
+    assert len(ours) == len(theirs) == config.num_steps + config.epochs * config.minibatches
+    assert lockstep._first_rounding({}, ours, theirs) is None
+    (record,) = torch_ref.trace.records(twin, 3, 1)
+    for side in (ours, theirs):
+        for name, x in side[-1].items():
+            if name in record and name.startswith("params:"):
+                np.testing.assert_array_equal(x, record[name])
+        assert {"params:policy.output.bias", "params:value.output.bias"} <= side[-1].keys()
 
 
 # The processes and their streams.
