@@ -107,9 +107,14 @@ def test_what_is_made_of_a_setting_says_its_values(trained, capsys):
     with safe_open(trained / "policy.safetensors", framework="np") as file:
         assert json.loads(file.metadata()["config"])["learning_rate"] == 1e-2
     (trained / "policy.safetensors").unlink()
-    labels = []
+    labels, draw = [], figures.draw_iqm
+
+    def watched(*curve, label, **look):
+        labels.append(label)
+        draw(*curve, label=label, **look)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw_iqm", lambda *curve, label, **look: labels.append(label))
+        patch.setattr(figures, "draw_iqm", watched)
         figures.learning_curve(load(first), trained / "curve.png")
     (trained / "curve.png").unlink()
     assert labels == ["learning_rate=0.001", "learning_rate=0.01"]

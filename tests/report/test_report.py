@@ -227,7 +227,8 @@ def test_small_returns_are_not_rounded_to_nothing(tmp_path):
 def test_a_run_that_learnt_nothing_says_so_at_the_top(tmp_path):
     made = handmade.run(tmp_path / "run", RISING[:3])
     report.make(made)
-    assert 'class="remark"' not in read_text(made)  # nor in that of a run of before
+    (of_few,) = re.findall('class="remark">(.*)', read_text(made))  # nor of a run of before
+    assert of_few.startswith("of 3 seeds an interval is too narrow")
     summary = json.loads((made / "summary.json").read_text(encoding="utf-8"))
     warning = "nothing shows that it has learnt: try a <larger> learning rate"
     said = {**summary, "learning": {"shown": False, "warning": warning}}

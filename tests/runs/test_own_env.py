@@ -199,8 +199,9 @@ class Mine(Base):
 
     assert sha256(1.0) == sha256(1.0)
     assert len({sha256(1.0), sha256(-5.0), sha256(1.0, "cost")}) == 3
+    known = sha256(1.0)
     what = planning.plan("vpg", dataclasses.replace(CONFIG, env="Mine-v0"), [1], 2)
-    assert what.env_sha256 == sha256(1.0)
+    assert what.env_sha256 == known
     assert reproduce.commands(what) == [
         "# by jaxpg.train_population(…), where Mine-v0 had been registered in Python"
     ]
