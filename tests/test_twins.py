@@ -120,7 +120,6 @@ OTHER_ARGUMENTS = {
     "env._encoder": (["world", "float_type"], ["world", "dtype"]),
     # What a parameter is called: torch modules know it, of a tree only the config tells.
     "trace._leaves": (["site", "tree", "config"], ["site", "tree"]),
-    "trace._rounding_into": (["sites", "config", "build"], ["sites", "config", "build", "params"]),
     "trace._do": (
         ["stream", "build", "config", "seeds", "updates", "explain"],
         ["stream", "config", "seeds", "updates", "explain"],

@@ -150,7 +150,11 @@ def pairs(entries: Sequence[Entry], against: str = "A") -> list[Pair]:
 def notes(entries: Sequence[Entry]) -> list[str]:
     """What a reader must know besides: unequal budgets, which come first, other worlds, what was
     trained before, and seeds unlike the others."""
-    seeds = [f"{entry.letter}: {line}" for entry in entries for line in remarks(entry.outcomes)]
+    whose: dict[str, list[str]] = {}
+    for entry in entries:
+        for line in remarks(entry.outcomes):
+            whose.setdefault(line, []).append(entry.letter)
+    seeds = [f"{', '.join(letters)}: {line}" for line, letters in whose.items()]
     return budgets(entries) + worlds(entries) + starts(entries) + seeds
 
 

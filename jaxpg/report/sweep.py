@@ -17,6 +17,7 @@ from jaxpg.analysis.measures import (
     MEASURES,
     last_evaluation,
     measure,
+    of_few,
     write,
     write_interval,
 )
@@ -264,6 +265,8 @@ def _caveat(found: Found) -> str:
         more = f" and {len(rivals) - CURVES} more" if len(rivals) > CURVES else ""
         among = f" (of the {SHOWN} best)" if len(found.points) > SHOWN else ""
         said.append(f"These seeds do not tell the best apart from {shown}{more}{among}.")
+    few = of_few(min(len(point.outcomes.final) for point in found.points))
+    said += [f"{line[0].upper()}{line[1:]}." for line in few]
     return " ".join([*said, *([CAVEAT] if found.best else [])])
 
 

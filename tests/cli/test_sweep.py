@@ -367,6 +367,7 @@ def test_the_page_says_the_best_point_and_has_the_pictures(page):
     text = " ".join(Page((page / report.NAME).read_text()).text.split())
     assert "Best: value_steps=1, lr_schedule=constant." in text
     assert "These seeds do not tell the best apart from" in text  # three never do
+    assert "Of 3 seeds an interval is too narrow" in text
     assert "4 points of 3 seeds each" in text
     assert "490.0" in text
     assert "a budget of 60 environment steps for each seed" in text

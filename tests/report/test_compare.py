@@ -100,6 +100,7 @@ def test_all_may_be_held_against_another_and_be_called_something(runs, tmp_path,
     shown = told(capsys, *runs, "--against", "B", "--label", "ours", "theirs and more")
     assert "A beats B with probability 0.929" in shown  # 39 of the 42 pairs above
     assert "A  ours  (vpg" in shown
+    assert "A: of 6 seeds an interval is too narrow" in shown
     assert "B  theirs and more  (vpg" in shown
     for options, message in (
         (["--against", "C"], "--against must be one of A, B; got 'C'"),
@@ -136,6 +137,7 @@ def test_a_run_that_solves_nothing_is_compared_all_the_same(tmp_path, capsys):
 def test_equal_runs_are_not_told_apart_by_any_number_of_seeds(tmp_path, capsys):
     same = [handmade.run(tmp_path / name, rising([400, 450, 500])) for name in "ab"]
     shown = told(capsys, *same)
+    assert "A, B: of 3 seeds an interval is too narrow" in shown  # once
     assert "0.500" in shown
     assert "not told apart; these seeds say nothing" in shown
 
