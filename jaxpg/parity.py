@@ -238,7 +238,8 @@ def bisect(
     updates_a, updates_b = iter(run_a), iter(run_b)
     if updates_a is updates_b:
         raise ValueError("the two runs are one and the same iterator")
-    transpose, steps, only = map(_lasting, (transpose, steps, only))
+    transpose = _patterns(transpose, "transpose")
+    steps, only = _patterns(steps, "steps"), _patterns(only, "only")
     end, count, nonzero, last = object(), 0, False, dict[str, np.ndarray]()
     for a, b in itertools.zip_longest(updates_a, updates_b, fillvalue=end):
         if a is end or b is end:
@@ -340,8 +341,9 @@ def _matching(patterns: Patterns, names: list[str], argument: str) -> dict[str, 
     """{name: the first pattern that it matches}; a companion matches what its tensor does."""
     found: dict[str, str] = {}
     known = set(names)
-    for pattern in [patterns] if isinstance(patterns, str) else _iterable(patterns, argument):
-        matches = [pattern] if pattern in known else _like(pattern, names)
+    for pattern in _patterns(patterns, argument):
+        one = pattern in known
+        matches = [pattern] if one else [name for name in names if fnmatchcase(name, pattern)]
         if not matches:
             raise ValueError(f"{argument}: {pattern!r} matches no leaf; there are {_some(names)}")
         for name in matches:
@@ -353,19 +355,15 @@ def _matching(patterns: Patterns, names: list[str], argument: str) -> dict[str, 
     return found
 
 
-def _lasting(patterns: Any) -> Any:
-    """Patterns that can be gone through at each update: an iterator can be once."""
-    return tuple(patterns) if isinstance(patterns, Iterator) else patterns
-
-
-def _iterable(patterns: Any, argument: str) -> Iterable[str]:
-    if not isinstance(patterns, Iterable):
-        raise ValueError(f"{argument}: must be names of leaves, and is {patterns!r}")
-    return patterns
-
-
-def _like(pattern: str, names: list[str]) -> list[str]:
-    return [name for name in names if fnmatchcase(name, pattern)]
+def _patterns(given: Any, argument: str) -> Any:
+    """A mapping as it is, or a tuple: an iterator can be gone through once."""
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise ValueError(f"{argument}: must be names of leaves, and is {given!r}")
+    return tuple(given)
 
 
 def _zeros(allow_zero: bool | Patterns, names: list[str]) -> set[str]:

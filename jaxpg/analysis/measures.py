@@ -51,7 +51,6 @@ MEASURES = {
     ),
 }
 
-
 COVERED = ((2, "half"), (3, "three quarters"), (15, "nine tenths"))  # at most so many seeds
 
 

@@ -110,7 +110,7 @@ def outcomes(
         ever=np.asarray(ever),
         time=np.where(ever, time, within.amount) if within else time,
         collapsed=np.logical_and(ever, lost.any(axis=1)),
-        judged=diverged | np.isnan(final) | has_recent_episodes(population),
+        judged=failed(population) | has_recent_episodes(population),
         known=is_known_who_solves(population),
     )
     return Outcomes(final, diverged, least, solving)
@@ -132,8 +132,13 @@ def is_solved(population: "Population", target: float) -> np.ndarray:
 
 def is_known_who_solves(population: "Population") -> bool:
     """Whether some seed has had the episodes for it; of seeds that all failed none does."""
-    failed = (population.frozen_at >= 0) | np.isnan(np.asarray(population.final_return, float))
-    return bool((has_recent_episodes(population) & ~failed).any() or failed.all())
+    gone = failed(population)
+    return bool((has_recent_episodes(population) & ~gone).any() or gone.all())
+
+
+def failed(population: "Population") -> np.ndarray:
+    """Whether each row has diverged or finished no episode, bool [rows]."""
+    return (population.frozen_at >= 0) | np.isnan(np.asarray(population.final_return, float))
 
 
 def has_recent_episodes(population: "Population") -> np.ndarray:

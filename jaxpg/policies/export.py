@@ -79,7 +79,7 @@ def export(run: Run, seed: int, target: str, *, setting: int | None = None) -> b
         "env": run.config.env,
         "seed": str(seed),
         "setting": json.dumps(dict(run.settings[run.which(setting)])),
-        "config": json.dumps(dataclasses.asdict(run.config_of(run.which(setting)))),
+        "config": json.dumps(dataclasses.asdict(run.config_of(setting))),
     }
     policy = run.policy(seed, setting)
     if target == "safetensors":

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxpg import words
 from jaxpg.core.config import (
     FIELDS,
     OPTIONAL,
@@ -135,7 +136,7 @@ def which(setting: int | None, settings: Sequence[Setting]) -> int:
     count = len(settings)
     if setting is None and count > 1:
         known = [
-            f"{i}: {', '.join(f'{name}={value}' for name, value in values.items()) or 'the config'}"
+            f"{i}: {words.parameters(values) or 'the config'}"
             for i, values in enumerate(settings[:NAMED])
         ]
         more = ["…"] if count > NAMED else []

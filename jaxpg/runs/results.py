@@ -14,6 +14,7 @@ from jaxpg import files, words
 from jaxpg.analysis.measures import of_few, spread
 from jaxpg.analysis.outcomes import (
     evaluated,
+    failed,
     is_known_who_solves,
     is_solved,
     learning,
@@ -197,12 +198,11 @@ def closing(summary: dict[str, Any], out: Path) -> str:
 def _outcome(config: Config, population: Population, counted: np.ndarray) -> dict[str, Any]:
     """The spread of what its rows count with, who solves the task, if they learnt."""
     target, learnt = solved_at(config), learning(config, population)
-    failed = (population.frozen_at >= 0) | np.isnan(population.final_return)
     solved = None
     if target is not None and is_known_who_solves(population):
         solved = float(is_solved(population, target).mean())
     found = None if np.isnan(counted).any() else spread(counted, population.setting)
-    if found is not None and failed.all():  # all count with the floor
+    if found is not None and failed(population).all():  # all count with the floor
         found |= {"ci95_low": None, "ci95_high": None}
     return {
         "final_return": found,
