@@ -804,16 +804,26 @@ def test_a_command_that_hangs_is_given_up_after_a_time():
         lockstep_commands(own(closes), own(COUNTS), timeout=6)
 
 
-def test_nobody_waits_for_a_command_whose_other_has_failed():
+def test_nobody_waits_for_a_command_whose_other_has_failed(tmp_path):
+    waited = tmp_path / "waited"
+    slow = f"import pathlib, time; time.sleep(60); pathlib.Path({str(waited)!r}).touch()"
     with pytest.raises(TraceError, match=r"the second process failed .*\n.*a bad flag"):
-        lockstep_commands(own("import time; time.sleep(100)"), own("sys.exit('a bad flag')"))
+        lockstep_commands(own(slow), own("sys.exit('a bad flag')"))
+    assert not waited.exists()
 
 
 def test_what_a_command_has_started_is_stopped_with_it(tmp_path):
     worker = tmp_path / "worker"
     starts = f"sleep 100 & echo $! > {worker}; wait"
-    with pytest.raises(TraceError):
-        lockstep_commands(["sh", "-c", starts], own("sys.exit(1)"))
+    then = f"""
+import pathlib, time
+worker = pathlib.Path({str(worker)!r})
+while not (worker.exists() and worker.read_text()):
+    time.sleep(0.01)
+sys.exit(1)
+"""
+    with pytest.raises(TraceError, match="the first process failed"):
+        lockstep_commands(own(then), ["sh", "-c", starts])
     state = Path(f"/proc/{worker.read_text().strip()}/stat")
     for _ in range(100):
         try:
