@@ -69,12 +69,10 @@ def measure(outcomes: Outcomes) -> dict[str, Estimate | None]:
         found |= {
             name: estimate(statistic, [outcomes.scores]) for name, statistic in located.items()
         }
-        # Of seeds that all failed the scores are the floor.
-        failed = (outcomes.diverged | np.isnan(outcomes.final)).all()
         for name in located:
             one = found[name]
             fragile = name in ("mean", "optimality_gap")  # one seed that failed would move it
-            if one is not None and (failed or (fragile and one.low == one.high)):
+            if one is not None and (outcomes.all_failed or (fragile and one.low == one.high)):
                 found[name] = one._replace(low=math.nan, high=math.nan)
     if solving is not None and solving.known:
         solved, ever, lost = (
@@ -161,7 +159,7 @@ def remarks(outcomes: Outcomes) -> list[str]:
             f"{words.seeds(short)} ended fewer than the {RECENT_EPISODES} episodes that solving is "
             f"a mean of: {says}"
         )
-    return [*lines, *of_few(len(outcomes.scores))]
+    return lines if outcomes.all_failed else [*lines, *of_few(len(outcomes.scores))]
 
 
 def of_few(seeds: int) -> list[str]:

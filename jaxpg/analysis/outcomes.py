@@ -69,6 +69,11 @@ class Outcomes(NamedTuple):
             return self.final[:0]
         return counted(self.final, self.diverged, self.floor)
 
+    @property
+    def all_failed(self) -> bool:
+        """Whether every seed diverged or finished no episode: all scores are the floor."""
+        return bool((self.diverged | np.isnan(self.final)).all())
+
 
 def outcomes(
     config: Config,

@@ -239,6 +239,12 @@ def test_intervals_of_few_seeds_are_said_to_be_too_narrow(seeds, said):
     assert [said in line for line in lines] == [True] * bool(said)
 
 
+def test_where_there_is_no_interval_none_is_too_narrow():
+    gone = outcomes(CONFIG, population([[20.0, 400, 490, 500]] * 4, frozen_at=[1, 1, 2, 2]))
+    (said,) = remarks(gone)
+    assert said.startswith("4 seeds diverged")
+
+
 def test_who_solves_is_not_known_of_fewer_than_100_episodes():
     """A perfect seed that had no time for them is no failure; nor is it said to have solved."""
     few = population([[500.0] * 4] * 20, episodes=24)  # 96 of each
