@@ -132,6 +132,8 @@ def test_every_public_name_is_in_the_reference():
     documented = set(re.findall(r"automodule:: (jaxpg[\w.]*)", pages))
     for module in documented:
         assert import_module(module).__doc__, f"{module} has no docstring"
+    core = {f"jaxpg.core.{path.stem}" for path in Path(jaxpg.core.__path__[0]).glob("[!_]*.py")}
+    assert core <= documented, core - documented
     index = (DOCS / "api" / "index.md").read_text()
     for name in set(jaxpg.__all__) - {"__version__"}:
         thing = getattr(jaxpg, name)

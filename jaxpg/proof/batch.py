@@ -22,11 +22,11 @@ import torch_ref.natural
 import torch_ref.ppo
 import torch_ref.training
 import torch_ref.types
-from jaxpg import fast
-from jaxpg.core import gradient, learner, natural, noise, ppo, training
+from jaxpg import core, fast
+from jaxpg.core import learner, noise, training
 from jaxpg.core.config import Config
 from jaxpg.core.rules import validate
-from jaxpg.core.types import Algorithm, Batch, Params, RewardScale, Trajectory
+from jaxpg.core.types import Algorithm, Params, RewardScale, Trajectory
 from jaxpg.proof import synthetic
 from torch_ref import convert
 from torch_ref import noise as torch_noise
@@ -145,7 +145,7 @@ def gradients(
     params, moments = learner.apart(config, params)
 
     def total(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        found = _objectives(config, algorithm, {**params, **moments}, batch)
+        found = _objectives(core, config, algorithm, {**params, **moments}, batch)
         return jnp.sum(jnp.stack(list(found.values()))), found
 
     gradient, found = jax.grad(total, has_aux=True)(params)
@@ -172,7 +172,7 @@ def absolute_terms(
     def total(given: dict[str, jax.Array]) -> jax.Array:
         heads: Any = {name: lambda params, obs, name=name: given[name] for name in given}
         fixed = algorithm._replace(networks=networks._replace(**heads))
-        return jnp.sum(jnp.stack(list(_objectives(config, fixed, whole, batch).values())))
+        return jnp.sum(jnp.stack(list(_objectives(core, config, fixed, whole, batch).values())))
 
     def term(obs: jax.Array, slope: dict[str, jax.Array]) -> Params:
         return jax.vjp(lambda params: outputs(params, obs), params)[1](slope)[0]
@@ -187,43 +187,29 @@ def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torc
     config, algorithm, state, trajectory = side
     params = state.params
     batch = torch_ref.learner.estimate(config, algorithm, params, trajectory)
-    inputs = (config, algorithm, params, batch)
-    if config.fit == "ppo":
-        found = {
-            f"{name}_objective": torch_ref.ppo.OBJECTIVES[name](*inputs)[0]
-            for name in torch_ref.learner.groups(config, params)
-        }
-    elif config.joint:
-        found = {"joint_objective": torch_ref.gradient.joint_objective(*inputs)[0]}
-    else:
-        of_fit = torch_ref.natural.surrogate_objective
-        if not config.natural:
-            of_fit = torch_ref.gradient.policy_objective
-        found = {"policy_objective": of_fit(*inputs)[0]}
-        if config.critic:
-            found["value_objective"] = torch_ref.gradient.value_objective(*inputs)[0]
+    found = _objectives(torch_ref, config, algorithm, params, batch)
     torch.stack(list(found.values())).sum().backward()
     gradient = {name: p.grad for name, p in params.named_parameters() if p.grad is not None}
     return {"advantage": batch.advantage, "target": batch.target, **found}, gradient
 
 
 def _objectives(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch
-) -> dict[str, jax.Array]:
-    """What each optimizer minimises; of a critic that replays, on the batch."""
-    inputs = (config, algorithm, params, batch)
-    if config.fit == "ppo":
-        return {
-            f"{name}_objective": ppo.OBJECTIVES[name](*inputs)[0]
-            for name in learner.groups(config, params)
-        }
-    if config.joint:
-        return {"joint_objective": gradient.joint_objective(*inputs)[0]}
-    policy = natural.surrogate_objective if config.natural else gradient.policy_objective
-    found = {"policy_objective": policy(*inputs)[0]}
-    if config.critic:
-        found["value_objective"] = gradient.value_objective(*inputs)[0]
-    return found
+    package: Any, config: Config, algorithm: Any, params: Any, batch: Any
+) -> dict[str, Any]:
+    """What each optimizer minimises; of a critic that replays, on the batch. The package is
+    jaxpg.core or torch_ref, whose names are the same."""
+    usual = {
+        "policy": package.gradient.policy_objective,
+        "value": package.gradient.value_objective,
+        "joint": package.gradient.joint_objective,
+    }
+    natural = {**usual, "policy": package.natural.surrogate_objective}
+    of_fits = {"gradient": usual, "npg": natural, "trpo": natural, "ppo": package.ppo.OBJECTIVES}
+    parts = ("joint",) if config.joint else ("policy", "value") if config.critic else ("policy",)
+    return {
+        f"{part}_objective": of_fits[config.fit][part](config, algorithm, params, batch)[0]
+        for part in parts
+    }
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxpg import parity
+from jaxpg.core import learner
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.proof import batch, lockstep, pairs
@@ -142,7 +143,7 @@ OPTIMIZER_CASES = {
     f"{optimizer}, {'clipped' if clip else 'not clipped'}": dataclasses.replace(
         VPG, optimizer=optimizer, max_grad_norm=clip
     )
-    for optimizer in ("sgd", "adam", "rmsprop")
+    for optimizer in learner.OPTIMIZERS
     for clip in (None, 0.5)
 } | {"adam, other decay rates": dataclasses.replace(VPG, adam_b1=0.8, adam_b2=0.95)}
 

@@ -426,8 +426,10 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 def label_of(row: Row | Config) -> str:
     """The estimator's name for people."""
+    if row.estimator == "gae":
+        return f"GAE({row.gae_lambda:g})"
     names = {"total_return": "total return", "reward_to_go": "reward-to-go", "td_error": "TD error"}
-    return names.get(row.estimator) or f"GAE({row.gae_lambda:g})"
+    return names[row.estimator]
 
 
 def variant_of(row: Row) -> str | None:

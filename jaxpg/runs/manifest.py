@@ -21,14 +21,18 @@ NAME = "manifest.json"
 SWEEP, RACE = "sweep.json", "race.json"  # of directories of several runs
 SCHEMA = 2
 BITS = 5  # to be raised by whatever makes a manifest train to other bits, as other key streams do
-# Fields that Config gained later; runs from before them did what is the default.
-_LATER = (
-    *("fit", "epochs", "minibatches", "clip_coef", "clip_value", "target_kl", "normalize_over"),
-    *("max_kl", "damping", "cg_steps", "backtrack_steps"),
-    *("group_std", "joint_loss", "optimizer_eps", "adam_b1", "adam_b2", "init", "env_params"),
-    *("normalize_obs", "normalize_reward", "conv_features", "frame_stack", "squash"),
+# What Config had at first. A run from before a later field did what is that field's default.
+_FIRST = (
+    *("env", "max_episode_steps", "time_limit", "collect", "num_envs", "num_steps"),
+    *("total_steps", "total_episodes", "estimator", "baseline", "discounting", "gamma"),
+    *("gae_lambda", "normalize_advantage", "reduction", "ent_coef", "value_target", "value_data"),
+    *("value_steps", "buffer_size", "batch_size", "vf_coef", "networks", "hidden_sizes"),
+    *("activation", "sigma", "log_prob", "optimizer", "learning_rate", "value_learning_rate"),
+    *("lr_schedule", "max_grad_norm", "arithmetic"),
 )
-LATER: dict[str, Any] = {name: FIELDS[name].default for name in _LATER}
+LATER: dict[str, Any] = {
+    name: field.default for name, field in FIELDS.items() if name not in _FIRST
+}
 SECONDS = "seconds_before"  # of `made`: training that no checkpoint counts, as of a merged run
 LARGEST = 16 * 2**20  # bytes; no manifest is as large
 

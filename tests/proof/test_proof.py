@@ -18,6 +18,7 @@ from benchmarks import certificate
 from jaxpg import parity
 from jaxpg.cli import parity as command
 from jaxpg.cli.main import main
+from jaxpg.core import algorithms
 from jaxpg.core.config import ConfigError
 from jaxpg.errors import RunError
 from jaxpg.proof import batch, faults, golden, levels
@@ -67,8 +68,8 @@ def test_cases_cover_every_choice():
     for name in ("optimizer", "collect", "networks", "env", "sigma", "estimator", "baseline"):
         choices = {getattr(config, name) for config in levels.CASES.values()}
         assert len(choices) >= 2, name
-    free = {c.optimizer for c in levels.CASES.values()}
-    assert free == {"sgd", "adam", "rmsprop"}
+    assert {c.optimizer for c in levels.CASES.values()} == set(learner.OPTIMIZERS)
+    assert {c.fit for c in levels.CASES.values()} == set(algorithms.FITS)
     assert {c.value_data for c in levels.CASES.values()} >= {"batch", "replay"}
 
 

@@ -27,6 +27,7 @@ from jaxpg.cli import launch
 from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
+from jaxpg.core import algorithms, learner
 from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.errors import RunError
@@ -82,6 +83,11 @@ def read_text(directory: Path) -> str:
 
 def read(directory: Path) -> Page:
     return Page(read_text(directory))
+
+
+def test_every_metric_has_a_picture():
+    fits = {Config(fit=fit).reports for fit in algorithms.FITS}
+    assert report.METRICS.keys() == {*learner.LOSSES, *itertools.chain.from_iterable(fits)}
 
 
 def test_it_says_the_numbers(directory):

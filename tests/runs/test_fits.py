@@ -89,7 +89,7 @@ def test_a_seed_again_is_the_run(finished, tmp_path):
     assert told["seed"] == 9
 
 
-def test_their_page_shows_what_they_report(finished, capsys):
+def test_what_they_report_is_finite_and_they_have_a_page(finished, capsys):
     directory, config, *_ = finished
     main(["report", str(directory)])  # of settings that are no grid
     assert "report.html" in capsys.readouterr().out
