@@ -119,6 +119,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Any:
       ConfigError: if the words are not such.
     """
     _check_options(name, command.options, words)
+    _check_numbers(name, words)
     first = words[0] if words and words[0] in PRESETS else "vpg"
     options = _parsed(name, command, words, first)
     if hasattr(options, "given"):
@@ -190,6 +191,20 @@ def _check_options(name: str, options: type, words: Sequence[str]) -> None:
             names = " or ".join(f"--{x}" for x in near)
             hint = f"; did you mean {names}? See" if near else "; see"
             raise ConfigError(f"{name}: unknown option --{option}{hint} jaxpg {name} --help")
+
+
+def _check_numbers(name: str, words: Sequence[str]) -> None:
+    """A number of a config is one; several are asked for by who looks for a sweep."""
+    for before, word in pairwise(["", *words]):
+        option, equals, value = word.rpartition("=")
+        given = option if equals else before
+        field = _option(given).replace("-", "_")
+        numeric = field in FIELDS and isinstance(FIELDS[field].default, int | float)
+        if given.startswith("--") and numeric and re.fullmatch(r"[-+.\de]+(,[-+.\de]+)+", value):
+            raise ConfigError(
+                f"{name}: {given} takes one number, and {value!r} are several: that is a sweep, "
+                f"jaxpg sweep … --grid {field}={value}; see jaxpg sweep --help"
+            )
 
 
 def _option(word: str) -> str:

@@ -10,13 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 
 from jaxpg import parity
-from jaxpg.core import learner
-from jaxpg.core.config import Config
+from jaxpg.core.config import FIELDS, Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.proof import batch, lockstep, pairs
 from jaxpg.proof.synthetic import DIALS
@@ -143,7 +142,7 @@ OPTIMIZER_CASES = {
     f"{optimizer}, {'clipped' if clip else 'not clipped'}": dataclasses.replace(
         VPG, optimizer=optimizer, max_grad_norm=clip
     )
-    for optimizer in learner.OPTIMIZERS
+    for optimizer in get_args(FIELDS["optimizer"].type)
     for clip in (None, 0.5)
 } | {"adam, other decay rates": dataclasses.replace(VPG, adam_b1=0.8, adam_b2=0.95)}
 

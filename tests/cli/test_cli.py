@@ -70,6 +70,11 @@ def test_train_writes_a_complete_directory(tmp_path):
         (["train", "--gamma", "1.5"], "gamma must be in [0, 1]; got 1.5"),
         (["train", "--learning-rate", "-1"], "learning_rate must be finite and greater than 0"),
         (["train", "--learning-rate", "nan"], "learning_rate must be finite and greater than 0"),
+        (
+            ["train", "ppo", "--learning-rate", "3e-3,1e-3"],
+            "are several: that is a sweep, jaxpg sweep … --grid learning_rate=3e-3,1e-3;",
+        ),
+        (["train", "--num_envs=4,8"], "--num_envs takes one number, and '4,8' are several"),
         (["train", "--seeds", "0"], "--seeds must be a count of at least 1"),
         (["train", "--seeds", "5:5"], "--seeds must be"),
         (["train", "--seeds", "1,1"], "--seeds must be"),

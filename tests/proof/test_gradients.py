@@ -327,9 +327,9 @@ def test_the_pairs_are_covered():
     def pairs_of(some):
         return {pair for choices in some for pair in itertools.combinations(choices.items(), 2)}
 
-    for pairs, every in ((PAIRS, combinations()), (PAIRS_OF_FITS, EVERY_FIT)):
-        assert pairs_of(pairs) == pairs_of(every)
-        assert 200 * len(pairs) < len(every)
+    for few, every in ((PAIRS, combinations()), (PAIRS_OF_FITS, EVERY_FIT)):
+        assert pairs_of(few) == pairs_of(every)
+        assert 200 * len(few) < len(every)
 
 
 GROUPED_BY = ("estimator", "baseline", "discounting", "networks")
