@@ -11,7 +11,8 @@ VENV := .venv$(addprefix -,$(filter-out python3,$(notdir $(PYTHON))))
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 OPTIMIZED = XLA_FLAGS= $(PYTEST) $$(grep -rl as_users_run tests --include 'test_*.py')
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Modules are compiled as they are imported: of all that is installed that is the least part.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 OUT ?= runs/cartpole
 DIST := dist
 MEASURED := train presets reference throughput ppo scaling roofline time_to_solve compile memory gpu \
@@ -45,7 +46,7 @@ test: $(VENV)/dev.done
 	$(OPTIMIZED) -m "not slow and optimized"
 
 test-slow: $(VENV)/dev.done
-	$(PIP) install -c constraints.txt -e ".[brax,craftax,jumanji,navix,playground]"  # the suites, which are trained
+	$(PIP_INSTALL) -c constraints.txt -e ".[brax,craftax,jumanji,navix,playground]"  # the suites, which are trained
 	$(PYTEST) -m "slow and not optimized" --ignore tests/test_speed.py
 	$(OPTIMIZED) -m "slow and optimized"
 	$(BIN)/python -m pytest -m slow tests/test_speed.py  # alone: it measures
@@ -96,7 +97,7 @@ dist:
 check: lint docs test smoke
 
 figures: $(VENV)/dev.done
-	$(PIP) install -c constraints.txt -e ".[dev,bench]"
+	$(PIP_INSTALL) -c constraints.txt -e ".[dev,bench]"
 	for name in $(MEASURED); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/jaxpg parity --full --json benchmarks/results/parity-cpu.json
 	$(BIN)/python -m benchmarks.readme
@@ -111,11 +112,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.done: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt -e .
+	$(PIP_INSTALL) -c constraints.txt -e .
 	touch $@
 
 # torch first and alone: a resolver that sees `torch` as a dependency may pick a CUDA build.
 $(VENV)/dev.done: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e ".[dev]"
+	$(PIP_INSTALL) -c constraints.txt torch
+	$(PIP_INSTALL) -c constraints.txt -e ".[dev]"
 	touch $@
