@@ -354,6 +354,7 @@ def _functions(length: int, build: Build) -> tuple[Callable[..., Lane], Callable
     def update(config: Config, options: EnvParams, lane: Lane) -> tuple[Lane, Metrics]:
         state, metrics = learner.update(config, restored(lane.state), build(config, **options))
         after = _stored(state)
+        _check_leaves(lane.state, after)
         cause = jnp.where(lane.cause > 0, lane.cause, _cause(after, metrics))
         frozen = cause > 0
         kept = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), lane.state, after)
@@ -404,6 +405,21 @@ def _stored(state: LearnerState) -> LearnerState:
         return KeyData(jax.random.key_data(x), jax.random.key_impl(x)) if is_key else x
 
     return jax.tree.map(plain, state)._replace(key=jax.random.key_data(state.key))
+
+
+def _check_leaves(before: LearnerState, after: LearnerState) -> None:
+    """Raise ConfigError unless an update gives back the leaves that it was given; with parts of
+    one's own it may not."""
+    was, now = (
+        {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+        for state in (before, after)
+    )
+    for names, what in ((now - was, "new"), (was - now, "missing")):
+        if names:
+            raise ConfigError(
+                f"an update must return the state that it was given; {', '.join(sorted(names))} "
+                f"{'is' if len(names) == 1 else 'are'} {what}"
+            )
 
 
 def metric_names(config: Config) -> tuple[str, ...]:

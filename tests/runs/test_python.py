@@ -212,6 +212,26 @@ def test_a_fit_that_reports_other_metrics_is_refused_before_training(tmp_path):
     assert jaxpg.train_population(TINY, [1], lanes=2, build=partial(build, add=())).params
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda states: {**states, "beta": jnp.zeros(())}, r"\.opt_state\['beta'\] is new"),
+        (lambda states: {"policy": states["policy"]}, r"\.opt_state\['value'\].* are missing"),
+    ],
+)
+def test_a_fit_that_returns_another_state_is_refused_before_training(change, said, tmp_path):
+    def build(config):
+        def fit(*inputs):
+            learned, fitted = gradient.fit(*inputs)
+            return learned._replace(opt_state=change(learned.opt_state)), fitted
+
+        return jaxpg.build(config)._replace(fit=fit)
+
+    with pytest.raises(ConfigError, match=f"the state that it was given; {said}"):
+        jaxpg.train_population(TINY, [1], lanes=2, build=build, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_policy_network_with_other_outputs_is_refused():
     """Three logits of two actions, and one number for both means of a Gaussian, trained on."""
 
