@@ -263,6 +263,7 @@ def stand_ins(folder, **bodies):
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "4", "SLURM_CPUS_PER_TASK": "2"}
+    slurm["SLURMD_NODENAME"] = "first"
     array = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3", "SCRATCH": "/scratch"}
     return {**os.environ, **slurm, **array, "PATH": f"{folder}:{os.environ['PATH']}"}
 
@@ -272,7 +273,11 @@ def stand_ins(folder, **bodies):
 def test_a_slurm_job_is_queued_again_when_it_was_stopped(name, code, requeued, tmp_path):
     train = f'echo "$@" >> jaxpg.log; exit {code}'
     environment = stand_ins(
-        tmp_path, srun='"$@"', ray='echo "$@" >> ray.log', jaxpg=train, scontrol='echo "$@"'
+        tmp_path,
+        srun='while [[ $1 == --* ]]; do shift; done; "$@"',
+        ray='echo "$@" >> ray.log',
+        jaxpg=train,
+        scontrol='echo "$@"',
     )
     script = ["bash", "-u", DOCS / "scaling" / name]
     done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)

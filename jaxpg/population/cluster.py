@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
     "CPU": {"num_cpus": 1},
 }
 POLL = 1.0  # seconds in which a signal, a loss and a node that joins are noticed
+PATIENCE = 20.0  # seconds without a worker after which a person is told
 ANSWERS = 20.0  # seconds in which a node does
 SETTINGS = ("JAX_", "JAXPG_", "XLA_")  # the environment's that workers have, too
 
@@ -72,7 +74,7 @@ def joined(
         _enter(ray, address)
     try:
         resource = _resource(ray, note)
-        yield Cluster(ray, resource, _device(ray, resource), mixed, note)
+        yield Cluster(ray, resource, _device(ray, resource, note), mixed, note)
     finally:
         if is_ours:
             ray.shutdown()
@@ -99,8 +101,12 @@ def options(resource: str) -> dict[str, Any]:
 
 
 def said(error: Exception) -> str:
-    """What ray says, without its explanations."""
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    """What ray says, without its explanations: the cause where it tells one, which is what follows
+    the indented lines about an actor."""
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    after = [n for n, line in enumerate(others, 1) if line.startswith("\t")]
+    causes = [line for line in others[after[-1] :] if line.strip()] if after else []
+    return textwrap.shorten((causes or [first])[0], 200, placeholder=" …").rstrip(".")
 
 
 def _imported() -> Any:
@@ -158,18 +164,26 @@ def _resource(ray: Any, note: Callable[[str], None]) -> str:
     return found
 
 
-def _device(ray: Any, resource: str) -> dict[str, Any]:
+def _device(ray: Any, resource: str, note: Callable[[str], None]) -> dict[str, Any]:
     """What trains: of CPUs this process says it, of accelerators one of the nodes that have them.
 
     Raises:
-      ConfigError: if jax finds none there.
+      ConfigError: if jax finds none there, or the node cannot say.
     """
     count = {"count": int(ray.cluster_resources().get(resource, 0))}
     if resource == "CPU":
         return provenance.device() | count
     # Its process ends with it (max_calls): who has looked at an accelerator holds it.
     asked = ray.remote(**options(resource), max_calls=1)(provenance.device)
-    found = ray.get(asked.remote())
+    answer = asked.remote()
+    if not ray.wait([answer], timeout=PATIENCE)[0]:
+        note(f"no {resource} of the cluster is free: waiting for one, to ask it what it is")
+    try:
+        found = ray.get(answer)
+    except ray.exceptions.RayError as error:
+        raise ConfigError(
+            f"the node of a {resource} cannot say what it is: {str(error).strip().splitlines()[-1]}"
+        ) from error
     if found["platform"] != resource.lower():
         raise ConfigError(
             f"the cluster has a {resource}, and jax finds none there: install what jax needs for "

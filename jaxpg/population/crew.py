@@ -28,11 +28,12 @@ from jaxpg.core.types import Metrics
 from jaxpg.errors import REFUSED
 from jaxpg.population import chunks, own, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane, Snapshot
-from jaxpg.population.cluster import POLL, Cluster, options, said
+from jaxpg.population.cluster import PATIENCE, POLL, Cluster, options, said
 from jaxpg.population.own import Build
 
-PATIENCE = 20.0  # seconds without a worker after which a person is told
-LOSSES = 5  # of workers in a row that had not sent anything, after which it is given up
+LOSSES = 5  # of workers in a row, while nobody sends anything, after which it is given up
+PAUSE = 60.0  # seconds, at most, before who follows several that were lost
+REFUSED_SECONDS = 300.0  # after which a refused worker's place is tried again: it may be mended
 MOST_WORKERS = 10_000
 PACKAGE = Path(__file__).parents[1]
 
@@ -90,7 +91,7 @@ def work(
 
     Raises:
       ConfigError: if there is nobody but workers that differ from this process or cannot train
-        this; or one after another is lost before it has sent anything.
+        this; or one after another is lost, and nobody else sends anything, either.
     """
     crew = _Crew(cluster, task, job, jobs, stop, ready, limits)
     with ThreadPoolExecutor(MOST_WORKERS) as pool:
@@ -212,6 +213,7 @@ class _Crew:
         self._todo, self._busy = deque(jobs), set[int]()
         self._there: list[Any] = []  # workers that have answered, and are not lost
         self._is_ready = False  # one of them can train
+        self._heard = 0  # increments, whoever sent them
         self._over = threading.Event()
         self._lost, self._remarks = deque[str](), deque[str]()  # that nobody was told yet
         self._told = set[str]()
@@ -226,15 +228,19 @@ class _Crew:
 
     def seat(self) -> None:
         """Employ a worker, and another if it is lost, until there is no job."""
-        losses = 0
+        losses = 0  # in a row, of this seat
+        silent = 0  # of these, in a row, while nobody else sent anything either
+        heard = 0
         while self._is_needed():
             worker, sent = self._actor.remote(), threading.Event()
             try:
                 self._employ(worker, sent)
             except Lost as loss:
                 losses = 0 if sent.is_set() else losses + 1
+                silent = silent + 1 if self._heard == heard else 0
+                heard = self._heard
                 self._lost.append(str(loss))
-                if losses == LOSSES:
+                if silent == LOSSES:
                     raise ConfigError(
                         f"{LOSSES} workers were lost one after another, before any of them had "
                         f"sent anything; the last: {loss}"
@@ -242,6 +248,8 @@ class _Crew:
             finally:
                 self._leave(worker)
                 self._cluster.ray.kill(worker)
+            if losses > 1:  # a node may be sick, and all others busy
+                self._over.wait(min(PAUSE, POLL * 2**losses))
 
     def check(self, seats: int) -> None:
         """Raise why the first worker was refused, if all of these are and nobody has trained."""
@@ -309,7 +317,8 @@ class _Crew:
             self._remarks.append(f"{problem}; nothing is trained there")
             self._leave(worker)
             self.refused.append(problem)
-            self._over.wait()  # its place stays taken: who comes next would be refused, too
+            self._over.wait(REFUSED_SECONDS)  # who came to its place would be refused, too
+            self.refused.remove(problem)
             return
         if took is None:
             return
@@ -322,7 +331,7 @@ class _Crew:
                 self._job(partial(self._advance, worker, sent), i)
             except Lost as loss:
                 with self._lock:  # both at once: another may take it
-                    self._todo.appendleft(i)
+                    self._todo.append(i)  # the last: it may be what its workers die of
                     self._busy.discard(i)
                 raise Lost(f"{host}: {loss}") from loss
             with self._lock:
@@ -375,10 +384,14 @@ class _Crew:
             seconds = self._limits.pace()
             calls.append((worker.train.remote(seconds), seconds))
             call, seconds = calls.popleft()
-            found = self._answer(call, self._limits.stall_seconds + seconds)
-            del call  # else its memory stays taken
-            sent.set()
+            try:
+                found = self._answer(call, self._limits.stall_seconds + seconds)
+            except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
+                raise Lost(words.raised(error)) from error  # its device or its machine is broken
             new = jax.tree.map(np.array, found)  # out of ray's memory
+            del call, found  # else that stays taken
+            sent.set()
+            self._heard += 1
             history.append(new.metrics)
             done += new.metrics.env_steps.shape[1]
             yield Snapshot(new.lanes, history, new.recent_return, new.evaluations)

@@ -3,6 +3,8 @@
 import importlib
 import pickle
 import sys
+import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -109,6 +111,90 @@ def test_workers_have_the_settings_of_here(monkeypatch):
     assert {"JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM"} <= variables.keys()
     assert not not_theirs & variables.keys()
     assert cluster.options("CPU")["runtime_env"]["env_vars"]["JAX_PLATFORMS"] == "cpu"
+
+
+DIED = """The actor died unexpectedly before finishing this task.
+\tclass_name: Worker
+\tactor_id: 1f
+\tip: 10.0.0.7
+The actor died because its node has died. Node Id: 5c
+
+"""
+
+
+def test_what_ray_says_is_its_cause():
+    assert cluster.said(Exception(DIED)) == (
+        "The actor died because its node has died. Node Id: 5c"
+    )
+    assert cluster.said(Exception("lost.\n\nOne may set A.")) == "lost"
+    assert cluster.said(KeyError()) == "KeyError"
+
+
+class Nowhere:
+    """Stands for ray, for an actor of it and for its workers: of none becomes anything."""
+
+    def remote(self, *inputs, **options):
+        return (lambda kind: self) if options else self
+
+    def kill(self, worker):
+        pass
+
+
+@pytest.fixture
+def made(task, monkeypatch):
+    """A crew of nobody, with one job."""
+    monkeypatch.setattr(crew, "PAUSE", 0.0)
+    monkeypatch.setattr(crew, "REFUSED_SECONDS", 0.0)
+    there = cluster.Cluster(Nowhere(), "CPU", provenance.device(), False, print)
+    return crew._Crew(there, task, None, [0], threading.Event(), print, crew.NO_LIMITS)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_sick_node_ends_only_what_nobody_else_trains(made, monkeypatch, others):
+    """It lost five workers in a row, and ended a run that all other nodes were training."""
+    lost = []
+
+    def employ(worker, sent):
+        made._heard += others
+        lost.append(worker)
+        if len(lost) == 3 * crew.LOSSES:
+            made._todo.clear()
+        raise crew.Lost("sick: it died")
+
+    monkeypatch.setattr(made, "_employ", employ)
+    if others:
+        made.seat()
+        assert len(lost) == 3 * crew.LOSSES
+    else:
+        with pytest.raises(ConfigError, match=r"5 workers were lost one after .*: sick: it died"):
+            made.seat()
+
+
+@pytest.mark.parametrize(
+    "error", [jax.errors.JaxRuntimeError("INTERNAL: uncorrectable ECC error"), MemoryError()]
+)
+def test_a_device_that_breaks_loses_its_worker_alone(made, task, monkeypatch, error):
+    def broken(*call):
+        raise error
+
+    monkeypatch.setattr(made, "_answer", broken)
+    snapshots = made._advance(
+        SimpleNamespace(train=Nowhere()), threading.Event(), task.chunk, 6, None
+    )
+    with pytest.raises(crew.Lost, match=type(error).__name__):
+        next(snapshots)
+
+
+def test_who_was_refused_is_asked_again(made, monkeypatch):
+    """Its node may have been mended."""
+
+    def refuses(*call):
+        raise ConfigError("another version")
+
+    monkeypatch.setattr(made, "_answer", refuses)
+    made._employ(SimpleNamespace(describe=Nowhere()), threading.Event())
+    assert not made.refused
+    assert list(made._remarks) == ["a node: another version; nothing is trained there"]
 
 
 def test_without_ray_one_sentence_says_so(monkeypatch):

@@ -409,6 +409,7 @@ def test_the_scripts_of_the_page(line, uninterrupted, tmp_path):
         "SLURM_NNODES": "2",
         "SLURM_CPUS_PER_TASK": "1",
         "SLURM_JOB_ID": "17",
+        "SLURMD_NODENAME": "node0",
         "SCRATCH": str(tmp_path),
         "PYTHONPATH": str(ROOT),
     }
