@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import jax
+
 from jaxpg.population.crew import Worker
 
 FAULTS = "JAXPG_TEST_FAULTS"  # names a folder, where a fault that was met leaves a file
@@ -44,3 +46,13 @@ class Stillborn(Worker):
     def compile(self, task):
         """As that of a worker."""
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Sick(Worker):
+    """On a node of which SICK is said, its device breaks whenever it trains."""
+
+    def train(self, *arguments):
+        """As that of a worker."""
+        if "SICK" in os.environ:
+            raise jax.errors.JaxRuntimeError("INTERNAL: uncorrectable ECC error")
+        return super().train(*arguments)

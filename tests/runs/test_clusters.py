@@ -19,7 +19,7 @@ from jaxpg.population import cluster, crew, provenance
 from jaxpg.runs import checkpoints, run
 from jaxpg.runs.python import train_population
 from jaxpg.runs.watch import EXIT_STOPPED
-from tests.faulty import FAULTS, Hung, Killed, Stillborn
+from tests.faulty import FAULTS, Hung, Killed, Sick, Stillborn
 from tests.runs.test_faults import OPTIONS, finish, reported, saved, start, when_reported
 from tests.runs.test_runs import SEEDS, TINY, assert_same_results, begun
 
@@ -165,6 +165,19 @@ def test_workers_that_all_die_end_it(nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(crew, "Worker", Stillborn)
     with pytest.raises(ConfigError, match="5 workers were lost one after another"):
         train(begun(tmp_path / "run", seeds=[2, 9]), nodes)
+
+
+@pytest.mark.slow
+def test_a_sick_node_costs_its_own_workers(whole, tmp_path, monkeypatch):
+    """Its device breaks in each chunk that it is given, which others train."""
+    monkeypatch.setattr(crew, "Worker", Sick)
+    some = Nodes()
+    some.add("sick", SICK="yes")
+    some.add("well")
+    notes = train(begun(tmp_path / "run"), some)
+    some.close()
+    assert any("JaxRuntimeError: INTERNAL: uncorrectable ECC error" in note for note in notes)
+    assert_same_results(whole, tmp_path / "run")
 
 
 @pytest.mark.slow
