@@ -8,21 +8,21 @@ import pytest
 from benchmarks import readme
 
 
+@pytest.mark.as_users_run(1)
 def test_python_blocks_run(capsys):
     text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 2
     namespace: dict = {}
-    assert "total_steps=20_480" in blocks[0]
-    exec(blocks[0].replace("20_480", "5_120"), namespace)  # a quarter is enough to see it learn
+    exec(blocks[0], namespace)
     mean, worst = (float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines())
-    assert mean > 35  # a random policy's is about 22, and it learns
-    assert worst > 30
+    assert mean > 40  # a random policy's is about 22, and it learns
+    assert worst > 100
     plain = namespace["state"].params["policy"]["output"]["kernel"][0]
     exec(blocks[1], namespace)
-    assert namespace["metrics"].return_sum.shape == (10,)
+    assert namespace["metrics"].return_sum.shape == (40,)
     assert (
-        namespace["metrics"].return_sum[-5:].sum() > 50 * namespace["metrics"].episodes[-5:].sum()
+        namespace["metrics"].return_sum[-5:].sum() > 100 * namespace["metrics"].episodes[-5:].sum()
     )
     assert not np.array_equal(plain, namespace["state"].params["policy"]["output"]["kernel"])
 
