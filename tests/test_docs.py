@@ -262,8 +262,12 @@ def stand_ins(folder, **bodies):
     for name, body in bodies.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "4", "SLURM_CPUS_PER_TASK": "2"}
-    slurm["SLURMD_NODENAME"] = "first"
+    slurm = {
+        "SLURM_JOB_ID": "17",
+        "SLURM_NNODES": "4",
+        "SLURM_CPUS_PER_TASK": "2",
+        "SLURMD_NODENAME": "first",
+    }
     array = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3", "SCRATCH": "/scratch"}
     return {**os.environ, **slurm, **array, "PATH": f"{folder}:{os.environ['PATH']}"}
 

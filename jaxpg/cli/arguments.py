@@ -153,11 +153,18 @@ def _parsed(name: str, command: Command, words: Sequence[str], named: str) -> An
 
 def _none(before: str, word: str) -> str:
     """A word, which is Python's None where it is none, as in a grid, of a field that may be so."""
-    option, equals, value = word.rpartition("=")
-    field = FIELDS.get(_option(option if equals else before).replace("-", "_"))
-    if field is None or type(None) not in get_args(field.type) or value.lower() != "none":
+    _, name, value = _value(before, word)
+    if name not in FIELDS or type(None) not in get_args(FIELDS[name].type):
         return word
-    return f"{option}{equals}None"
+    return f"{word.removesuffix(value)}None" if value.lower() == "none" else word
+
+
+def _value(before: str, word: str) -> tuple[str, str, str]:
+    """The option that a word gives a value, or follows, as it was written; its name as a field's;
+    and the value."""
+    option, equals, value = word.rpartition("=")
+    given = option if equals else before
+    return given, _option(given).replace("-", "_"), value
 
 
 def _sentence(box: str) -> str:
@@ -196,9 +203,7 @@ def _check_options(name: str, options: type, words: Sequence[str]) -> None:
 def _check_numbers(name: str, words: Sequence[str]) -> None:
     """A number of a config is one; several are asked for by who looks for a sweep."""
     for before, word in pairwise(["", *words]):
-        option, equals, value = word.rpartition("=")
-        given = option if equals else before
-        field = _option(given).replace("-", "_")
+        given, field, value = _value(before, word)
         numeric = field in FIELDS and isinstance(FIELDS[field].default, int | float)
         if given.startswith("--") and numeric and re.fullmatch(r"[-+.\de]+(,[-+.\de]+)+", value):
             raise ConfigError(

@@ -103,10 +103,16 @@ def options(resource: str) -> dict[str, Any]:
 def said(error: Exception) -> str:
     """What ray says, without its explanations: the cause where it tells one, which is what follows
     the indented lines about an actor."""
-    first, *others = str(error).strip().splitlines() or [type(error).__name__]
-    after = [n for n, line in enumerate(others, 1) if line.startswith("\t")]
-    causes = [line for line in others[after[-1] :] if line.strip()] if after else []
-    return textwrap.shorten((causes or [first])[0], 200, placeholder=" …").rstrip(".")
+    text = str(error).strip()
+    _, indented, rest = text.rpartition("\n\t")
+    cause = rest.partition("\n")[2].strip() if indented else ""
+    line = (cause or text).partition("\n")[0]
+    return textwrap.shorten(line, 200, placeholder=" …").rstrip(".") or type(error).__name__
+
+
+def raised_there(error: Exception) -> str:
+    """What was raised in a process of ray's, which is where its traceback ends."""
+    return str(error).strip().rpartition("\n")[2].strip()
 
 
 def _imported() -> Any:
@@ -182,7 +188,7 @@ def _device(ray: Any, resource: str, note: Callable[[str], None]) -> dict[str, A
         found = ray.get(answer)
     except ray.exceptions.RayError as error:
         raise ConfigError(
-            f"the node of a {resource} cannot say what it is: {str(error).strip().splitlines()[-1]}"
+            f"the node of a {resource} cannot say what it is: {raised_there(error)}"
         ) from error
     if found["platform"] != resource.lower():
         raise ConfigError(

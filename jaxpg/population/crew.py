@@ -28,7 +28,7 @@ from jaxpg.core.types import Metrics
 from jaxpg.errors import REFUSED
 from jaxpg.population import chunks, own, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane, Snapshot
-from jaxpg.population.cluster import PATIENCE, POLL, Cluster, options, said
+from jaxpg.population.cluster import PATIENCE, POLL, Cluster, options, raised_there, said
 from jaxpg.population.own import Build
 
 LOSSES = 5  # of workers in a row, while nobody sends anything, after which it is given up
@@ -424,8 +424,9 @@ class _Crew:
             if getattr(error, "actor_init_failed", False):  # as where there is no jaxpg
                 found = re.search(r"\bip=([^,)\s]+)", str(error))
                 where = f", at {found[1]}" if found else ""
-                last = str(error).strip().splitlines()[-1].strip()
-                raise ConfigError(f"a worker cannot begin{where} ({last})") from error
+                raise ConfigError(
+                    f"a worker cannot begin{where} ({raised_there(error)})"
+                ) from error
             raise Lost(said(error)) from error
 
 

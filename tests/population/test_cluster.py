@@ -197,6 +197,39 @@ def test_who_was_refused_is_asked_again(made, monkeypatch):
     assert list(made._remarks) == ["a node: another version; nothing is trained there"]
 
 
+class Asked(Nowhere):
+    """It has an accelerator of which a node is to say what it is."""
+
+    def __init__(self, is_free, answer):
+        self.is_free, self.answer = is_free, answer
+        self.exceptions = SimpleNamespace(RayError=ChildProcessError)
+
+    def cluster_resources(self):
+        return {"GPU": 2.0}
+
+    def wait(self, calls, timeout):
+        return (calls, []) if self.is_free else ([], calls)
+
+    def get(self, call):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_an_accelerator_is_asked_what_it_is():
+    notes = []
+    gpu = {"platform": "gpu", "kind": "H100"}
+    assert cluster._device(Asked(True, gpu), "GPU", notes.append) == {**gpu, "count": 2}
+    assert not notes
+    cluster._device(Asked(False, gpu), "GPU", notes.append)
+    assert notes == ["no GPU of the cluster is free: waiting for one, to ask it what it is"]
+    with pytest.raises(ConfigError, match="the cluster has a GPU, and jax finds none there"):
+        cluster._device(Asked(True, {"platform": "cpu"}), "GPU", notes.append)
+    broken = ChildProcessError("ray::device() (pid=7)\n  File a.py\nImportError: no jaxpg")
+    with pytest.raises(ConfigError, match=r"cannot say what it is: ImportError: no jaxpg$"):
+        cluster._device(Asked(True, broken), "GPU", notes.append)
+
+
 def test_without_ray_one_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     said = r"ray is not installed: pip install 'jaxpg\[ray\]'"
