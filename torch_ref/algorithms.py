@@ -15,6 +15,7 @@ from torch_ref import (
     losses,
     natural,
     networks,
+    penalty,
     ppo,
     rollout,
     statistics,
@@ -65,10 +66,15 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
         scale_reward=statistics.scale_reward,
         remember=REMEMBER[config.value_data],
         fit=FITS[config.fit],
+        init_fit=FIT_STATES.get(config.fit, stateless),
         optimizer=learner.OPTIMIZERS[config.optimizer],
         rounded=rounded if on_grid else as_it_is,
         learn=learner.learn,
     )
+
+
+def stateless(config: Config) -> None:
+    """What most fits start from: nothing."""
 
 
 def _distribution(config: Config, spec: EnvSpec) -> Distribution:
@@ -189,6 +195,8 @@ FITS: dict[str, Callable] = {
     "npg": natural.fit_npg,
     "trpo": natural.fit_trpo,
     "ppo": ppo.fit,
+    "ppo_penalty": penalty.fit,
 }
+FIT_STATES: dict[str, Callable] = {"ppo_penalty": penalty.init}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

@@ -106,7 +106,7 @@ def draw(key_run: np.ndarray, update: int, config: Config, spec: EnvSpec, num_st
         action=torch.from_numpy(uniform(key_action, (*steps, *spec.action_shape))),
         env=split(key_env, steps),
         replay=bits(key_replay, (config.value_steps, ROUNDS)) if config.replays else None,
-        order=bits(key_order, (config.epochs, ROUNDS)) if config.fit == "ppo" else None,
+        order=bits(key_order, (config.epochs, ROUNDS)) if config.minibatched else None,
     )
 
 

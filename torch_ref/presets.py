@@ -85,6 +85,7 @@ PRESETS = {
     "npg": _NATURAL,
     "trpo": dataclasses.replace(_NATURAL, fit="trpo", max_kl=1e-3),
     "ppo": _PPO,
+    "ppo-penalty": dataclasses.replace(_PPO, fit="ppo_penalty", desired_kl=2e-3),
     "ppo-acrobot": dataclasses.replace(
         _PPO_SCALED,
         env="Acrobot-v1",
@@ -203,6 +204,7 @@ PRESET_NOTES = {
     "npg": "natural policy gradient: by conjugate gradients, at a learning rate",
     "trpo": "trust region policy optimisation: as far as a bound on KL allows, if it helps",
     "ppo": "proximal policy optimisation: epochs of minibatches on a clipped surrogate",
+    "ppo-penalty": "ppo with a penalty on the KL, which adapts, instead of the clip",
     "ppo-acrobot": "ppo for Acrobot-v1",
     "ppo-mountain-car": "ppo for MountainCar-v0",
     "ppo-mountain-car-continuous": "ppo for MountainCarContinuous-v0",

@@ -14,6 +14,7 @@ from torch_ref.config import (
     MOST,
     OPTIONAL,
     STATIC,
+    TRAITS,
     Config,
     ConfigError,
     as_float,
@@ -43,6 +44,8 @@ _RANGES = {
     "clip_coef": _POSITIVE,
     "clip_value": _POSITIVE,
     "target_kl": _POSITIVE,
+    "kl_coef": _POSITIVE,
+    "desired_kl": _POSITIVE,
     "max_kl": _POSITIVE,
     "damping": _NOT_NEGATIVE,
     "optimizer_eps": _POSITIVE,
@@ -50,9 +53,10 @@ _RANGES = {
     "adam_b2": _BELOW_1,
 }
 _AS_USED = ("optimizer_eps", "adam_b1", "adam_b2")  # rounded to 0 or 1 they would make NaN
-_OF_FITS = {  # fields that are refused beside another fit; numbers that it does not use: `unused`
-    **dict.fromkeys(("epochs", "minibatches", "normalize_over", "clip_value", "target_kl"), "ppo"),
-    "backtrack_steps": "trpo",
+_OF_FITS = {  # field -> the fits that it means something to, where it does not to all
+    name: fits
+    for name in FIELDS
+    if (fits := tuple(fit for fit, traits in TRAITS.items() if name in traits.fields))
 }
 
 
@@ -71,7 +75,7 @@ def validate(config: Config) -> Config:
         _of_estimator,
         _of_joint,
         _of_fits,
-        _of_ppo,
+        _of_minibatches,
         _of_critic,
         _of_normalization,
     ):
@@ -103,10 +107,7 @@ def unused(config: Config) -> dict[str, str]:
             steps and c.optimizer != "sgd",
         ),
         "max_grad_norm": ("steps by an optimizer", steps),
-        "clip_coef": ("fit='ppo'", c.fit == "ppo"),
-        "max_kl": ("fit='trpo'", c.fit == "trpo"),
-        "damping": ("fit='npg' or 'trpo'", c.natural),
-        "cg_steps": ("fit='npg' or 'trpo'", c.natural),
+        **{name: (_needed(fits), c.fit in fits) for name, fits in _OF_FITS.items()},
         "total_steps": ("collect='steps'", by_steps),
         "total_episodes": ("collect='episodes'", not by_steps),
         "num_steps": ("collect='steps'", by_steps),
@@ -117,6 +118,11 @@ def unused(config: Config) -> dict[str, str]:
         "batch_size": ("a critic and value_data='replay'", replays),
     }
     return {name: what for name, (what, is_met) in needs.items() if not is_met}
+
+
+def _needed(fits: tuple[str, ...]) -> str:
+    """'fit='npg' or 'trpo'', for a message."""
+    return f"fit={' or '.join(map(repr, fits))}"
 
 
 def _check_fields(config: Config) -> None:
@@ -287,10 +293,11 @@ def _of_joint(c: Config) -> str | None:
 
 def _of_fits(c: Config) -> str | None:
     """What a fit has to do with."""
-    for name, fit in _OF_FITS.items():
+    for name, fits in _OF_FITS.items():
         value, default = getattr(c, name), FIELDS[name].default
-        if c.fit != fit and value is not None and (default is None or value != default):
-            return f"{name} needs fit={fit!r}; got {value!r} with fit={c.fit!r}"
+        is_set = value is not None if name in OPTIONAL else name in STATIC and value != default
+        if is_set and c.fit not in fits:  # other numbers may be what a preset left: `unused`
+            return f"{name} needs {_needed(fits)}; got {value!r} with fit={c.fit!r}"
     if c.fit != "gradient" and (c.baseline == "broadcast_value" or c.log_prob == "clamped"):
         return (
             f"fit={c.fit!r} does not support baseline='broadcast_value' or log_prob='clamped', "
@@ -304,18 +311,18 @@ def _of_fits(c: Config) -> str | None:
     return None
 
 
-def _of_ppo(c: Config) -> str | None:
-    """Its minibatches."""
-    if c.fit != "ppo":
+def _of_minibatches(c: Config) -> str | None:
+    """What a fit goes through in epochs."""
+    if not c.minibatched:
         return None
     if c.value_data != "batch" or c.value_steps > 1:
         return (
-            "fit='ppo' takes one step of the critic on each minibatch, so it needs "
+            f"fit={c.fit!r} takes one step of the critic on each minibatch, so it needs "
             f"value_data='batch' and value_steps=1; got {c.value_data!r} and {c.value_steps}"
         )
     if c.collect == "steps" and c.reduction == "trajectories":
         return (
-            "fit='ppo' with collect='steps' has minibatches of single steps, so it needs "
+            f"fit={c.fit!r} with collect='steps' has minibatches of single steps, so it needs "
             "reduction='steps'; got 'trajectories'"
         )
     if c.normalize_over == "minibatch" and not c.normalize_advantage:

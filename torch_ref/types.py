@@ -145,6 +145,7 @@ class Algorithm(NamedTuple):
     scale_reward: Callable[..., tuple]  # (scale, trajectory, *, gamma) -> scale, trajectory
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
+    init_fit: Callable[..., Any]  # (config) -> the fit_state of the first update, or None
     optimizer: Callable[..., torch.optim.Optimizer]  # (config, parameters) -> their optimizer
     rounded: Callable[..., Any]  # what is carried forward, a tree: as it is, or on the grid
     learn: Callable[..., tuple]  # learner.learn
@@ -156,6 +157,7 @@ class Learned(NamedTuple):
     params: nn.ModuleDict
     opt_state: dict[str, torch.optim.Optimizer]  # by network; {"joint": ...} with a joint loss
     update: int  # updates done
+    fit_state: Any = None  # what a fit keeps from update to update; None of most
 
 
 class Fitted(NamedTuple):
@@ -188,6 +190,7 @@ class LearnerState(NamedTuple):
     replay: Ring | None  # (obs, reward, next_obs, terminated)
     recent_returns: Ring  # the last 100 episodes' returns
     reward_scale: RewardScale | None = None  # with normalize_reward
+    fit_state: Any = None  # as in Learned
 
 
 class Metrics(NamedTuple):
@@ -202,14 +205,14 @@ class Metrics(NamedTuple):
     entropy: torch.Tensor  # nats per step
     policy_grad_norm: torch.Tensor  # before clipping; of everything with a joint loss
     value_grad_norm: torch.Tensor  # before clipping; 0 with a joint loss or without a critic
-    # PPO's own, see `Config.reports`:
+    # Some fits' own, see `Config.reports`:
     clip_fraction: torch.Tensor | None = None  # of valid steps whose ratio was beyond the clip
     approx_kl: torch.Tensor | None = None  # nats, of the acting policy to this one
     explained_variance: torch.Tensor | None = None  # by V before the fit, of the target, at most 1
-    # and the natural gradients':
     kl: torch.Tensor | None = None  # nats, of the acting policy to the next; 0 without a step
     full_kl: torch.Tensor | None = None  # of TRPO's step before it was shortened
     accepted: torch.Tensor | None = None  # 1 or 0, whether TRPO's line search accepted a step
+    kl_weight: torch.Tensor | None = None  # of the penalty on the KL in this update
 
     def named(self) -> dict[str, Any]:
         """What this fit reports, by name."""

@@ -16,6 +16,7 @@ from jaxpg.core import (
     losses,
     natural,
     networks,
+    penalty,
     ppo,
     rollout,
     statistics,
@@ -96,10 +97,15 @@ def build(
         scale_reward=partial(statistics.scale_reward, scan=primitives.scan),
         remember=REMEMBER[config.value_data],
         fit=partial(FITS[config.fit], scan=primitives.steps),
+        init_fit=FIT_STATES.get(config.fit, stateless),
         optimizer=primitives.optimizer(learner.OPTIMIZERS[config.optimizer]),
         rounded=rounded if on_grid else as_it_is,
         learn=primitives.learn(learner.learn),
     )
+
+
+def stateless(config: Config) -> None:
+    """What most fits start from: nothing."""
 
 
 def _distribution(config: Config, spec: EnvSpec) -> Distribution:
@@ -235,6 +241,8 @@ FITS: dict[str, Callable] = {
     "npg": natural.fit_npg,
     "trpo": natural.fit_trpo,
     "ppo": ppo.fit,
+    "ppo_penalty": penalty.fit,
 }
+FIT_STATES: dict[str, Callable] = {"ppo_penalty": penalty.init}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
 DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}

@@ -9,7 +9,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 RECENT_EPISODES = 100  # that a final return is the mean of
 
@@ -41,6 +41,38 @@ class EnvParams(dict[str, Any]):
 
 
 OWN_PARAMS = EnvParams()  # an environment's own, whatever they are
+
+
+class Traits(NamedTuple):
+    """What all others have to know of a fit."""
+
+    fields: tuple[str, ...] = ()  # of Config, that mean something to it and not to every fit
+    reports: tuple[str, ...] = ()  # names of the metrics that it has beside everybody's
+    natural: bool = False  # whether the policy's steps are along the natural gradient
+    minibatched: bool = False  # whether it goes through its batch in epochs of minibatches
+
+
+_OF_MINIBATCHES = ("epochs", "minibatches", "normalize_over", "clip_value")
+_OF_NATURAL = ("damping", "cg_steps")
+TRAITS = {
+    "gradient": Traits(),
+    "npg": Traits(fields=_OF_NATURAL, reports=("kl",), natural=True),
+    "trpo": Traits(
+        fields=(*_OF_NATURAL, "max_kl", "backtrack_steps"),
+        reports=("kl", "full_kl", "accepted"),
+        natural=True,
+    ),
+    "ppo": Traits(
+        fields=(*_OF_MINIBATCHES, "clip_coef", "target_kl"),
+        reports=("clip_fraction", "approx_kl", "explained_variance"),
+        minibatched=True,
+    ),
+    "ppo_penalty": Traits(
+        fields=(*_OF_MINIBATCHES, "kl_coef", "desired_kl"),
+        reports=("kl", "kl_weight", "explained_variance"),
+        minibatched=True,
+    ),
+}
 
 
 def _traced(default: Any) -> Any:
@@ -99,30 +131,39 @@ class Config:
     normalize_advantage: bool = False
     """Shift and scale Psi to mean 0 and standard deviation 1."""
     normalize_over: Literal["batch", "minibatch"] = "batch"
-    """Of what Psi is normalised: of the whole batch, or of each of fit=ppo's minibatches."""
+    """Of what Psi is normalised: of the whole batch, or of each minibatch (fit=ppo and ppo_penalty
+    only)."""
     reduction: Literal["steps", "trajectories", "trajectory_means"] = "steps"
     """Policy loss: mean over valid steps; sum over time, mean over trajectories; or mean over time,
     then over trajectories, as in GRPO (collect=episodes only)."""
     ent_coef: float = _traced(0.0)
     """Weight of the entropy bonus, >= 0."""
 
-    fit: Literal["gradient", "npg", "trpo", "ppo"] = "gradient"
+    fit: Literal["gradient", "npg", "trpo", "ppo", "ppo_penalty"] = "gradient"
     """What an update does with its batch: one step along the policy gradient or the natural
     gradient, or TRPO's (and value_steps of the critic), or epochs of minibatch steps on PPO's
-    clipped surrogate."""
+    clipped surrogate, or on its surrogate with a penalty on the KL."""
     epochs: int = 1
-    """Passes over the batch, each in another order (fit=ppo only)."""
+    """Passes over the batch, each in another order (fit=ppo and ppo_penalty only)."""
     minibatches: int = 1
-    """Steps of a pass; they divide the batch's steps, or its episodes (fit=ppo only)."""
+    """Steps of a pass; they divide the batch's steps, or its episodes (fit=ppo and ppo_penalty
+    only)."""
     clip_coef: float = _traced(0.2)
     """Epsilon > 0: beyond 1 - epsilon or 1 + epsilon the probability ratio of an action gains
     nothing more (fit=ppo only)."""
     clip_value: float | None = _traced(None)
     """How far V(s) may move from its old value before the value loss gains nothing more, > 0;
-    None: no limit (fit=ppo only)."""
+    None: no limit (fit=ppo and ppo_penalty only)."""
     target_kl: float | None = _traced(None)
     """Skip the rest of an update's steps once the KL from the acting policy exceeds this, > 0;
     None: never (fit=ppo only)."""
+    kl_coef: float = _traced(1.0)
+    """Beta > 0 in the first update: the weight of the KL from the acting policy (fit=ppo_penalty
+    only)."""
+    desired_kl: float = _traced(0.01)
+    """How far, in nats > 0, an update should take the policy: beta is halved after one that went
+    less than 2/3 as far, and doubled after one that went more than 3/2 as far (fit=ppo_penalty
+    only)."""
 
     max_kl: float = _traced(0.01)
     """Delta > 0: how far, in nats, a step may take the policy, on average over the batch (fit=trpo
@@ -225,16 +266,17 @@ class Config:
     @property
     def natural(self) -> bool:
         """Whether the policy's steps are along the natural gradient."""
-        return self.fit in ("npg", "trpo")
+        return TRAITS[self.fit].natural
+
+    @property
+    def minibatched(self) -> bool:
+        """Whether its fit goes through the batch in epochs of minibatches."""
+        return TRAITS[self.fit].minibatched
 
     @property
     def reports(self) -> tuple[str, ...]:
         """Names of the metrics that its fit has beside everybody's."""
-        return {
-            "npg": ("kl",),
-            "trpo": ("kl", "full_kl", "accepted"),
-            "ppo": ("clip_fraction", "approx_kl", "explained_variance"),
-        }.get(self.fit, ())
+        return TRAITS[self.fit].reports
 
     @property
     def float_type(self) -> str:
@@ -285,8 +327,9 @@ OPTIONAL = tuple(name for name in TRACED if type(None) in get_args(FIELDS[name].
 def nearest(name: str, choices: Any) -> str:
     """'; did you mean …? Allowed: …' for an error message."""
     choices = list(choices)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
+    lower = {choice.lower(): choice for choice in reversed(choices)}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    hint = f"; did you mean {lower[close[0]]!r}?" if close else "."
     shown = choices if len(choices) <= 30 else [*choices[:30], f"… ({len(choices)} in all)"]
     return f"{hint} Allowed: {', '.join(shown)}"
 

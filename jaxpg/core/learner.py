@@ -77,6 +77,7 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
         replay=ring.empty(transition, config.buffer_size) if config.replays else None,
         recent_returns=ring.empty(scalar, RECENT_EPISODES),
         reward_scale=_first_scale(config),
+        fit_state=algorithm.init_fit(config),
     )
 
 
@@ -106,7 +107,7 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
         reward_scale = algorithm.rounded(reward_scale)
     replay = _remember(algorithm, state.replay, trajectory)
     samples = _samples(config, replay, draws)
-    learned = Learned(state.params, state.opt_state, state.update)
+    learned = Learned(state.params, state.opt_state, state.update, state.fit_state)
     inputs = (learned, trajectory, samples, draws.order)
     learned, batch, fitted = algorithm.learn(config, algorithm, *inputs)
     params = learned.params
@@ -124,6 +125,7 @@ def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[Le
         replay=replay,
         recent_returns=ring.insert(state.recent_returns, returns, ended),
         reward_scale=reward_scale,
+        fit_state=learned.fit_state,
     )
     metrics = Metrics(
         env_steps=jnp.sum(trajectory.valid, dtype=jnp.int32),
@@ -213,9 +215,14 @@ def estimate(config: Config, algorithm: Algorithm, params: Params, trajectory: T
 
 def checked_losses(config: Config, losses: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """What a fit reports, if that is what its config says: all who read metrics go by it."""
-    if losses.keys() != {*LOSSES, *config.reports}:
-        wanted, told = ", ".join((*LOSSES, *config.reports)), ", ".join(losses)
-        raise ConfigError(f"with fit={config.fit!r} the losses must be {wanted}; got {told}")
+    wanted = (*LOSSES, *config.reports)
+    if losses.keys() != {*wanted}:
+        missing = ", ".join(name for name in wanted if name not in losses)
+        unknown = ", ".join(name for name in losses if name not in wanted)
+        raise ConfigError(
+            f"with fit={config.fit!r} the losses must be {', '.join(wanted)}; "
+            f"missing: {missing or 'none'}; unknown: {unknown or 'none'}"
+        )
     return losses
 
 

@@ -114,7 +114,7 @@ def draw(
         action=uniform(key_action, (*steps, *spec.action_shape)),
         env=split(key_env, steps),
         replay=bits(key_replay, (config.value_steps, ROUNDS)) if config.replays else None,
-        order=bits(key_order, (config.epochs, ROUNDS)) if config.fit == "ppo" else None,
+        order=bits(key_order, (config.epochs, ROUNDS)) if config.minibatched else None,
     )
 
 

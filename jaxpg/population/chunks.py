@@ -429,9 +429,10 @@ def metric_names(config: Config) -> tuple[str, ...]:
 
 
 def _cause(state: LearnerState, metrics: Metrics) -> jax.Array:
-    """The first of CAUSES that is not finite, or 0; what scales rewards counts as a parameter."""
+    """The first of CAUSES that is not finite, or 0; what scales rewards and what a fit keeps are
+    parameters, too."""
     finite = [jnp.isfinite(getattr(metrics, name)) for name in learner.LOSSES]
-    leaves = jax.tree.leaves((state.params, state.reward_scale))
+    leaves = jax.tree.leaves((state.params, state.reward_scale, state.fit_state))
     finite.append(jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])))
     broken = jnp.logical_not(jnp.stack(finite))
     return jnp.where(jnp.any(broken), jnp.argmax(broken).astype(jnp.int32) + 1, 0)

@@ -19,6 +19,7 @@ import torch_ref.config
 import torch_ref.gradient
 import torch_ref.learner
 import torch_ref.natural
+import torch_ref.penalty
 import torch_ref.ppo
 import torch_ref.training
 import torch_ref.types
@@ -60,7 +61,7 @@ def small(config: Config) -> Config:
         value_learning_rate=3e-2,
         max_grad_norm=None if config.max_grad_norm is None else CLIP,
         epochs=min(config.epochs, 3),
-        minibatches=synthetic.N if config.fit == "ppo" else 1,
+        minibatches=synthetic.N if config.minibatched else 1,
         target_kl=None if config.target_kl is None else 0.1,  # reached in the middle of an update
     )
 
@@ -113,9 +114,11 @@ def jax_side(config: Config, seed: int = 0) -> Side:
     given = (parameters(config, seed), reward_scale(config, seed))
     params, scale = jax.tree.map(lambda x: jnp.asarray(x, config.float_type), given)
     key = noise.streams(noise.key(seed))[2]
-    state = zeros._replace(params=params, reward_scale=scale, key=key)
     trajectory = synthetic.for_jax(fields(config, seed), config.float_type)
-    return Side(traced, inject(fast.build(traced), trajectory), state, trajectory)
+    algorithm = inject(fast.build(traced), trajectory)
+    fit_state = algorithm.init_fit(traced)
+    state = zeros._replace(params=params, reward_scale=scale, key=key, fit_state=fit_state)
+    return Side(traced, algorithm, state, trajectory)
 
 
 def torch_side(config: Config, seed: int = 0) -> Side:
@@ -204,7 +207,14 @@ def _objectives(
         "joint": package.gradient.joint_objective,
     }
     natural = {**usual, "policy": package.natural.surrogate_objective}
-    of_fits = {"gradient": usual, "npg": natural, "trpo": natural, "ppo": package.ppo.OBJECTIVES}
+    of_fits = {
+        "gradient": usual,
+        "npg": natural,
+        "trpo": natural,
+        "ppo": package.ppo.OBJECTIVES,
+        # Of π_old itself, where the KL has no slope: updates show what it does.
+        "ppo_penalty": package.penalty.objectives(config, params, config.kl_coef),
+    }
     parts = ("joint",) if config.joint else ("policy", "value") if config.critic else ("policy",)
     return {
         f"{part}_objective": of_fits[config.fit][part](config, algorithm, params, batch)[0]

@@ -83,6 +83,17 @@ CASES = {
         value_steps=1,
         normalize_advantage=True,
     ),
+    "PPO, penalty, whole episodes, Gaussian": dataclasses.replace(
+        REINFORCE,
+        env="Pendulum-v1",
+        fit="ppo_penalty",
+        epochs=2,
+        minibatches=2,
+        num_envs=4,
+        baseline="value",
+        value_steps=1,
+        normalize_advantage=True,
+    ),
     "NPG, whole episodes, no critic": dataclasses.replace(REINFORCE, fit="npg"),
     "TRPO, Gaussian": dataclasses.replace(
         VPG,

@@ -49,6 +49,7 @@ METRICS = {  # title, and label of the axis
     "clip_fraction": ("Steps beyond the clip", "fraction"),
     "approx_kl": ("KL of the acting policy to the updated", "nats, approximately"),
     "kl": ("KL of the acting policy to the next", "nats"),
+    "kl_weight": ("Weight of the penalty on the KL", "weight"),
     "full_kl": ("KL of TRPO's step before it is shortened", "nats"),
     "accepted": ("Updates in which TRPO accepts a step", "fraction"),
     "explained_variance": ("Variance of the target that the critic explains", "fraction"),

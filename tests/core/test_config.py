@@ -42,9 +42,13 @@ def test_the_defaults_are_the_preset_vpg():
     assert preset("vpg") == Config()
 
 
-def test_unknown_preset_names_the_nearest_and_all():
-    with pytest.raises(ConfigError, match="'actorcritic'; did you mean 'actor-critic'") as error:
-        preset("actorcritic")
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("actorcritic", "actor-critic"), ("PPO", "ppo"), ("Actor-Crtic", "actor-critic")],
+)
+def test_unknown_preset_names_the_nearest_and_all(name, nearest):
+    with pytest.raises(ConfigError, match=f"'{name}'; did you mean '{nearest}'") as error:
+        preset(name)
     assert all(name in str(error.value) for name in PRESETS)
 
 
@@ -112,12 +116,21 @@ def bad_fields():
 
 
 PPO = {"fit": "ppo", "value_steps": 1}
+OF_PPO, OF_PENALTY, OF_NATURAL = "clip_coef target_kl", "kl_coef desired_kl", "damping cg_steps"
+OF_MINIBATCHES = "epochs minibatches normalize_over"
 PPO_COMBINATIONS = [
-    ({"epochs": 4}, "epochs needs fit='ppo'; got 4 with fit='gradient'"),
-    ({"minibatches": 2}, "minibatches needs fit='ppo'; got 2"),
-    ({"clip_value": 0.2}, "clip_value needs fit='ppo'; got 0.2"),
+    ({"epochs": 4}, "epochs needs fit='ppo' or 'ppo_penalty'; got 4 with fit='gradient'"),
+    ({"minibatches": 2}, "minibatches needs fit='ppo' or 'ppo_penalty'; got 2"),
+    ({"clip_value": 0.2}, "clip_value needs fit='ppo' or 'ppo_penalty'; got 0.2"),
     ({"target_kl": 0.01}, "target_kl needs fit='ppo'; got 0.01"),
-    ({"normalize_over": "minibatch"}, "normalize_over needs fit='ppo'; got 'minibatch'"),
+    (
+        PPO | {"fit": "ppo_penalty", "target_kl": 0.01},
+        "target_kl needs fit='ppo'; got 0.01 with fit='ppo_penalty'",
+    ),
+    (
+        {"normalize_over": "minibatch"},
+        "normalize_over needs fit='ppo' or 'ppo_penalty'; got 'minibatch'",
+    ),
     (
         PPO | {"minibatches": 1024} | {"normalize_advantage": True, "normalize_over": "minibatch"},
         "normalize_advantage needs at least 2 steps in each minibatch; got 1",
@@ -147,7 +160,10 @@ PPO_COMBINATIONS = [
 ]
 NATURAL_COMBINATIONS = [
     ({"fit": "npg", "backtrack_steps": 5}, "backtrack_steps needs fit='trpo'; got 5 with fit='npg"),
-    ({"fit": "trpo", "epochs": 2}, "epochs needs fit='ppo'; got 2 with fit='trpo'"),
+    (
+        {"fit": "trpo", "epochs": 2},
+        "epochs needs fit='ppo' or 'ppo_penalty'; got 2 with fit='trpo'",
+    ),
     ({"fit": "trpo"} | SHARED, "fit='trpo' .* needs networks='separate' .* got 'shared' and False"),
     (
         {"fit": "npg", "joint_loss": True, "value_steps": 1},
@@ -263,13 +279,15 @@ def test_accepted_at_the_edge(given):
 @pytest.mark.parametrize(
     ("given", "names"),
     [
-        ({}, "clip_coef cg_steps damping max_kl vf_coef"),
-        (PPO | {"joint_loss": True}, "cg_steps damping max_kl value_learning_rate"),
-        ({"fit": "trpo"}, "clip_coef learning_rate vf_coef"),
+        ({}, f"{OF_PPO} {OF_PENALTY} {OF_NATURAL} max_kl clip_value vf_coef"),
+        (PPO | {"joint_loss": True}, f"{OF_PENALTY} {OF_NATURAL} max_kl value_learning_rate"),
+        (PPO | {"fit": "ppo_penalty"}, f"{OF_PPO} {OF_NATURAL} max_kl vf_coef"),
+        ({"fit": "trpo"}, f"{OF_PPO} {OF_PENALTY} clip_value learning_rate vf_coef"),
         ({"optimizer": "sgd", "estimator": "td_error", "value_target": "td0"},
-         "adam_b1 adam_b2 optimizer_eps gae_lambda clip_coef cg_steps damping max_kl vf_coef"),
+         f"adam_b1 adam_b2 optimizer_eps gae_lambda {OF_PPO} {OF_PENALTY} {OF_NATURAL} max_kl "
+         "clip_value vf_coef"),
         (REINFORCE | {"fit": "npg"}, "adam_b1 adam_b2 optimizer_eps max_grad_norm gae_lambda "
-         "clip_coef max_kl value_learning_rate vf_coef"),
+         f"{OF_PPO} {OF_PENALTY} clip_value max_kl value_learning_rate vf_coef"),
     ],
 )  # fmt: skip
 def test_what_nothing_depends_on(given, names):
@@ -282,11 +300,13 @@ def test_what_nothing_depends_on(given, names):
 @pytest.mark.parametrize(
     ("given", "names"),
     [
-        ({}, "batch_size buffer_size total_episodes"),
-        (REPLAY, "total_episodes"),
+        ({}, f"{OF_MINIBATCHES} backtrack_steps batch_size buffer_size total_episodes"),
+        (REPLAY, f"{OF_MINIBATCHES} backtrack_steps total_episodes"),
+        (PPO, "backtrack_steps batch_size buffer_size total_episodes"),
         (
-            REINFORCE,
-            "batch_size buffer_size num_steps total_steps value_data value_steps value_target",
+            REINFORCE | {"fit": "trpo"},
+            f"{OF_MINIBATCHES} batch_size buffer_size num_steps total_steps value_data value_steps "
+            "value_target",
         ),
     ],
 )
@@ -365,8 +385,8 @@ def test_the_real_numbers_and_what_bounds_a_loop_are_traced_and_all_else_is_stat
 def test_leaves_are_the_traced_fields():
     config = Config(gamma=0.5, fit="ppo", value_steps=1, clip_value=0.1, target_kl=0.2)
     assert sorted(jax.tree.leaves(config)) == sorted(getattr(config, name) for name in TRACED)
-    assert len(jax.tree.leaves(config)) == 16
-    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 13  # nor are there PPO's two bounds
+    assert len(jax.tree.leaves(config)) == 18
+    assert len(jax.tree.leaves(Config(max_grad_norm=None))) == 15  # nor are there PPO's two bounds
     doubled = jax.tree.map(lambda leaf: 2 * leaf, config)
     assert doubled == dataclasses.replace(
         config, **{name: 2 * getattr(config, name) for name in TRACED}

@@ -44,6 +44,9 @@ OTHERS = {
         CONFIG, networks="shared", value_steps=1, env_params={"gravity": 12.0, "masspole": 0.3}
     ),
     "natural": dataclasses.replace(CONFIG, fit="trpo", init="orthogonal"),
+    "penalty": dataclasses.replace(
+        CONFIG, fit="ppo_penalty", value_steps=1, epochs=2, minibatches=2, desired_kl=1e-3
+    ),
     "natural episodes": dataclasses.replace(
         CONFIG,
         collect="episodes",

@@ -18,7 +18,7 @@ import torch_ref
 from jaxpg import fast, parity
 from jaxpg.core import learner
 from jaxpg.core.algorithms import PLAIN
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import TRAITS, Config, ConfigError
 from jaxpg.core.noise import ROUNDS
 from jaxpg.core.rules import validate
 from jaxpg.core.types import Learned
@@ -67,7 +67,7 @@ MEANING = (
 )
 # What the other fits see of a config; Ψ is a constant to them, whatever it was estimated from.
 FITS: dict[str, tuple] = {
-    "fit": ("ppo", "npg", "trpo"),
+    "fit": ("ppo", "ppo_penalty", "npg", "trpo"),
     "collect": ("steps", "episodes"),
     "reduction": ("steps", "trajectories", "trajectory_means"),
     "networks": ("separate", "joint", "shared"),
@@ -126,7 +126,7 @@ def config_of_fit(choices: dict[str, Any]) -> Config:
     normalized, networks = fields.pop("normalized"), fields["networks"]
     if networks == "joint":
         fields |= {"networks": "separate", "joint_loss": True}
-    if fields["fit"] == "ppo":
+    if TRAITS[fields["fit"]].minibatched:
         fields |= {"epochs": 2, "minibatches": 2 if fields["collect"] == "steps" else synthetic.N}
     critic = fields["baseline"] == "value"
     return config_of(
@@ -135,7 +135,7 @@ def config_of_fit(choices: dict[str, Any]) -> Config:
         value_target="lambda_return" if critic else "monte_carlo",
         normalize_advantage=normalized != "not",
         normalize_over="minibatch" if normalized == "minibatch" else "batch",
-        value_steps=2 if fields["fit"] != "ppo" and networks == "separate" else 1,
+        value_steps=1 if "epochs" in fields or networks != "separate" else 2,
         cg_steps=4,
         max_kl=0.1,
         arithmetic="float64",
@@ -246,7 +246,7 @@ def assert_fits_agree(choices: dict[str, Any]) -> None:
     """Every gradient that an optimizer is given, every metric and parameter are the twin's."""
     config = config_of_fit(choices)
     bits = np.random.default_rng(1).integers(2**32, size=(config.epochs, ROUNDS), dtype=np.uint32)
-    order = bits if config.fit == "ppo" else None
+    order = bits if config.minibatched else None
     with jax.enable_x64(True):
         side = batch.jax_side(config)
 
@@ -254,11 +254,12 @@ def assert_fits_agree(choices: dict[str, Any]) -> None:
         def learn(config: Config, *inputs: Any) -> tuple:
             return learner.learn(config, side.algorithm, *inputs)
 
-        start = Learned(side.state.params, side.state.opt_state, jnp.int32(1))
+        start = Learned(side.state.params, side.state.opt_state, jnp.int32(1), side.state.fit_state)
         inputs = (side.config, start, side.trajectory, None)
         learned, _, ours = learn(*inputs, None if order is None else jnp.asarray(order))
     twin = batch.torch_side(config)
-    begin = torch_ref.types.Learned(twin.state.params, twin.state.opt_state, 1)
+    state = twin.state
+    begin = torch_ref.types.Learned(state.params, state.opt_state, 1, state.fit_state)
     inputs = (twin.config, twin.algorithm, begin, twin.trajectory, None)
     _, _, theirs = torch_ref.learner.learn(*inputs, order)
 

@@ -204,9 +204,13 @@ def test_a_fit_that_reports_other_metrics_is_refused_before_training(tmp_path):
 
         return jaxpg.build(config)._replace(fit=fit)
 
-    for other in ({"add": ("kl",)}, {"add": ("surprise",)}, {"add": (), "drop": ("entropy",)}):
+    for other, told in (
+        ({"add": ("kl",)}, "missing: none; unknown: kl"),
+        ({"add": ("surprise",), "drop": ("entropy",)}, "missing: entropy; unknown: surprise"),
+        ({"add": (), "drop": ("entropy",)}, "missing: entropy; unknown: none"),
+    ):
         made, run = partial(build, **other), tmp_path / "run"
-        with pytest.raises(ConfigError, match=r"losses must be policy_loss, .*; got .*"):
+        with pytest.raises(ConfigError, match=rf"losses must be policy_loss, .*; {told}"):
             jaxpg.train_population(TINY, [1], lanes=2, build=made, out=run)
         assert not run.exists()
     assert jaxpg.train_population(TINY, [1], lanes=2, build=partial(build, add=())).params

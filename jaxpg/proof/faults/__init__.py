@@ -20,6 +20,7 @@ from jaxpg.proof.faults import (
     images,
     losses,
     natural,
+    penalty,
     ppo,
     start,
     statistics,
@@ -108,6 +109,7 @@ CONTROLS = {
     "trpo": _TRPO,
     "trpo, entropy": dataclasses.replace(_TRPO, ent_coef=1.0, max_kl=0.3),
     "ppo": _PPO,
+    "ppo penalty": dataclasses.replace(_PPO, fit="ppo_penalty", clip_coef=0.2, target_kl=None),
     "ppo stops": dataclasses.replace(_PPO, target_kl=0.1),
     "ppo joint": dataclasses.replace(_PPO, joint_loss=True, vf_coef=0.3),
     "moments": dataclasses.replace(
@@ -132,6 +134,7 @@ FAULTS = (
     *update.FAULTS,
     *natural.FAULTS,
     *ppo.FAULTS,
+    *penalty.FAULTS,
     *statistics.FAULTS,
     *images.FAULTS,
     *environment.FAULTS,

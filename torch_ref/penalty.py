@@ -1,0 +1,111 @@
+"""PPO with a penalty on the KL, whose weight adapts, instead of the clip.
+
+    maximise E[ρ Ψ] - β KL(π_old ‖ π),    ρ = π(a|s) / π_old(a|s)
+
+Epochs and minibatches are those of `ppo`. After them the KL that the update has come to is measured
+on its batch: where it is far from what is desired, β is another in the next update.
+
+Source: Schulman et al. 2017 (arXiv:1707.06347), section 4; Heess et al. 2017 (arXiv:1707.02286).
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from torch_ref import learner, natural, ppo
+from torch_ref.advantages import normalize
+from torch_ref.config import Config
+from torch_ref.losses import masked_mean
+from torch_ref.types import Algorithm, Batch, Fitted, Learned
+
+SLACK = 1.5  # how many times too far, or not far enough, an update may go before β changes
+
+
+def init(config: Config) -> torch.Tensor:
+    """β of the first update, a scalar."""
+    return torch.as_tensor(config.kl_coef, dtype=getattr(torch, config.float_type))
+
+
+def fit(
+    config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
+) -> tuple[Learned, Fitted]:
+    """`ppo.fit` on the surrogate with its penalty, then β for the next update."""
+    old, weight = copy.deepcopy(learned.params), learned.fit_state
+    minimised = objectives(config, old, weight)
+    learned, fitted = ppo.fit(config, algorithm, learned, batch, objectives=minimised)
+    with torch.no_grad():
+        old_outputs = algorithm.networks.policy(old, batch.obs)
+        kl = natural.mean_kl(algorithm, old_outputs, learned.params, batch)
+    adapted = adapted_weight(weight, kl, desired_kl=config.desired_kl)
+    losses = {**fitted.losses, "kl": kl, "kl_weight": weight}
+    return learned._replace(fit_state=adapted), fitted._replace(losses=losses)
+
+
+def adapted_weight(weight: torch.Tensor, kl: torch.Tensor, *, desired_kl: Any) -> torch.Tensor:
+    """β of the next update: half of this one's where it went less than desired / 1.5 far, twice
+    where more than desired · 1.5, and else the same.
+
+    Args:
+      weight: β > 0, a scalar.
+      kl: KL(π_old ‖ π) at the end of the update, in nats, a scalar.
+      desired_kl: in nats, > 0, a scalar.
+    """
+    lower = torch.where(kl < desired_kl / SLACK, weight / 2.0, weight)
+    return torch.where(kl > desired_kl * SLACK, weight * 2.0, lower)
+
+
+def objectives(config: Config, old: nn.ModuleDict, weight: torch.Tensor) -> dict[str, Callable]:
+    """What each group of parameters descends, as in `ppo.OBJECTIVES`.
+
+    Args:
+      old: of π_old.
+      weight: β, a scalar.
+    """
+    own: dict[str, Callable] = {
+        "policy": partial(surrogate_objective, old=old, weight=weight),
+        "value": ppo.value_objective,
+        "joint": partial(joint_objective, old=old, weight=weight),
+    }
+    return {name: own[name] for name in learner.groups(config, old)}
+
+
+def surrogate_objective(
+    config: Config,
+    algorithm: Algorithm,
+    params: nn.ModuleDict,
+    batch: Batch,
+    *,
+    old: nn.ModuleDict,
+    weight: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The surrogate's loss + β KL(π_old ‖ π) - ent_coef · entropy, and what it is made of."""
+    outputs = algorithm.networks.policy(params, batch.obs)
+    with torch.no_grad():
+        old_outputs = algorithm.networks.policy(old, batch.obs)
+    if config.normalize_over == "minibatch":
+        batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
+    ratio = torch.exp(learner.log_ratio(algorithm, outputs, batch))
+    loss, parts = learner.regularized(config, algorithm, outputs, ratio, batch)
+    kl = masked_mean(algorithm.distribution.kl(old_outputs, outputs), batch.valid)
+    return loss + weight * kl, parts
+
+
+def joint_objective(
+    config: Config,
+    algorithm: Algorithm,
+    params: nn.ModuleDict,
+    batch: Batch,
+    *,
+    old: nn.ModuleDict,
+    weight: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The surrogate's loss + β KL(π_old ‖ π) + vf_coef · value_loss - ent_coef · entropy, and its
+    parts."""
+    inputs = (config, algorithm, params, batch)
+    policy, parts = surrogate_objective(*inputs, old=old, weight=weight)
+    value, more = ppo.value_objective(*inputs)
+    return policy + config.vf_coef * value, {**parts, **more}
