@@ -27,6 +27,8 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ppo", {}),
     ("ppo", {"total_steps": 80_000}),
     ("ppo", {"total_steps": 60_000, "epochs": 12}),
+    ("ppo-penalty", {}),
+    ("ppo-penalty", {"total_steps": 80_000}),
     ("a2c", {}),
     ("trpo", {}),
     ("trpo", {"max_kl": 0.01}),

@@ -2,7 +2,8 @@
 
 Before the first step π is π_old, and every minibatch should say what VPG says. From then on the
 batch judges itself, states and Ψ are those of the policy that acted, and the clip takes gradient
-away: none of that is the gradient at the parameters that have been reached.
+away, or the penalty pulls back: none of that is the gradient at the parameters that have been
+reached.
 
 Letters: T steps, M trajectories, N of them in a batch, K batches, P parameters of the policy.
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpg.core import natural, ppo
+from jaxpg.core import natural, penalty, ppo
 from jaxpg.core.config import Config
 from jaxpg.core.distributions import categorical
 from jaxpg.core.types import Batch, Params
@@ -36,7 +37,11 @@ ESTIMATORS: tuple[tuple[dict[str, Any], str], ...] = (  # and the kind of V, as 
 EPOCHS = 4
 RATES = (0.01, 0.1, 0.3, 1.0, 3.0)  # of plain gradient steps
 USUAL_RATE = 0.1  # of those that are held at several sizes of a batch
-CLIPS = {"no clip": 1e9, "clip 0.2": 0.2}
+FORMS: dict[str, dict[str, Any]] = {
+    "no clip": {"fit": "ppo", "clip_coef": 1e9},
+    "clip 0.2": {"fit": "ppo", "clip_coef": 0.2},
+    "penalty 1": {"fit": "ppo_penalty", "kl_coef": 1.0},
+}
 
 
 def first_minibatch(problem: Problem, params: Params) -> Iterator[Finding]:
@@ -110,13 +115,12 @@ def epochs(problem: Problem, params: Params) -> Iterator[Finding]:
     values = judged.values(problem, params, "exact V", 1.0)
     for size in (2, 1):
         weight, batches = judged.batches(problem, params, size)
-        for clip, rate in itertools.product(CLIPS, RATES if size == 2 else (USUAL_RATE,)):
+        for form, rate in itertools.product(FORMS, RATES if size == 2 else (USUAL_RATE,)):
             config = judged.config(
+                **FORMS[form],
                 estimator="reward_to_go",
-                fit="ppo",
                 epochs=EPOCHS,
                 num_envs=size,
-                clip_coef=CLIPS[clip],
                 learning_rate=rate,
             )
             batch = judged.estimate(problem, config, params, batches, values)
@@ -126,7 +130,7 @@ def epochs(problem: Problem, params: Params) -> Iterator[Finding]:
             alone = judged.estimate(problem, config, params, oracle.every_batch(problem, 1), values)
             start = np.asarray(natural.as_vector(params))
             reached = np.tile(start, (len(weight), 1))  # [K, P]
-            case = clip if size == 2 else f"{clip}, batches of {size}"
+            case = form if size == 2 else f"{form}, batches of {size}"
             for k in range(EPOCHS):
                 exact, kl = _exactly(problem, params, weight, reached)
                 fresh = _freshly(problem, judged.fit_only(config), params, alone, weight, reached)
@@ -182,17 +186,20 @@ def _freshly(
     weight: jax.Array,
     reached: jax.Array,
 ) -> jax.Array:
-    """What PPO's surrogate says, in expectation over trajectories of params, where each batch of
+    """What PPO's objective says, in expectation over trajectories of params, where each batch of
     others has come to.
 
     Args:
       alone: each trajectory a batch, leaves [M, T, 1, ...].
     """
     algorithm, chance = judged.build(problem, config), probability(problem, params)
+    objectives = ppo.OBJECTIVES
+    if config.fit == "ppo_penalty":
+        objectives = penalty.objectives(config, params, algorithm.init_fit(config))
 
-    def surrogate(policy: jax.Array) -> jax.Array:
+    def utility(policy: jax.Array) -> jax.Array:
         there = judged.as_policy(params, policy)
-        loss = jax.vmap(lambda batch: ppo.surrogate_objective(config, algorithm, there, batch)[0])
+        loss = jax.vmap(lambda batch: objectives["policy"](config, algorithm, there, batch)[0])
         return -chance @ loss(alone)
 
-    return weight @ jax.vmap(jax.grad(surrogate))(reached)
+    return weight @ jax.vmap(jax.grad(utility))(reached)

@@ -126,6 +126,8 @@ PANELS = (
                 "epoch 4, no clip": (1, 0),
                 "epoch 2, clip 0.2": (0, 1),
                 "epoch 4, clip 0.2": (1, 1),
+                "epoch 2, penalty 1": (2, 0),
+                "epoch 4, penalty 1": (2, 1),
                 "epoch 2, no clip, fresh": (0, 2),
                 "epoch 4, no clip, fresh": (1, 2),
             },
@@ -169,7 +171,7 @@ def draw_family(found: Sequence[Finding], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 7.5), dpi=130, layout="constrained")
+    figure = Figure(figsize=(13, 9), dpi=130, layout="constrained")
     for axes, panel in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         for case, (color, dash) in panel.lines.items():
             points = [
@@ -186,7 +188,9 @@ def draw_family(found: Sequence[Finding], path: Path) -> None:
         axes.grid(color=GRID, linewidth=0.7)
         axes.tick_params(colors=INK)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        # Below: in a panel with many lines no corner is free.
+        beside = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        axes.legend(frameon=False, fontsize=8, **beside)
     save(figure, path)
 
 

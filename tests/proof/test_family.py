@@ -60,7 +60,7 @@ def asked(monkeypatch):
     """What a question finds, by case (and x), on a problem; little of it."""
     monkeypatch.setattr(epochs, "ESTIMATORS", [epochs.ESTIMATORS[i] for i in (1, 2, 4)])
     monkeypatch.setattr(epochs, "RATES", (0.05, 0.1))
-    monkeypatch.setattr(epochs, "CLIPS", {"no clip": 1e9})
+    monkeypatch.setattr(epochs, "FORMS", {"no clip": epochs.FORMS["no clip"]})
     monkeypatch.setattr(epochs, "EPOCHS", 2)
     monkeypatch.setattr(groups, "GROUP_SIZES", (2,))
     monkeypatch.setattr(fisher, "DAMPINGS", (0.0, 0.1))
@@ -126,11 +126,27 @@ def test_epochs_are_biased_by_their_step(chain, asked):
     assert alone > bias(0.1) > bias(0.1, "epoch 2, no clip, fresh")
 
 
-def test_epochs_go_where_the_fit_goes(chain):
+def test_a_penalty_pulls_back_what_has_gone_too_far(chain, asked, monkeypatch):
+    """In proportion to its weight; with almost none it is PPO without a clip."""
+    forms = {
+        f"penalty {weight:g}": {"fit": "ppo_penalty", "kl_coef": weight}
+        for weight in (1e-300, 1.0, 2.0)
+    }
+    monkeypatch.setattr(epochs, "FORMS", {**epochs.FORMS, **forms})
+    found = asked("epochs", chain)
+    assert not wrong(found)
+    none, one, two = (found[f"epoch 2, {form}", 0.1] for form in forms)
+    assert none.amount == pytest.approx(found["epoch 2, no clip", 0.1].amount, rel=1e-9)
+    assert none.length - one.length == pytest.approx(one.length - two.length, rel=0.05)
+    assert two.length < one.length < none.length
+
+
+@pytest.mark.parametrize("fit", ["ppo", "ppo_penalty"])
+def test_epochs_go_where_the_fit_goes(chain, fit):
     """The parameters at which an epoch is judged are those that the fit ends at."""
     problem, params = chain
     config = judged.config(
-        estimator="reward_to_go", fit="ppo", epochs=2, num_envs=1, learning_rate=0.1
+        estimator="reward_to_go", fit=fit, epochs=2, num_envs=1, learning_rate=0.1
     )
     batch = judged.estimate(problem, config, params, oracle.every_batch(problem, 1))
     after, gradients = judged.fit(problem, config, params, batch, judged.orders(1)[(0,)])
