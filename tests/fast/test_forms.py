@@ -43,9 +43,14 @@ OTHERS = {
     "shared": dataclasses.replace(  # with parameters, which every form must hand on
         CONFIG, networks="shared", value_steps=1, env_params={"gravity": 12.0, "masspole": 0.3}
     ),
-    "natural": dataclasses.replace(CONFIG, fit="trpo", init="orthogonal"),
-    "penalty": dataclasses.replace(
-        CONFIG, fit="ppo_penalty", value_steps=1, epochs=2, minibatches=2, desired_kl=1e-3
+    "natural, replay": dataclasses.replace(
+        CONFIG,
+        fit="trpo",
+        init="orthogonal",
+        value_data="replay",
+        value_target="td0",
+        buffer_size=40,
+        batch_size=20,
     ),
     "natural episodes": dataclasses.replace(
         CONFIG,
@@ -78,9 +83,6 @@ OTHERS = {
         normalize_obs=True,
         normalize_reward=True,
     ),
-    "replay": dataclasses.replace(
-        CONFIG, value_data="replay", value_target="td0", buffer_size=40, batch_size=20
-    ),
     "ppo": dataclasses.replace(
         CONFIG,
         fit="ppo",
@@ -100,11 +102,12 @@ OTHERS = {
     "convolutions, natural": dataclasses.replace(
         CONFIG, env="Catch-bsuite", conv_features=(3,), hidden_sizes=(6,), fit="npg"
     ),
-    "ppo of episodes, masked choices": dataclasses.replace(
+    "penalty, episodes, masked choices": dataclasses.replace(
         CONFIG,
         env=DIALS,
         collect="episodes",
-        fit="ppo",
+        fit="ppo_penalty",
+        desired_kl=1e-3,
         epochs=2,
         minibatches=3,
         value_steps=1,
