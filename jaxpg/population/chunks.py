@@ -27,6 +27,7 @@ from jaxpg import fast, words
 from jaxpg.core import learner, noise, ring
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.types import LearnerState, Metrics, Params
+from jaxpg.errors import DoesNotFit
 from jaxpg.population import devices, memory
 from jaxpg.population.episodes import play
 from jaxpg.population.evaluations import MODES, Evaluating, points
@@ -162,7 +163,7 @@ def compile_programs(
 
 
 @contextmanager
-def _room_for(lanes: int, refused: Callable[..., ConfigError] = memory.no_room) -> Iterator[None]:
+def _room_for(lanes: int, refused: Callable[..., DoesNotFit] = memory.no_room) -> Iterator[None]:
     """Raise `refused(lanes, what jax says)` where a device's memory runs out."""
     try:
         yield
@@ -245,7 +246,7 @@ def advance(
       The snapshot after each segment; its lanes are valid until the next one is asked for.
 
     Raises:
-      ConfigError: if the device's memory runs out.
+      DoesNotFit: if the device's memory runs out.
     """
     with _computing(chunk):
         of_chunk = jax.device_put((chunk.config, chunk.options), program.device)

@@ -25,7 +25,7 @@ import numpy as np
 from jaxpg import words
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.types import Metrics
-from jaxpg.errors import REFUSED
+from jaxpg.errors import REFUSED, DoesNotFit
 from jaxpg.population import chunks, own, provenance
 from jaxpg.population.chunks import Advance, Chunk, Lane, Snapshot
 from jaxpg.population.cluster import PATIENCE, POLL, Cluster, options, raised_there, said
@@ -386,6 +386,8 @@ class _Crew:
             call, seconds = calls.popleft()
             try:
                 found = self._answer(call, self._limits.stall_seconds + seconds)
+            except DoesNotFit as error:  # there was room for it when it began
+                raise Lost(str(error)) from error
             except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
                 raise Lost(words.raised(error)) from error  # its device or its machine is broken
             new = jax.tree.map(np.array, found)  # out of ray's memory

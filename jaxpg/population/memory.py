@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpg.errors import ConfigError, DoesNotFit
+from jaxpg.errors import DoesNotFit
 from jaxpg.population import cgroups
 
 SAVING_COPIES = 3  # of a chunk's metrics: by segment, joined, and as the bytes of a checkpoint
@@ -133,9 +133,9 @@ def no_room(lanes: int, said: str) -> DoesNotFit:
     return _too_many_lanes(problem, lanes // 2, "may")
 
 
-def ran_out(lanes: int, said: str) -> ConfigError:
+def ran_out(lanes: int, said: str) -> DoesNotFit:
     """What becomes of a training that had room when it began; what it saved stays."""
-    return ConfigError(
+    return DoesNotFit(
         f"a device ran out of memory while {lanes} lanes trained ({said}): free it of what else "
         f"holds it and go on, or begin anew with --lanes {max(2, lanes // 2)}"
     )

@@ -12,7 +12,16 @@ import pytest
 
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.population import chunks, cluster, crew, evaluations, own, population, provenance
+from jaxpg.population import (
+    chunks,
+    cluster,
+    crew,
+    evaluations,
+    memory,
+    own,
+    population,
+    provenance,
+)
 
 CONFIG = Config(
     num_envs=2,
@@ -171,9 +180,14 @@ def test_a_sick_node_ends_only_what_nobody_else_trains(made, monkeypatch, others
 
 
 @pytest.mark.parametrize(
-    "error", [jax.errors.JaxRuntimeError("INTERNAL: uncorrectable ECC error"), MemoryError()]
+    "error",
+    [
+        jax.errors.JaxRuntimeError("INTERNAL: uncorrectable ECC error"),
+        memory.ran_out(64, "RESOURCE_EXHAUSTED"),
+        MemoryError(),
+    ],
 )
-def test_a_device_that_breaks_loses_its_worker_alone(made, task, monkeypatch, error):
+def test_a_device_that_breaks_or_is_full_loses_its_worker_alone(made, task, monkeypatch, error):
     def broken(*call):
         raise error
 
@@ -181,7 +195,7 @@ def test_a_device_that_breaks_loses_its_worker_alone(made, task, monkeypatch, er
     snapshots = made._advance(
         SimpleNamespace(train=Nowhere()), threading.Event(), task.chunk, 6, None
     )
-    with pytest.raises(crew.Lost, match=type(error).__name__):
+    with pytest.raises(crew.Lost, match=r"ECC error|out of memory|MemoryError"):
         next(snapshots)
 
 
