@@ -23,7 +23,8 @@ RESOURCES: dict[str, dict[str, Any]] = {
 POLL = 1.0  # seconds in which a signal, a loss and a node that joins are noticed
 PATIENCE = 20.0  # seconds without a worker after which a person is told
 ANSWERS = 20.0  # seconds in which a node does
-SETTINGS = ("JAX_", "JAXPG_", "XLA_")  # the environment's that workers have, too
+# How names begin, in the environment, that workers have, too: bits may depend on them.
+SETTINGS = ("JAX_", "JAXPG_", "XLA_", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 class Cluster(NamedTuple):

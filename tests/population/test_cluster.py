@@ -114,10 +114,11 @@ def test_bits_depend_on_the_source_of_ones_own_environment(monkeypatch):
 
 def test_workers_have_the_settings_of_here(monkeypatch):
     not_theirs = {"JAX_PLATFORMS", "JAX_CUDA_VISIBLE_DEVICES", "OTHER"}
-    for name in ("JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM", *not_theirs):
+    theirs = {"JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM", "NVIDIA_TF32_OVERRIDE"}
+    for name in theirs | not_theirs:
         monkeypatch.setenv(name, "x")
     variables = cluster.options("GPU")["runtime_env"]["env_vars"]
-    assert {"JAX_ENABLE_X64", "XLA_FLAGS", "JAXPG_FORM"} <= variables.keys()
+    assert theirs <= variables.keys()
     assert not not_theirs & variables.keys()
     assert cluster.options("CPU")["runtime_env"]["env_vars"]["JAX_PLATFORMS"] == "cpu"
 
