@@ -22,11 +22,15 @@ CONFIGS = {
         TINY, fit="ppo", value_steps=1, epochs=2, minibatches=3, joint_loss=True, target_kl=0.05
     ),
     "trpo": dataclasses.replace(TINY, fit="trpo", init="orthogonal"),
-    "penalty": dataclasses.replace(
-        TINY, fit="ppo_penalty", value_steps=1, epochs=2, minibatches=3, desired_kl=1e-4
-    ),
-    "scaled": dataclasses.replace(
-        TINY, fit="ppo", value_steps=1, minibatches=3, normalize_obs=True, normalize_reward=True
+    "penalty, scaled": dataclasses.replace(
+        TINY,
+        fit="ppo_penalty",
+        value_steps=1,
+        epochs=2,
+        minibatches=3,
+        desired_kl=1e-4,
+        normalize_obs=True,
+        normalize_reward=True,
     ),
 }
 SETTINGS = {
@@ -37,8 +41,12 @@ SETTINGS = {
         {"damping": 1.0, "cg_steps": 2},
         {"value_learning_rate": RECKLESS},
     ],
-    "penalty": [{}, {"kl_coef": 50.0}, {"desired_kl": 1.0}, {"learning_rate": RECKLESS}],
-    "scaled": [{}, {"gamma": 0.5}, {"clip_coef": 0.05}, {"learning_rate": RECKLESS}],
+    "penalty, scaled": [
+        {},
+        {"kl_coef": 50.0},
+        {"desired_kl": 1.0, "gamma": 0.5},
+        {"learning_rate": RECKLESS},
+    ],
 }
 
 
