@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import certificate, gpu, race, tpu
 from benchmarks.audit import page as audit
-from benchmarks.record import commits, fill, markdown, read
+from benchmarks.record import commits, fill, markdown, processors, read
 from jaxpg import words
 from jaxpg.core.presets import PRESETS
 from jaxpg.words import short
@@ -264,7 +264,7 @@ def _origin(record: dict[str, Any]) -> str:
 
 
 def _machine(record: dict[str, Any]) -> str:
-    return f"{record['device']['count']} cores ({record['processor']})"
+    return f"{record['device']['count']} cores ({processors(record)})"
 
 
 def _millions(number: float) -> str:

@@ -37,11 +37,18 @@ def read(name: str, platform: str = "cpu") -> dict[str, Any] | None:
 
 def commits(record: dict[str, Any]) -> str:
     """Of which commits its rows are: commit 1a2b3c, or commits 1a2b3c and 4d5e6f."""
-    found = list(
-        dict.fromkeys(row.get("commit", record["commit"]) for row in record.get("rows", [{}]))
-    )
-    *before, last = found
+    *before, last = _of_rows(record, "commit")
     return f"commits {', '.join(before)} and {last}" if before else f"commit {last}"
+
+
+def processors(record: dict[str, Any]) -> str:
+    """Which of them its rows were measured on."""
+    return "; ".join(_of_rows(record, "processor"))
+
+
+def _of_rows(record: dict[str, Any], what: str) -> list[str]:
+    """The values that its rows have, or else the record; each once."""
+    return list(dict.fromkeys(row.get(what, record[what]) for row in record.get("rows", [{}])))
 
 
 def fill(text: str, parts: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.record import read, write
 from jaxpg.core.config import Config
-from jaxpg.population.provenance import commit
+from jaxpg.population.provenance import commit, processor
 from jaxpg.runs.manifest import parse_config
 
 
@@ -22,7 +22,7 @@ def rows(
     """Measure what benchmarks/results/NAME-PLATFORM.json does not have; all rows in order.
 
     A row belongs to a config: one of a preset that has changed since is measured again. It says of
-    which commit it is.
+    which commit it is, and on which processor it was measured.
 
     Args:
       name: of the benchmark.
@@ -41,7 +41,8 @@ def rows(
     def known(labels: dict[str, Any], config: Config) -> dict[str, Any] | None:
         for before, row in old:
             if before == config and all(row[name] == labels[name] for name in by):
-                return {"commit": record["commit"], **row, **labels}
+                made = {what: record[what] for what in ("commit", "processor")}
+                return {**made, **row, **labels}
         return None
 
     found = [known(labels, config) for labels, config in wanted]
@@ -50,6 +51,7 @@ def rows(
             print(*labels.values(), file=sys.stderr, flush=True)
             own = measure(config, **{name: labels[name] for name in by})
             about = {"config": dataclasses.asdict(config), "commit": commit()}
+            about["processor"] = processor()
             found[i] = {**labels, **about, **own}
             there = [row for row in found if row is not None]
             write(name, {**common, "rows": there, "table": table(there)})
