@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from torch_ref import (
     advantages,
@@ -73,7 +74,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
     )
 
 
-def stateless(config: Config) -> None:
+def stateless(config: Config, params: nn.ModuleDict) -> None:
     """What most fits start from: nothing."""
 
 

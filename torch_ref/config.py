@@ -158,8 +158,8 @@ class Config:
     """Skip the rest of an update's steps once the KL from the acting policy exceeds this, > 0;
     None: never (fit=ppo only)."""
     kl_coef: float = _traced(1.0)
-    """Beta > 0 in the first update: the weight of the KL from the acting policy (fit=ppo_penalty
-    only)."""
+    """Beta in the first update, in [2^-40, 2^40]: the weight of the KL from the acting policy
+    (fit=ppo_penalty only)."""
     desired_kl: float = _traced(0.01)
     """How far, in nats > 0, an update should take the policy: beta is halved after one that went
     less than 2/3 as far, and doubled after one that went more than 3/2 as far (fit=ppo_penalty

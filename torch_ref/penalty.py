@@ -20,12 +20,15 @@ from torch_ref import learner, natural, ppo
 from torch_ref.advantages import normalize
 from torch_ref.config import Config
 from torch_ref.losses import masked_mean
+from torch_ref.rules import LEAST_WEIGHT, MOST_WEIGHT
 from torch_ref.types import Algorithm, Batch, Fitted, Learned
 
-SLACK = 1.5  # how many times too far, or not far enough, an update may go before β changes
+# How many times too far, or not far enough, an update may go before β changes. A power of 2 times
+# kl_coef is exact: there is nothing to round on the grid.
+SLACK = 1.5
 
 
-def init(config: Config) -> torch.Tensor:
+def init(config: Config, params: nn.ModuleDict) -> torch.Tensor:
     """β of the first update, a scalar."""
     return torch.as_tensor(config.kl_coef, dtype=getattr(torch, config.float_type))
 
@@ -46,16 +49,21 @@ def fit(
 
 
 def adapted_weight(weight: torch.Tensor, kl: torch.Tensor, *, desired_kl: Any) -> torch.Tensor:
-    """β of the next update: half of this one's where it went less than desired / 1.5 far, twice
-    where more than desired · 1.5, and else the same.
+    """β of the next update, within LEAST_WEIGHT and MOST_WEIGHT.
+
+        β / 2  where D < d / 1.5,    2 β  where D > 1.5 d,    else β
 
     Args:
-      weight: β > 0, a scalar.
-      kl: KL(π_old ‖ π) at the end of the update, in nats, a scalar.
-      desired_kl: in nats, > 0, a scalar.
+      weight: β, a scalar.
+      kl: D = KL(π_old ‖ π) at the end of the update, in nats, a scalar.
+      desired_kl: d, in nats, > 0, a scalar.
+
+    Source: Schulman et al. 2017 (arXiv:1707.06347), section 4; the bounds are ours.
     """
-    lower = torch.where(kl < desired_kl / SLACK, weight / 2.0, weight)
-    return torch.where(kl > desired_kl * SLACK, weight * 2.0, lower)
+    factor = torch.where(
+        kl < desired_kl / SLACK, 0.5, torch.where(kl > desired_kl * SLACK, 2.0, 1.0)
+    )
+    return (weight * factor.to(weight.dtype)).clamp(LEAST_WEIGHT, MOST_WEIGHT)
 
 
 def objectives(config: Config, old: nn.ModuleDict, weight: torch.Tensor) -> dict[str, Callable]:

@@ -204,7 +204,7 @@ PRESET_NOTES = {
     "npg": "natural policy gradient: by conjugate gradients, at a learning rate",
     "trpo": "trust region policy optimisation: as far as a bound on KL allows, if it helps",
     "ppo": "proximal policy optimisation: epochs of minibatches on a clipped surrogate",
-    "ppo-penalty": "ppo with a penalty on the KL, which adapts, instead of the clip",
+    "ppo-penalty": "ppo with a penalty on the KL, of adaptive weight, instead of the clip",
     "ppo-acrobot": "ppo for Acrobot-v1",
     "ppo-mountain-car": "ppo for MountainCar-v0",
     "ppo-mountain-car-continuous": "ppo for MountainCarContinuous-v0",

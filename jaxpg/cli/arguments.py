@@ -59,6 +59,8 @@ ELSEWHERE = {  # options as other libraries call them
     "entropy-coef": "ent-coef",
     "env-id": "env",
     "grad-clip": "max-grad-norm",
+    "kl-coeff": "kl-coef",
+    "kl-target": "desired-kl",
     "lr": "learning-rate",
     "n-envs": "num-envs",
     "n-epochs": "epochs",

@@ -24,7 +24,7 @@ from jaxpg.core import (
 )
 from jaxpg.core.arithmetic import grid_distribution, grid_env, round_floats
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.core.types import Algorithm, Distribution, EnvSpec, Trajectory
+from jaxpg.core.types import Algorithm, Distribution, EnvSpec, Params, Trajectory
 
 
 def as_it_is(x: Any) -> Any:
@@ -104,7 +104,7 @@ def build(
     )
 
 
-def stateless(config: Config) -> None:
+def stateless(config: Config, params: Params) -> None:
     """What most fits start from: nothing."""
 
 

@@ -77,7 +77,7 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
         replay=ring.empty(transition, config.buffer_size) if config.replays else None,
         recent_returns=ring.empty(scalar, RECENT_EPISODES),
         reward_scale=_first_scale(config),
-        fit_state=algorithm.init_fit(config),
+        fit_state=algorithm.init_fit(config, params),
     )
 
 

@@ -19,12 +19,15 @@ from jaxpg.core import learner, natural, ppo
 from jaxpg.core.advantages import normalize
 from jaxpg.core.config import Config
 from jaxpg.core.losses import masked_mean
+from jaxpg.core.rules import LEAST_WEIGHT, MOST_WEIGHT
 from jaxpg.core.types import Algorithm, Batch, Fitted, Learned, Params
 
-SLACK = 1.5  # how many times too far, or not far enough, an update may go before β changes
+# How many times too far, or not far enough, an update may go before β changes. A power of 2 times
+# kl_coef is exact: there is nothing to round on the grid.
+SLACK = 1.5
 
 
-def init(config: Config) -> jax.Array:
+def init(config: Config, params: Params) -> jax.Array:
     """β of the first update, a scalar."""
     return jnp.asarray(config.kl_coef, config.float_type)
 
@@ -49,16 +52,19 @@ def fit(
 
 
 def adapted_weight(weight: jax.Array, kl: jax.Array, *, desired_kl: float) -> jax.Array:
-    """β of the next update: half of this one's where it went less than desired / 1.5 far, twice
-    where more than desired · 1.5, and else the same.
+    """β of the next update, within LEAST_WEIGHT and MOST_WEIGHT.
+
+        β / 2  where D < d / 1.5,    2 β  where D > 1.5 d,    else β
 
     Args:
-      weight: β > 0, a scalar.
-      kl: KL(π_old ‖ π) at the end of the update, in nats, a scalar.
-      desired_kl: in nats, > 0, a scalar.
+      weight: β, a scalar.
+      kl: D = KL(π_old ‖ π) at the end of the update, in nats, a scalar.
+      desired_kl: d, in nats, > 0, a scalar.
+
+    Source: Schulman et al. 2017 (arXiv:1707.06347), section 4; the bounds are ours.
     """
-    lower = jnp.where(kl < desired_kl / SLACK, weight / 2.0, weight)
-    return jnp.where(kl > desired_kl * SLACK, weight * 2.0, lower)
+    factor = jnp.where(kl < desired_kl / SLACK, 0.5, jnp.where(kl > desired_kl * SLACK, 2.0, 1.0))
+    return jnp.clip(weight * factor.astype(weight.dtype), LEAST_WEIGHT, MOST_WEIGHT)
 
 
 def objectives(config: Config, old: Params, weight: jax.Array) -> dict[str, Callable]:

@@ -22,6 +22,9 @@ from jaxpg.core.config import (
 )
 
 MOST_CG_STEPS = 64  # rows that conjugate gradients have for their residuals
+# Of a penalty, however long it is halved or doubled: so that it can come back, and its slope is a
+# number.
+LEAST_WEIGHT, MOST_WEIGHT = 2.0**-40, 2.0**40
 _HINTS = get_type_hints(Config)
 _COUNTS = (
     *("num_envs", "num_steps", "epochs", "minibatches", "backtrack_steps", "frame_stack"),
@@ -44,7 +47,7 @@ _RANGES = {
     "clip_coef": _POSITIVE,
     "clip_value": _POSITIVE,
     "target_kl": _POSITIVE,
-    "kl_coef": _POSITIVE,
+    "kl_coef": (LEAST_WEIGHT, MOST_WEIGHT, "in [2^-40, 2^40]"),
     "desired_kl": _POSITIVE,
     "max_kl": _POSITIVE,
     "damping": _NOT_NEGATIVE,
@@ -52,7 +55,8 @@ _RANGES = {
     "adam_b1": _BELOW_1,
     "adam_b2": _BELOW_1,
 }
-_AS_USED = ("optimizer_eps", "adam_b1", "adam_b2")  # rounded to 0 or 1 they would make NaN
+# Rounded to 0 or 1 they would make NaN, or a penalty that only grows.
+_AS_USED = ("optimizer_eps", "adam_b1", "adam_b2", "desired_kl")
 _OF_FITS = {  # field -> the fits that it means something to, where it does not to all
     name: fits
     for name in FIELDS
@@ -108,6 +112,7 @@ def unused(config: Config) -> dict[str, str]:
         ),
         "max_grad_norm": ("steps by an optimizer", steps),
         **{name: (_needed(fits), c.fit in fits) for name, fits in _OF_FITS.items()},
+        "clip_value": ("a critic, and a fit with minibatches", c.critic and c.minibatched),
         "total_steps": ("collect='steps'", by_steps),
         "total_episodes": ("collect='episodes'", not by_steps),
         "num_steps": ("collect='steps'", by_steps),
@@ -121,7 +126,7 @@ def unused(config: Config) -> dict[str, str]:
 
 
 def _needed(fits: tuple[str, ...]) -> str:
-    """'fit='npg' or 'trpo'', for a message."""
+    """ "fit='npg' or 'trpo'" of the two, for a message."""
     return f"fit={' or '.join(map(repr, fits))}"
 
 

@@ -159,7 +159,7 @@ class Algorithm(NamedTuple):
     scale_reward: Callable[..., tuple]  # (scale, trajectory, *, gamma) -> scale, trajectory
     remember: Callable[..., tuple]  # (trajectory) -> obs, reward, next_obs, terminated
     fit: Callable[..., tuple]  # (config, algorithm, learned, batch) -> learned, fitted
-    init_fit: Callable[..., Any]  # (config) -> the fit_state of the first update, or None
+    init_fit: Callable[..., Any]  # (config, params) -> Learned.fit_state before the first update
     optimizer: Callable  # (config) -> an optax.GradientTransformation, from gradients to directions
     rounded: Callable[..., Any]  # what is carried forward, a tree: as it is, or on the grid
     learn: Callable[..., tuple]  # learner.learn, as a vmap over seeds is to carry it out

@@ -409,18 +409,25 @@ def _stored(state: LearnerState) -> LearnerState:
 
 
 def _check_leaves(before: LearnerState, after: LearnerState) -> None:
-    """Raise ConfigError unless an update gives back the leaves that it was given; with parts of
-    one's own it may not."""
-    was, now = (
-        {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
-        for state in (before, after)
-    )
-    for names, what in ((now - was, "new"), (was - now, "missing")):
-        if names:
-            raise ConfigError(
-                f"an update must return the state that it was given; {', '.join(sorted(names))} "
-                f"{'is' if len(names) == 1 else 'are'} {what}"
-            )
+    """Raise ConfigError unless an update gives back what it was given: the same leaves, of the same
+    shapes and dtypes; with parts of one's own it may not."""
+
+    def kinds(state: LearnerState) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        return {jax.tree_util.keystr(path): jax.typeof(x).str_short() for path, x in leaves}
+
+    was, now = kinds(before), kinds(after)
+    new, missing = sorted(now.keys() - was.keys()), sorted(was.keys() - now.keys())
+    problems = [f"{name} is new" for name in new] + [f"{name} is missing" for name in missing]
+    problems += [
+        f"{name} is {now[name]}, and was {kind}"
+        for name, kind in was.items()
+        if now.get(name, kind) != kind
+    ]
+    if problems:
+        raise ConfigError(
+            f"an update must return the state that it was given; {', '.join(problems)}"
+        )
 
 
 def metric_names(config: Config) -> tuple[str, ...]:

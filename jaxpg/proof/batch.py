@@ -116,7 +116,7 @@ def jax_side(config: Config, seed: int = 0) -> Side:
     key = noise.streams(noise.key(seed))[2]
     trajectory = synthetic.for_jax(fields(config, seed), config.float_type)
     algorithm = inject(fast.build(traced), trajectory)
-    fit_state = algorithm.init_fit(traced)
+    fit_state = algorithm.init_fit(traced, params)
     state = zeros._replace(params=params, reward_scale=scale, key=key, fit_state=fit_state)
     return Side(traced, algorithm, state, trajectory)
 

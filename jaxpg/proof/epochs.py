@@ -195,7 +195,7 @@ def _freshly(
     algorithm, chance = judged.build(problem, config), probability(problem, params)
     objectives = ppo.OBJECTIVES
     if config.fit == "ppo_penalty":
-        objectives = penalty.objectives(config, params, algorithm.init_fit(config))
+        objectives = penalty.objectives(config, params, algorithm.init_fit(config, params))
 
     def utility(policy: jax.Array) -> jax.Array:
         there = judged.as_policy(params, policy)

@@ -210,7 +210,7 @@ def _fits(
     opt_state = (
         {} if config.natural else {"policy": algorithm.optimizer(config).init(policy["policy"])}
     )
-    learned = Learned(policy, opt_state, jnp.int32(0), algorithm.init_fit(config))
+    learned = Learned(policy, opt_state, jnp.int32(0), algorithm.init_fit(config, policy))
 
     def one(batch: Batch) -> tuple[jax.Array, jax.Array]:
         batch = batch._replace(order=order)

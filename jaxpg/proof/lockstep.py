@@ -395,9 +395,9 @@ def _is_of_a_gradient(split: parity.Split) -> bool:
 
 
 def _is_rounded(name: str) -> bool:
-    """Whether a tensor is on the grid, or counts."""
-    counters = ("metrics:env_steps", "metrics:episodes")
-    return name in ROLLOUT or name in counters or name.startswith("params:")
+    """Whether a tensor is on the grid, or exact."""
+    exact = ("metrics:env_steps", "metrics:episodes", "metrics:kl_weight")
+    return name in ROLLOUT or name in exact or name.startswith("params:")
 
 
 def _is_close(name: str) -> bool:

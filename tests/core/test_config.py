@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from jaxpg.core.config import FIELDS, OPTIONAL, STATIC, TRACED, WHOLE, ConfigError
+from jaxpg.core import algorithms
+from jaxpg.core.config import FIELDS, OPTIONAL, STATIC, TRACED, TRAITS, WHOLE, ConfigError
 from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
 from jaxpg.core.rules import unused, validate
-from jaxpg.core.types import Config  # registered with jax
+from jaxpg.core.types import Config, Metrics  # registered with jax
 
 
 @pytest.mark.parametrize("name", ["config", "rules", "presets"])
@@ -99,15 +100,18 @@ def bad_fields():
     for name in ("ent_coef", "vf_coef"):
         yield {name: -1e-9}, f"{name} must be finite and at least 0; got -1e-09"
     yield {"damping": -1e-9}, "damping must be finite and at least 0; got -1e-09"
-    positive = ("learning_rate", "max_grad_norm", "clip_coef", "target_kl", "optimizer_eps")
-    for name in (*positive, "max_kl"):
+    positive = ("learning_rate", "max_grad_norm", "clip_coef", "clip_value", "target_kl")
+    for name in (*positive, "optimizer_eps", "max_kl", "desired_kl"):
         for bad in (0, 0.0):
             yield {name: bad}, f"{name} must be finite and greater than 0; got {bad}"
     for name in ("adam_b1", "adam_b2"):
         for bad in (-0.1, 1.0, 1.0 - 1e-9):  # which float32 rounds to 1
             rounded = ", in float32 1" if 0.0 < bad < 1.0 else ""
             yield {name: bad}, rf"{name} must be in \[0, 1\); got {bad}{rounded}$"
-    yield {"optimizer_eps": 1e-46}, "greater than 0; got 1e-46, in float32 0"
+    for name in ("optimizer_eps", "desired_kl"):
+        yield {name: 1e-46}, "greater than 0; got 1e-46, in float32 0"
+    for bad in (0.0, 2.0**-41, 2.0**41):
+        yield {"kl_coef": bad}, rf"kl_coef must be in \[2\^-40, 2\^40\]; got {bad}"
     for name, hint in CHOICES.items():
         allowed = ", ".join(get_args(hint))
         yield {name: "zzz"}, f"{name} is 'zzz'. Allowed: {allowed}"
@@ -280,6 +284,10 @@ def test_accepted_at_the_edge(given):
     ("given", "names"),
     [
         ({}, f"{OF_PPO} {OF_PENALTY} {OF_NATURAL} max_kl clip_value vf_coef"),
+        (
+            PPO | REINFORCE | {"num_envs": 8},
+            f"{OF_PENALTY} {OF_NATURAL} max_kl clip_value gae_lambda value_learning_rate vf_coef",
+        ),
         (PPO | {"joint_loss": True}, f"{OF_PENALTY} {OF_NATURAL} max_kl value_learning_rate"),
         (PPO | {"fit": "ppo_penalty"}, f"{OF_PPO} {OF_NATURAL} max_kl vf_coef"),
         ({"fit": "trpo"}, f"{OF_PPO} {OF_PENALTY} clip_value learning_rate vf_coef"),
@@ -318,12 +326,24 @@ def test_what_nothing_depends_on_of_static_fields(given, names):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_with_another_fit_has_a_meaning(name):
     """Where its data and networks allow it: no number that it sets stands in the way."""
-    for fit in ("gradient", "npg", "trpo"):
+    for fit, traits in TRAITS.items():
         left = {"epochs": 1, "minibatches": 1, "normalize_over": "batch", "joint_loss": False}
         left |= {"networks": "separate", "clip_value": None, "target_kl": None}
+        if traits.minibatched:
+            left |= {"value_steps": 1, "value_data": "batch"}
+            if PRESETS[name].collect == "steps":
+                left["reduction"] = "steps"
         other = dataclasses.replace(PRESETS[name], fit=fit, **left)
         if fit == "gradient" or not name.startswith("article"):
             assert validate(other) is other
+
+
+def test_what_is_said_of_fits_is_of_all_and_names_what_there_is():
+    assert {*TRAITS} == {*get_args(get_type_hints(Config)["fit"])} == {*algorithms.FITS}
+    assert {*algorithms.FIT_STATES} <= {*TRAITS}
+    for traits in TRAITS.values():
+        assert {*traits.fields} <= {*FIELDS}
+        assert {*traits.reports} <= {*Metrics._field_defaults}
 
 
 def test_number_of_accepted_combinations():

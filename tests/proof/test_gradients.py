@@ -243,7 +243,8 @@ def assert_updates_agree(config: Config, count: int = 2) -> None:
 
 
 def assert_fits_agree(choices: dict[str, Any]) -> None:
-    """Every gradient that an optimizer is given, every metric and parameter are the twin's."""
+    """Every gradient that an optimizer is given, every metric, parameter and what a fit keeps are
+    the twin's."""
     config = config_of_fit(choices)
     bits = np.random.default_rng(1).integers(2**32, size=(config.epochs, ROUNDS), dtype=np.uint32)
     order = bits if config.minibatched else None
@@ -261,7 +262,7 @@ def assert_fits_agree(choices: dict[str, Any]) -> None:
     state = twin.state
     begin = torch_ref.types.Learned(state.params, state.opt_state, 1, state.fit_state)
     inputs = (twin.config, twin.algorithm, begin, twin.trajectory, None)
-    _, _, theirs = torch_ref.learner.learn(*inputs, order)
+    after, _, theirs = torch_ref.learner.learn(*inputs, order)
 
     gradients = pairs.our_gradients_by_step(ours.gradients)
     expected = pairs.their_gradients_by_step(theirs.gradients)
@@ -271,6 +272,8 @@ def assert_fits_agree(choices: dict[str, Any]) -> None:
     assert_results(ours.losses, theirs.losses, config, allow_zero=True)
     tolerances = TOLERANCE if config.optimizer == "sgd" else STEP_TOLERANCE
     assert_results(to_torch(learned.params), twin.state.params.state_dict(), config, tolerances)
+    if learned.fit_state is not None:
+        assert float(learned.fit_state) == float(after.fit_state)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -219,19 +220,29 @@ def test_a_fit_that_reports_other_metrics_is_refused_before_training(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda states: {**states, "beta": jnp.zeros(())}, r"\.opt_state\['beta'\] is new"),
-        (lambda states: {"policy": states["policy"]}, r"\.opt_state\['value'\].* are missing"),
+        ({"opt_state": lambda states: {**states, "beta": jnp.zeros(())}}, "'beta'] is new"),
+        (
+            {"opt_state": lambda states: {"policy": states["policy"]}},
+            "['value'].mu is missing, .opt_state['value'].nu is missing",
+        ),
+        ({"fit_state": lambda state: None}, ".fit_state is missing"),
+        ({"fit_state": lambda state: state[0]}, ".fit_state is float32[], and was float32[3]"),
+        ({"fit_state": lambda state: jnp.int32(state)}, ".fit_state is int32[3], and was float32[3]"),
     ],
 )
 def test_a_fit_that_returns_another_state_is_refused_before_training(change, said, tmp_path):
     def build(config):
         def fit(*inputs):
             learned, fitted = gradient.fit(*inputs)
-            return learned._replace(opt_state=change(learned.opt_state)), fitted
+            changed = {name: to(getattr(learned, name)) for name, to in change.items()}
+            return learned._replace(**changed), fitted
 
-        return jaxpg.build(config)._replace(fit=fit)
+        def three(config, params):
+            return jnp.zeros(3, config.float_type)
 
-    with pytest.raises(ConfigError, match=f"the state that it was given; {said}"):
+        return jaxpg.build(config)._replace(fit=fit, init_fit=three)
+
+    with pytest.raises(ConfigError, match="the state that it was given; .*" + re.escape(said)):
         jaxpg.train_population(TINY, [1], lanes=2, build=build, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -109,7 +109,11 @@ CONTROLS = {
     "trpo": _TRPO,
     "trpo, entropy": dataclasses.replace(_TRPO, ent_coef=1.0, max_kl=0.3),
     "ppo": _PPO,
-    "ppo penalty": dataclasses.replace(_PPO, fit="ppo_penalty", clip_coef=0.2, target_kl=None),
+    "penalty": dataclasses.replace(_PPO, fit="ppo_penalty"),
+    "least penalty": dataclasses.replace(
+        _PPO, fit="ppo_penalty", kl_coef=2.0**-40, desired_kl=10.0
+    ),
+    "penalty joint": dataclasses.replace(_PPO, fit="ppo_penalty", joint_loss=True, vf_coef=0.3),
     "ppo stops": dataclasses.replace(_PPO, target_kl=0.1),
     "ppo joint": dataclasses.replace(_PPO, joint_loss=True, vf_coef=0.3),
     "moments": dataclasses.replace(

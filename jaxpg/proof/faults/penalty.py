@@ -36,8 +36,8 @@ def kl_estimated_by_the_actions() -> Plant:
     def change(original: Any, algorithm: Any, old_outputs: Any, params: Any, batch: Any) -> Any:
         outputs = algorithm.networks.policy(params, batch.obs)
         log_prob = algorithm.distribution.log_prob(outputs, batch.action)
-        ratio = torch.where(batch.valid, log_prob - batch.log_prob, 0.0)
-        return approximate_kl(ratio, batch.valid)
+        log_ratio = torch.where(batch.valid, log_prob - batch.log_prob, 0.0)
+        return approximate_kl(log_ratio, batch.valid)
 
     return wrap(penalty.natural, "mean_kl", change)
 
@@ -61,7 +61,10 @@ def weight_that_begins_anew() -> Plant:
 
     def fit(config: Any, algorithm: Any, learned: Any, batch: Any) -> Any:
         return penalty.fit(
-            config, algorithm, learned._replace(fit_state=penalty.init(config)), batch
+            config,
+            algorithm,
+            learned._replace(fit_state=penalty.init(config, learned.params)),
+            batch,
         )
 
     return mock.patch.dict(algorithms.FITS, ppo_penalty=fit)
@@ -82,14 +85,45 @@ def desired_kl_off_by_a_factor() -> Plant:
     return config_of_fit(lambda config: replaced(config, desired_kl=lambda x: 4.0 * x))
 
 
-FAULTS = of(
-    "ppo penalty",
-    penalty_left_out,
-    penalty_of_kl_with_its_arguments_swapped,
-    kl_estimated_by_the_actions,
-    weight_that_never_changes,
-    weight_that_changes_the_other_way,
-    weight_that_begins_anew,
-    slack_and_factor_swapped,
-    desired_kl_off_by_a_factor,
+def penalty_left_out_of_a_joint_loss() -> Plant:
+    """A joint loss has the surrogate without the KL."""
+
+    def change(original: Any, *inputs: Any, old: Any, weight: Any) -> Any:
+        return original(*inputs, old=old, weight=torch.zeros_like(weight))
+
+    return wrap(penalty, "joint_objective", change)
+
+
+def penalty_weighed_as_the_value_loss() -> Plant:
+    """In a joint loss the KL has vf_coef for a factor, too."""
+
+    def change(original: Any, config: Any, *inputs: Any, old: Any, weight: Any) -> Any:
+        return original(config, *inputs, old=old, weight=config.vf_coef * weight)
+
+    return wrap(penalty, "joint_objective", change)
+
+
+def weight_without_bounds() -> Plant:
+    """It is halved beyond its least."""
+
+    def change(original: Any, weight: Any, kl: Any, *, desired_kl: Any) -> Any:
+        return original(torch.ones_like(weight), kl, desired_kl=desired_kl) * weight
+
+    return wrap(penalty, "adapted_weight", change)
+
+
+FAULTS = (
+    *of(
+        "penalty",
+        penalty_left_out,
+        penalty_of_kl_with_its_arguments_swapped,
+        kl_estimated_by_the_actions,
+        weight_that_never_changes,
+        weight_that_changes_the_other_way,
+        weight_that_begins_anew,
+        slack_and_factor_swapped,
+        desired_kl_off_by_a_factor,
+    ),
+    *of("penalty joint", penalty_left_out_of_a_joint_loss, penalty_weighed_as_the_value_loss),
+    *of("least penalty", weight_without_bounds),
 )
