@@ -227,7 +227,10 @@ def test_a_fit_that_reports_other_metrics_is_refused_before_training(tmp_path):
         ),
         ({"fit_state": lambda state: None}, ".fit_state is missing"),
         ({"fit_state": lambda state: state[0]}, ".fit_state is float32[], and was float32[3]"),
-        ({"fit_state": lambda state: jnp.int32(state)}, ".fit_state is int32[3], and was float32[3]"),
+        (
+            {"fit_state": lambda state: jnp.int32(state)},
+            ".fit_state is int32[3], and was float32[3]",
+        ),
     ],
 )
 def test_a_fit_that_returns_another_state_is_refused_before_training(change, said, tmp_path):
