@@ -116,7 +116,7 @@ $(VENV)/run.done: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 # torch first and alone: a resolver that sees `torch` as a dependency may pick a CUDA build.
-$(VENV)/dev.done: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/dev.done: $(VENV)/run.done
 	$(PIP_INSTALL) -c constraints.txt torch
 	$(PIP_INSTALL) -c constraints.txt -e ".[dev]"
 	touch $@
