@@ -18,7 +18,7 @@ DIST := dist
 MEASURED := train presets reference throughput ppo scaling roofline time_to_solve compile memory gpu \
     invariance article family trust_region optimum race audit cluster
 
-.PHONY: help train test test-slow torture lint docs smoke minima newest wheel check figures certificate clean dist
+.PHONY: help dev train test test-slow torture lint docs smoke minima newest wheel check figures certificate clean dist
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test        the test suite"
 	@echo "make test-slow   the tests that CI has no time for: every combination, whole runs: an hour"
 	@echo "make torture     training runs killed 200 times over, and the other faults: an hour"
+	@echo "make dev         the environment of tests, lint and docs, which they make for themselves, too"
 	@echo "make lint        formatting, lint and types"
 	@echo "make docs        the documentation, into docs/_build/html; a warning is an error"
 	@echo "make smoke       a tiny training run, end to end"
@@ -37,6 +38,8 @@ help:
 	@echo "make certificate whole runs of both packages, compared bit by bit: hours"
 	@echo "make clean       remove the environments and caches"
 	@echo "PYTHON=python3.13 makes any of it with another Python, in an environment of its own"
+
+dev: $(VENV)/dev.done
 
 train: $(VENV)/run.done
 	$(BIN)/jaxpg train vpg --seeds 256 --out $(OUT)
