@@ -135,10 +135,11 @@ def test_a_penalty_pulls_back_what_has_gone_too_far(chain, asked, monkeypatch):
     monkeypatch.setattr(epochs, "FORMS", {**epochs.FORMS, **forms})
     found = asked("epochs", chain)
     assert not wrong(found)
-    none, one, two = (found[f"epoch 2, {form}", 0.1] for form in forms)
-    assert none.amount == pytest.approx(found["epoch 2, no clip", 0.1].amount, rel=1e-9)
-    assert none.length - one.length == pytest.approx(one.length - two.length, rel=0.05)
-    assert two.length < one.length < none.length
+    for what in ("", ", fresh"):
+        none, one, two = (found[f"epoch 2, {form}{what}", 0.1] for form in forms)
+        assert none.amount == pytest.approx(found[f"epoch 2, no clip{what}", 0.1].amount, rel=1e-9)
+        assert none.length - one.length == pytest.approx(one.length - two.length, rel=0.05)
+        assert two.length < one.length < none.length
 
 
 @pytest.mark.parametrize("fit", ["ppo", "ppo_penalty"])
