@@ -50,9 +50,8 @@ def rows(
         if found[i] is None:
             print(*labels.values(), file=sys.stderr, flush=True)
             own = measure(config, **{name: labels[name] for name in by})
-            about = {"config": dataclasses.asdict(config), "commit": commit()}
-            about["processor"] = processor()
-            found[i] = {**labels, **about, **own}
+            made = {"commit": commit(), "processor": processor()}
+            found[i] = {**labels, "config": dataclasses.asdict(config), **made, **own}
             there = [row for row in found if row is not None]
             write(name, {**common, "rows": there, "table": table(there)})
     return [row for row in found if row is not None]

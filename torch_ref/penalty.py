@@ -73,10 +73,11 @@ def objectives(config: Config, old: nn.ModuleDict, weight: torch.Tensor) -> dict
       old: of π_old.
       weight: β, a scalar.
     """
+    policy = partial(surrogate_objective, old=old, weight=weight)
     own: dict[str, Callable] = {
-        "policy": partial(surrogate_objective, old=old, weight=weight),
+        "policy": policy,
         "value": ppo.value_objective,
-        "joint": partial(joint_objective, old=old, weight=weight),
+        "joint": partial(ppo.joint_objective, policy_objective=policy),
     }
     return {name: own[name] for name in learner.groups(config, old)}
 
@@ -100,20 +101,3 @@ def surrogate_objective(
     loss, parts = learner.regularized(config, algorithm, outputs, ratio, batch)
     kl = masked_mean(algorithm.distribution.kl(old_outputs, outputs), batch.valid)
     return loss + weight * kl, parts
-
-
-def joint_objective(
-    config: Config,
-    algorithm: Algorithm,
-    params: nn.ModuleDict,
-    batch: Batch,
-    *,
-    old: nn.ModuleDict,
-    weight: torch.Tensor,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The surrogate's loss + β KL(π_old ‖ π) + vf_coef · value_loss - ent_coef · entropy, and its
-    parts."""
-    inputs = (config, algorithm, params, batch)
-    policy, parts = surrogate_objective(*inputs, old=old, weight=weight)
-    value, more = ppo.value_objective(*inputs)
-    return policy + config.vf_coef * value, {**parts, **more}

@@ -154,10 +154,15 @@ def value_objective(
 
 
 def joint_objective(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch
+    config: Config,
+    algorithm: Algorithm,
+    params: Params,
+    batch: Batch,
+    *,
+    policy_objective: Callable = surrogate_objective,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The surrogate's loss + vf_coef · value_loss - ent_coef · entropy, and its parts."""
-    policy, parts = surrogate_objective(config, algorithm, params, batch)
+    """The policy's objective, entropy bonus and all, + vf_coef · value_loss, and its parts."""
+    policy, parts = policy_objective(config, algorithm, params, batch)
     value, more = value_objective(config, algorithm, params, batch)
     return policy + config.vf_coef * value, {**parts, **more}
 

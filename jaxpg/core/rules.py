@@ -126,7 +126,7 @@ def unused(config: Config) -> dict[str, str]:
 
 
 def _needed(fits: tuple[str, ...]) -> str:
-    """ "fit='npg' or 'trpo'" of the two, for a message."""
+    """What a message says of ('npg', 'trpo'): fit='npg' or 'trpo'."""
     return f"fit={' or '.join(map(repr, fits))}"
 
 

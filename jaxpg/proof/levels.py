@@ -32,6 +32,17 @@ PPO = dataclasses.replace(
     normalize_over="minibatch",
     optimizer_eps=1e-5,
 )
+PPO_OF_EPISODES = dataclasses.replace(
+    REINFORCE,
+    env="Pendulum-v1",
+    fit="ppo",
+    epochs=2,
+    minibatches=2,
+    num_envs=4,
+    baseline="value",
+    value_steps=1,
+    normalize_advantage=True,
+)
 CASES = {
     **{name: config for name, config in PRESETS.items() if config.env == "CartPole-v1"},
     "constant baseline": dataclasses.replace(REINFORCE, baseline="constant"),
@@ -72,27 +83,9 @@ CASES = {
         ent_coef=0.01,
         hidden_sizes=(16, 16),
     ),
-    "PPO, whole episodes, Gaussian": dataclasses.replace(
-        REINFORCE,
-        env="Pendulum-v1",
-        fit="ppo",
-        epochs=2,
-        minibatches=2,
-        num_envs=4,
-        baseline="value",
-        value_steps=1,
-        normalize_advantage=True,
-    ),
+    "PPO, whole episodes, Gaussian": PPO_OF_EPISODES,
     "PPO, penalty, whole episodes, Gaussian": dataclasses.replace(
-        REINFORCE,
-        env="Pendulum-v1",
-        fit="ppo_penalty",
-        epochs=2,
-        minibatches=2,
-        num_envs=4,
-        baseline="value",
-        value_steps=1,
-        normalize_advantage=True,
+        PPO_OF_EPISODES, fit="ppo_penalty"
     ),
     "NPG, whole episodes, no critic": dataclasses.replace(REINFORCE, fit="npg"),
     "TRPO, Gaussian": dataclasses.replace(

@@ -188,9 +188,8 @@ def draw_family(found: Sequence[Finding], path: Path) -> None:
         axes.grid(color=GRID, linewidth=0.7)
         axes.tick_params(colors=INK)
         axes.spines[["top", "right"]].set_visible(False)
-        # Below: in a panel with many lines no corner is free.
-        beside = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
-        axes.legend(frameon=False, fontsize=8, **beside)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}  # no corner is always free
+        axes.legend(frameon=False, fontsize=8, ncols=2, **below)
     save(figure, path)
 
 

@@ -12,24 +12,12 @@ from compiled import fitted, run
 
 import torch_ref.penalty as twin
 from jaxpg.core import learner, penalty, training
-from jaxpg.core.config import Config
 from jaxpg.core.distributions import categorical_kl
 from jaxpg.core.noise import key
 from jaxpg.proof import batch as shared
+from tests.core.test_ppo import CONFIG as PPO
 
-CONFIG = Config(
-    fit="ppo_penalty",
-    epochs=4,
-    minibatches=4,
-    num_envs=2,
-    num_steps=16,
-    total_steps=12 * 32,
-    value_steps=1,
-    hidden_sizes=(8,),
-    learning_rate=0.05,
-    value_learning_rate=0.03,
-    arithmetic="float64",
-)
+CONFIG = dataclasses.replace(PPO, fit="ppo_penalty", total_steps=12 * 32)
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,13 @@
 """Faults of PPO's penalty: the KL, its weight, and when that changes."""
 
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
 
 from jaxpg.proof.faults.plants import Plant, config_of_fit, of, replaced, wrap
-from torch_ref import algorithms, penalty
-from torch_ref.ppo import approximate_kl
+from torch_ref import algorithms, penalty, ppo
 
 
 def penalty_left_out() -> Plant:
@@ -37,7 +37,7 @@ def kl_estimated_by_the_actions() -> Plant:
         outputs = algorithm.networks.policy(params, batch.obs)
         log_prob = algorithm.distribution.log_prob(outputs, batch.action)
         log_ratio = torch.where(batch.valid, log_prob - batch.log_prob, 0.0)
-        return approximate_kl(log_ratio, batch.valid)
+        return ppo.approximate_kl(log_ratio, batch.valid)
 
     return wrap(penalty.natural, "mean_kl", change)
 
@@ -88,19 +88,20 @@ def desired_kl_off_by_a_factor() -> Plant:
 def penalty_left_out_of_a_joint_loss() -> Plant:
     """A joint loss has the surrogate without the KL."""
 
-    def change(original: Any, *inputs: Any, old: Any, weight: Any) -> Any:
-        return original(*inputs, old=old, weight=torch.zeros_like(weight))
+    def change(original: Any, *inputs: Any, policy_objective: Any) -> Any:
+        return original(*inputs, policy_objective=partial(policy_objective, weight=0.0))
 
-    return wrap(penalty, "joint_objective", change)
+    return wrap(ppo, "joint_objective", change)
 
 
 def penalty_weighed_as_the_value_loss() -> Plant:
     """In a joint loss the KL has vf_coef for a factor, too."""
 
-    def change(original: Any, config: Any, *inputs: Any, old: Any, weight: Any) -> Any:
-        return original(config, *inputs, old=old, weight=config.vf_coef * weight)
+    def change(original: Any, config: Any, *inputs: Any, policy_objective: Any) -> Any:
+        weight = config.vf_coef * policy_objective.keywords["weight"]
+        return original(config, *inputs, policy_objective=partial(policy_objective, weight=weight))
 
-    return wrap(penalty, "joint_objective", change)
+    return wrap(ppo, "joint_objective", change)
 
 
 def weight_without_bounds() -> Plant:
