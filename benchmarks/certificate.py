@@ -23,7 +23,7 @@ from jaxpg.core.presets import PRESETS
 from jaxpg.population.provenance import ROOT, commit, source_sha256
 from jaxpg.proof.levels import CASES
 from jaxpg.proof.lockstep import lockstep
-from jaxpg.runs.manifest import parse_config
+from jaxpg.runs.manifests import parse_config
 
 RECORDS = "trace.py"
 FEW = 0.1  # of the runs may part at a straddle: more of them would be no coincidence

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.record import read, write
 from jaxpg.core.config import Config
 from jaxpg.population.provenance import commit, processor
-from jaxpg.runs.manifest import parse_config
+from jaxpg.runs.manifests import parse_config
 
 
 def rows(

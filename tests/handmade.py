@@ -11,10 +11,9 @@ from jaxpg.core.types import Metrics
 from jaxpg.population import provenance
 from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import results
+from jaxpg.runs import manifests, results
 from jaxpg.runs.load import Run
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.manifests import Manifest
 from jaxpg.runs.trained import Trained
 
 EPISODES = 100  # that end in each update

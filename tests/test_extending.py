@@ -111,15 +111,15 @@ def test_the_command_trains_an_environment_of_a_module(tmp_path, monkeypatch, ca
 def test_load_imports_no_module_that_a_run_names(trained, tmp_path, monkeypatch):
     import shutil
 
-    from jaxpg.runs import directories, manifest
+    from jaxpg.runs import directories, manifests
 
     directory = shutil.copytree(trained, tmp_path / "run")
-    read = manifest.read(directory)
+    read = manifests.read(directory)
     other = read._replace(config=dataclasses.replace(read.config, env="boom:CartPole-v1"))
-    manifest.write(directory, other)
+    manifests.write(directory, other)
     summary = (directory / "summary.json").read_text()
-    sha256 = manifest.sha256(trained)
-    (directory / "summary.json").write_text(summary.replace(sha256, manifest.sha256(directory)))
+    sha256 = manifests.sha256(trained)
+    (directory / "summary.json").write_text(summary.replace(sha256, manifests.sha256(directory)))
     (tmp_path / "boom.py").write_text("raise SystemError('executed')")
     monkeypatch.syspath_prepend(tmp_path)
     loaded = jaxpg.load(directory)

@@ -20,9 +20,8 @@ from jaxpg.cli.streams import attempt, say
 from jaxpg.core.config import ConfigError
 from jaxpg.errors import Stopped
 from jaxpg.population import own
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import track
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs import manifests, track
+from jaxpg.runs.manifests import Manifest
 from jaxpg.runs.watch import EXIT_STOPPED
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from jaxpg.core.config import Config, ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MOST_EPISODES
 from jaxpg.report import terminal
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import manifests
 from jaxpg.words import environment, parameters, returned, seeds, share
 
 if TYPE_CHECKING:

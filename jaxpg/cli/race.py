@@ -14,7 +14,7 @@ from jaxpg.cli.launch import Launch, check, import_callback, to_the_end
 from jaxpg.cli.streams import attempt
 from jaxpg.core.config import FIELDS, Config
 from jaxpg.core.presets import PRESETS
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import manifests
 from jaxpg.runs import race as races
 
 

@@ -11,7 +11,7 @@ from jaxpg import files, words
 from jaxpg.cli.arguments import Directories, Directory, File
 from jaxpg.core.config import ConfigError
 from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import manifests
 
 Solved = Annotated[float | None, arg(metavar="RETURN", help_behavior_hint="")]
 

@@ -26,16 +26,15 @@ from jaxpg.core.rules import unused, validate
 from jaxpg.errors import InUse
 from jaxpg.population import evaluations, own
 from jaxpg.population.settings import which, with_values
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import manifests, track
 from jaxpg.runs import sweep as sweeps
-from jaxpg.runs import track
-from jaxpg.runs.manifest import parse_seeds
+from jaxpg.runs.manifests import parse_seeds
 from jaxpg.runs.watch import EXIT_STOPPED
 
 if TYPE_CHECKING:
     from jaxpg.population.cluster import Cluster
-    from jaxpg.runs.manifest import Manifest
-    from jaxpg.runs.start import Start
+    from jaxpg.runs.manifests import Manifest
+    from jaxpg.runs.starts import Start
 
 BUDGET = create_mutex_group(required=True)
 
@@ -366,7 +365,7 @@ def say_of_unused(options: "Train | Sweep", varied: Collection[str] = ()) -> Non
 
 def say_of_the_diverged(start: "Start | None", seeds: Sequence[int]) -> None:
     """That some seeds start from where others had failed."""
-    from jaxpg.runs.start import of_the_diverged
+    from jaxpg.runs.starts import of_the_diverged
 
     if sentence := of_the_diverged(start, seeds):
         say(sentence)

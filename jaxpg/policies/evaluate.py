@@ -290,7 +290,7 @@ def _episode_keys(use: str, seed: int, seeds: np.ndarray, episodes: np.ndarray) 
     return fold(by_seed, indices)
 
 
-def stacked_params(run: Run, seeds: Sequence[int], setting: int | None = None) -> Params:
+def stacked_params(run: Run, seeds: Sequence[int], setting: int | None) -> Params:
     """The parameters of some seeds, leaves [S, ...]."""
     rows = np.array([run.row(seed, setting) for seed in seeds])
     return jax.tree.map(lambda leaf: leaf[rows], run.population.params)

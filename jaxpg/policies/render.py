@@ -25,7 +25,7 @@ from jaxpg.core.types import Algorithm, Params
 from jaxpg.policies import drawings
 from jaxpg.policies.drawings import ACCENT, FALLEN, INK, LINE, MUTED, PAPER, SMOOTH, Drawing
 from jaxpg.policies.evaluate import Recorded, recorder, stacked_params
-from jaxpg.runs import start as starts
+from jaxpg.runs import starts
 from jaxpg.runs.load import Run
 
 LONGEST = 600  # frames of one seed's film; of a longer episode steps are left out

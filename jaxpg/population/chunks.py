@@ -86,7 +86,7 @@ class Program(NamedTuple):
     """The compiled functions of one worker."""
 
     device: Any
-    # (config, options, keys, params) -> lanes; of a core the first one's
+    # (config, options, keys, params) -> lanes; all cores share the first one's
     start: Callable[..., Lane]
     # (config, options, lanes, count) -> lanes, metrics [L, length], recent
     advance: Callable[..., tuple]

@@ -55,7 +55,8 @@ def predict(
     state, params = _bytes(lane), _bytes(lane.state.params)
     on_cpu = all(program.device.platform == "cpu" for program in programs)
     device = 0
-    for program in programs[:1]:
+    if programs:
+        program = programs[0]
         device = max(map(of_program, (program.start, program.advance)))
         if program.evaluate is not None:  # it is given parameters alone; all else stays there
             beside = 0 if on_cpu else state - params

@@ -47,9 +47,9 @@ class Population(NamedTuple):
     lanes: int  # L; the result depends on it, in the last bits
     compile_seconds: float
     wall_seconds: float  # training, without compiling
-    manifest: Any = None  # what was trained, from `runs.manifest`, where that is known
+    manifest: Any = None  # what was trained, from `runs.manifests`, where that is known
     evaluations: Evaluations | None = None  # while it trained, if that was asked for
-    start: Any = None  # what it started from, from `runs.start`, if that was trained before
+    start: Any = None  # what it started from, from `runs.starts`, if that was trained before
 
 
 class Given(NamedTuple):
@@ -69,8 +69,8 @@ def train_rows(
     report: Callable[[Progress], None] | None,
     build: Build,
     nodes: Cluster | None,
-    start: Given | None = None,
-    evaluating: Evaluating | None = None,
+    start: Given | None,
+    evaluating: Evaluating | None,
 ) -> Population:
     """Train every seed with every setting, in memory; arguments as of `runs.python`.
 

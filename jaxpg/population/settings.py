@@ -102,7 +102,7 @@ def whole(name: str, number: Any) -> int:
 
 
 def plain_setting(setting: Setting) -> dict[str, Any]:
-    """The same of a setting."""
+    """The setting, with Python's numbers for scalars of numpy and of jax."""
     return {name: _plain(name, value) for name, value in setting.items()}
 
 
@@ -240,7 +240,7 @@ def expand(
 
 
 def settled(
-    config: Config, grid: Mapping[str, Sequence[Any]], build: Build | None = None
+    config: Config, grid: Mapping[str, Sequence[Any]], build: Build
 ) -> dict[str, list[Any]]:
     """The grid with values of the environment's and of the algorithm's own types, as 5.0 for
     env.gravity=5.
@@ -248,7 +248,7 @@ def settled(
     Args:
       grid: values of each field, as in {"gamma": [0.9, 0.99], "hidden_sizes": [(32,), (64,)]};
         an array of numbers too.
-      build: makes the algorithm; None leaves its options as they are.
+      build: makes the algorithm.
 
     Raises:
       ConfigError: if an environment of the grid has no such parameter, or the algorithm no such
@@ -256,7 +256,7 @@ def settled(
     """
     found = {name: _values(name, values) for name, values in grid.items()}
     for name in grid:
-        if name.startswith(OPTION) and build is not None:
+        if name.startswith(OPTION):
             base = own.options(build)
             found[name] = [
                 own.typed(base, {name: x})[name.removeprefix(OPTION)] for x in found[name]

@@ -18,7 +18,7 @@ from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures, terminal
 from jaxpg.report.canvas import MUTED
 from jaxpg.runs.load import Run, load
-from jaxpg.runs.manifest import sha256
+from jaxpg.runs.manifests import sha256
 from jaxpg.runs.sweep import said
 
 POWER, ALPHA = 0.8, 0.05  # of the test for which seeds are counted

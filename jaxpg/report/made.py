@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpg import words
 from jaxpg.runs.load import Run
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.manifests import Manifest
 
 
 class Cost(NamedTuple):

@@ -32,8 +32,7 @@ from jaxpg.report.figures import FAINT
 from jaxpg.report.html import FOLDER as FOLDER
 from jaxpg.report.html import NAME as NAME
 from jaxpg.report.html import render, save
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import reproduce, sweep
+from jaxpg.runs import manifests, reproduce, sweep
 from jaxpg.runs.load import Run, load
 
 WIDE = (9.8, 4.0)  # inches, of the first figure where the page is wide

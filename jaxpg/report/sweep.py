@@ -41,8 +41,7 @@ from jaxpg.report.canvas import (
     Picture,
 )
 from jaxpg.report.html import render, save
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import reproduce, sweep
+from jaxpg.runs import manifests, reproduce, sweep
 from jaxpg.runs.load import Run, load
 
 LETTER = 6.0  # points that one of a label takes, about

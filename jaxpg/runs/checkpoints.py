@@ -33,7 +33,7 @@ from jaxpg.population.chunks import (
     points_of,
 )
 from jaxpg.population.evaluations import MODES
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import manifests
 
 FOLDER = "checkpoints"
 KEPT = 2  # of each chunk
@@ -84,11 +84,12 @@ def identity(chunk: Chunk) -> str:
     """A hash of what a chunk trains; of the budget only if the learning rate depends on it, of
     options and evaluations only if there are any. What it starts from is in its keys."""
     config = chunk.config
+    untold = manifests.BUDGETS if config.lr_schedule == "constant" else ()
     fields = {
         name: jax.tree.map(np.ndarray.tolist, value) if name not in STATIC else value
         for name, value in vars(config).items()
-        if name not in manifests.LATER or np.any(value != manifests.LATER[name])
-        if config.lr_schedule != "constant" or name not in ("total_steps", "total_episodes")
+        if name not in untold
+        and (name not in manifests.LATER or np.any(value != manifests.LATER[name]))
     }
     trained = [fields, chunk.keys.tolist()]
     if chunk.options:

@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxpg import files
 from jaxpg.core.config import OPTIONAL, STATIC
 from jaxpg.population import provenance
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.manifests import BUDGETS, Manifest
 from jaxpg.words import duration
 
 NAME = "jaxpg-seconds.json"  # in the folder where jax keeps what it compiles
@@ -49,7 +49,7 @@ def _read() -> dict[str, float]:
 def _key(manifest: Manifest) -> str:
     """Of the program: all that it is compiled for."""
     fields = dataclasses.asdict(manifest.config)
-    static = {name: fields[name] for name in STATIC if not name.startswith("total_")}
+    static = {name: fields[name] for name in STATIC if name not in BUDGETS}
     traced = dict.fromkeys(manifest.config.env_params.traced)
     static["env_params"] = {**fields["env_params"], **traced}
     options = {**manifest.options, **dict.fromkeys(manifest.options.traced)}

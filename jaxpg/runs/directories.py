@@ -7,13 +7,11 @@ from typing import Any
 
 from jaxpg import files
 from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, results
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import start as starts
+from jaxpg.runs import checkpoints, manifests, results, starts
 from jaxpg.runs.lock import NAME as LOCK
 from jaxpg.runs.lock import locked
-from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.start import Start
+from jaxpg.runs.manifests import Manifest
+from jaxpg.runs.starts import Start
 
 
 def begin(directory: Path, manifest: Manifest, start: Start | None = None) -> None:

@@ -12,10 +12,8 @@ from jaxpg.core.rules import validate
 from jaxpg.errors import RunError
 from jaxpg.population import chunks, evaluations, own
 from jaxpg.population.own import Build
-from jaxpg.runs import checkpoints, lock, planning
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import start as starts
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs import checkpoints, lock, manifests, planning, starts
+from jaxpg.runs.manifests import Manifest
 
 
 def extend(
@@ -167,24 +165,24 @@ def merge(directories: Sequence[Path], out: Path) -> Manifest:
         if former:
             made["former_sources"] = list(dict.fromkeys(former))
         clocks = [checkpoints.seconds(directory) for directory in directories]
-        before = sum(run.made.get(manifests.SECONDS, 0.0) for run in runs)
-        made[manifests.SECONDS] = before + sum(clocks) - max(clocks)
+        earlier = (run.made.get(manifests.SECONDS, 0.0) for run in runs)
+        made[manifests.SECONDS] = sum(earlier) + sum(clocks) - max(clocks)
         parts = tuple(part for run in runs for part in run.parts)
         whole = first._replace(parts=parts, made=made)
         with files.whole_directory(out, "--out") as partial:
             files.make_folder(partial / checkpoints.FOLDER)
-            before = 0
+            shift = 0
             for directory, run in zip(directories, runs, strict=True):
-                _copy_checkpoints(directory, partial, before)
-                before += manifests.num_chunks(run)
+                _copy_checkpoints(directory, partial, shift)
+                shift += manifests.num_chunks(run)
             starts.write(partial, starts.read(directories[0], first))
             manifests.write(partial, whole)
     return whole
 
 
-def _copy_checkpoints(directory: Path, out: Path, before: int) -> None:
-    """Of all chunks, whose indices are shifted by `before`; they are verified when they load."""
+def _copy_checkpoints(directory: Path, out: Path, shift: int) -> None:
+    """Of all chunks, whose indices grow by `shift`; they are verified when they load."""
     for chain in checkpoints.listed(directory).values():
         for at in chain:
-            name = checkpoints.name(before + at.chunk, at.update, at.sha256)
+            name = checkpoints.name(shift + at.chunk, at.update, at.sha256)
             files.write(out / checkpoints.FOLDER / name, at.path.read_bytes())

@@ -29,10 +29,8 @@ from jaxpg.population.evaluations import Evaluations, points
 from jaxpg.population.own import Build
 from jaxpg.population.policy import Policy, made
 from jaxpg.population.settings import Setting, which, with_setting
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import results
-from jaxpg.runs import start as starts
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs import manifests, results, starts
+from jaxpg.runs.manifests import Manifest
 from jaxpg.runs.trained import Trained
 
 if TYPE_CHECKING:

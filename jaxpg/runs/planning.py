@@ -27,14 +27,11 @@ from jaxpg.population.settings import (
     plain_setting,
     seed_list,
     setting_list,
-    whole,
     with_setting,
 )
-from jaxpg.runs import directories
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import start as starts
-from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.start import Start
+from jaxpg.runs import directories, manifests, starts
+from jaxpg.runs.manifests import Manifest
+from jaxpg.runs.starts import Start
 from jaxpg.runs.trained import check_params
 
 SEGMENTS = 50  # of a chunk at least, where it has so many updates
@@ -47,7 +44,7 @@ def plan(
     seeds: Any,
     lanes: int | None,
     settings: Sequence[Setting] = ({},),
-    segments: int | None = None,
+    segments: int = SEGMENTS,
     build: Build = fast.build,
     start: Start | None = None,
     evaluating: Evaluating | None = None,
@@ -60,8 +57,7 @@ def plan(
       seeds: different integers in [0, 2^32): a range, a list or an array.
       lanes: None for the backend's.
       settings: values of traced fields; every seed is trained with each of them.
-      segments: that each chunk is divided into at least, where it has so many updates; None for
-        SEGMENTS.
+      segments: that each chunk is divided into at least, where it has so many updates; >= 1.
       build: makes the algorithm.
       start: what the seeds start from; None for parameters that they draw.
       evaluating: when they are evaluated while they train; None for never.
@@ -85,7 +81,7 @@ def plan(
         own.check_made(build, build(config), config)
     if lanes is None:
         lanes = population.default_lanes(device)
-    lanes, segments = population.checked_lanes(lanes), whole("segments", segments or SEGMENTS)
+    lanes = population.checked_lanes(lanes)
     population.make_chunks(config, seeds[:1], settings, lanes, options)
     if start is not None:
         starts.check(start, config, seeds, build)

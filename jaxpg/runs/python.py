@@ -28,11 +28,10 @@ from jaxpg.population.settings import (
     whole,
     with_values,
 )
-from jaxpg.runs import directories, planning, run
-from jaxpg.runs import start as starts
+from jaxpg.runs import directories, planning, run, starts
 from jaxpg.runs.load import Run, load
-from jaxpg.runs.manifest import Manifest
-from jaxpg.runs.start import Start
+from jaxpg.runs.manifests import Manifest
+from jaxpg.runs.starts import Start
 from jaxpg.runs.trained import Trained, check_params
 from jaxpg.runs.watch import interrupt
 

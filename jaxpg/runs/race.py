@@ -27,8 +27,8 @@ from jaxpg.errors import RunError
 from jaxpg.population import own
 from jaxpg.population.own import OPTION
 from jaxpg.population.settings import ENV
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs.manifest import Manifest, parse_config
+from jaxpg.runs import manifests
+from jaxpg.runs.manifests import Manifest, parse_config
 from jaxpg.runs.sweep import folder, parse_fields
 
 NAME = manifests.RACE
@@ -150,7 +150,7 @@ def begin(out: Path, asked: Race) -> Race:
     for i, one in enumerate(asked.contenders):
         planning.check_parts(_manifest(asked, i), own.find(one.build, one.options))
     with files.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        files.make_folder(out)
         files.write(out / NAME, _text(asked))
     return asked
 

@@ -8,7 +8,7 @@ from jaxpg import words
 from jaxpg.core.config import FIELDS, EnvParams
 from jaxpg.core.presets import PRESETS
 from jaxpg.population import own
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.manifests import Manifest
 from jaxpg.runs.sweep import Plan, written
 
 
@@ -44,10 +44,10 @@ def commands(manifest: Manifest, out: str = "again") -> list[str]:
     return [*lines, shlex.join(["jaxpg", "merge", *parts, "--out", out])]
 
 
-def sweep_command(plan: Plan, out: str = "again") -> str:
+def sweep_command(plan: Plan) -> str:
     """A shell line that makes a sweep of the same bits, as `commands` of a run."""
     grid = [f"{name}={','.join(map(written, values))}" for name, values in plan.grid.items()]
-    line = [*_line("sweep", plan), "--grid", *grid, "--seeds", plan.seeds, "--out", out]
+    line = [*_line("sweep", plan), "--grid", *grid, "--seeds", plan.seeds, "--out", "again"]
     return shlex.join(line)
 
 

@@ -30,8 +30,8 @@ from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.population import Population
 from jaxpg.population.settings import ENV
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs import manifests
+from jaxpg.runs.manifests import Manifest
 
 EVALUATIONS = ("evaluated_at", "greedy_return", "sampled_return")  # as `Evaluations` has them
 FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says that all are there

@@ -22,12 +22,10 @@ from jaxpg.population import chunks, population
 from jaxpg.population.chunks import CAUSES, Chunk, Lane, Program, Snapshot
 from jaxpg.population.own import Build
 from jaxpg.population.settings import which
-from jaxpg.runs import checkpoints
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import start as starts
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs import checkpoints, manifests, starts
+from jaxpg.runs.manifests import Manifest
 from jaxpg.runs.planning import make_chunks
-from jaxpg.runs.start import Start
+from jaxpg.runs.starts import Start
 
 
 def retrace(

@@ -29,12 +29,10 @@ from jaxpg.population.crew import Limits, Task
 from jaxpg.population.own import Build
 from jaxpg.population.population import Tally
 from jaxpg.population.progress import Progress
-from jaxpg.runs import checkpoints, compiling, planning, results
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import start as starts
+from jaxpg.runs import checkpoints, compiling, manifests, planning, results, starts
 from jaxpg.runs.checkpoints import Checkpoint
 from jaxpg.runs.lock import locked
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.manifests import Manifest
 from jaxpg.runs.watch import Watchdog, leave, stop_on_signals
 
 SAVE_RATIO = 50

@@ -38,8 +38,8 @@ from jaxpg.population.settings import (
     settled,
     with_values,
 )
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs.manifest import (
+from jaxpg.runs import manifests
+from jaxpg.runs.manifests import (
     Manifest,
     Origin,
     format_seeds,
@@ -49,7 +49,7 @@ from jaxpg.runs.manifest import (
 )
 
 if TYPE_CHECKING:
-    from jaxpg.runs.start import Start
+    from jaxpg.runs.starts import Start
 
 NAME = manifests.SWEEP
 SCHEMA = 1
@@ -197,7 +197,7 @@ def begin(
         )
     if old is None:
         with files.writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+            files.make_folder(out)
             files.write(out / NAME, _text(asked))
     of_points = [out / name for name in asked.names]
     for directory, content in zip(of_points, planned, strict=True):

@@ -33,7 +33,7 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MODES
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import manifests
 
 if TYPE_CHECKING:
     from jaxpg.population.progress import Progress

@@ -17,10 +17,8 @@ from jaxpg.names import from_torch, to_torch
 from jaxpg.population.policy import Policy
 from jaxpg.population.population import Population
 from jaxpg.population.settings import integer, which, with_setting
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import results
-from jaxpg.runs import start as starts
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs import manifests, results, starts
+from jaxpg.runs.manifests import Manifest
 
 if TYPE_CHECKING:
     import pandas

@@ -17,7 +17,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.population import devices
 from jaxpg.population.population import LANES
-from jaxpg.runs.manifest import parse_seeds
+from jaxpg.runs.manifests import parse_seeds
 from jaxpg.runs.planning import plan
 
 

@@ -14,8 +14,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population import population
-from jaxpg.runs import checkpoints, directories, planning, reproduce, run, sweep
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import checkpoints, directories, manifests, planning, reproduce, run, sweep
 from jaxpg.runs.load import load
 
 pytestmark = pytest.mark.usefixtures("programs_kept")

@@ -23,8 +23,7 @@ from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.errors import Stopped
 from jaxpg.policies import evaluate as evaluation
-from jaxpg.runs import compiling, track
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import compiling, manifests, track
 
 JAXPG = [sys.executable, "-m", "jaxpg"]
 # Training, from which everything is taken but what it says; begins and ends as any other.

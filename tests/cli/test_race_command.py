@@ -17,8 +17,7 @@ from jaxpg.core.config import FIELDS
 from jaxpg.core.presets import PRESETS, preset
 from jaxpg.errors import RunError
 from jaxpg.report import race as report
-from jaxpg.runs import directories, edit, planning
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import directories, edit, manifests, planning
 from jaxpg.runs import race as races
 from jaxpg.runs.load import load
 from jaxpg.runs.python import train_population

@@ -26,8 +26,7 @@ from jaxpg.policies import export
 from jaxpg.report import canvas, figures
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
-from jaxpg.runs import directories, lock, reproduce, results, sweep
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import directories, lock, manifests, reproduce, results, sweep
 from jaxpg.runs.load import load
 from jaxpg.runs.python import train_grid, train_population
 from tests.report.test_report import EVIL, VISIBLE, Page

@@ -18,7 +18,7 @@ from jaxpg.errors import RunError
 from jaxpg.policies import evaluate
 from jaxpg.population import policy
 from jaxpg.population.evaluations import MODES
-from jaxpg.runs.manifest import Manifest
+from jaxpg.runs.manifests import Manifest
 
 SIMULATORS = [evaluate.in_gymnax, evaluate.in_gymnasium]
 

@@ -16,7 +16,7 @@ from jaxpg.policies.evaluate import _player
 from jaxpg.population import evaluations
 from jaxpg.population.evaluations import MODES, Evaluations
 from jaxpg.runs import results
-from jaxpg.runs.manifest import Manifest, Origin
+from jaxpg.runs.manifests import Manifest, Origin
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 

@@ -13,7 +13,7 @@ from jaxpg.analysis.stats import improvement, seeds_needed
 from jaxpg.cli.main import main
 from jaxpg.core.config import EnvParams
 from jaxpg.report import compare
-from jaxpg.runs import manifest as manifests
+from jaxpg.runs import manifests
 
 UPDATES = 5
 

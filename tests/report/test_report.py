@@ -35,7 +35,7 @@ from jaxpg.report import canvas, figures
 from jaxpg.report import page as report
 from jaxpg.runs import reproduce
 from jaxpg.runs.load import load
-from jaxpg.runs.manifest import Manifest, parse_seeds
+from jaxpg.runs.manifests import Manifest, parse_seeds
 
 RISING = [np.linspace(20, end, 12) for end in (500, 490, 480, 480, 300, 500)]
 RISING.append(np.full(12, np.nan))  # finishes no episode

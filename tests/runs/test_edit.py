@@ -8,7 +8,7 @@ import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, edit, manifest, run
+from jaxpg.runs import checkpoints, edit, manifests, run
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -23,13 +23,13 @@ def test_a_merged_run_took_the_time_of_all(tmp_path):
     """And knows of every file with which a part of it went on."""
     parts = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     seconds = [trained(out, [seed]).wall_seconds for seed, out in enumerate(parts)]
-    what = manifest.read(parts[1])
-    manifest.write(parts[1], what._replace(made={**what.made, "former_sources": ["a" * 64]}))
+    what = manifests.read(parts[1])
+    manifests.write(parts[1], what._replace(made={**what.made, "former_sources": ["a" * 64]}))
     edit.merge(parts[:2], tmp_path / "two")
     edit.merge([tmp_path / "two", parts[2]], tmp_path / "three")
     summary = run.train(tmp_path / "three", stall_seconds=600.0)
     assert summary["wall_seconds"] == pytest.approx(sum(seconds), abs=0.01)
-    assert manifest.read(tmp_path / "three").made["former_sources"] == ["a" * 64]
+    assert manifests.read(tmp_path / "three").made["former_sources"] == ["a" * 64]
 
 
 def test_a_damaged_checkpoint_is_no_reason_not_to_merge(tmp_path):

@@ -15,7 +15,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population.evaluations import Evaluations
 from jaxpg.report import page
-from jaxpg.runs import edit, manifest, reproduce, results, run, track
+from jaxpg.runs import edit, manifests, reproduce, results, run, track
 from tests.compare import assert_same
 from tests.runs.test_loading import change_arrays
 
@@ -61,12 +61,12 @@ def test_another_way_to_evaluate_is_another_run(memory, tmp_path):
     other = {**HOW, "evaluate_episodes": 3}
     with pytest.raises(RunError, match=r"of something else \(evaluating: .*episodes=2.*episodes=3"):
         jaxpg.train_population(TINY, SEEDS, **other, out=tmp_path / "run")
-    path = tmp_path / "run" / manifest.NAME
+    path = tmp_path / "run" / manifests.NAME
     fields = json.loads(path.read_text())
     fields["evaluating"]["every"] = 145
     path.write_text(json.dumps(fields))
     with pytest.raises(RunError, match=r"damaged, or of another version.*evaluate_every must div"):
-        manifest.read(tmp_path / "run")
+        manifests.read(tmp_path / "run")
 
 
 def test_by_command_with_a_report(memory, tmp_path, capsys):
@@ -85,7 +85,7 @@ def test_by_command_with_a_report(memory, tmp_path, capsys):
     last = words.returned(said["greedy"]["last"]["iqm"])
     assert re.search(rf"greedy at the end, IQM.*?{last}", text, re.S)  # in numbers, too
     assert (out / "figures" / "evaluations.svg").exists()
-    (again,) = reproduce.commands(manifest.read(out))
+    (again,) = reproduce.commands(manifests.read(out))
     assert "--evaluate-every 144 --evaluate-episodes 2" in again
 
 

@@ -22,7 +22,7 @@ from jaxpg import files
 from jaxpg.cli.main import main
 from jaxpg.core.config import FIELDS
 from jaxpg.errors import DoesNotFit, RunError, Stopped
-from jaxpg.runs import checkpoints, directories, manifest, planning, run, watch
+from jaxpg.runs import checkpoints, directories, manifests, planning, run, watch
 from jaxpg.runs.lock import locked
 from jaxpg.runs.python import train_population
 from tests.runs.test_runs import SEEDS, TINY, arrays, assert_same_results, begun, train
@@ -262,7 +262,7 @@ def test_lanes_of_a_run_that_has_saved_nothing_may_change(tmp_path, monkeypatch)
         planning.plan("vpg", TINY, SEEDS, None)
         directories.begin(out, planning.plan("vpg", TINY, SEEDS, 16))  # by who was killed
         planning.with_lanes_that_fit(out, None, attempt)
-        assert manifest.read(out).lanes == 8
+        assert manifests.read(out).lanes == 8
     assert tried == [16, 8] * 2
 
 
@@ -290,7 +290,7 @@ def test_a_read_only_directory():
         user = os.geteuid()
         os.seteuid(user or 65534)
         try:
-            assert (directory / manifest.NAME).read_bytes()
+            assert (directory / manifests.NAME).read_bytes()
             with pytest.raises(RunError, match="cannot be written"):
                 train(directory)
         finally:

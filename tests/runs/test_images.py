@@ -17,7 +17,7 @@ from jaxpg.errors import RunError
 from jaxpg.policies import evaluate, render
 from jaxpg.policies.evaluate import recorder
 from jaxpg.runs import sweep
-from jaxpg.runs.manifest import parse_config
+from jaxpg.runs.manifests import parse_config
 from tests.runs.test_loading import change_params
 
 SIZES = ["--num-envs", "2", "--num-steps", "24", "--total-steps", "96", "--seeds", "2"]

@@ -14,7 +14,7 @@ import jaxpg
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError
-from jaxpg.runs import checkpoints, directories, edit, manifest, planning, retrace
+from jaxpg.runs import checkpoints, directories, edit, manifests, planning, retrace
 from jaxpg.runs.results import FILES
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
@@ -25,7 +25,7 @@ FINISHED = ("steps", "sweep/1-all")
 
 @pytest.fixture(autouse=True)
 def other_bits(monkeypatch):
-    monkeypatch.setattr(manifest, "BITS", manifest.BITS + 1)
+    monkeypatch.setattr(manifests, "BITS", manifests.BITS + 1)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_it_acts_as_it_did():
 def test_it_is_finished(older, capsys, name):
     assert "finished" in said(capsys, "status", older / name)
     assert "is finished" in said(capsys, "resume", older / name, "--no-report")
-    manifest_ = manifest.read(older / name)
+    manifest_ = manifests.read(older / name)
     directories.begin(older / name, manifest_)  # as the line that made it does, given again
 
 
@@ -129,8 +129,8 @@ def test_an_unfinished_one_is_not_continued_to_other_bits(older, capsys, tmp_pat
 def test_a_new_run_says_its_bits(tmp_path):
     config = Config(num_envs=2, num_steps=8, total_steps=16)
     directories.begin(tmp_path / "run", planning.plan("vpg", config, [0], 2))
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["bits"] == manifest.BITS
-    assert manifest.read(tmp_path / "run").bits == manifest.BITS
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["bits"] == manifests.BITS
+    assert manifests.read(tmp_path / "run").bits == manifests.BITS
 
 
 def changed(path, **fields):
@@ -144,7 +144,7 @@ def changed(path, **fields):
 def test_what_a_newer_version_wrote_is_not_called_damaged(older, field):
     changed(older / "steps", **{field: 1})
     with pytest.raises(RunError, match=f"made by a newer version of jaxpg: see '{field}'"):
-        manifest.read(older / "steps")
+        manifests.read(older / "steps")
 
 
 def test_nor_is_a_choice_that_it_has(older):
@@ -152,7 +152,7 @@ def test_nor_is_a_choice_that_it_has(older):
     content["config"]["estimator"] = "vtrace"
     (older / "steps" / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="of another version of jaxpg: estimator is 'vtrace'"):
-        manifest.read(older / "steps")
+        manifests.read(older / "steps")
 
 
 def test_a_field_that_config_gained_is_what_it_was_before(older, monkeypatch):
@@ -161,12 +161,12 @@ def test_a_field_that_config_gained_is_what_it_was_before(older, monkeypatch):
     assert content["config"].pop("optimizer") == "adam"
     (older / "steps" / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="damaged: it lacks 'optimizer'"):
-        manifest.read(older / "steps")
-    monkeypatch.setitem(manifest.LATER, "optimizer", "adam")
-    assert manifest.read(older / "steps") == manifest.read(DATA / "steps")
-    (chunk,) = planning.make_chunks(manifest.read(older / "unfinished"))
+        manifests.read(older / "steps")
+    monkeypatch.setitem(manifests.LATER, "optimizer", "adam")
+    assert manifests.read(older / "steps") == manifests.read(DATA / "steps")
+    (chunk,) = planning.make_chunks(manifests.read(older / "unfinished"))
     now = checkpoints.identity(chunk)
-    monkeypatch.delitem(manifest.LATER, "optimizer")
+    monkeypatch.delitem(manifests.LATER, "optimizer")
     assert now != checkpoints.identity(chunk)  # its checkpoints are known again without the field
 
 

@@ -20,7 +20,7 @@ from jaxpg.cli.main import main
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError, Stopped
 from jaxpg.population import chunks, own
-from jaxpg.runs import directories, edit, manifest, planning, reproduce
+from jaxpg.runs import directories, edit, manifests, planning, reproduce
 from jaxpg.runs.retrace import retrace
 
 
@@ -125,7 +125,7 @@ def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, stop_
     jaxpg.train_population(config, [3, 5], lanes=2, out=done)
     with pytest.raises(Stopped):
         jaxpg.train_population(config, [3, 5], lanes=2, out=stopped, report=stop_after(1))
-    former = manifest.read(stopped).env_sha256
+    former = manifests.read(stopped).env_sha256
     assert former == hashlib.sha256(THEIRS.encode()).hexdigest()
     file.write_text(THEIRS.replace("bonus = 0.0", "bonus = 9.0"))
     evaluated = ["evaluate", str(done), "--episodes", "1"]
@@ -140,7 +140,7 @@ def test_an_environment_that_has_changed_is_another(tmp_path, monkeypatch, stop_
     with pytest.raises(RunError, match="another source of their_env:Mine-v0"):
         jaxpg.train_population(config, [3, 5], lanes=2, out=stopped)
     main([*resumed, "--changed-algorithm"])
-    assert manifest.read(stopped).made["former_sources"] == [former]
+    assert manifests.read(stopped).made["former_sources"] == [former]
     main([*evaluated, "--changed-algorithm"])
     capsys.readouterr()
     main(["resume", str(done), "--changed-algorithm", "--no-report"])
@@ -152,12 +152,12 @@ def test_what_is_refused_keeps_its_manifest(tmp_path, monkeypatch, stop_after):
     stopped, config = tmp_path / "run", dataclasses.replace(CONFIG, env="CartPole-v1")
     with pytest.raises(Stopped):
         jaxpg.train_population(config, [3, 5], lanes=2, out=stopped, report=stop_after(1))
-    before = (stopped / manifest.NAME).read_bytes()
-    monkeypatch.setattr(manifest, "BITS", manifest.BITS + 1)
+    before = (stopped / manifests.NAME).read_bytes()
+    monkeypatch.setattr(manifests, "BITS", manifests.BITS + 1)
     monkeypatch.setattr(own, "env_sha256", lambda name: "0" * 64)
     with pytest.raises(RunError, match="other bits"):
         edit.adopt(stopped, fast.build)
-    assert (stopped / manifest.NAME).read_bytes() == before
+    assert (stopped / manifests.NAME).read_bytes() == before
 
 
 def test_a_librarys_environments_and_a_scripts_have_no_file_to_compare():
@@ -216,6 +216,6 @@ def test_what_versions_before_did_not_write_is_no_difference(drunk, tmp_path):
     for order in (("one", "other"), ("other", "one")):
         edit.merge([tmp_path / name for name in order], tmp_path / "-".join(order))
     edit.adopt(tmp_path / "one", jaxpg.build)
-    adopted = manifest.read(tmp_path / "one")
+    adopted = manifests.read(tmp_path / "one")
     assert adopted.env_sha256 == one.env_sha256
     assert "former_sources" not in adopted.made

@@ -23,7 +23,7 @@ from jaxpg.core.config import ConfigError
 from jaxpg.core.types import Fitted, Networks
 from jaxpg.errors import DoesNotFit, RunError, Stopped
 from jaxpg.population import chunks, population
-from jaxpg.runs import directories, manifest, planning, reproduce
+from jaxpg.runs import directories, manifests, planning, reproduce
 from jaxpg.runs.results import FILES
 from tests import pages
 from tests.compare import assert_same
@@ -387,7 +387,7 @@ def test_parts_of_ones_own(tmp_path, capsys):
     assert_same(memory, jaxpg.train_population(TINY, SEEDS, build=mine, out=out))
     (out / "summary.json").unlink()
     for directory in (out, tmp_path / "saved"):
-        manifest.write(directory, nowhere)
+        manifests.write(directory, nowhere)
     for command in (
         ["resume", out],
         ["extend", out, "--total-steps", 10**6],
@@ -434,7 +434,7 @@ def test_a_point_without_meaning_is_refused_before_the_first_is_trained(grid, sa
 def test_it_says_what_was_trained(memory):
     what = memory.manifest
     assert (what.preset, what.config, what.seeds, what.lanes) == ("custom", TINY, SEEDS, 2)
-    assert what.bits == manifest.BITS
+    assert what.bits == manifests.BITS
     assert json.dumps(memory.summary, allow_nan=False)
     assert memory.summary["seeds"] == 5
 
@@ -471,4 +471,4 @@ def test_numbers_of_numpy_are_numbers():
     settings = ({"gamma": x} for x in np.array([0.9, 0.99]))
     ours = planning.plan("vpg", config, [0], np.int64(4), settings, np.int32(2))
     theirs = planning.plan("vpg", config, [0], 4, [{"gamma": 0.9}, {"gamma": 0.99}], 2)
-    assert manifest.text(ours) == manifest.text(theirs)
+    assert manifests.text(ours) == manifests.text(theirs)

@@ -17,8 +17,7 @@ from jaxpg.files import safetensors
 from jaxpg.names import to_torch
 from jaxpg.population.chunks import metric_names
 from jaxpg.population.population import Population
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import results
+from jaxpg.runs import manifests, results
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 

@@ -17,7 +17,7 @@ from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError, Stopped
 from jaxpg.names import to_torch
 from jaxpg.population import chunks, population
-from jaxpg.runs import checkpoints, directories, edit, manifest, planning, run
+from jaxpg.runs import checkpoints, directories, edit, manifests, planning, run
 from jaxpg.runs import retrace as retracing
 from jaxpg.runs.python import train_population
 from jaxpg.runs.results import FILES
@@ -243,7 +243,7 @@ def test_a_foreign_directory_is_left_alone(tmp_path):
             begun(out)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(RunError, match="is not a run"):
-        manifest.read(tmp_path)
+        manifests.read(tmp_path)
 
 
 def test_nothing_is_written_for_a_config_without_meaning(tmp_path):
@@ -261,7 +261,7 @@ def test_nothing_is_written_for_a_config_without_meaning(tmp_path):
 def stopped(tmp_path):
     """Two commits of the first chunk, of 3 and 6 updates; the run is not finished."""
     directory = begun(tmp_path / "run", seeds=[2, 9])
-    groups = planning.make_chunks(manifest.read(directory))
+    groups = planning.make_chunks(manifests.read(directory))
     (directory / checkpoints.FOLDER).mkdir()
     program = chunks.compile_programs(groups[0], 3)[0]
     saved = [
@@ -353,7 +353,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):
     """500 places from the first byte to the last: none loads."""
     directory, paths = stopped
     at = checkpoints.listed(directory)[0][-1]
-    groups = planning.make_chunks(manifest.read(directory))
+    groups = planning.make_chunks(manifests.read(directory))
     shapes = chunks.lane_shapes(groups[0])
     checkpoints.load(at, groups[0], shapes, 7)
     content = bytearray(paths[1].read_bytes())
@@ -424,7 +424,7 @@ def assert_one_sentence_or_none(*arguments) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_a_manifest_of_anything_is_read_or_refused(content):
-    assert_one_sentence_or_none(manifest.parse, content, Path("manifest.json"))
+    assert_one_sentence_or_none(manifests.parse, content, Path("manifest.json"))
 
 
 @settings(max_examples=400, deadline=None)
@@ -433,18 +433,19 @@ def test_a_manifest_with_any_field_replaced_is_read_or_refused(name, value):
     changed = json.loads(json.dumps(GOOD))
     *outer, last = name.split(".")
     (changed["config"] if outer else changed)[last] = value
-    assert_one_sentence_or_none(manifest.parse, json.dumps(changed).encode(), Path("manifest.json"))
+    content = json.dumps(changed).encode()
+    assert_one_sentence_or_none(manifests.parse, content, Path("manifest.json"))
 
 
 def test_a_good_manifest_is_read():
-    parsed = manifest.parse(json.dumps(GOOD).encode(), Path("x"))
+    parsed = manifests.parse(json.dumps(GOOD).encode(), Path("x"))
     assert parsed.config == TINY
     assert parsed.seeds == [0, 1, 2, 3]
 
 
 @pytest.fixture(scope="module")
 def content_and_shapes(finished):
-    groups = planning.make_chunks(manifest.read(finished))
+    groups = planning.make_chunks(manifests.read(finished))
     at = checkpoints.listed(finished)[0][-1]
     wanted = checkpoints.shapes(chunks.lane_shapes(groups[0]), groups[0], 7)
     return at.path.read_bytes(), groups[0], wanted

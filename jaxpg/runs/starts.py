@@ -22,13 +22,12 @@ from jaxpg.errors import RunError
 from jaxpg.names import from_torch
 from jaxpg.population import chunks, own, population
 from jaxpg.population.own import Build
-from jaxpg.runs import manifest as manifests
-from jaxpg.runs import results
-from jaxpg.runs.manifest import Manifest, Origin
+from jaxpg.runs import manifests, results
+from jaxpg.runs.manifests import Manifest, Origin
 
 NAME = "start.safetensors"
-MEANING = ("activation", "squash")  # of parameters, beside their shapes; and of the environment:
-ACTS = ("discrete", "num_actions", "choices", "masked", "image")
+MEANING = ("activation", "squash")  # fields that give parameters of the same shapes another meaning
+ACTS = ("discrete", "num_actions", "choices", "masked", "image")  # of EnvSpec: how outputs are read
 
 
 class Start(NamedTuple):

@@ -20,8 +20,7 @@ from jaxpg.errors import RunError, Stopped
 from jaxpg.policies import render
 from jaxpg.population import chunks, population
 from jaxpg.report import page
-from jaxpg.runs import edit, manifest, reproduce, results, run
-from jaxpg.runs import start as starts
+from jaxpg.runs import edit, manifests, reproduce, results, run, starts
 from jaxpg.runs.retrace import retrace
 from tests.compare import assert_same
 
@@ -240,11 +239,11 @@ def test_what_it_says_of_where_it_started(origin, first, tmp_path, capsys):
     main(line)
     said = json.loads((directory / "manifest.json").read_text())["start"]
     assert said["run"] == str(origin)
-    assert said["manifest"] == manifest.sha256(origin)
+    assert said["manifest"] == manifests.sha256(origin)
     assert (directory / starts.NAME).read_bytes() == (origin / "params.safetensors").read_bytes()
     assert f", from {origin}, seeds 9,5: finished" in describe(directory)
-    assert manifest.sha256(origin) in (directory / page.NAME).read_text()
-    (again,) = reproduce.commands(manifest.read(directory))
+    assert manifests.sha256(origin) in (directory / page.NAME).read_text()
+    (again,) = reproduce.commands(manifests.read(directory))
     assert f"--from {origin}" in again
     capsys.readouterr()
     main(line)  # the same line finds it finished
