@@ -91,6 +91,7 @@ def source() -> str:
     """Of all files that a run is computed by."""
     folders = [ROOT / name for name in ("torch_ref", "jaxpg/core", "jaxpg/fast")]
     found = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    found.append(ROOT / "jaxpg/world.py")
     return source_sha256(*(path for path in found if path.name != RECORDS))
 
 

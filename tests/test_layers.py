@@ -30,6 +30,7 @@ LAYERS = (
         "jaxpg.names",
         "jaxpg.suites",
         "jaxpg.words",
+        "jaxpg.world",
         *GROUND,
     ),
 )

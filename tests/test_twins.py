@@ -51,7 +51,6 @@ ADAPTERS = {
     "jaxpg.policies.onnx_graph",
     *(suite.adapter for suite in SUITES.values()),
 }
-JAXPG_ONLY = {"world"}  # gymnax's environments by name; what torch trains in is written down
 TORCH_ONLY = {"convert", "train"}  # weight conversion; the command, which jaxpg has in its cli
 
 # Names that only one package has, and why.
@@ -151,7 +150,7 @@ def twins(name):
 
 def test_every_core_file_has_its_twin():
     ours = {name.removeprefix("jaxpg.core.") for name in modules(jaxpg.core)} - {"jaxpg.core"}
-    assert ours - JAXPG_ONLY == set(CORE)
+    assert ours == set(CORE)
     in_torch = {name.removeprefix("torch_ref.") for name in modules(torch_ref)} - {"torch_ref"}
     assert in_torch - TORCH_ONLY == set(CORE)
 
@@ -269,12 +268,12 @@ def test_imports_point_up_the_list(package, name):
 
 @pytest.mark.parametrize(
     ("library", "homes"),
-    [("flax", {"networks"}), ("optax", {"learner"}), ("gymnax", {"dynamics", "env", "world"})],
+    [("flax", {"networks"}), ("optax", {"learner"}), ("gymnax", {"dynamics", "env"})],
 )
 def test_each_library_is_imported_where_it_is_wanted_alone(library, homes):
     users = {
         name
-        for name in (*CORE, *JAXPG_ONLY)
+        for name in CORE
         for used in imports(files(jaxpg.core)[name])
         if used.startswith(library)
     }

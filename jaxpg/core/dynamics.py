@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.core.noise import keys
 from jaxpg.core.types import EnvSpec
-from jaxpg.core.world import World
+from jaxpg.world import World
 
 TRUNCATED = ("truncated", "TimeLimit.truncated")  # keys of info by which others tell it
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxpg.core import dynamics
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.types import Env, EnvSpec, EnvState
-from jaxpg.core.world import World, explained, find
+from jaxpg.world import World, explained, find
 
 
 def make(

@@ -21,7 +21,7 @@ from jaxpg.core.distributions import categorical, several
 from jaxpg.core.networks import masked
 from jaxpg.core.rules import validate
 from jaxpg.core.types import Env, EnvSpec, EnvState, Networks
-from jaxpg.core.world import find
+from jaxpg.world import find
 
 NUM_ENVS = 8
 STEPS = 1_000

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxpg import suites
 from jaxpg.core.config import ConfigError, nearest
 from jaxpg.core.env import check_spaces
-from jaxpg.core.world import find
+from jaxpg.world import find
 
 DEFAULT = "gymnax"  # whose environments have no prefix
 

@@ -218,7 +218,7 @@ def env_sha256(name: str) -> str | None:
     None of gymnax's and of a suite's."""
     if suites.has(name):
         return None
-    from jaxpg.core.world import find  # late, for it brings jax
+    from jaxpg.world import find  # late, for it brings jax
 
     classes = find(name).classes
     modules = sorted({one.__module__ for one in classes} - {"__main__"})

@@ -18,9 +18,9 @@ from gymnax.environments.classic_control.cartpole import EnvParams as CartPolePa
 
 import torch_ref
 from benchmarks import readme
-from jaxpg import fast
+from jaxpg import fast, world
 from jaxpg.core import config as configs
-from jaxpg.core import env, learner, noise, rollout, training, world
+from jaxpg.core import env, learner, noise, rollout, training
 from jaxpg.core.config import Config, ConfigError, EnvParams
 from jaxpg.core.rules import validate
 from jaxpg.fast import lanes

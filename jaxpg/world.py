@@ -104,7 +104,7 @@ class World(NamedTuple):
         """
         if not env_params:
             return env_params
-        follow = {key: words for key, words, _ in self.follow}
+        follow = {key: formula for key, formula, _ in self.follow}
         found = vars(self.params) if hasattr(self.params, "replace") else {}
         declared = getattr(type(self.params), "__annotations__", {})
         kinds = {
