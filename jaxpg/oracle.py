@@ -1,13 +1,67 @@
 """The public path of the oracle: the exact gradient, and estimators and algorithms against it."""
 
-from jaxpg.proof.bias import Bias as Bias
-from jaxpg.proof.bias import estimator_bias as estimator_bias
-from jaxpg.proof.family import findings as findings
-from jaxpg.proof.finding import Finding as Finding
-from jaxpg.proof.oracle import *  # noqa: F403
-from jaxpg.proof.problems import *  # noqa: F403
-from jaxpg.proof.tables import markdown as markdown
-from jaxpg.proof.tables import rich as rich
-from jaxpg.report.oracle import draw as draw
-from jaxpg.report.oracle import draw_bias as draw_bias
-from jaxpg.report.oracle import draw_family as draw_family
+from jaxpg.proof.bias import Bias, estimator_bias
+from jaxpg.proof.family import findings
+from jaxpg.proof.finding import Finding
+from jaxpg.proof.oracle import (
+    TOLERANCE,
+    Comparison,
+    Moments,
+    Row,
+    Truth,
+    against,
+    as_theory_says,
+    expectation,
+    hold,
+    rows,
+    tables,
+)
+from jaxpg.proof.problems import (
+    BASE,
+    Problem,
+    ascend,
+    cartpole,
+    exact_gradient,
+    exact_value,
+    probability,
+    relative_gradient,
+    tabular,
+    utility,
+    written,
+)
+from jaxpg.proof.tables import markdown, rich
+from jaxpg.report.oracle import draw, draw_bias, draw_family
+
+__all__ = [
+    "BASE",
+    "TOLERANCE",
+    "Bias",
+    "Comparison",
+    "Finding",
+    "Moments",
+    "Problem",
+    "Row",
+    "Truth",
+    "against",
+    "as_theory_says",
+    "ascend",
+    "cartpole",
+    "draw",
+    "draw_bias",
+    "draw_family",
+    "estimator_bias",
+    "exact_gradient",
+    "exact_value",
+    "expectation",
+    "findings",
+    "hold",
+    "markdown",
+    "probability",
+    "relative_gradient",
+    "rich",
+    "rows",
+    "tables",
+    "tabular",
+    "utility",
+    "written",
+]
