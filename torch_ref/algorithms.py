@@ -123,8 +123,6 @@ def make_advantage(config: Config) -> Callable[..., torch.Tensor]:
             psi = weight * psi
         if config.baseline == "broadcast_value":
             psi = advantages.broadcast_baseline(psi, value, trajectory.valid)
-        if config.normalize_advantage and config.normalize_over == "batch":
-            psi = advantages.normalize(psi, trajectory.valid)
         return psi
 
     return advantage

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torch_ref import noise, ring, statistics
+from torch_ref import advantages, noise, ring, statistics
 from torch_ref.config import RECENT_EPISODES, Config, ConfigError
 from torch_ref.losses import masked_mean
 from torch_ref.types import (
@@ -208,6 +208,8 @@ def estimate(
     inputs = (trajectory, checked_by_step("networks.value", value, valid), next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
     advantage = checked_by_step("advantage", algorithm.advantage(*inputs, **coefficients), valid)
+    if config.normalize_advantage and config.normalize_over == "batch":
+        advantage = advantages.normalize(advantage, valid)
     target = checked_by_step("value_target", algorithm.value_target(*inputs, **coefficients), valid)
     return Batch(
         obs=trajectory.obs,

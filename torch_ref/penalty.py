@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from torch_ref import learner, natural, ppo
-from torch_ref.advantages import normalize
 from torch_ref.config import Config
 from torch_ref.losses import masked_mean
 from torch_ref.rules import LEAST_WEIGHT, MOST_WEIGHT
@@ -95,8 +94,6 @@ def surrogate_objective(
     outputs = algorithm.networks.policy(params, batch.obs)
     with torch.no_grad():
         old_outputs = algorithm.networks.policy(old, batch.obs)
-    if config.normalize_over == "minibatch":
-        batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
     ratio = torch.exp(learner.log_ratio(algorithm, outputs, batch))
     loss, parts = learner.regularized(config, algorithm, outputs, ratio, batch)
     kl = masked_mean(algorithm.distribution.kl(old_outputs, outputs), batch.valid)

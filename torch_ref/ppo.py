@@ -39,7 +39,8 @@ def fit(
     taken.
 
     Args:
-      objectives: your own in place of OBJECTIVES', by group of parameters.
+      objectives: your own in place of OBJECTIVES', by group of parameters. A minibatch's Ψ is
+        already normalised where `normalize_over` says so.
 
     Raises:
       ConfigError: if there is no such group.
@@ -54,6 +55,8 @@ def fit(
     seen: dict[str, list] = {}
     limit: Any = math.inf
     for part in (part for keys in batch.order for part in minibatches(config, batch, keys)):
+        if config.normalize_over == "minibatch":
+            part = part._replace(advantage=normalize(part.advantage, part.valid))
         taken = True
         if config.target_kl is not None:
             with torch.no_grad():
@@ -121,8 +124,6 @@ def surrogate_objective(
     """The clipped surrogate's loss - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
     log_ratio = learner.log_ratio(algorithm, outputs, batch)
-    if config.normalize_over == "minibatch":
-        batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
     clipped = clipped_ratio(log_ratio, batch.advantage, clip_coef=config.clip_coef)
     loss, parts = learner.regularized(config, algorithm, outputs, clipped, batch)
     beyond = torch.expm1(log_ratio).abs() > config.clip_coef

@@ -41,6 +41,8 @@ def merge(moments: Moments, x: torch.Tensor, valid: torch.Tensor) -> Moments:
     rows = x[valid]
     count = torch.sum(valid).to(x.dtype)
     mean = rows.sum(0) / count
+    least, largest = rows.amin(0), rows.amax(0)
+    mean = torch.clamp(mean, least, largest)  # of equal numbers it may be rounded to another
     centred = rows - mean
     var = (centred * centred).sum(0) / count
     total = moments["count"] + count

@@ -156,8 +156,6 @@ def make_advantage(config: Config, scan: Callable = jax.lax.scan) -> Callable[..
             psi = weight * psi
         if config.baseline == "broadcast_value":
             psi = advantages.broadcast_baseline(psi, value, trajectory.valid)
-        if config.normalize_advantage and config.normalize_over == "batch":
-            psi = advantages.normalize(psi, trajectory.valid)
         return psi
 
     return advantage

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpg.core import noise, ring, statistics
+from jaxpg.core import advantages, noise, ring, statistics
 from jaxpg.core.config import RECENT_EPISODES, Config, ConfigError
 from jaxpg.core.losses import masked_mean
 from jaxpg.core.types import (
@@ -201,6 +201,8 @@ def estimate(config: Config, algorithm: Algorithm, params: Params, trajectory: T
     inputs = (trajectory, checked_by_step("networks.value", value, valid), next_value)
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
     advantage = checked_by_step("advantage", algorithm.advantage(*inputs, **coefficients), valid)
+    if config.normalize_advantage and config.normalize_over == "batch":
+        advantage = advantages.normalize(advantage, valid)
     target = checked_by_step("value_target", algorithm.value_target(*inputs, **coefficients), valid)
     return Batch(
         obs=trajectory.obs,

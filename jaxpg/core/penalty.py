@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxpg.core import learner, natural, ppo
-from jaxpg.core.advantages import normalize
 from jaxpg.core.config import Config
 from jaxpg.core.losses import masked_mean
 from jaxpg.core.rules import LEAST_WEIGHT, MOST_WEIGHT
@@ -95,8 +94,6 @@ def surrogate_objective(
     """The surrogate's loss + β KL(π_old ‖ π) - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
     old_outputs = algorithm.networks.policy(old, batch.obs)
-    if config.normalize_over == "minibatch":
-        batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
     ratio = jnp.exp(learner.log_ratio(algorithm, outputs, batch))
     loss, parts = learner.regularized(config, algorithm, outputs, ratio, batch)
     kl = masked_mean(algorithm.distribution.kl(old_outputs, outputs), batch.valid)

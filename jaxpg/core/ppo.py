@@ -41,7 +41,8 @@ def fit(
     taken.
 
     Args:
-      objectives: your own in place of OBJECTIVES', by group of parameters.
+      objectives: your own in place of OBJECTIVES', by group of parameters. A minibatch's Ψ is
+        already normalised where `normalize_over` says so.
 
     Raises:
       ConfigError: if there is no such group.
@@ -54,6 +55,8 @@ def fit(
 
     def step(carry: tuple, part: Batch) -> tuple[tuple, tuple]:
         params, opt_state, limit = carry
+        if config.normalize_over == "minibatch":
+            part = part._replace(advantage=normalize(part.advantage, part.valid))
         after, states, gradients, seen = params, {}, {}, dict[str, jax.Array]()
         for name, group in learner.groups(config, params).items():
 
@@ -128,8 +131,6 @@ def surrogate_objective(
     """The clipped surrogate's loss - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
     log_ratio = learner.log_ratio(algorithm, outputs, batch)
-    if config.normalize_over == "minibatch":
-        batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
     clipped = clipped_ratio(log_ratio, batch.advantage, clip_coef=config.clip_coef)
     loss, parts = learner.regularized(config, algorithm, outputs, clipped, batch)
     beyond = jnp.abs(jnp.expm1(log_ratio)) > config.clip_coef

@@ -45,6 +45,9 @@ def merge(moments: Moments, x: jax.Array, valid: jax.Array) -> Moments:
     counts = jnp.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x.shape)
     count = jnp.sum(valid, dtype=x.dtype)
     mean = jnp.sum(jnp.where(counts, x, 0.0), axis=(0, 1)) / count
+    least = jnp.min(jnp.where(counts, x, jnp.inf), axis=(0, 1))
+    largest = jnp.max(jnp.where(counts, x, -jnp.inf), axis=(0, 1))
+    mean = jnp.clip(mean, least, largest)  # of equal numbers it may be rounded to another
     centred = jnp.where(counts, x - jnp.broadcast_to(mean, x.shape), 0.0)
     var = jnp.sum(centred * centred, axis=(0, 1)) / count
     total = moments["count"] + count

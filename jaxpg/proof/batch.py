@@ -199,8 +199,11 @@ def torch_gradients(side: Side) -> tuple[dict[str, torch.Tensor], dict[str, torc
 def _objectives(
     package: Any, config: Config, algorithm: Any, params: Any, batch: Any
 ) -> dict[str, Any]:
-    """What each optimizer minimises; of a critic that replays, on the batch. The package is
-    jaxpg.core or torch_ref, whose names are the same."""
+    """What each optimizer minimises, on the batch as its only minibatch; so does one that replays.
+    The package is jaxpg.core or torch_ref, whose names are the same."""
+    if config.normalize_over == "minibatch":
+        psi = package.ppo.normalize(batch.advantage, batch.valid)
+        batch = batch._replace(advantage=psi)
     usual = {
         "policy": package.gradient.policy_objective,
         "value": package.gradient.value_objective,

@@ -21,6 +21,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxpg.core import algorithms, noise
+from jaxpg.core.advantages import normalize
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.distributions import categorical
 from jaxpg.core.rules import validate
@@ -471,7 +472,11 @@ def _value_slopes(
 
 def _advantage(config: Config) -> Callable[..., jax.Array]:
     coefficients = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
-    advantage = partial(algorithms.make_advantage(config), **coefficients)
+
+    def advantage(trajectory: Trajectory, *values: jax.Array) -> jax.Array:
+        psi = algorithms.make_advantage(config)(trajectory, *values, **coefficients)
+        return normalize(psi, trajectory.valid) if config.normalize_advantage else psi
+
     return jax.vmap(advantage, in_axes=2, out_axes=2)
 
 

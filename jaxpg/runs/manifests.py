@@ -20,7 +20,7 @@ from jaxpg.population.settings import MOST_SEEDS, value_of, with_setting
 NAME = "manifest.json"
 SWEEP, RACE = "sweep.json", "race.json"  # of directories of several runs
 SCHEMA = 2
-BITS = 5  # to be raised by whatever makes a manifest train to other bits, as other key streams do
+BITS = 6  # to be raised by whatever makes a manifest train to other bits, as other key streams do
 BUDGETS = ("total_steps", "total_episodes")  # one of them is `Config.budget`
 # What Config had at first. A run from before a later field did what is that field's default.
 _FIRST = (

@@ -142,13 +142,24 @@ def test_absolute_discounting_counts_from_the_episodes_start_not_the_batchs(pack
 
 
 @packages
-def test_normalisation_comes_last_and_leaves_padding_out(package):
+def test_whatever_advantage_gives_is_normalised_but_for_padding(package):
     """Of δ = 2, 2, -2, 0, 4: mean 6/5, variance (4+4+4+0+16)/5 - 36/25 = 4.16."""
-    config = config_of("td_error", "value", "relative", normalize_advantage=True)
-    advantage = PACKAGES[package][0].make_advantage(config)
-    psi = on_valid_steps(package, advantage, *inputs(package, critic=True))
+    algorithms = PACKAGES[package][0]
+    estimate = (learner if package == "jaxpg" else torch_ref.learner).estimate
+    trajectory, *values = inputs(package, critic=True)
+    own = algorithms.make_advantage(config_of("td_error", "value", "relative"))
+    config = dataclasses.replace(
+        config_of("reward_to_go", "none", "relative", normalize_advantage=True), gamma=0.5
+    )
+    algorithm = algorithms.build(config)._replace(
+        advantage=lambda trajectory, *_, **rest: own(trajectory, *values, **rest)
+    )
+
+    def psi(trajectory, **_):
+        return estimate(config, algorithm, None, trajectory).advantage
+
     expected = (np.array([2, 2, -2, 0, 4]) - 1.2) / np.sqrt(4.16)
-    np.testing.assert_allclose(psi, expected, rtol=1e-6)
+    np.testing.assert_allclose(on_valid_steps(package, psi, trajectory), expected, rtol=1e-6)
 
 
 @packages

@@ -70,11 +70,20 @@ def test_parts_have_the_moments_of_the_whole(seed, offset, steps):
     assert_close(found["var"], whole.var(axis=0), 1e-9)
 
 
-def test_what_does_not_vary_stays_finite():
-    rows = (jnp.full((4, 3, 1), 0.3), jnp.ones((4, 3), bool))
-    found = merge(nothing((1,)), *rows)
-    assert np.abs(normalize_obs(found, jnp.full((2, 1), 0.3))).max() < 1e-6
-    assert np.isfinite(normalize_obs(found, jnp.ones((2, 1)))).all()
+@pytest.mark.parametrize("number", [0.3, 1000.3])
+def test_what_does_not_vary_is_0(number):
+    """The mean of 777 times 1000.3, in float32, is another number."""
+    rows = np.full((37, 21, 1), number, np.float32)
+    start = {name: x.astype(np.float32) for name, x in nothing((1,)).items()}
+    ours = merge(merge(start, rows, np.ones((37, 21), bool)), rows[:2], np.ones((2, 21), bool))
+    theirs = in_torch(start)
+    for part in (rows, rows[:2]):
+        theirs = twin.merge(theirs, torch.tensor(part), torch.ones(part.shape[:2], dtype=bool))
+    for found in (ours, theirs):
+        assert np.asarray(found["mean"]) == np.float32(number)
+        assert np.asarray(found["var"]) == 0.0
+    assert (normalize_obs(ours, rows) == 0.0).all()
+    assert np.isfinite(normalize_obs(ours, jnp.ones((2, 1), np.float32))).all()
 
 
 # Observations.
