@@ -78,6 +78,7 @@ ONLY_IN_TORCH = {
     "env": {"_Once", "gymnasium_env", "_Written", "_written", "_typed", "_find", "_choices"},
     "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
+    "natural": {"_raveled"},  # jax has it
     "training": {"as_tensors", "updates"},
     "trace": {"_as_in_jax"},  # torch counts and indexes with int64
 }  # fmt: skip

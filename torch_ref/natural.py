@@ -9,13 +9,13 @@ a bound on the KL allows, and not at all where that does not improve the policy.
 Source: Kakade 2001, A natural policy gradient (NIPS 14); Schulman et al. 2015 (arXiv:1502.05477).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.autograd import grad
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
 
 from torch_ref import gradient, learner
 from torch_ref.config import Config
@@ -72,7 +72,7 @@ def natural_gradient(
     names, policy = zip(*params["policy"].named_parameters(), strict=True)
     loss, parts = surrogate_objective(config, algorithm, params, batch)
     gradient = dict(zip(names, grad(loss, policy), strict=True))
-    g = parameters_to_vector(gradient.values())
+    g = _raveled(gradient.values())
     fisher = fisher_product(algorithm, params, batch)
 
     def product(vector: torch.Tensor) -> torch.Tensor:
@@ -117,11 +117,11 @@ def fisher_product(algorithm: Algorithm, params: nn.ModuleDict, batch: Batch) ->
     policy = list(params["policy"].parameters())
     old_outputs = algorithm.networks.policy(params, batch.obs).detach()
     divergence = mean_kl(algorithm, old_outputs, params, batch)
-    slope = parameters_to_vector(grad(divergence, policy, create_graph=True))
+    slope = _raveled(grad(divergence, policy, create_graph=True))
 
     def product(vector: torch.Tensor) -> torch.Tensor:
         along = grad(dot(slope, vector), policy, retain_graph=True, materialize_grads=True)
-        return parameters_to_vector(along)
+        return _raveled(along)
 
     return product
 
@@ -212,7 +212,7 @@ def line_search(
 
 def as_vector(params: nn.ModuleDict) -> torch.Tensor:
     """The policy's parameters, float [P], in torch's order."""
-    return parameters_to_vector(params["policy"].parameters()).detach()
+    return _raveled(params["policy"].parameters()).detach()
 
 
 def placed(algorithm: Algorithm, params: nn.ModuleDict, policy: torch.Tensor) -> nn.ModuleDict:
@@ -227,6 +227,12 @@ def placed(algorithm: Algorithm, params: nn.ModuleDict, policy: torch.Tensor) ->
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Σ a b."""
     return torch.sum(a * b)
+
+
+def _raveled(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """All of them as one vector, in whatever order their entries lie in memory: torch's own
+    `parameters_to_vector` refuses the gradient of a convolution of several channels."""
+    return torch.cat([x.reshape(-1) for x in tensors])
 
 
 def _together(

@@ -36,6 +36,7 @@ CONFIG = Config(
 )
 PENDULUM = dataclasses.replace(CONFIG, env="Pendulum-v1")
 EPISODES = dataclasses.replace(CONFIG, collect="episodes")
+CONVOLUTIONS = dataclasses.replace(CONFIG, env="Catch-bsuite", conv_features=(3, 2), frame_stack=2)
 
 
 @pytest.fixture(autouse=True)
@@ -394,7 +395,7 @@ def test_metrics_are_those_that_the_config_announces():
 # The twin
 
 
-@pytest.mark.parametrize("config", [CONFIG, PENDULUM, EPISODES])
+@pytest.mark.parametrize("config", [CONFIG, PENDULUM, EPISODES, CONVOLUTIONS])
 def test_the_twins_direction_is_the_same(config):
     config = dataclasses.replace(config, cg_steps=10, damping=1e-3)
     traced, params, batch = estimated(config)
