@@ -70,7 +70,12 @@ PICTURES = {
     "results-boards.png": [env for env in TASKS if env.endswith(("bsuite", "MinAtar"))],
     "results-brax.png": [env for env in TASKS if env.startswith("brax:")],
 }
-OTHERS = {"ppo": "#c2571a", "vpg": GREY, "trpo": "#5a8f3c", "a2c": "#8e6bb0"}  # -> its colour
+OTHERS = {  # -> its colour, and its dashes, by which who sees no colours tells them apart
+    "ppo": ("#c2571a", "-"),
+    "vpg": (GREY, (0, (5, 2))),
+    "trpo": ("#5a8f3c", (0, (1, 1.2))),
+    "a2c": ("#8e6bb0", (0, (5, 1.5, 1, 1.5))),
+}
 
 
 def main() -> None:
@@ -151,7 +156,7 @@ def reached(config: Config, seeds: int, episodes: int = EPISODES) -> dict[str, A
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A line for each environment and preset."""
-    columns = ["environment", "preset", "while training, IQM (95 %)", "greedy, IQM (95 %)",
+    columns = ["environment", "preset", "while training, IQM (95 %)", "mean", "greedy, IQM (95 %)",
                "worst seed", "solved", "best published", "steps of a seed", "seeds",
                "steps/s"]  # fmt: skip
     order = list(TASKS)
@@ -167,6 +172,7 @@ def _line(row: dict[str, Any]) -> list[str]:
         row["env"],
         f"`{' '.join([row['preset'], *(_flags(task) if own else ())])}`",
         _interval(found["iqm"], "value", "ci95_low", "ci95_high"),
+        words.returned(found["mean"]["value"]),
         _interval(row["greedy"], "value", "low", "high"),
         words.returned(row["worst"]),
         words.share(solved["value"]) if solved else "",
@@ -219,10 +225,10 @@ def draw(rows: list[dict[str, Any]], directory: Path) -> None:
 def _draw_one(axes: Any, task: Task, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         own, curve = row["preset"] == task.preset, row["curve"]
-        color, label = (
-            (BLUE, "jaxpg, its own preset") if own else (OTHERS[row["preset"]], row["preset"])
-        )
-        axes.plot(curve["steps"], curve["iqm"], color=color, linewidth=1 + own, label=label)
+        color, dash = (BLUE, "-") if own else OTHERS[row["preset"]]
+        look = {"color": color, "linestyle": dash, "linewidth": 1 + own}
+        label = "jaxpg, its own preset" if own else row["preset"]
+        axes.plot(curve["steps"], curve["iqm"], label=label, **look)
         band = (curve["low"], curve["high"])
         axes.fill_between(curve["steps"], *band, color=color, alpha=0.2, linewidth=0)
     if task.published is not None:

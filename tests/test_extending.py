@@ -25,7 +25,7 @@ TINY = Config(num_envs=2, num_steps=16, total_steps=32 * 4, hidden_sizes=(4,))
 
 def test_the_page_is_true():
     """Every Python block runs, in order, and prints what the page says."""
-    assert pages.run(PAGE) == 6
+    assert pages.run(PAGE) == 7
 
 
 def test_its_command_lines_are_true(tmp_path, monkeypatch, capsys):

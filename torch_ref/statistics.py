@@ -86,7 +86,8 @@ def scale_reward(
     Returns:
       The scale for the next trajectory, and this one.
 
-    Source: gymnasium's NormalizeReward; Engstrom et al. 2020 (arXiv:2005.12729), on what it does.
+    Source: VecNormalize of OpenAI Baselines; Engstrom et al. 2020 (arXiv:2005.12729), on what it
+    does. gymnasium's NormalizeReward starts anew where a task ends, but a step earlier.
     """
     done = torch.logical_or(trajectory.terminated, trajectory.truncated)
     inputs = (trajectory.reward, done, scale.returns)

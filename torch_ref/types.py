@@ -126,7 +126,7 @@ class Distribution(NamedTuple):
     """An action distribution, given the policy network's outputs [..., K]."""
 
     sample: Callable[..., torch.Tensor]  # (outputs, uniform) -> action
-    mode: Callable[..., torch.Tensor]  # (outputs) -> the most probable action
+    mode: Callable[..., torch.Tensor]  # (outputs) -> the greedy action
     log_prob: Callable[..., torch.Tensor]  # (outputs, action) -> [...]
     entropy: Callable[..., torch.Tensor]  # (outputs) -> [...]
     kl: Callable[..., torch.Tensor]  # (old outputs, outputs) -> [...], KL(π_old ‖ π)

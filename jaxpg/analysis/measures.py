@@ -52,6 +52,7 @@ MEASURES = {
 }
 
 COVERED = ((2, "half"), (3, "three quarters"), (15, "nine tenths"))  # at most so many seeds
+LONG = 0.25  # of the training, for the episodes that a final return is the mean of
 
 
 def measure(outcomes: Outcomes) -> dict[str, Estimate | None]:
@@ -159,7 +160,19 @@ def remarks(outcomes: Outcomes) -> list[str]:
             f"{words.seeds(short)} ended fewer than the {RECENT_EPISODES} episodes that solving is "
             f"a mean of: {says}"
         )
+    lines += of_long_memory(outcomes)
     return lines if outcomes.all_failed else [*lines, *of_few(len(outcomes.scores))]
+
+
+def of_long_memory(outcomes: Outcomes) -> list[str]:
+    """That final returns are of much of the training, if they are."""
+    if outcomes.remembered < LONG:
+        return []
+    return [
+        f"the last {RECENT_EPISODES} episodes, of which a final return is the mean, are "
+        f"{words.share(outcomes.remembered)} of the training: it says little of the policies at "
+        "its end, of which --evaluate-every does"
+    ]
 
 
 def of_few(seeds: int) -> list[str]:
@@ -170,5 +183,5 @@ def of_few(seeds: int) -> list[str]:
         return []
     return [
         f"of {words.seeds(seeds)} an interval is too narrow: those of the IQM cover the truth in "
-        f"about {covered} of all cases, not in 95 %"
+        f"about {covered} of all cases, in fewer if seeds fail, and not in 95 %"
     ]

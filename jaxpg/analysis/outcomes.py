@@ -61,6 +61,7 @@ class Outcomes(NamedTuple):
     diverged: np.ndarray  # bool [S]; its final return is that of its last finite state
     floor: float  # what a seed that failed counts with; NaN if no episode of any seed ended
     solving: Solving | None  # None if nothing says what counts as solved
+    remembered: float  # share of the training of which its final return is, of the median seed
 
     @property
     def scores(self) -> np.ndarray:
@@ -93,9 +94,9 @@ def outcomes(
         population = until(config, population, within)
     final = np.asarray(population.final_return, float)
     diverged = population.frozen_at >= 0
-    least = floor(population)
+    least, share = floor(population), _remembered(population)
     if target is None:
-        return Outcomes(final, diverged, least, None)
+        return Outcomes(final, diverged, least, None, share)
     trailing = trailing_return(*_returns(population))
     update = np.arange(trailing.shape[1])
     trailing[diverged[:, None] & (update >= population.frozen_at[:, None])] = np.nan
@@ -118,7 +119,18 @@ def outcomes(
         judged=failed(population) | has_recent_episodes(population),
         known=is_known_who_solves(population),
     )
-    return Outcomes(final, diverged, least, solving)
+    return Outcomes(final, diverged, least, solving, share)
+
+
+def _remembered(population: "Population") -> float:
+    """The share of its updates in which the last 100 episodes of the median seed ended; 0 where
+    all have failed."""
+    metrics = population.metrics
+    some = ~failed(population)
+    later = np.cumsum(np.asarray(metrics.episodes)[some, ::-1], axis=1)
+    trained = np.asarray(metrics.env_steps)[some] > 0  # within what counts
+    within = (later[:, ::-1] < RECENT_EPISODES) & trained
+    return float(np.median(within.sum(axis=1) / trained.sum(axis=1))) if some.any() else 0.0
 
 
 def solved_at(config: Config) -> float | None:

@@ -190,7 +190,7 @@ def _see(x: np.ndarray, y: np.ndarray, swapped: np.ndarray) -> _Seen:
     """P, its standard error and their ratio, of scores of the same seeds and of all their swaps.
 
         d_i = share of y that x_i beats - share of x that y_i beats,    ties a half
-        P = ½ + mean(d) / 2,    error² = (var(d) + 1 / n) / 4n
+        P = ½ + mean(d) / 2,    error² = (var(d) + 1 / n) / n
 
     1 / n is what the variance grows by if one pair of a score of x and one of y turns: where all
     of x beat all of y, var(d) is 0.
@@ -217,7 +217,7 @@ def _see(x: np.ndarray, y: np.ndarray, swapped: np.ndarray) -> _Seen:
         mean = d.mean(axis=0)
         variance = (d * d).mean(axis=0) - mean * mean
         means[first : first + width] = mean
-        errors[first : first + width] = np.sqrt((variance + 1 / n) / (4 * n))
+        errors[first : first + width] = np.sqrt((variance + 1 / n) / n)
     return _Seen(np.abs(means) / 2 / errors, 0.5 + float(means[0]) / 2, float(errors[0]))
 
 

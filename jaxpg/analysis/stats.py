@@ -20,6 +20,7 @@ import scipy  # whose stats it imports when they are first used: not before trai
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 FEW = 20  # seeds of either side, with fewer of which a bootstrap misses ½ too often
+ALIKE = 8  # seeds, with fewer of which equal scores do not say that others are equal, too
 SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
     "CartPole-v1": 475.0,
     "Acrobot-v1": -100.0,
@@ -103,7 +104,8 @@ def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
       strata: scores of each stratum, at least one in all. One of a single score is not resampled.
 
     Returns:
-      Without an interval (NaN) where no stratum has two scores: one seed says nothing of others.
+      Without an interval (NaN) where no stratum has two scores, for one seed says nothing of
+      others; or where resamples are all alike, of fewer than ALIKE scores.
 
     Source: Efron and Tibshirani 1993, ch. 13; stratified as in Agarwal et al. 2021.
     """
@@ -119,6 +121,31 @@ def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
         return statistic(np.concatenate([*parts, constant], axis=-1), axis=-1)
 
     low, high = _bootstrap(sampled, pooled)
+    if low == high and sum(map(len, strata)) < ALIKE:
+        return Estimate(value, math.nan, math.nan)
+    return Estimate(value, low, high)
+
+
+def mean_iqm(scores: np.ndarray) -> Estimate:
+    """The mean over settings of their IQMs, with its percentile-bootstrap interval over seeds.
+
+    Seeds are resampled, each with its scores in all settings: they share its noise.
+
+    Args:
+      scores: [S, M], of S seeds in M settings.
+
+    Returns:
+      Without an interval (NaN) of a single seed.
+    """
+    scores = _finite(scores)
+    value = float(iqm(scores).mean())
+    if len(scores) == 1:
+        return Estimate(value, math.nan, math.nan)
+
+    def resampled(seeds: np.ndarray, axis: int) -> np.ndarray:
+        return iqm(scores[seeds], axis=axis - 1).mean(axis=-1)
+
+    low, high = _bootstrap([np.arange(len(scores))], resampled, scores.size)
     return Estimate(value, low, high)
 
 
@@ -203,19 +230,57 @@ def improvement(x: Strata, y: Strata) -> Estimate:
     return Estimate(value, low, high)
 
 
+def paired_improvement(x: np.ndarray, y: np.ndarray, alpha: float = 1 - CONFIDENCE) -> Estimate:
+    """`improvement` where both trained the same seeds: x_i and y_i are of one seed.
+
+        d_i = share of y that x_i beats - share of x that y_i beats,    ties a half
+        P = ½ + mean(d) / 2,    error² = (var(d) + 1 / n) / n
+
+    The interval is P ± t · error, of Student's t with n - 1 degrees of freedom. Seeds share noise,
+    and first parameters: what makes x_i and y_i both good does not make d_i vary. 1 / n is what
+    the variance grows by if one pair of a score of x and one of y turns: where all of x beat all of
+    y, var(d) is 0.
+
+    Args:
+      x, y: scores, [n], at least one.
+      alpha: the chance that the interval has not the truth in it, in (0, 1).
+
+    Source: Konietschke and Pauly 2012, EJS 6:1358-1372; the 1 / n is ours.
+    """
+    x, y = _finite(x), _finite(y)
+    if len(x) != len(y):
+        raise ValueError(f"x and y must be scores of the same seeds; got {len(x)} and {len(y)}")
+    n, d = len(x), _placements(x, y) - _placements(y, x)
+    value = 0.5 + float(d.mean()) / 2
+    if n == 1:
+        return Estimate(value, 0.0, 1.0)
+    error = math.sqrt((d.var() + 1 / n) / n)
+    width = scipy.stats.t.ppf(1 - alpha / 2, n - 1) * error
+    return Estimate(value, float(max(0.0, value - width)), float(min(1.0, value + width)))
+
+
 def seeds_needed(
-    x: np.ndarray, y: np.ndarray, power: float = 0.8, alpha: float = 0.05
+    x: np.ndarray,
+    y: np.ndarray,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    *,
+    paired: bool = False,
 ) -> int | None:
-    """Seeds per run with which a two-sided Mann-Whitney test would tell these two apart.
+    """Seeds per run with which a two-sided test of P = ½ would tell these two apart.
 
     Were the distributions those of the seeds at hand, the test on n seeds of each would reject
     "no difference" at level alpha with this probability. Normal approximation:
 
         n = ((z_{1-alpha/2} σ₀ + z_power σ₁) / (P - ½))²
 
-    P is the probability of improvement, σ₀² = (1 - Σ t³) / 6 its variance per seed were there no
-    difference (t: the share of each tied value), σ₁² its variance per seed as it is. At least so
-    many that `improvement` can miss ½ at all: 2 · ½ⁿ ≤ alpha.
+    P is the probability of improvement, σ₁² its variance per seed as it is, and σ₀² were there no
+    difference: (1 - Σ t³) / 6 (t: the share of each tied value), or, if x_i and y_i are of one
+    seed and might as well be exchanged, the mean of the squared difference of their ranks among
+    both, over their number. At least so many that ½ can be missed at all: 2 · ½ⁿ ≤ alpha.
+
+    Args:
+      paired: whether x_i and y_i are of one seed, and will be.
 
     Returns:
       n; None if P is ½, so that no number suffices.
@@ -225,14 +290,18 @@ def seeds_needed(
     """
     x, y = _finite(x), _finite(y)
     both = np.concatenate([x, y])
-    weight = np.concatenate([np.full(len(x), 0.5 / len(x)), np.full(len(y), 0.5 / len(y))])
-    _, rank = np.unique(both, return_inverse=True)
-    null_variance = (1.0 - (np.bincount(rank, weight) ** 3).sum()) / 6.0
     place_x, place_y = _placements(x, y), _placements(y, x)
     effect = abs(place_x.mean() - 0.5)
     if effect * len(x) * len(y) < 0.25:  # less than half a pair: ½ but for rounding
         return None
-    variance = place_x.var() + place_y.var()
+    if paired:
+        null_variance = ((_placements(x, both) - _placements(y, both)) ** 2).mean()
+        variance = (place_x - place_y).var()
+    else:
+        weight = np.concatenate([np.full(len(x), 0.5 / len(x)), np.full(len(y), 0.5 / len(y))])
+        _, rank = np.unique(both, return_inverse=True)
+        null_variance = (1.0 - (np.bincount(rank, weight) ** 3).sum()) / 6.0
+        variance = place_x.var() + place_y.var()
     quantiles = scipy.stats.norm.ppf([1 - alpha / 2, power])
     root = (quantiles @ np.sqrt([null_variance, variance])) / effect
     fewest = math.ceil(1 - math.log2(alpha))
@@ -314,16 +383,17 @@ def _finite(x: np.ndarray) -> np.ndarray:
 
 
 def _bootstrap(
-    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], size: int | None = None
 ) -> tuple[float, float]:
-    """Percentile interval; every sample is resampled on its own."""
+    """Percentile interval; every sample is resampled on its own. `size` is how many numbers a
+    resample has, where it is not one for each of the samples'."""
     result = scipy.stats.bootstrap(
         samples,
         statistic,
         axis=-1,
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=_batch(sum(map(len, samples))),
+        batch=_batch(size or sum(map(len, samples))),
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(0),

@@ -126,7 +126,7 @@ class Render:
     before: bool = False
     """Show what the same seed was before training: beside it, or in a sheet first."""
     greedy: bool = False
-    """Take the most probable action instead of sampling."""
+    """Take the most probable action (of a continuous policy the mean) instead of sampling."""
     setting: Setting = None
     episode_seed: Annotated[int, arg(metavar="N")] = 0
     """Seed of the episode's random numbers."""

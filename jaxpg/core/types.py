@@ -140,7 +140,7 @@ class Distribution(NamedTuple):
     """An action distribution, given the policy network's outputs [..., K]."""
 
     sample: Callable[..., jax.Array]  # (outputs, uniform) -> action
-    mode: Callable[..., jax.Array]  # (outputs) -> the most probable action
+    mode: Callable[..., jax.Array]  # (outputs) -> the greedy action
     log_prob: Callable[..., jax.Array]  # (outputs, action) -> [...]
     entropy: Callable[..., jax.Array]  # (outputs) -> [...]
     kl: Callable[..., jax.Array]  # (old outputs, outputs) -> [...], KL(π_old ‖ π)

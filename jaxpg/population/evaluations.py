@@ -11,7 +11,7 @@ from jaxpg.core.config import Config, ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
-MODES = ("greedy", "sampled")  # how a policy acts: its most probable action, or one of its own
+MODES = ("greedy", "sampled")  # how a policy acts: by its mode, or as it trains
 EPISODES = 10  # of each mode, if nobody says how many
 MOST_EPISODES = 100_000
 

@@ -12,7 +12,13 @@ from jaxpg.analysis.budget import STEPS, Budget, budget, smallest, spent
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
-from jaxpg.analysis.stats import CONFIDENCE, Estimate, improvement, seeds_needed
+from jaxpg.analysis.stats import (
+    CONFIDENCE,
+    Estimate,
+    improvement,
+    paired_improvement,
+    seeds_needed,
+)
 from jaxpg.core.config import ConfigError, EnvParams
 from jaxpg.errors import RunError
 from jaxpg.report import canvas, figures, terminal
@@ -43,6 +49,11 @@ class Entry(NamedTuple):
         return int(self.run.population.setting[self.rows[0]])
 
     @property
+    def seeds(self) -> np.ndarray:
+        """Its seeds, [S]."""
+        return self.run.population.seeds[self.rows]
+
+    @property
     def world(self) -> tuple[EnvParams, str | None]:
         """The environment, which all have, with its own parameters and file."""
         return self.run.config_of(self.setting).env_params, self.run.manifest.env_sha256
@@ -53,6 +64,7 @@ class Pair(NamedTuple):
 
     better: Entry
     than: Entry
+    paired: bool  # whether both trained the same seeds
     improvement: Estimate | None  # P(a seed of `better` beats one of `than`); None without scores
     seeds: int | None  # of each, to tell them apart; None if they are alike
 
@@ -139,23 +151,45 @@ def pairs(entries: Sequence[Entry], against: str = "A") -> list[Pair]:
         # One floor for both: seeds that failed are equal, in whichever run.
         floor = float(np.minimum(entry.outcomes.floor, base.outcomes.floor))
         ours, theirs = (one.outcomes._replace(floor=floor).scores for one in (entry, base))
-        if len(ours):
-            needed = seeds_needed(ours, theirs, POWER, ALPHA)
-            found.append(Pair(entry, base, improvement([ours], [theirs]), needed))
-        else:
-            found.append(Pair(entry, base, None, None))
+        paired = _are_paired(entry, base)
+        if not len(ours):
+            found.append(Pair(entry, base, paired, None, None))
+            continue
+        if paired:
+            ours, theirs = ours[np.argsort(entry.seeds)], theirs[np.argsort(base.seeds)]
+        probability = paired_improvement(ours, theirs) if paired else improvement([ours], [theirs])
+        needed = seeds_needed(ours, theirs, POWER, ALPHA, paired=paired)
+        found.append(Pair(entry, base, paired, probability, needed))
     return found
+
+
+def _are_paired(one: Entry, other: Entry) -> bool:
+    return np.array_equal(np.sort(one.seeds), np.sort(other.seeds))
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
     """What a reader must know besides: unequal budgets, which come first, other worlds, what was
-    trained before, and seeds unlike the others."""
+    trained before, what intervals are of, and seeds unlike the others."""
     whose: dict[str, list[str]] = {}
     for entry in entries:
         for line in remarks(entry.outcomes):
             whose.setdefault(line, []).append(entry.letter)
     seeds = [f"{', '.join(letters)}: {line}" for line, letters in whose.items()]
-    return budgets(entries) + worlds(entries) + starts(entries) + seeds
+    return budgets(entries) + worlds(entries) + starts(entries) + comparisons(entries) + seeds
+
+
+def comparisons(entries: Sequence[Entry]) -> list[str]:
+    """What the probabilities of improvement take for granted."""
+    first, *others = entries
+    lines = []
+    if all(_are_paired(first, entry) for entry in others):
+        lines.append("all trained the same seeds: luck that they share does not blur what differs")
+    if len(others) > 1:
+        lines.append(
+            f"each of the {len(others)} comparisons may tell apart what is alike in 5 % of all "
+            "cases, and one of them in more: jaxpg race keeps to 5 % for all"
+        )
+    return lines
 
 
 def worlds(entries: Sequence[Entry]) -> list[str]:
@@ -231,6 +265,7 @@ def as_object(entries: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
             {
                 "better": pair.better.letter,
                 "than": pair.than.letter,
+                "same_seeds": pair.paired,
                 "probability_of_improvement": as_json(pair.improvement),
                 "seeds_needed": {"each": pair.seeds, "power": POWER, "alpha": ALPHA},
             }

@@ -21,7 +21,6 @@ from jaxpg.analysis.measures import (
 )
 from jaxpg.analysis.outcomes import Outcomes, evaluated, outcomes, ranking, typical
 from jaxpg.analysis.stats import Estimate, iqm
-from jaxpg.core.config import RECENT_EPISODES
 from jaxpg.core.presets import PRESETS
 from jaxpg.population.chunks import CAUSES
 from jaxpg.population.evaluations import MODES, Evaluations
@@ -38,7 +37,6 @@ from jaxpg.runs.load import Run, load
 WIDE = (9.8, 4.0)  # inches, of the first figure where the page is wide
 LISTED = 5  # seeds at either end of the table, where not all have room
 ALL_LISTED = 16  # seeds that have room
-LONG = 0.25  # of the training, for the episodes that a final return is the mean of
 METRICS = {  # title, and label of the axis
     "policy_loss": ("Policy loss", "loss"),
     "value_loss": ("Value loss", "loss"),
@@ -288,7 +286,7 @@ def _page(view: View, sections: dict[str, list[Picture]], drawn: dict[str, Drawn
         sections=sections,
         drawn=drawn,
         advice=_advice(run.summary),
-        remarks=[*remarks(ends), *_long_memory(view)],
+        remarks=remarks(ends),
         measures=[
             (about, write(one.value, about.kind), write_interval(one, about.kind))
             for about, one in _measures(view, found)
@@ -321,21 +319,6 @@ def _measures(view: View, found: dict[str, Estimate | None]) -> Iterator[tuple[M
         episodes = view.run.manifest.evaluating.episodes
         says = f"of each seed's mean return in {episodes} fresh episodes"
         yield Measure(f"{mode} at the end, IQM", "return", says), one
-
-
-def _long_memory(view: View) -> list[str]:
-    """That final returns are of much of the training, if they are."""
-    known = ~view.outcomes.diverged & ~np.isnan(view.outcomes.final)
-    episodes = np.asarray(view.run.population.metrics.episodes)[known]
-    later = np.cumsum(episodes[:, ::-1], axis=1)
-    share = float(np.median((later < RECENT_EPISODES).mean(axis=1))) if len(later) else 0.0
-    if share < LONG:
-        return []
-    return [
-        f"The last {RECENT_EPISODES} episodes, of which a final return is the mean, are "
-        f"{words.share(share)} of the training: it says little of the policies at its end, of "
-        "which --evaluate-every does"
-    ]
 
 
 def _cards(view: View, found: dict[str, Estimate | None]) -> list[tuple[str, str, str]]:

@@ -18,11 +18,12 @@ from jaxpg.analysis.measures import (
     last_evaluation,
     measure,
     of_few,
+    of_long_memory,
     write,
     write_interval,
 )
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
-from jaxpg.analysis.stats import Estimate, estimate, improvement, iqm
+from jaxpg.analysis.stats import CONFIDENCE, Estimate, mean_iqm, paired_improvement
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.settings import ENV, with_values
 from jaxpg.report import canvas, figures, made, terminal
@@ -264,22 +265,25 @@ def _caveat(found: Found) -> str:
         more = f" and {len(rivals) - CURVES} more" if len(rivals) > CURVES else ""
         among = f" (of the {SHOWN} best)" if len(found.points) > SHOWN else ""
         said.append(f"These seeds do not tell the best apart from {shown}{more}{among}.")
-    few = of_few(min(len(point.outcomes.final) for point in found.points))
-    said += [f"{line[0].upper()}{line[1:]}." for line in few]
+    lines = [line for best in found.best[:1] for line in of_long_memory(best.outcomes)]
+    lines += of_few(min(len(point.outcomes.final) for point in found.points))
+    said += [f"{line[0].upper()}{line[1:]}." for line in lines]
     return " ".join([*said, *([CAVEAT] if found.best else [])])
 
 
 def _rivals(found: Found) -> list[Point]:
     """Of the points in the table on the terminal those that end lower than the best, though other
-    seeds might say otherwise."""
+    seeds might say otherwise. Any two of all points might have been the first two: a chance of 5 %
+    that some are told apart that are alike is divided among so many pairs (Bonferroni)."""
     if not found.best:
         return []
-    best = found.best[0].outcomes.scores
-    others = [one for one in found.ranked[:SHOWN] if one.score < found.best[0].score]
+    best, scored = found.best[0], [one for one in found.ranked if math.isfinite(one.score)]
+    alpha = (1 - CONFIDENCE) / max(1, math.comb(len(scored), 2))
     return [
         one
-        for one in others
-        if len(one.outcomes.scores) and improvement([best], [one.outcomes.scores]).low <= 0.5
+        for one in scored[:SHOWN]
+        if one.score < best.score
+        and paired_improvement(best.outcomes.scores, one.outcomes.scores, alpha).low <= 0.5
     ]
 
 
@@ -384,7 +388,7 @@ def _sensitivities(found: Found) -> list[Picture]:
         values = found.grid[name]
         others = [other for other in found.varied if other != name]
         alike = not set(others) & set(found.apart)  # else a mean over them would be of no task
-        bold = " and the IQM of all of them together in bold" if alike else ""
+        bold = " and their mean in bold" if alike else ""
         pictures.append(
             Picture(
                 f"sensitivity-{name.replace('_', '-')}",
@@ -441,9 +445,11 @@ def _draw_sensitivity(axes: Any, found: Found, name: str, thin: bool, bold: bool
 
 
 def _pooled(points: Sequence[Point]) -> Estimate:
-    """The IQM of all scores of some points, each of them a stratum."""
-    strata = [point.outcomes.scores for point in points if len(point.outcomes.scores)]
-    return estimate(iqm, strata) if strata else Estimate(math.nan, math.nan, math.nan)
+    """The mean of the IQMs of some points."""
+    scores = [point.outcomes.scores for point in points if math.isfinite(point.score)]
+    if not scores:
+        return Estimate(math.nan, math.nan, math.nan)
+    return mean_iqm(np.stack(scores, axis=1))
 
 
 def _mean(some: Sequence[float]) -> float:

@@ -45,11 +45,11 @@ def wrong(draw, races: int, plan: Plan = SMALL) -> float:
 
 def test_a_pair_by_hand():
     # 3 beats 2 and 0, and 1 beats 0: P = 3/4. Of its seed: 3 beats 2 of 2 and 2 beats 1 of 2, so
-    # d = ½; 1 beats 1 of 2 and 0 beats none, so d = ½. var(d) = 0: error² = ½ / 8.
+    # d = ½; 1 beats 1 of 2 and 0 beats none, so d = ½. var(d) = 0: error² = ½ / 2.
     seen = module._see(np.array([3.0, 1.0]), np.array([2.0, 0.0]), all_swaps(2))
-    assert (seen.improvement, seen.error) == (0.75, 0.25)
+    assert (seen.improvement, seen.error) == (0.75, 0.5)
     # The second seed swapped: 3 and 0 against 2 and 1. P = ½. The others mirror these two.
-    assert seen.statistic.tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert seen.statistic.tolist() == [0.5, 0.0, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("block", [1, 2**20])
@@ -65,7 +65,7 @@ def test_every_swap_has_the_statistic_of_its_scores(block, monkeypatch):
         beats = [(a > theirs).mean() + (a == theirs).mean() / 2 for a in ours]
         beaten = [(b > ours).mean() + (b == ours).mean() / 2 for b in theirs]
         d = np.subtract(beats, beaten)
-        wanted = abs(np.mean(beats) - 0.5) / math.sqrt((d.var() + 1 / 6) / 24)
+        wanted = abs(np.mean(beats) - 0.5) / math.sqrt((d.var() + 1 / 6) / 6)
         assert one == pytest.approx(wanted, abs=1e-12)
     ranked = np.unique(np.concatenate([x, y]), return_inverse=True)[1].astype(float)
     assert seen.improvement == pytest.approx(improvement([ranked[:6]], [ranked[6:]]).value)

@@ -16,8 +16,10 @@ from jaxpg.analysis.stats import (
     iqm,
     iqm_band,
     kaplan_meier,
+    mean_iqm,
     median_time,
     optimality_gap,
+    paired_improvement,
     performance_profile,
     proportion,
     seeds_needed,
@@ -48,6 +50,8 @@ def test_iqm_is_taken_over_seeds_column_by_column():
         "improvement, of the other": lambda x: improvement([np.arange(8.0)], [x]),
         "seeds_needed": lambda x: seeds_needed(x, np.arange(8.0)),
         "seeds_needed, of the other": lambda x: seeds_needed(np.arange(8.0), x),
+        "paired_improvement": lambda x: paired_improvement(x, np.arange(float(len(x)))),
+        "mean_iqm": lambda x: mean_iqm(x[:, None]),
         "kaplan_meier": lambda x: kaplan_meier(x, np.ones(len(x), bool)),
     }.values(),
 )
@@ -121,9 +125,27 @@ def test_a_stratified_bootstrap_leaves_the_differences_between_strata_alone():
     assert unstratified.high - unstratified.low > 100
 
 
+def test_of_few_equal_scores_there_is_no_interval():
+    """Seven of which three in ten fail are all perfect in 8 % of cases: "500 to 500" would be."""
+    value, *ends = estimate(iqm, [np.full(7, 500.0)])
+    assert value == 500.0
+    assert np.isnan(ends).all()
+    assert estimate(iqm, [np.full(8, 500.0)]) == (500.0,) * 3
+
+
+def test_the_mean_over_settings_is_of_seeds_that_they_share():
+    x = np.random.default_rng(11).normal(size=(24, 1))
+    of_one = estimate(iqm, [x[:, 0]])
+    np.testing.assert_allclose(mean_iqm(x), of_one, rtol=1e-12)
+    # Three times the same is no more certain; what turns round says nothing of the mean.
+    np.testing.assert_allclose(mean_iqm(np.hstack([x, x, x])), of_one, rtol=1e-12)
+    np.testing.assert_allclose(mean_iqm(np.hstack([x, -x])), 0.0, atol=1e-12)
+    assert np.isnan(mean_iqm(x[:1])[1:]).all()
+
+
 def test_a_stratum_of_one_seed_is_kept_and_not_resampled():
-    ours = estimate(np.mean, [np.array([3.0]), np.array([1.0, 1.0])])
-    assert ours == (pytest.approx(5 / 3),) * 3
+    ours = estimate(np.mean, [np.array([3.0]), np.ones(7)])
+    assert ours == (pytest.approx(10 / 8),) * 3
     for alone in ([np.array([3.0])], [np.array([2.0]), np.array([4.0])]):  # nothing to resample
         value, *ends = estimate(np.mean, alone)
         assert value == 3.0
@@ -253,6 +275,67 @@ PILOTS = {
         rng.normal(489.5, 1, 400),
     ),
 }
+
+
+def correlated(rng, shape, shift):
+    """Scores of the same seeds, ρ = 0.8."""
+    common, *own = rng.normal(size=(3, *shape))
+    x, y = (math.sqrt(0.8) * common + math.sqrt(0.2) * z for z in own)
+    return x + shift, y
+
+
+def test_a_paired_improvement_by_hand():
+    # 3 beats 2 and 0, and 1 beats 0: P = 3/4. d = 1 - ½ and ½ - 0: var(d) = 0, error² = ½ / 2. So
+    # both ends are beyond 12.7 · ½. Of six that beat all others error = 1/6, and t is 2.5706.
+    assert paired_improvement(np.array([3.0, 1]), np.array([2.0, 0])) == (0.75, 0.0, 1.0)
+    better = np.arange(6.0)
+    found = paired_improvement(better + 10, better)
+    assert found == (1.0, pytest.approx(1 - 2.570582 / 6), 1.0)
+    assert paired_improvement(better[:5] + 10, better[:5]).low < 0.5
+    assert paired_improvement(better, better + 10) == (0.0, 0.0, pytest.approx(1 - found.low))
+    assert paired_improvement(better[:1], better[:1] + 1) == (0.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="scores of the same seeds; got 6 and 5"):
+        paired_improvement(better, better[:5])
+
+
+@pytest.mark.parametrize("draw", [correlated, lambda rng, shape, shift: [
+    np.where(x < -0.5, 20.0, 500.0) for x in correlated(rng, shape, shift)]],
+    ids=["normal", "failing"])  # fmt: skip
+@pytest.mark.parametrize("seeds", [5, 16, 40])
+def test_a_paired_interval_holds_the_truth_as_often_as_it_says(draw, seeds):
+    """At least 95 % of 400: fewer than 91.5 % has a chance of 1e-3."""
+    rng = np.random.default_rng(12)
+    x, y = draw(rng, (200_000,), 0.5)
+    truth = stats._placements(x, y).mean()
+    held = [
+        low <= truth <= high
+        for _, low, high in (paired_improvement(*draw(rng, (seeds,), 0.5)) for _ in range(400))
+    ]
+    assert np.mean(held) > 0.915
+
+
+def test_shared_luck_is_not_taken_for_a_difference():
+    """Half a deviation between 32 seeds that share most of what moves them."""
+    rng = np.random.default_rng(13)
+    pairs = [correlated(rng, (32,), 0.5) for _ in range(100)]
+    paired = np.mean([paired_improvement(x, y).low > 0.5 for x, y in pairs])
+    apart = np.mean([improvement([x], [y]).low > 0.5 for x, y in pairs])
+    assert paired > apart + 0.2
+    equal = [correlated(rng, (32,), 0.0) for _ in range(400)]
+    told = np.mean([not (low <= 0.5 <= high) for _, low, high in
+                    (paired_improvement(x, y) for x, y in equal)])  # fmt: skip
+    assert told < 0.09
+
+
+def test_so_many_paired_seeds_tell_the_two_apart_as_often_as_promised():
+    rng = np.random.default_rng(14)
+    x, y = correlated(rng, (400,), 0.3)
+    seeds = seeds_needed(x, y, paired=True)
+    assert seeds < 0.5 * seeds_needed(x, y)
+    drawn = rng.integers(len(x), size=(400, seeds))
+    told = [paired_improvement(x[some], y[some]).low > 0.5 for some in drawn]
+    assert np.mean(told) == pytest.approx(0.8, abs=0.1)
+    assert seeds_needed(x, x, paired=True) is None
 
 
 @pytest.mark.parametrize("pilot", PILOTS)

@@ -111,7 +111,7 @@ def test_a_final_return_over_much_of_the_training_is_said(tmp_path, monkeypatch)
         monkeypatch.setattr(handmade, "EPISODES", episodes)
         made = handmade.run(tmp_path / str(episodes), RISING[:3])
         report.make(made)
-        assert ("The last 100 episodes, of which" in read(made).text) == said
+        assert ("the last 100 episodes, of which" in read(made).text) == said
 
 
 def test_the_words_for_the_curve_say_where_it_ends(directory):
