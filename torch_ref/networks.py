@@ -26,6 +26,7 @@ HIDDEN_GAIN = math.sqrt(2.0)  # of orthogonal kernels, as in OpenAI Baselines
 HEAD_GAINS = {"policy": 0.01, "value": 1.0}
 KERNEL = 3  # pixels along each side of a convolution's kernel
 DRAWS = 12  # uniforms whose sum is all but normal, with variance 1
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "silu": nn.SiLU}
 GRID = 2.0**25  # products of two numbers in [-1, 1] that end 25 bits after the point are exact
 
 
@@ -36,7 +37,7 @@ class MLP(nn.Sequential):
       inputs: width of the input (flax infers it).
       hidden_sizes: widths of the hidden layers; none for a bare linear head.
       outputs: width of the output layer; None for a torso, which ends with its last hidden one.
-      activation: "relu" or "tanh".
+      activation: one of ACTIVATIONS.
       conv_features: of convolutions with a nonlinearity after each, which come first.
       image: height, width and channels of what they see, which is given as a vector.
     """
@@ -50,7 +51,7 @@ class MLP(nn.Sequential):
         conv_features: tuple[int, ...] = (),
         image: tuple[int, ...] = (),
     ):
-        activate = nn.ReLU if activation == "relu" else nn.Tanh
+        activate = ACTIVATIONS[activation]
         layers: dict[str, nn.Module] = {}
         for i, features in enumerate(conv_features):
             channels = conv_features[i - 1] if i else image[-1]

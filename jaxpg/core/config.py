@@ -199,7 +199,7 @@ class Config:
     hidden layers; the observation must be an image. Without any, an image is a vector."""
     hidden_sizes: tuple[int, ...] = (64,)
     """Width of each hidden layer."""
-    activation: Literal["relu", "tanh"] = "relu"
+    activation: Literal["relu", "tanh", "elu", "silu"] = "relu"
     """Nonlinearity after each convolution and hidden layer."""
     init: Literal["uniform", "orthogonal"] = "uniform"
     """How a layer starts: uniform in ±1/√inputs, as torch's; or an orthogonal kernel times √2 (0.01

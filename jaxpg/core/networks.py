@@ -26,6 +26,7 @@ HIDDEN_GAIN = math.sqrt(2.0)  # of orthogonal kernels, as in OpenAI Baselines
 HEAD_GAINS = {"policy": 0.01, "value": 1.0}
 KERNEL = 3  # pixels along each side of a convolution's kernel
 DRAWS = 12  # uniforms whose sum is all but normal, with variance 1
+ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "elu": jax.nn.elu, "silu": jax.nn.silu}
 GRID = 2.0**25  # products of two numbers in [-1, 1] that end 25 bits after the point are exact
 
 
@@ -35,7 +36,7 @@ class MLP(nn.Module):
     Attributes:
       hidden_sizes: widths of the hidden layers; none for a bare linear head.
       outputs: width of the output layer; None for a torso, which ends with its last hidden one.
-      activation: "relu" or "tanh".
+      activation: one of ACTIVATIONS.
       conv_features: of convolutions with a nonlinearity after each, which come first.
       image: height, width and channels of what they see, which is given as a vector.
     """
@@ -48,7 +49,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        activate = jax.nn.relu if self.activation == "relu" else jnp.tanh
+        activate = ACTIVATIONS[self.activation]
         if self.conv_features:
             x = x.reshape(*x.shape[:-1], *self.image)
             for i, features in enumerate(self.conv_features):

@@ -13,7 +13,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core.networks import KERNEL, MLP
+from jaxpg.core.networks import ACTIVATIONS, KERNEL, MLP
 from jaxpg.core.types import Params
 
 FEW_INPUTS, FEW_OUTPUTS = 8, 4
@@ -32,7 +32,7 @@ def apply(mlp: MLP, params: Params, inputs: jax.Array) -> jax.Array:
         x = relu_network(x, first["kernel"], first["bias"], output["kernel"], output["bias"])
     else:
         for layer in hidden:
-            x = _activate(mlp, _affine(x, layer))
+            x = ACTIVATIONS[mlp.activation](_affine(x, layer))
         x = _affine(x, output) if output else x
     return x.reshape(*inputs.shape[:-1], -1)
 
@@ -43,7 +43,7 @@ def _convolved(mlp: MLP, params: Params, x: jax.Array) -> jax.Array:
     for i, features in enumerate(mlp.conv_features):
         layer = params[f"conv_{i}"]
         kernel = layer["kernel"].reshape(-1, features)
-        x = _activate(mlp, _patches(x) @ kernel + layer["bias"][None, None, None])
+        x = ACTIVATIONS[mlp.activation](_patches(x) @ kernel + layer["bias"][None, None, None])
     return x.reshape(len(x), -1)
 
 
@@ -53,10 +53,6 @@ def _patches(x: jax.Array) -> jax.Array:
     corners = itertools.product(range(KERNEL), repeat=2)
     seen = [x[:, row : row + height, column : column + width] for row, column in corners]
     return jnp.concatenate(seen, axis=-1)
-
-
-def _activate(mlp: MLP, x: jax.Array) -> jax.Array:
-    return jax.nn.relu(x) if mlp.activation == "relu" else jnp.tanh(x)
 
 
 def _is_narrow(hidden: Params, output: Params) -> bool:

@@ -5,6 +5,7 @@ chain itself, where the networks saw it so; an image row by row and pixel by pix
 the mean and log σ of an action.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,12 +18,19 @@ from jaxpg.core.statistics import CLIP, EPSILON
 from jaxpg.names import to_torch
 from jaxpg.population.policy import Policy
 
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": partial(np.maximum, 0.0),
+    "tanh": np.tanh,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
+    "silu": lambda x: x * (0.5 + 0.5 * np.tanh(0.5 * x)),
+}
+
 
 class Chain(NamedTuple):
     """A policy's layers, and what its outputs are."""
 
     layers: list[tuple[np.ndarray, np.ndarray]]  # weight [out, in] and bias [out]
-    activation: str  # "relu" or "tanh", between the layers
+    activation: str  # of ACTIVATIONS, between the layers
     discrete: bool
     log_std: np.ndarray | None  # [A], where σ does not depend on the observation
     low: np.ndarray | None  # [A], bounds of a continuous action
@@ -71,7 +79,7 @@ def forward(chain: Chain, obs: np.ndarray) -> np.ndarray:
     allowed = obs[:, -len(chain.layers[-1][1]) :] > 0.5  # if it is masked
     if chain.mean is not None and chain.std is not None:
         obs = np.clip((obs - chain.mean) / chain.std, -CLIP, CLIP)
-    activate = np.tanh if chain.activation == "tanh" else partial(np.maximum, 0.0)
+    activate = ACTIVATIONS[chain.activation]
     if chain.convolutions:
         pixels = obs.reshape(-1, *chain.image)
         for weight, bias in chain.convolutions:

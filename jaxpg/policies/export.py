@@ -31,6 +31,7 @@ SUFFIXES = {
     "stablehlo": ".stablehlo",
     "safetensors": ".safetensors",
 }
+MODULES = {"relu": "ReLU", "tanh": "Tanh", "elu": "ELU", "silu": "SiLU"}
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 HOW = {  # to load each; tests run these lines
     "torch": """\
@@ -203,7 +204,7 @@ def _to_torch(chain: Chain, about: dict[str, str]) -> bytes:
             state[f"{len(layers)}.bias"] = torch.from_numpy(shift.copy())
             layers.append(["Conv1d", size, size, 1, 1, 0, 1, size])  # each number for itself
         layers += [["Flatten"], ["Hardtanh", -CLIP, CLIP]]
-    activation = [{"relu": "ReLU", "tanh": "Tanh"}[chain.activation]]
+    activation = [MODULES[chain.activation]]
     if chain.convolutions:
         layers.append(["Unflatten", 1, [1, *chain.image]])
     for i, (weight, bias) in enumerate(chain.convolutions):

@@ -16,7 +16,7 @@ from jaxpg.core.statistics import CLIP
 from jaxpg.policies.chain import Chain, by_feature
 
 OPSET, IR_VERSION = 17, 8  # every runtime since 2022 reads them
-OPERATORS = {"relu": "Relu", "tanh": "Tanh"}
+OPERATORS = {"relu": "Relu", "tanh": "Tanh", "elu": "Elu"}
 
 
 def content(chain: Chain, about: dict[str, str]) -> bytes:
@@ -81,7 +81,7 @@ def _inputs(chain: Chain) -> int:
 
 def _features(graph: _Graph, chain: Chain) -> str:
     """An observation as it is normalised, and what convolutions make of it."""
-    at, operator = "observation", OPERATORS[chain.activation]
+    at = "observation"
     if chain.mean is not None and chain.std is not None:
         bounds = {"least": -CLIP, "most": CLIP}
         graph.constants |= {name: np.array(x, chain.std.dtype) for name, x in bounds.items()}
@@ -98,7 +98,7 @@ def _features(graph: _Graph, chain: Chain) -> str:
         names = f"conv_weight_{i}", f"conv_bias_{i}"
         graph.constants |= dict(zip(names, (weight, bias), strict=True))
         graph.add("Conv", [at, *names], f"convolved_{i}")
-        at = graph.add(operator, [f"convolved_{i}"], f"pixels_{i + 1}")
+        at = _activated(graph, chain, f"convolved_{i}", f"pixels_{i + 1}")
     return graph.add("Flatten", [at], "features")
 
 
@@ -108,12 +108,18 @@ def _layers(graph: _Graph, chain: Chain, at: str) -> str:
         if i == 0 and chain.convolutions:
             weight = by_feature(weight, chain)
         if i:
-            at = graph.add(OPERATORS[chain.activation], [at], f"hidden_{i}")
+            at = _activated(graph, chain, at, f"hidden_{i}")
         last = i == len(chain.layers) - 1
         graph.constants |= {f"weight_{i}": weight, f"bias_{i}": bias}
         inputs, name = [at, f"weight_{i}", f"bias_{i}"], _last(chain) if last else f"linear_{i}"
         at = graph.add("Gemm", inputs, name, transB=1)
     return at
+
+
+def _activated(graph: _Graph, chain: Chain, at: str, name: str) -> str:
+    if chain.activation == "silu":  # which has no operator of its own until opset 24
+        return graph.add("Mul", [at, graph.add("Sigmoid", [at], f"{name}_gate")], name)
+    return graph.add(OPERATORS[chain.activation], [at], name)
 
 
 def _last(chain: Chain) -> str:

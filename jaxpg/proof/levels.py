@@ -66,7 +66,7 @@ CASES = {
         value_learning_rate=1e-4,
     ),
     "Gaussian, normalised": dataclasses.replace(
-        VPG, env="Pendulum-v1", normalize_advantage=True, activation="tanh"
+        VPG, env="Pendulum-v1", normalize_advantage=True, activation="elu"
     ),
     "Gaussian, σ of the state": dataclasses.replace(
         REINFORCE, env="Pendulum-v1", sigma="state", baseline="value", num_envs=4
@@ -93,7 +93,7 @@ CASES = {
         env="Pendulum-v1",
         fit="trpo",
         normalize_advantage=True,
-        activation="tanh",
+        activation="silu",
         ent_coef=0.01,
     ),
     "TRPO, σ of the state": dataclasses.replace(

@@ -86,7 +86,7 @@ def draw_curve(
     """
     from matplotlib.collections import LineCollection
 
-    faint = returns[spread(returns[:, -1])]
+    faint = returns[evenly_by_rank(returns[:, -1])]
     lines = LineCollection(
         [np.column_stack([amount, row]) for row in faint],
         colors=ACCENT,
@@ -149,15 +149,24 @@ def look(i: int) -> dict[str, Any]:
 
 
 def draw_target(axes: Any, target: float | None) -> None:
-    """A dashed line at the return that counts as solved."""
+    """A dashed line at the return that counts as solved; where it would leave the curves less than
+    a third of the axes, the number alone, at their edge."""
     if target is None:
         return
-    axes.axhline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    low, high = axes.get_ylim()
+    room = 2 * (high - low)
+    said, at, units, away = f"solved: {target:g}", target, "data", 3
+    if low - room <= target <= high + room:
+        axes.axhline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    elif target > high:
+        said, at, units, away = f"{said} ↑", 1.0, "axes fraction", -10
+    else:
+        said, at, units = f"{said} ↓", 0.0, "axes fraction"
     axes.annotate(  # on the left, where curves are not there yet
-        f"solved: {target:g}",
-        (0.01, target),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
+        said,
+        (0.01, at),
+        xycoords=("axes fraction", units),
+        xytext=(0, away),
         textcoords="offset points",
         color=MUTED,
         fontsize=8.5,
@@ -182,7 +191,7 @@ def draw_distribution(axes: Any, scores: np.ndarray, target: float | None) -> No
     """A histogram of the final returns, a mark for each of up to 500 seeds, and the IQM."""
     edges = np.histogram_bin_edges(scores, bins=min(30, max(5, round(2 * len(scores) ** 0.5))))
     axes.hist(scores, edges, color=ACCENT, alpha=0.75, edgecolor=PAPER, linewidth=0.6)
-    marks = scores[spread(scores)]
+    marks = scores[evenly_by_rank(scores)]
     axes.plot(
         marks,
         np.full(len(marks), -0.025),
@@ -287,7 +296,7 @@ def draw_metric(
     axes.set_ylabel(label)
 
 
-def spread(values: np.ndarray) -> np.ndarray:
+def evenly_by_rank(values: np.ndarray) -> np.ndarray:
     """Indices of all, or of so many as are drawn one by one, evenly by rank."""
     if len(values) <= FAINT:
         return np.arange(len(values))

@@ -42,10 +42,10 @@ CASES = {
     "separate, free sigma, two layers, tanh": (False, TWO_LAYERS | {"activation": "tanh"}, 6),
     "separate, state sigma": (False, {"sigma": "state"}, 6),
     "shared, categorical, two layers": (True, SHARED | TWO_LAYERS, 3),
-    "shared, free sigma, tanh": (False, SHARED | {"activation": "tanh"}, 6),
+    "shared, free sigma, elu": (False, SHARED | {"activation": "elu"}, 6),
     "shared, state sigma": (False, SHARED | {"sigma": "state"}, 6),
     "no critic, free sigma": (False, NO_CRITIC, 6),
-    "separate, orthogonal": (True, ORTHOGONAL | TWO_LAYERS, 3),
+    "separate, orthogonal, silu": (True, ORTHOGONAL | TWO_LAYERS | {"activation": "silu"}, 3),
     "shared, orthogonal": (False, ORTHOGONAL | SHARED | {"hidden_sizes": (3,)}, 6),
     "convolutions, free sigma, tanh": (False, CONVOLVED | {"activation": "tanh"}, 6),
     "shared convolutions, orthogonal": (True, CONVOLVED | SHARED | ORTHOGONAL, 3),
@@ -109,7 +109,7 @@ def test_initial_parameters_are_bit_equal_with_the_twin(case):
             assert torch.equal(ours[name], theirs[name]), name
 
 
-@pytest.mark.parametrize("case", ["no critic, free sigma", "separate, orthogonal"])
+@pytest.mark.parametrize("case", ["no critic, free sigma", "separate, orthogonal, silu"])
 def test_initial_parameters_are_those_of_float32_in_float64(case, x64):
     wide = to_torch(initial(case, arithmetic="float64"))
     twin_wide = twin_initial(case, arithmetic="float64").state_dict()
@@ -239,7 +239,7 @@ def test_orthogonal_layers_are_bit_equal_with_the_twin(shape):
 
 def test_orthogonal_layers_have_their_gains():
     """|kernel · v| = gain · |v| where a layer narrows, or √2, 0.01 and 1 for every row of it."""
-    params = converted("separate, orthogonal")
+    params = converted("separate, orthogonal, silu")
     expected = {"hidden_0": (2.0, 2.0), "hidden_1": (2.0, 2.0), "output": (1e-4, 1.0)}
     for (name, gains), (i, network) in itertools.product(
         expected.items(), enumerate(("policy", "value"))
@@ -275,13 +275,15 @@ def test_policy_starts_the_same_with_and_without_a_critic():
 # Outputs
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "silu"])
 def test_outputs_worked_by_hand(activation):
     """Two inputs, two hidden units, one output of each head.
 
     hidden = f((1, 2) @ ((1, 0), (0, -1)) + (½, 1)) = f(3/2, -1)
     policy = hidden @ (2, 10) + 1;  value = hidden @ (4, 10) - 1
     relu: (3/2, 0) -> 4 and 5; tanh: (0.905148, -0.761594) -> -4.805644 and -4.995348
+    elu: (3/2, e^-1 - 1) -> -2.321206 and -1.321206
+    silu: (1.226362, -0.268941) -> 0.763309 and 1.216033
     """
     spec = EnvSpec(2, 1, False, time_limit=10, min_episode_steps=1, reset_uniforms=0)
     fields = SHARED | {"hidden_sizes": (2,), "activation": activation}
@@ -298,7 +300,12 @@ def test_outputs_worked_by_hand(activation):
     )
     obs = jnp.array([1.0, 2.0])
     shared = jaxpg.core.networks.make(Config(**fields), spec)
-    expected = {"relu": (4.0, 5.0), "tanh": (-4.805644, -4.995348)}[activation]
+    expected = {
+        "relu": (4.0, 5.0),
+        "tanh": (-4.805644, -4.995348),
+        "elu": (-2.321206, -1.321206),
+        "silu": (0.763309, 1.216033),
+    }[activation]
     assert_close(shared.policy(params, obs), [expected[0], 0.25], 1e-6)
     assert_close(shared.value(params, obs), expected[1], 1e-6)
 

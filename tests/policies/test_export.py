@@ -28,7 +28,7 @@ CONFIGS = {
     "shared, deep": Config(
         hidden_sizes=(9, 7), activation="tanh", networks="shared", value_steps=1
     ),
-    "σ free": Config(env="Pendulum-v1", hidden_sizes=(8,), activation="tanh"),
+    "σ free": Config(env="Pendulum-v1", hidden_sizes=(8,), activation="elu"),
     "σ of the state": Config(env="Pendulum-v1", hidden_sizes=(8, 5), sigma="state"),
     "normalised": Config(hidden_sizes=(8,), normalize_obs=True),
     "squashed": Config(env="MountainCarContinuous-v0", hidden_sizes=(8,), squash=True),
@@ -40,7 +40,7 @@ CONFIGS = {
         conv_features=(4, 3),
         hidden_sizes=(6,),
         frame_stack=2,
-        activation="tanh",
+        activation="silu",
     ),
     "shared convolutions, normalised": Config(
         env="Catch-bsuite",

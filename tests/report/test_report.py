@@ -105,6 +105,27 @@ def test_it_says_the_numbers(directory):
         assert name in text
 
 
+@pytest.mark.parametrize(
+    ("ends", "said", "lines"),
+    [
+        ((20.0, 300.0), "solved: 475", 1),
+        ((20.0, 60.0), "solved: 475 ↑", 0),
+        ((700.0, 740.0), "solved: 475 ↓", 0),
+    ],
+)
+def test_what_counts_as_solved_does_not_flatten_the_curves(ends, said, lines):
+    with canvas.blank((4, 3)) as figure:
+        axes = figure.subplots()
+        axes.plot([0.0, 1.0], ends)
+        axes.autoscale_view()
+        before = axes.get_ylim()
+        figures.draw_target(axes, 475.0)
+        assert [text.get_text() for text in axes.texts] == [said]
+        assert len(axes.lines) == 1 + lines
+        if not lines:
+            assert axes.get_ylim() == before
+
+
 def test_a_final_return_over_much_of_the_training_is_said(tmp_path, monkeypatch):
     """Of updates of 100 episodes the last is all of it, of updates of 20 the last five."""
     for episodes, said in ((100, False), (20, True)):
@@ -475,7 +496,7 @@ def test_ten_thousand_seeds_stay_a_small_page(tmp_path):
 
 def test_the_seeds_that_are_drawn_have_the_best_and_the_worst():
     values = np.random.default_rng(2).normal(size=2_000)
-    chosen = values[figures.spread(values)]
+    chosen = values[figures.evenly_by_rank(values)]
     assert len(chosen) == figures.FAINT
     assert {values.min(), values.max()} <= set(chosen)
     assert np.median(chosen) == pytest.approx(np.median(values), abs=0.05)
