@@ -331,6 +331,8 @@ def _print_table(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from jaxpg.analysis.measures import of_few
+
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("simulator")
     table.add_column("policy")
@@ -356,3 +358,5 @@ def _print_table(
         table.add_row(*cells, f"{row['steps']:,}", f"{row['seconds']:.1f}")
     print(f"{algorithm} on {environment(config)}, fresh episodes of each seed: {episodes:,}")
     terminal.console().print(table)
+    for line in of_few(len(results[0]["seeds"])):
+        print(line)
