@@ -27,6 +27,7 @@ from jaxpg.population.settings import (
     plain_setting,
     seed_list,
     setting_list,
+    whole,
     with_setting,
 )
 from jaxpg.runs import directories, manifests, starts
@@ -81,7 +82,7 @@ def plan(
         own.check_made(build, build(config), config)
     if lanes is None:
         lanes = population.default_lanes(device)
-    lanes = population.checked_lanes(lanes)
+    lanes, segments = population.checked_lanes(lanes), whole("segments", segments)
     population.make_chunks(config, seeds[:1], settings, lanes, options)
     if start is not None:
         starts.check(start, config, seeds, build)

@@ -426,10 +426,11 @@ def test_the_median_times_interval_holds_the_truth_as_often_as_it_says():
 def test_the_documented_example_runs(capsys):
     text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
     exec("".join(re.findall(r"```python\n(.*?)```", text, flags=re.S)), {})
-    one, two, needed, raced = capsys.readouterr().out.splitlines()
+    one, two, paired, needed, raced = capsys.readouterr().out.splitlines()
     # The middle three of five: 477, 498, 500 of a. a beats b in 18 of 25 pairs and ties twice.
     assert one.startswith("Estimate(value=491.66")
     assert two.startswith("Estimate(value=0.76,")
+    assert paired.startswith("Estimate(value=0.76,")
     assert int(needed) > 4
     seeds, better, p_value = raced.split()
     assert (int(seeds) < 128, better, float(p_value) <= 0.05) == (True, "0", True)

@@ -367,16 +367,16 @@ def test_compiling_says_how_long_it_took_the_first_time(trained, tmp_path, monke
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     manifest = manifests.read(trained)
     said = compiling.expectation(manifest)
-    assert said.startswith("compiling what trains 2 seeds of CartPole-v1 at once: up to a minute")
+    assert said.startswith("compiling what trains 2 seeds of CartPole-v1 at once: 5 to 30 seconds")
     assert f"it is kept in {tmp_path}" in said
     compiling.remember(manifest, 34.2)
     compiling.remember(manifest, 2.0)  # what was kept
     assert "34 s the first time, and less now" in compiling.expectation(manifest)
-    assert "up to a minute" in compiling.expectation(manifest._replace(lanes=4))
+    assert "5 to 30 seconds" in compiling.expectation(manifest._replace(lanes=4))
     longer = manifest._replace(config=Config(**{**vars(manifest.config), "total_steps": 512}))
     assert "34 s" in compiling.expectation(longer)
     (tmp_path / compiling.NAME).write_bytes(b"\xff")
-    assert "up to a minute" in compiling.expectation(manifest)
+    assert "5 to 30 seconds" in compiling.expectation(manifest)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_a_run_that_learnt_nothing_says_so_last(tmp_path):
 def test_the_last_lines_say_small_returns_and_round_once():
     said = results.closing(results.summarize(WHAT, population([0.5, 0.75, 0.25])), "out")
     assert "IQM 0.5 (95 % interval 0.25 to 0.75), worst seed 0.25, best 0.75" in said
-    summary = results.summarize(WHAT, population([-164.35] * 3))
+    summary = results.summarize(WHAT, population([-164.35] * 8))
     assert summary["final_return"]["iqm"] == float(np.float32(-164.35))
     assert f"IQM {float(np.float32(-164.35)):.1f} (" in results.closing(summary, "out")
 
