@@ -1,67 +1,33 @@
 """The public path of the oracle: the exact gradient, and estimators and algorithms against it."""
 
-from jaxpg.proof.bias import Bias, estimator_bias
-from jaxpg.proof.family import findings
-from jaxpg.proof.finding import Finding
-from jaxpg.proof.oracle import (
-    TOLERANCE,
-    Comparison,
-    Moments,
-    Row,
-    Truth,
-    against,
-    as_theory_says,
-    expectation,
-    hold,
-    rows,
-    tables,
-)
-from jaxpg.proof.problems import (
-    BASE,
-    Problem,
-    ascend,
-    cartpole,
-    exact_gradient,
-    exact_value,
-    probability,
-    relative_gradient,
-    tabular,
-    utility,
-    written,
-)
-from jaxpg.proof.tables import markdown, rich
-from jaxpg.report.oracle import draw, draw_bias, draw_family
-
-__all__ = [
-    "BASE",
-    "TOLERANCE",
-    "Bias",
-    "Comparison",
-    "Finding",
-    "Moments",
-    "Problem",
-    "Row",
-    "Truth",
-    "against",
-    "as_theory_says",
-    "ascend",
-    "cartpole",
-    "draw",
-    "draw_bias",
-    "draw_family",
-    "estimator_bias",
-    "exact_gradient",
-    "exact_value",
-    "expectation",
-    "findings",
-    "hold",
-    "markdown",
-    "probability",
-    "relative_gradient",
-    "rich",
-    "rows",
-    "tables",
-    "tabular",
-    "utility",
-    "written",
-]
+from jaxpg.proof.bias import Bias as Bias
+from jaxpg.proof.bias import estimator_bias as estimator_bias
+from jaxpg.proof.family import findings as findings
+from jaxpg.proof.finding import Finding as Finding
+from jaxpg.proof.oracle import TOLERANCE as TOLERANCE
+from jaxpg.proof.oracle import Comparison as Comparison
+from jaxpg.proof.oracle import Moments as Moments
+from jaxpg.proof.oracle import Row as Row
+from jaxpg.proof.oracle import Truth as Truth
+from jaxpg.proof.oracle import against as against
+from jaxpg.proof.oracle import as_theory_says as as_theory_says
+from jaxpg.proof.oracle import expectation as expectation
+from jaxpg.proof.oracle import hold as hold
+from jaxpg.proof.oracle import rows as rows
+from jaxpg.proof.oracle import tables as tables
+from jaxpg.proof.problems import BASE as BASE
+from jaxpg.proof.problems import Problem as Problem
+from jaxpg.proof.problems import ascend as ascend
+from jaxpg.proof.problems import cartpole as cartpole
+from jaxpg.proof.problems import exact_gradient as exact_gradient
+from jaxpg.proof.problems import exact_value as exact_value
+from jaxpg.proof.problems import probability as probability
+from jaxpg.proof.problems import relative_gradient as relative_gradient
+from jaxpg.proof.problems import tabular as tabular
+from jaxpg.proof.problems import utility as utility
+from jaxpg.proof.problems import written as written
+from jaxpg.proof.tables import markdown as markdown
+from jaxpg.proof.tables import rich as rich
+from jaxpg.report.oracle import draw as draw
+from jaxpg.report.oracle import draw_bias as draw_bias
+from jaxpg.report.oracle import draw_family as draw_family

@@ -12,7 +12,9 @@ from jaxpg.analysis.outcomes import Outcomes, evaluated, time_to_solve
 from jaxpg.analysis.stats import (
     Estimate,
     estimate,
+    estimate_over_seeds,
     iqm,
+    iqm_of_all,
     median_time,
     optimality_gap,
     proportion,
@@ -98,11 +100,13 @@ def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, f
     """The numbers of summary.json's "final_return", not rounded; of one seed without an interval.
 
     Args:
-      scores: of at least one seed, [S].
-      setting: of each score, where there are several: a stratum each, [S].
+      scores: of at least one seed, [S]; or, of several settings, of all seeds in each of them, in
+        the same order.
+      setting: of each score, where there are several.
     """
-    strata = [scores] if setting is None else [scores[setting == i] for i in np.unique(setting)]
-    middle = estimate(iqm, strata)
+    settings = np.zeros(len(scores)) if setting is None else setting
+    by_seed = np.stack([scores[settings == i] for i in np.unique(settings)], axis=1)
+    middle = estimate_over_seeds(iqm_of_all, by_seed)
     return {
         "iqm": middle.value,
         **interval(middle),
@@ -166,11 +170,11 @@ def remarks(outcomes: Outcomes) -> list[str]:
 
 def of_long_memory(outcomes: Outcomes) -> list[str]:
     """That final returns are of much of the training, if they are."""
-    if outcomes.remembered < LONG:
+    if outcomes.recent_share < LONG:
         return []
     return [
         f"the last {RECENT_EPISODES} episodes, of which a final return is the mean, are "
-        f"{words.share(outcomes.remembered)} of the training: it says little of the policies at "
+        f"{words.share(outcomes.recent_share)} of the training: it says little of the policies at "
         "its end, of which --evaluate-every does"
     ]
 

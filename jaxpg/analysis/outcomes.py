@@ -61,7 +61,7 @@ class Outcomes(NamedTuple):
     diverged: np.ndarray  # bool [S]; its final return is that of its last finite state
     floor: float  # what a seed that failed counts with; NaN if no episode of any seed ended
     solving: Solving | None  # None if nothing says what counts as solved
-    remembered: float  # share of the training of which its final return is, of the median seed
+    recent_share: float  # of the median seed's updates: those whose episodes `final` is of
 
     @property
     def scores(self) -> np.ndarray:
@@ -94,7 +94,7 @@ def outcomes(
         population = until(config, population, within)
     final = np.asarray(population.final_return, float)
     diverged = population.frozen_at >= 0
-    least, share = floor(population), _remembered(population)
+    least, share = floor(population), _recent_share(population)
     if target is None:
         return Outcomes(final, diverged, least, None, share)
     trailing = trailing_return(*_returns(population))
@@ -122,7 +122,7 @@ def outcomes(
     return Outcomes(final, diverged, least, solving, share)
 
 
-def _remembered(population: "Population") -> float:
+def _recent_share(population: "Population") -> float:
     """The share of its updates in which the last 100 episodes of the median seed ended; 0 where
     all have failed."""
     metrics = population.metrics

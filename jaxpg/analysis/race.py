@@ -192,8 +192,7 @@ def _see(x: np.ndarray, y: np.ndarray, swapped: np.ndarray) -> _Seen:
         d_i = share of y that x_i beats - share of x that y_i beats,    ties a half
         P = ½ + mean(d) / 2,    error² = (var(d) + 1 / n) / n
 
-    1 / n is what the variance grows by if one pair of a score of x and one of y turns: where all
-    of x beat all of y, var(d) is 0.
+    As of `stats.paired_improvement`.
 
     Args:
       x, y: [n].

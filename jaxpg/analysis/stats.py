@@ -11,6 +11,7 @@ that has none of its own.
 
 import math
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import scipy  # whose stats it imports when they are first used: not before trai
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 FEW = 20  # seeds of either side, with fewer of which a bootstrap misses ½ too often
+MOST_NEEDED = 10**9  # seeds
 ALIKE = 8  # seeds, with fewer of which equal scores do not say that others are equal, too
 SOLVED = {  # the mean return of 100 episodes that gymnasium calls solved
     "CartPole-v1": 475.0,
@@ -105,7 +107,7 @@ def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
 
     Returns:
       Without an interval (NaN) where no stratum has two scores, for one seed says nothing of
-      others; or where resamples are all alike, of fewer than ALIKE scores.
+      others; or where it would be a point, of fewer than ALIKE scores.
 
     Source: Efron and Tibshirani 1993, ch. 13; stratified as in Agarwal et al. 2021.
     """
@@ -120,33 +122,48 @@ def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
         constant = np.broadcast_to(fixed, (*parts[0].shape[:-1], len(fixed)))
         return statistic(np.concatenate([*parts, constant], axis=-1), axis=-1)
 
-    low, high = _bootstrap(sampled, pooled)
-    if low == high and sum(map(len, strata)) < ALIKE:
-        return Estimate(value, math.nan, math.nan)
-    return Estimate(value, low, high)
+    return _with_interval(value, sampled, pooled, sum(map(len, strata)))
 
 
-def mean_iqm(scores: np.ndarray) -> Estimate:
-    """The mean over settings of their IQMs, with its percentile-bootstrap interval over seeds.
+def estimate_over_seeds(
+    statistic: Callable[[np.ndarray], np.ndarray], scores: np.ndarray
+) -> Estimate:
+    """A statistic of the scores of seeds in several settings, as `estimate`.
 
-    Seeds are resampled, each with its scores in all settings: they share its noise.
+    Seeds are resampled, each with its scores in all settings: they share its noise, so that an
+    interval of settings that are resampled apart would be too narrow.
 
     Args:
+      statistic: of scores [..., S, M].
       scores: [S, M], of S seeds in M settings.
-
-    Returns:
-      Without an interval (NaN) of a single seed.
     """
     scores = _finite(scores)
-    value = float(iqm(scores).mean())
+    value = float(statistic(scores))
     if len(scores) == 1:
         return Estimate(value, math.nan, math.nan)
 
     def resampled(seeds: np.ndarray, axis: int) -> np.ndarray:
-        return iqm(scores[seeds], axis=axis - 1).mean(axis=-1)
+        return statistic(scores[seeds])
 
-    low, high = _bootstrap([np.arange(len(scores))], resampled, scores.size)
-    return Estimate(value, low, high)
+    return _with_interval(value, [np.arange(len(scores))], resampled, scores.size)
+
+
+def mean_iqm(scores: np.ndarray) -> np.ndarray:
+    """The mean over settings of their IQMs.
+
+    Args:
+      scores: [..., S, M], of S seeds in M settings.
+    """
+    return iqm(scores, axis=-2).mean(axis=-1)
+
+
+def iqm_of_all(scores: np.ndarray) -> np.ndarray:
+    """The IQM of all scores together.
+
+    Args:
+      scores: [..., S, M], of S seeds in M settings.
+    """
+    return iqm(scores.reshape(*scores.shape[:-2], -1), axis=-1)
 
 
 def proportion(successes: int, of: int) -> Estimate:
@@ -223,7 +240,7 @@ def improvement(x: Strata, y: Strata) -> Estimate:
         return Estimate(value, 0.0, 1.0)
     if max(distinct) == 1:
         return Estimate(value, end / 2, 1.0 - end / 2)
-    low, high = _bootstrap([*xs, *ys], mean_share)
+    low, high = _bootstrap([*xs, *ys], mean_share, sum(map(len, [*xs, *ys])))
     low, high = (min(low, end), high) if value > 0.5 else (low, max(high, 1.0 - end))
     if fewest < FEW and _by_chance(xs, ys, mean_share, abs(value - 0.5)) > 1 - CONFIDENCE:
         low, high = min(low, 0.5), max(high, 0.5)
@@ -237,9 +254,8 @@ def paired_improvement(x: np.ndarray, y: np.ndarray, alpha: float = 1 - CONFIDEN
         P = ½ + mean(d) / 2,    error² = (var(d) + 1 / n) / n
 
     The interval is P ± t · error, of Student's t with n - 1 degrees of freedom. Seeds share noise,
-    and first parameters: what makes x_i and y_i both good does not make d_i vary. 1 / n is what
-    the variance grows by if one pair of a score of x and one of y turns: where all of x beat all of
-    y, var(d) is 0.
+    and first parameters: what makes x_i and y_i both good does not make d_i vary. Where all of x
+    beat all of y, var(d) is 0; were one score of x below all of y, it would be about 1 / n.
 
     Args:
       x, y: scores, [n], at least one.
@@ -270,17 +286,18 @@ def seeds_needed(
     """Seeds per run with which a two-sided test of P = ½ would tell these two apart.
 
     Were the distributions those of the seeds at hand, the test on n seeds of each would reject
-    "no difference" at level alpha with this probability. Normal approximation:
+    "no difference" at level alpha with this probability. Normal approximation of Mann and
+    Whitney's test, and of that of `paired_improvement`:
 
         n = ((z_{1-alpha/2} σ₀ + z_power σ₁) / (P - ½))²
+        P - ½ = t √((σ₁² + 1 / n) / n) + z_power σ₁ / √n    (paired)
 
     P is the probability of improvement, σ₁² its variance per seed as it is, and σ₀² were there no
-    difference: (1 - Σ t³) / 6 (t: the share of each tied value), or, if x_i and y_i are of one
-    seed and might as well be exchanged, the mean of the squared difference of their ranks among
-    both, over their number. At least so many that ½ can be missed at all: 2 · ½ⁿ ≤ alpha.
+    difference: (1 - Σ t³) / 6 (t: the share of each tied value). At least so many that ½ can be
+    missed at all: 2 · ½ⁿ ≤ alpha.
 
     Args:
-      paired: whether x_i and y_i are of one seed, and will be.
+      paired: whether x_i and y_i are of one seed, and will be, [n] both.
 
     Returns:
       n; None if P is ½, so that no number suffices.
@@ -289,22 +306,26 @@ def seeds_needed(
     Statistics in Medicine 27:462-468.
     """
     x, y = _finite(x), _finite(y)
-    both = np.concatenate([x, y])
     place_x, place_y = _placements(x, y), _placements(y, x)
     effect = abs(place_x.mean() - 0.5)
     if effect * len(x) * len(y) < 0.25:  # less than half a pair: ½ but for rounding
         return None
-    if paired:
-        null_variance = ((_placements(x, both) - _placements(y, both)) ** 2).mean()
-        variance = (place_x - place_y).var()
-    else:
-        weight = np.concatenate([np.full(len(x), 0.5 / len(x)), np.full(len(y), 0.5 / len(y))])
-        _, rank = np.unique(both, return_inverse=True)
-        null_variance = (1.0 - (np.bincount(rank, weight) ** 3).sum()) / 6.0
-        variance = place_x.var() + place_y.var()
-    quantiles = scipy.stats.norm.ppf([1 - alpha / 2, power])
-    root = (quantiles @ np.sqrt([null_variance, variance])) / effect
+    z_alpha, z_power = scipy.stats.norm.ppf([1 - alpha / 2, power])
     fewest = math.ceil(1 - math.log2(alpha))
+    if paired:
+        variance = (place_x - place_y).var()
+
+        def is_enough(n: int) -> bool:
+            width = scipy.stats.t.ppf(1 - alpha / 2, n - 1) * math.sqrt((variance + 1 / n) / n)
+            return effect >= width + z_power * math.sqrt(variance / n)
+
+        return fewest + bisect_left(range(fewest, MOST_NEEDED), True, key=is_enough)
+    both = np.concatenate([x, y])
+    weight = np.concatenate([np.full(len(x), 0.5 / len(x)), np.full(len(y), 0.5 / len(y))])
+    _, rank = np.unique(both, return_inverse=True)
+    null_variance = (1.0 - (np.bincount(rank, weight) ** 3).sum()) / 6.0
+    variance = place_x.var() + place_y.var()
+    root = (z_alpha * math.sqrt(null_variance) + z_power * math.sqrt(variance)) / effect
     return max(fewest, math.ceil(max(root, 0.0) ** 2))
 
 
@@ -382,18 +403,29 @@ def _finite(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def _with_interval(
+    value: float,
+    samples: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray],
+    scores: int,
+) -> Estimate:
+    low, high = _bootstrap(samples, statistic, scores)
+    if low == high and scores < ALIKE:
+        low = high = math.nan
+    return Estimate(value, low, high)
+
+
 def _bootstrap(
-    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], size: int | None = None
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], size: int
 ) -> tuple[float, float]:
-    """Percentile interval; every sample is resampled on its own. `size` is how many numbers a
-    resample has, where it is not one for each of the samples'."""
+    """Percentile interval; every sample is resampled on its own, to `size` numbers in all."""
     result = scipy.stats.bootstrap(
         samples,
         statistic,
         axis=-1,
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=_batch(size or sum(map(len, samples))),
+        batch=_batch(size),
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(0),

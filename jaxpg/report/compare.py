@@ -144,23 +144,23 @@ def pairs(entries: Sequence[Entry], against: str = "A") -> list[Pair]:
     if against not in letters:
         raise ConfigError(f"--against must be one of {', '.join(letters)}; got {against!r}")
     base = entries[letters.index(against)]
-    found = []
-    for entry in entries:
-        if entry is base:
-            continue
-        # One floor for both: seeds that failed are equal, in whichever run.
-        floor = float(np.minimum(entry.outcomes.floor, base.outcomes.floor))
-        ours, theirs = (one.outcomes._replace(floor=floor).scores for one in (entry, base))
-        paired = _are_paired(entry, base)
-        if not len(ours):
-            found.append(Pair(entry, base, paired, None, None))
-            continue
-        if paired:
-            ours, theirs = ours[np.argsort(entry.seeds)], theirs[np.argsort(base.seeds)]
-        probability = paired_improvement(ours, theirs) if paired else improvement([ours], [theirs])
-        needed = seeds_needed(ours, theirs, POWER, ALPHA, paired=paired)
-        found.append(Pair(entry, base, paired, probability, needed))
-    return found
+    return [_held(entry, base) for entry in entries if entry is not base]
+
+
+def _held(entry: Entry, base: Entry) -> Pair:
+    # One floor for both: seeds that failed are equal, in whichever run.
+    floor = float(np.minimum(entry.outcomes.floor, base.outcomes.floor))
+    ours, theirs = (one.outcomes._replace(floor=floor).scores for one in (entry, base))
+    paired = _are_paired(entry, base)
+    if not len(ours):
+        return Pair(entry, base, paired, None, None)
+    if paired:
+        ours, theirs = ours[np.argsort(entry.seeds)], theirs[np.argsort(base.seeds)]
+        probability = paired_improvement(ours, theirs)
+    else:
+        probability = improvement([ours], [theirs])
+    needed = seeds_needed(ours, theirs, POWER, ALPHA, paired=paired)
+    return Pair(entry, base, paired, probability, needed)
 
 
 def _are_paired(one: Entry, other: Entry) -> bool:
@@ -183,7 +183,7 @@ def comparisons(entries: Sequence[Entry]) -> list[str]:
     first, *others = entries
     lines = []
     if all(_are_paired(first, entry) for entry in others):
-        lines.append("all trained the same seeds: luck that they share does not blur what differs")
+        lines.append("all trained the same seeds: probabilities are of differences within a seed")
     if len(others) > 1:
         lines.append(
             f"each of the {len(others)} comparisons may tell apart what is alike in 5 % of all "

@@ -23,7 +23,14 @@ from jaxpg.analysis.measures import (
     write_interval,
 )
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
-from jaxpg.analysis.stats import CONFIDENCE, Estimate, mean_iqm, paired_improvement
+from jaxpg.analysis.stats import (
+    CONFIDENCE,
+    Estimate,
+    estimate_over_seeds,
+    mean_iqm,
+    paired_improvement,
+)
+from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MODES
 from jaxpg.population.settings import ENV, with_values
 from jaxpg.report import canvas, figures, made, terminal
@@ -123,7 +130,7 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
       target: return that counts as solved; None takes the environment's own, if it has one.
 
     Raises:
-      RunError: if a run of it is not finished or damaged.
+      RunError: if a run of it is not finished or damaged, or has other seeds.
     """
     if sweep.is_sweep(directory):
         plan = sweep.read(directory)
@@ -134,6 +141,11 @@ def load_sweep(directory: Path, target: float | None = None) -> Found:
             manifests.check_planned(
                 run.directory, run.manifest, planned, "sweep", run.manifest.varied
             )
+            if run.seeds != list(manifests.parse_seeds(plan.seeds)):  # compared one by one
+                raise RunError(
+                    f"{run.directory} has the seeds {','.join(run.manifest.parts)}, and the sweep "
+                    f"that it is a part of {plan.seeds}: jaxpg report {run.directory} shows it"
+                )
             points += _points(run, program, target)
             costs.append(made.Cost.of(run))
         order = {_key(values): i for i, values in enumerate(plan.combinations)}
@@ -449,7 +461,7 @@ def _pooled(points: Sequence[Point]) -> Estimate:
     scores = [point.outcomes.scores for point in points if math.isfinite(point.score)]
     if not scores:
         return Estimate(math.nan, math.nan, math.nan)
-    return mean_iqm(np.stack(scores, axis=1))
+    return estimate_over_seeds(mean_iqm, np.stack(scores, axis=1))
 
 
 def _mean(some: Sequence[float]) -> float:

@@ -225,7 +225,10 @@ def evaluations(config: Config, population: Population) -> dict[str, Any] | None
     for mode, returns in zip(MODES, seen[1:], strict=True):
         best = int(np.argmax(iqm(returns)))
         found[mode] = {
-            name: {"at": int(seen.update[k]) * config.update_cost, **spread(returns[:, k])}
+            name: {
+                "at": int(seen.update[k]) * config.update_cost,
+                **spread(returns[:, k], population.setting),
+            }
             for name, k in (("last", len(seen.update) - 1), ("best", best))
         }
     return found

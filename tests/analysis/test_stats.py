@@ -12,9 +12,11 @@ from scipy import stats as scipy_stats
 from jaxpg.analysis import stats
 from jaxpg.analysis.stats import (
     estimate,
+    estimate_over_seeds,
     improvement,
     iqm,
     iqm_band,
+    iqm_of_all,
     kaplan_meier,
     mean_iqm,
     median_time,
@@ -51,7 +53,7 @@ def test_iqm_is_taken_over_seeds_column_by_column():
         "seeds_needed": lambda x: seeds_needed(x, np.arange(8.0)),
         "seeds_needed, of the other": lambda x: seeds_needed(np.arange(8.0), x),
         "paired_improvement": lambda x: paired_improvement(x, np.arange(float(len(x)))),
-        "mean_iqm": lambda x: mean_iqm(x[:, None]),
+        "mean_iqm": lambda x: over_settings(x[:, None]),
         "kaplan_meier": lambda x: kaplan_meier(x, np.ones(len(x), bool)),
     }.values(),
 )
@@ -133,14 +135,30 @@ def test_of_few_equal_scores_there_is_no_interval():
     assert estimate(iqm, [np.full(8, 500.0)]) == (500.0,) * 3
 
 
+def over_settings(scores):
+    return estimate_over_seeds(mean_iqm, scores)
+
+
+def test_an_interval_over_settings_is_of_seeds_that_they_share():
+    """20 settings with a correlation of 0.6: resampled apart, 42 % of intervals had the truth."""
+    rng, held = np.random.default_rng(16), 0
+    for _ in range(200):
+        scores = math.sqrt(0.6) * rng.normal(size=(32, 1)) + math.sqrt(0.4) * rng.normal(
+            size=(32, 20)
+        )
+        _, low, high = estimate_over_seeds(iqm_of_all, scores)
+        held += low <= 0.0 <= high
+    assert held / 200 > 0.86
+
+
 def test_the_mean_over_settings_is_of_seeds_that_they_share():
     x = np.random.default_rng(11).normal(size=(24, 1))
     of_one = estimate(iqm, [x[:, 0]])
-    np.testing.assert_allclose(mean_iqm(x), of_one, rtol=1e-12)
+    np.testing.assert_allclose(over_settings(x), of_one, rtol=1e-12)
     # Three times the same is no more certain; what turns round says nothing of the mean.
-    np.testing.assert_allclose(mean_iqm(np.hstack([x, x, x])), of_one, rtol=1e-12)
-    np.testing.assert_allclose(mean_iqm(np.hstack([x, -x])), 0.0, atol=1e-12)
-    assert np.isnan(mean_iqm(x[:1])[1:]).all()
+    np.testing.assert_allclose(over_settings(np.hstack([x, x, x])), of_one, rtol=1e-12)
+    np.testing.assert_allclose(over_settings(np.hstack([x, -x])), 0.0, atol=1e-12)
+    assert np.isnan(over_settings(x[:1])[1:]).all()
 
 
 def test_a_stratum_of_one_seed_is_kept_and_not_resampled():
@@ -327,14 +345,15 @@ def test_shared_luck_is_not_taken_for_a_difference():
     assert told < 0.09
 
 
-def test_so_many_paired_seeds_tell_the_two_apart_as_often_as_promised():
+@pytest.mark.parametrize("shift", [0.3, 0.5, 0.8])
+def test_so_many_paired_seeds_tell_the_two_apart_as_often_as_promised(shift):
     rng = np.random.default_rng(14)
-    x, y = correlated(rng, (400,), 0.3)
+    x, y = correlated(rng, (4_000,), shift)
     seeds = seeds_needed(x, y, paired=True)
-    assert seeds < 0.5 * seeds_needed(x, y)
     drawn = rng.integers(len(x), size=(400, seeds))
     told = [paired_improvement(x[some], y[some]).low > 0.5 for some in drawn]
-    assert np.mean(told) == pytest.approx(0.8, abs=0.1)
+    assert 0.74 < np.mean(told) < 0.98
+    assert seeds < seeds_needed(x, y)
     assert seeds_needed(x, x, paired=True) is None
 
 

@@ -14,7 +14,7 @@ from browser import MISSING, chromium
 from safetensors import safe_open
 
 from jaxpg.analysis.outcomes import scores
-from jaxpg.analysis.stats import estimate, iqm, mean_iqm
+from jaxpg.analysis.stats import estimate, estimate_over_seeds, iqm, mean_iqm
 from jaxpg.cli import launch
 from jaxpg.cli import train as training
 from jaxpg.cli.arguments import parse
@@ -474,7 +474,7 @@ def test_a_fields_sensitivity_is_the_mean_over_the_other_fields(page):
     found = sweep_report.load_sweep(page)
     first = [point for point in found.points if point.values["value_steps"] == 1]
     pooled = sweep_report._pooled(first)
-    assert pooled == mean_iqm(np.array(ENDS[:2], float).T)
+    assert pooled == estimate_over_seeds(mean_iqm, np.array(ENDS[:2], float).T)
     # As a cell of a heat map is; each seed is resampled with its scores in both points.
     assert pooled.value == np.mean([point.score for point in first])
     assert pooled.low > 20
@@ -627,3 +627,14 @@ def test_points_that_are_alike_are_not_told_apart(tmp_path):
     ends = points[0].outcomes._replace(final=low)
     points[0] = points[0]._replace(outcomes=ends, measures={"iqm": estimate(iqm, [low])})
     assert len(sweep_report._rivals(found._replace(points=points))) == 18
+
+
+def test_a_point_of_other_seeds_is_no_part_of_it(tmp_path):
+    """Seeds are compared one by one: those of more, or of others, are not the same."""
+    out = by_hand(tmp_path / "out", ENDS)
+    point = out / sweep.read(out).names[1]
+    shutil.rmtree(point)
+    program = sweep.read(out).programs[1]
+    handmade.run(point, np.linspace(20, [20, 30, 40, 50], 3).T, **program)
+    with pytest.raises(RunError, match="has the seeds 0:4, and the sweep that it is a part of 0:3"):
+        sweep_report.load_sweep(out)
