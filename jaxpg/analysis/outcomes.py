@@ -61,7 +61,7 @@ class Outcomes(NamedTuple):
     diverged: np.ndarray  # bool [S]; its final return is that of its last finite state
     floor: float  # what a seed that failed counts with; NaN if no episode of any seed ended
     solving: Solving | None  # None if nothing says what counts as solved
-    recent_share: float  # of the median seed's updates: those whose episodes `final` is of
+    recent_share: float  # of the median seed's updates, of which its final return is the mean
 
     @property
     def scores(self) -> np.ndarray:

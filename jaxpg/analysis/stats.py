@@ -107,7 +107,7 @@ def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
 
     Returns:
       Without an interval (NaN) where no stratum has two scores, for one seed says nothing of
-      others; or where it would be a point, of fewer than ALIKE scores.
+      others; or where it would be a point, of fewer than ALIKE that can be resampled.
 
     Source: Efron and Tibshirani 1993, ch. 13; stratified as in Agarwal et al. 2021.
     """
@@ -128,7 +128,7 @@ def estimate(statistic: Callable[..., np.ndarray], strata: Strata) -> Estimate:
 def estimate_over_seeds(
     statistic: Callable[[np.ndarray], np.ndarray], scores: np.ndarray
 ) -> Estimate:
-    """A statistic of the scores of seeds in several settings, as `estimate`.
+    """A statistic of the scores of seeds in several settings, with its interval as of `estimate`.
 
     Seeds are resampled, each with its scores in all settings: they share its noise, so that an
     interval of settings that are resampled apart would be too narrow.
@@ -404,13 +404,10 @@ def _finite(x: np.ndarray) -> np.ndarray:
 
 
 def _with_interval(
-    value: float,
-    samples: Sequence[np.ndarray],
-    statistic: Callable[..., np.ndarray],
-    scores: int,
+    value: float, samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], size: int
 ) -> Estimate:
-    low, high = _bootstrap(samples, statistic, scores)
-    if low == high and scores < ALIKE:
+    low, high = _bootstrap(samples, statistic, size)
+    if low == high and sum(map(len, samples)) < ALIKE:
         low = high = math.nan
     return Estimate(value, low, high)
 

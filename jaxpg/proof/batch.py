@@ -202,7 +202,7 @@ def _objectives(
     """What each optimizer minimises, on the batch as its only minibatch; so does one that replays.
     The package is jaxpg.core or torch_ref, whose names are the same."""
     if config.normalize_over == "minibatch":
-        psi = package.ppo.normalize(batch.advantage, batch.valid)  # by which faults are seen
+        psi = package.ppo.normalize(batch.advantage, batch.valid)  # ppo's: faults are planted there
         batch = batch._replace(advantage=psi)
     usual = {
         "policy": package.gradient.policy_objective,

@@ -159,11 +159,12 @@ def test_the_mean_over_settings_is_of_seeds_that_they_share():
     np.testing.assert_allclose(over_settings(np.hstack([x, x, x])), of_one, rtol=1e-12)
     np.testing.assert_allclose(over_settings(np.hstack([x, -x])), 0.0, atol=1e-12)
     assert np.isnan(over_settings(x[:1])[1:]).all()
+    assert np.isnan(over_settings(np.full((5, 3), 500.0))[1:]).all()  # of five seeds
 
 
 def test_a_stratum_of_one_seed_is_kept_and_not_resampled():
-    ours = estimate(np.mean, [np.array([3.0]), np.ones(7)])
-    assert ours == (pytest.approx(10 / 8),) * 3
+    ours = estimate(np.mean, [np.array([3.0]), np.ones(8)])
+    assert ours == (pytest.approx(11 / 9),) * 3
     for alone in ([np.array([3.0])], [np.array([2.0]), np.array([4.0])]):  # nothing to resample
         value, *ends = estimate(np.mean, alone)
         assert value == 3.0
