@@ -475,7 +475,8 @@ def _advantage(config: Config) -> Callable[..., jax.Array]:
 
     def advantage(trajectory: Trajectory, *values: jax.Array) -> jax.Array:
         psi = algorithms.make_advantage(config)(trajectory, *values, **coefficients)
-        return normalize(psi, trajectory.valid) if config.normalize_advantage else psi
+        over_batch = config.normalize_advantage and config.normalize_over == "batch"
+        return normalize(psi, trajectory.valid) if over_batch else psi
 
     return jax.vmap(advantage, in_axes=2, out_axes=2)
 

@@ -24,7 +24,8 @@ def expectation(manifest: Manifest) -> str:
     if seconds is not None:
         return f"{what}: {duration(seconds)} the first time, and less now, since it was kept"
     kept = f"; it is kept in {folder}" if folder else ""
-    return f"{what}: 5 to 30 seconds the first time, or more{kept}. Nothing is saved until then"
+    how_long = f"5 to 30 seconds the first time, or more{kept}"
+    return f"{what}: {how_long}. Nothing is saved until it is done"
 
 
 def remember(manifest: Manifest, seconds: float) -> None:

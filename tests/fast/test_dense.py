@@ -14,7 +14,7 @@ from tests.compare import assert_close
 
 @pytest.mark.as_users_run(4)
 @pytest.mark.thin(5)
-@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("hidden", [(), (5,), (6, 5)])
 @pytest.mark.parametrize("inputs", [1, 9])
 @pytest.mark.parametrize("outputs", [1, 3, 5, None])
@@ -26,13 +26,18 @@ def test_an_mlp_and_all_its_slopes_are_flaxs(inputs, hidden, outputs, activation
 
 
 @pytest.mark.as_users_run(6)
-@pytest.mark.parametrize("activation", ["relu", "elu"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize(("hidden", "outputs"), [((), 2), ((5,), None), ((6, 5), 3)])
 @pytest.mark.parametrize("features", [(3,), (2, 4)])
 def test_so_are_those_of_convolutions(features, hidden, outputs, activation):
     """Of images of another height than width."""
     image = (6, 5, 2)
     assert_alike(networks.MLP(hidden, outputs, activation, features, image), math.prod(image))
+
+
+@pytest.mark.parametrize("activation", ["elu", "silu"])
+def test_so_are_those_of_other_activations(activation):
+    assert_alike(networks.MLP((6, 5), 3, activation, (2,), (6, 5, 2)), 6 * 5 * 2)
 
 
 def assert_alike(mlp, inputs):

@@ -494,6 +494,15 @@ def test_bad_input_is_a_sentence(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_what_a_fit_normalises_in_minibatches_is_not_normalised_over_the_batch(chain):
+    bare = config(**REINFORCE, num_envs=2)
+    for_fit = {"fit": "ppo", "normalize_advantage": True, "normalize_over": "minibatch"}
+    found, wanted = (
+        oracle.expectation(*chain, one).mean for one in (dataclasses.replace(bare, **for_fit), bare)
+    )
+    np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize("name", ["normalize_obs", "normalize_reward"])
 def test_what_depends_on_earlier_batches_has_no_exact_expectation(chain, name):
     with pytest.raises(ConfigError, match="needs normalize_obs and normalize_reward False; got"):
