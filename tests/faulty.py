@@ -43,7 +43,7 @@ class Hung(Killed):
 class Stillborn(Worker):
     """By the system, before it can train."""
 
-    def compile(self, task):
+    def compile(self, *arguments):
         """As that of a worker."""
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -123,6 +123,8 @@ def _imported() -> Any:
       ConfigError: if it is not installed.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns otherwise
+    # Else `uv run` here is `uv run` on each node, in an environment made there for each worker.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError:

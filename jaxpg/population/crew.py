@@ -59,6 +59,14 @@ class Increment(NamedTuple):
 class Lost(Exception):
     """A worker is gone, or does not answer."""
 
+    def __init__(self, reason: str, trained: Chunk | None = None):
+        """
+        Args:
+          trained: what it trained.
+        """
+        super().__init__(reason)
+        self.trained = trained
+
 
 class Limits(NamedTuple):
     """What a cluster's workers are held to."""
@@ -126,13 +134,18 @@ class Worker:
         """The name of this machine, and what bits may depend on."""
         return socket.gethostname(), describe(config, build, provenance.device())
 
-    def compile(self, task: Task) -> float | Exception:
-        """The seconds that it took, or why this cannot be trained here."""
+    def compile(self, task: Task, beside: int) -> float | Exception:
+        """The seconds that it took, or why this cannot be trained here.
+
+        Args:
+          beside: workers of this machine that have yet to take the memory that they will need.
+        """
         began = time.perf_counter()
         try:
             programs = chunks.compile_programs(task.chunk, task.length, 1, task.build)
             shapes = chunks.lane_shapes(task.chunk, task.build)
-            chunks.check_memory(programs, shapes, [task.chunk], task.updates, writes=False)
+            together = [task.chunk] * (1 + beside)
+            chunks.check_memory(programs, shapes, together, task.updates, False, elsewhere=beside)
         except REFUSED as problem:
             return problem
         (self._program,) = programs
@@ -211,7 +224,8 @@ class _Crew:
         self._actor = cluster.ray.remote(**asked)(Worker)
         self._lock = threading.Lock()
         self._todo, self._busy = deque(jobs), set[int]()
-        self._there: list[Any] = []  # workers that have answered, and are not lost
+        # Workers that have answered, and are not lost: their machine, and whether they have sent.
+        self._there: dict[Any, tuple[str, threading.Event]] = {}
         self._is_ready = False  # one of them can train
         self._heard = 0  # increments, whoever sent them
         self._over = threading.Event()
@@ -243,7 +257,7 @@ class _Crew:
                 if silent == LOSSES:
                     raise ConfigError(
                         f"{LOSSES} workers were lost one after another, before any of them had "
-                        f"sent anything; the last: {loss}"
+                        f"sent anything; the last: {loss}{_trained(loss)}"
                     ) from loss
             finally:
                 self._leave(worker)
@@ -303,9 +317,12 @@ class _Crew:
             if answer is None:
                 return
             host, theirs = answer
-            self._there.append(worker)
+            with self._lock:
+                there = self._there.values()
+                beside = [name for name, has_sent in there if not has_sent.is_set()]
+                self._there[worker] = host, sent
             self._compare(host, theirs)
-            asked = worker.compile.remote(self._task)
+            asked = worker.compile.remote(self._task, beside.count(host))
             took = self._answer(asked, self._limits.compile_seconds, self._is_needed)
             if isinstance(took, Exception):
                 raise took
@@ -333,7 +350,7 @@ class _Crew:
                 with self._lock:  # both at once: another may take it
                     self._todo.append(i)  # the last: it may be what its workers die of
                     self._busy.discard(i)
-                raise Lost(f"{host}: {loss}") from loss
+                raise Lost(f"{host}: {loss}", loss.trained) from loss
             with self._lock:
                 self._busy.discard(i)
 
@@ -354,8 +371,7 @@ class _Crew:
     def _leave(self, worker: Any) -> None:
         """A worker is not there any more."""
         with self._lock:
-            if worker in self._there:
-                self._there.remove(worker)
+            self._there.pop(worker, None)
 
     def _next(self) -> int | None:
         """A job to begin, if there is one."""
@@ -386,10 +402,10 @@ class _Crew:
             call, seconds = calls.popleft()
             try:
                 found = self._answer(call, self._limits.stall_seconds + seconds)
-            except DoesNotFit as error:  # there was room for it when it began
-                raise Lost(str(error)) from error
+            except (Lost, DoesNotFit) as error:  # there was room for it when it began
+                raise Lost(str(error), chunk) from error
             except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
-                raise Lost(words.raised(error)) from error  # its device or its machine is broken
+                raise Lost(words.raised(error), chunk) from error  # what it computes on is broken
             new = jax.tree.map(np.array, found)  # out of ray's memory
             del call, found  # else that stays taken
             sent.set()
@@ -430,6 +446,14 @@ class _Crew:
                     f"a worker cannot begin{where} ({raised_there(error)})"
                 ) from error
             raise Lost(said(error)) from error
+
+
+def _trained(loss: Lost) -> str:
+    """What it may have died of, after the sentence on its loss."""
+    if loss.trained is None:
+        return ""
+    seeds = loss.trained.keys[: loss.trained.real, 1]
+    return f"; it trained {words.seeds(len(seeds))}, the first of them {seeds[0]}"
 
 
 def _taken(sentences: deque[str]) -> list[str]:

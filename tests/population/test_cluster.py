@@ -1,6 +1,7 @@
 """What a worker of a cluster sends, and what it says of itself; without Ray."""
 
 import importlib
+import os
 import pickle
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from jaxpg import fast
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.errors import DoesNotFit
 from jaxpg.population import (
     chunks,
     cluster,
@@ -44,7 +46,7 @@ def task():
 @pytest.fixture(scope="module")
 def worker(task):
     made = crew.Worker()
-    assert made.compile(pickle.loads(pickle.dumps(task))) > 0
+    assert made.compile(pickle.loads(pickle.dumps(task)), 0) > 0
     return made
 
 
@@ -160,7 +162,7 @@ def made(task, monkeypatch):
 
 
 @pytest.mark.parametrize("others", [True, False])
-def test_a_sick_node_ends_only_what_nobody_else_trains(made, monkeypatch, others):
+def test_a_sick_node_ends_only_what_nobody_else_trains(made, task, monkeypatch, others):
     """It lost five workers in a row, and ended a run that all other nodes were training."""
     lost = []
 
@@ -169,14 +171,15 @@ def test_a_sick_node_ends_only_what_nobody_else_trains(made, monkeypatch, others
         lost.append(worker)
         if len(lost) == 3 * crew.LOSSES:
             made._todo.clear()
-        raise crew.Lost("sick: it died")
+        raise crew.Lost("sick: it died", task.chunk)
 
     monkeypatch.setattr(made, "_employ", employ)
     if others:
         made.seat()
         assert len(lost) == 3 * crew.LOSSES
     else:
-        with pytest.raises(ConfigError, match=r"5 workers were lost one after .*: sick: it died"):
+        said = r"5 .* lost one after .*: sick: it died; it trained 2 seeds, the first of them 5$"
+        with pytest.raises(ConfigError, match=said):
             made.seat()
 
 
@@ -196,8 +199,44 @@ def test_a_device_that_breaks_or_is_full_loses_its_worker_alone(made, task, monk
     snapshots = made._advance(
         SimpleNamespace(train=Nowhere()), threading.Event(), task.chunk, 6, None
     )
-    with pytest.raises(crew.Lost, match=r"ECC error|out of memory|MemoryError"):
+    with pytest.raises(crew.Lost, match=r"ECC error|out of memory|MemoryError") as loss:
         next(snapshots)
+    assert loss.value.trained is task.chunk
+
+
+def test_workers_of_a_machine_share_its_memory(worker, task, monkeypatch):
+    needs = []
+    monkeypatch.setattr(chunks, "compile_programs", lambda *task: [worker._program])
+    monkeypatch.setattr(memory, "check", lambda need, *lanes: needs.append(max(need[1:3])))
+    for beside in (0, 1, 2):
+        assert crew.Worker().compile(task, beside) > 0
+    monkeypatch.undo()
+    one, two, three = needs
+    assert (two, three) == (2 * one, 3 * one)
+    monkeypatch.setattr(chunks, "compile_programs", lambda *task: [worker._program])
+    monkeypatch.setattr(memory, "available", lambda: two)
+    assert crew.Worker().compile(task, 1) > 0
+    assert isinstance(crew.Worker().compile(task, 2), DoesNotFit)
+
+
+class Counted(Nowhere):
+    """A worker that is told how many are beside it."""
+
+    def __init__(self, told):
+        self.describe = Nowhere()
+        self.compile = SimpleNamespace(remote=lambda task, beside: told.append(beside))
+
+
+def test_who_has_sent_has_taken_its_memory(made, monkeypatch):
+    """Of four that come to two machines, the last finds one of the first two training."""
+    told, sent = [], [threading.Event() for _ in range(4)]
+    for machine, event in zip("aaba", sent, strict=True):
+        answers = iter([(machine, made._here), None])
+        monkeypatch.setattr(made, "_answer", lambda *call, answers=answers: next(answers))
+        made._employ(Counted(told), event)
+        if machine == "b":
+            sent[0].set()
+    assert told == [0, 1, 0, 1]
 
 
 def test_who_was_refused_is_asked_again(made, monkeypatch):
@@ -207,7 +246,7 @@ def test_who_was_refused_is_asked_again(made, monkeypatch):
         raise ConfigError("another version")
 
     monkeypatch.setattr(made, "_answer", refuses)
-    made._employ(SimpleNamespace(describe=Nowhere()), threading.Event())
+    made._employ(Counted([]), threading.Event())
     assert not made.refused
     assert list(made._remarks) == ["a node: another version; nothing is trained there"]
 
@@ -243,6 +282,14 @@ def test_an_accelerator_is_asked_what_it_is():
     broken = ChildProcessError("ray::device() (pid=7)\n  File a.py\nImportError: no jaxpg")
     with pytest.raises(ConfigError, match=r"cannot say what it is: ImportError: no jaxpg$"):
         cluster._device(Asked(True, broken), "GPU", notes.append)
+
+
+def test_uv_run_makes_no_environment_on_the_nodes(monkeypatch):
+    """Ray's own way is one for each worker; a node's is what was installed there."""
+    monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+    cluster._imported()
+    assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
 
 
 def test_without_ray_one_sentence_says_so(monkeypatch):
