@@ -82,6 +82,8 @@ def _distribution(config: Config, spec: EnvSpec) -> Distribution:
     if spec.discrete:
         if config.squash:
             raise ConfigError(f"squash needs continuous actions; {config.env} has none")
+        if config.sigma == "state":
+            raise ConfigError(f"sigma='state' needs continuous actions; {config.env} has none")
         one = DISTRIBUTIONS[config.log_prob]
         return distributions.several(one, spec.choices) if spec.choices else one
     if config.log_prob == "clamped":

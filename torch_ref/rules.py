@@ -93,7 +93,7 @@ def unused(config: Config) -> dict[str, str]:
     """Fields on which nothing depends with this config's static ones, and what each needs: of
     several values of such a field all runs are the same."""
     c = config
-    by_steps, replays = c.collect == "steps", c.critic and c.value_data == "replay"
+    by_steps = c.collect == "steps"
     steps = c.critic or not c.natural  # whether an optimizer takes any
     adam = steps and c.optimizer == "adam"
     needs = {
@@ -119,8 +119,8 @@ def unused(config: Config) -> dict[str, str]:
         "value_target": ("a critic", c.critic),
         "value_data": ("a critic", c.critic),
         "value_steps": ("a critic", c.critic),
-        "buffer_size": ("a critic and value_data='replay'", replays),
-        "batch_size": ("a critic and value_data='replay'", replays),
+        "buffer_size": ("a critic and value_data='replay' or 'replay_successor'", c.replays),
+        "batch_size": ("a critic and value_data='replay' or 'replay_successor'", c.replays),
     }
     return {name: what for name, (what, is_met) in needs.items() if not is_met}
 

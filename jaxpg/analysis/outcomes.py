@@ -368,8 +368,8 @@ def _untrained_before(population: "Population", setting: int) -> float | None:
 def learning(config: Config, population: "Population") -> Learning | None:
     """Whether the return has risen from the first tenth of training to the last.
 
-    Of fixed steps only the updates count before which two episodes of each environment have ended:
-    those that end first are the short ones.
+    Of fixed steps only the updates count before which twice as many episodes as environments have
+    ended: those that end first are the short ones.
 
     It has if all seeds together show it (a one-sided t-test of what each gained), or one of them
     alone does: by Welch's t-test of the mean returns of its updates, at LEVEL divided by the number

@@ -240,8 +240,8 @@ class Config:
     arithmetic: Literal["float32", "float64", "float32_grid", "float24_grid"] = "float32"
     """Working precision. float32_grid computes in float64 and rounds environment state, actions and
     parameters to float32 after each step: slow, and nearly always bit-equal between the two
-    packages. float24_grid rounds to 8 bits less, for what takes many steps in an update (ppo, npg,
-    trpo)."""
+    packages. float24_grid rounds to 8 bits less, for what does more in an update than
+    fit=gradient."""
 
     def __post_init__(self) -> None:
         """A plain dictionary will do for env_params."""

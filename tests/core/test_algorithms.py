@@ -163,9 +163,10 @@ def test_whatever_advantage_gives_is_normalised_but_for_padding(package):
 
 
 @packages
-def test_what_cannot_be_squashed_is_refused(package):
-    with pytest.raises(ValueError, match="squash needs continuous actions; CartPole-v1 has none"):
-        PACKAGES[package][0].build(Config(squash=True))
+@pytest.mark.parametrize("given", [{"squash": True}, {"sigma": "state"}])
+def test_what_is_of_continuous_actions_alone_is_refused(package, given):
+    with pytest.raises(ValueError, match=r"needs continuous actions; CartPole-v1 has none"):
+        PACKAGES[package][0].build(Config(**given))
 
 
 def test_an_algorithm_needs_a_known_environment():

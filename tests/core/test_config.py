@@ -310,6 +310,10 @@ def test_what_nothing_depends_on(given, names):
     [
         ({}, f"{OF_MINIBATCHES} backtrack_steps batch_size buffer_size total_episodes"),
         (REPLAY, f"{OF_MINIBATCHES} backtrack_steps total_episodes"),
+        (
+            REPLAY | {"value_data": "replay_successor", "value_target": "td0"},
+            f"{OF_MINIBATCHES} backtrack_steps total_episodes",
+        ),
         (PPO, "backtrack_steps batch_size buffer_size total_episodes"),
         (
             REINFORCE | {"fit": "trpo"},
