@@ -167,7 +167,7 @@ def _are_paired(one: Entry, other: Entry) -> bool:
     return np.array_equal(np.sort(one.seeds), np.sort(other.seeds))
 
 
-def notes(entries: Sequence[Entry]) -> list[str]:
+def notes(entries: Sequence[Entry], held: Sequence[Pair]) -> list[str]:
     """What a reader must know besides: unequal budgets, which come first, other worlds, what was
     trained before, what intervals are of, and seeds unlike the others."""
     whose: dict[str, list[str]] = {}
@@ -175,18 +175,22 @@ def notes(entries: Sequence[Entry]) -> list[str]:
         for line in remarks(entry.outcomes):
             whose.setdefault(line, []).append(entry.letter)
     seeds = [f"{', '.join(letters)}: {line}" for line, letters in whose.items()]
-    return budgets(entries) + worlds(entries) + starts(entries) + comparisons(entries) + seeds
+    return budgets(entries) + worlds(entries) + starts(entries) + comparisons(held) + seeds
 
 
-def comparisons(entries: Sequence[Entry]) -> list[str]:
+def comparisons(held: Sequence[Pair]) -> list[str]:
     """What the probabilities of improvement take for granted."""
-    first, *others = entries
     lines = []
-    if all(_are_paired(first, entry) for entry in others):
-        lines.append("all trained the same seeds: probabilities are of differences within a seed")
-    if len(others) > 1:
+    paired = [pair.better.letter for pair in held if pair.paired]
+    within = "probabilities are of differences within a seed"
+    if held and len(paired) == len(held):
+        lines.append(f"all trained the same seeds: {within}")
+    elif paired:
+        theirs = f"{', '.join(paired)} trained the seeds of {held[0].than.letter}"
+        lines.append(f"{theirs}, others did not: only their {within}")
+    if len(held) > 1:
         lines.append(
-            f"each of the {len(others)} comparisons may tell apart what is alike in 5 % of all "
+            f"each of the {len(held)} comparisons may tell apart what is alike in 5 % of all "
             "cases, and one of them in more: jaxpg race keeps to 5 % for all"
         )
     return lines
@@ -271,7 +275,7 @@ def as_object(entries: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
             }
             for pair in held
         ],
-        "notes": notes(entries),
+        "notes": notes(entries, held),
     }
 
 
@@ -357,7 +361,7 @@ def show(entries: Sequence[Entry], held: Sequence[Pair]) -> None:
         console.print(table)
     for pair in held:
         console.print(_verdict(pair), soft_wrap=True)
-    for line in notes(entries)[len(first) :]:
+    for line in notes(entries, held)[len(first) :]:
         console.print(escape(line))
 
 

@@ -142,6 +142,20 @@ def test_equal_runs_are_not_told_apart_by_any_number_of_seeds(tmp_path, capsys):
     assert "not told apart; these seeds say nothing" in shown
 
 
+def test_it_says_which_are_compared_within_a_seed(runs, tmp_path, capsys):
+    """Of equal seed sets, wherever the one that they are held against stands."""
+    good, poor = runs  # of 6 and of 7 seeds
+    other = handmade.run(tmp_path / "other", rising([300, 310, 320, 330, 340, 350]))
+    assert "all trained the same seeds" in told(capsys, good, other)
+    assert "the same seeds" not in told(capsys, good, poor)
+    for order, against, whose in (
+        ([good, poor, other], "A", "C trained the seeds of A"),
+        ([poor, good, other], "C", "B trained the seeds of C"),
+    ):
+        shown = told(capsys, *order, "--against", against)
+        assert f"{whose}, others did not: only their probabilities" in shown.replace("\n", " ")
+
+
 def test_seeds_that_failed_count_alike_in_both(tmp_path, capsys):
     """A's untrained return is 20, B's 100; what diverged in B counts as what is untrained in A."""
     ours = handmade.run(tmp_path / "a", rising([300] * 4))
@@ -189,7 +203,7 @@ def test_what_was_trained_before_is_said_first(runs):
     def started(whose, where):
         origin = manifests.Origin(where, whose, "c" * 64)
         run = dataclasses.replace(second.run, manifest=second.run.manifest._replace(start=origin))
-        return compare.notes([first, second._replace(run=run)])[0]
+        return compare.notes([first, second._replace(run=run)], [])[0]
 
     assert not compare.starts([first, second])
     parent = manifests.sha256(runs[0])
