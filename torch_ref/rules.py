@@ -97,6 +97,7 @@ def unused(config: Config) -> dict[str, str]:
     steps = c.critic or not c.natural  # whether an optimizer takes any
     adam = steps and c.optimizer == "adam"
     needs = {
+        "time_limit": ("a critic", c.critic),
         "learning_rate": ("another fit than 'trpo'", c.fit != "trpo"),
         "value_learning_rate": ("a critic with a loss of its own", c.critic and not c.joint),
         "vf_coef": ("joint_loss or networks='shared'", c.joint),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxpg.core import algorithms
+from jaxpg.core import algorithms, noise, training
 from jaxpg.core.config import FIELDS, OPTIONAL, STATIC, TRACED, TRAITS, WHOLE, ConfigError
 from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
 from jaxpg.core.rules import unused, validate
@@ -317,14 +317,65 @@ def test_what_nothing_depends_on(given, names):
         (PPO, "backtrack_steps batch_size buffer_size total_episodes"),
         (
             REINFORCE | {"fit": "trpo"},
-            f"{OF_MINIBATCHES} batch_size buffer_size num_steps total_steps value_data value_steps "
-            "value_target",
+            f"{OF_MINIBATCHES} batch_size buffer_size num_steps time_limit total_steps value_data "
+            "value_steps value_target",
         ),
     ],
 )
 def test_what_nothing_depends_on_of_static_fields(given, names):
     config = validate(Config(**given))
     assert sorted({*unused(config)} & {*STATIC}) == sorted(names.split())
+
+
+# Of each field that is no choice a value that no preset has, and that a tiny run feels.
+OTHER = {
+    "max_episode_steps": 9, "frame_stack": 2, "num_envs": 8, "num_steps": 32, "total_steps": 640,
+    "total_episodes": 32, "epochs": 2, "minibatches": 2, "value_steps": 3, "buffer_size": 24,
+    "batch_size": 4, "hidden_sizes": (4,), "gamma": 0.7, "gae_lambda": 0.5, "ent_coef": 0.3,
+    "clip_coef": 0.01, "clip_value": 0.01, "target_kl": 1e-4, "kl_coef": 30.0, "desired_kl": 1e-4,
+    "max_kl": 1e-4, "damping": 3.0, "cg_steps": 1, "vf_coef": 5.0, "optimizer_eps": 0.1,
+    "adam_b1": 0.1, "adam_b2": 0.1, "learning_rate": 1e-3, "value_learning_rate": 1e-3,
+    "max_grad_norm": 0.01,
+}  # fmt: skip
+ELSEWHERE = {"env", "arithmetic", "conv_features", "backtrack_steps", "log_prob", "sigma", "squash"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["article", "vpg", "reinforce", "rloo", "npg", "trpo", "ppo", "ppo-penalty", "a2c"]
+)
+def test_a_field_has_an_effect_unless_it_is_said_to_have_none(name):
+    """Whatever its value, where `unused` has it; else a tiny run ends with other parameters."""
+    preset = PRESETS[name]
+    small = {"num_envs": 4, "max_episode_steps": 20, "hidden_sizes": (8,), "gamma": 0.9}
+    small |= {"num_steps": 16} if preset.collect == "steps" else {}
+    small |= {preset.budget: 384 if preset.collect == "steps" else 24}
+    small |= {"buffer_size": 64, "batch_size": 8} if preset.replays else {}
+    config = validate(dataclasses.replace(preset, **small))
+    ends, idle = _end(config), unused(config)
+    for field in {*STATIC, *TRACED} - ELSEWHERE:
+        choices = (False, True) if _is_bool(field) else get_args(get_type_hints(Config)[field])
+        for value in (OTHER[field],) if field in OTHER else choices:
+            other = dataclasses.replace(config, **{field: value})
+            try:
+                validate(other)
+            except ConfigError:
+                continue  # it has no meaning here
+            if other != config:
+                others = _end(other)
+                same = len(ends) == len(others) and all(map(np.array_equal, ends, others))
+                assert same == (field in idle), (field, value)
+
+
+def _is_bool(field):
+    return isinstance(getattr(Config(), field), bool)
+
+
+def _end(config):
+    """Parameters after the training of a seed, and the returns that were met."""
+    made = algorithms.build(config)
+    state, metrics = jax.jit(lambda key: training.train(config, key, made))(noise.key(3))
+    return jax.tree.leaves((state.params, metrics.return_sum))
 
 
 @pytest.mark.parametrize("name", PRESETS)
