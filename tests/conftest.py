@@ -38,7 +38,11 @@ import jax
 import pytest
 import torch
 
-hypothesis.settings.register_profile("no test asserts a time", deadline=None)
+hypothesis.settings.register_profile(
+    "no test asserts a time",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("no test asserts a time")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 torch.set_num_threads(1)  # two test workers on two cores
