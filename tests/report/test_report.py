@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -487,9 +486,7 @@ def test_ten_thousand_seeds_stay_a_small_page(tmp_path):
     rng = np.random.default_rng(1)
     returns = np.cumsum(rng.exponential(9.0, (10_000, 20)), axis=1)
     directory = handmade.run(tmp_path / "run", returns)
-    began = time.process_time()
     report.make(directory)
-    assert time.process_time() - began < 15  # 5 s where nothing else runs
     assert (directory / report.NAME).stat().st_size < 2.5e6
     assert "500 of the 10,000 seeds" in read(directory).text
 
