@@ -55,7 +55,8 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
       algorithm: from `algorithms.build`.
 
     Raises:
-      ConfigError: if observations are to be normalised, and networks of one's own do not.
+      ConfigError: if observations are to be normalised, and networks of one's own do not; or
+        these have parameters that nothing would train.
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
@@ -63,6 +64,12 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
         raise ConfigError(
             "normalize_obs needs networks that normalise: hand yours to networks.normalized; got "
             f"parameters of {', '.join(params)}"
+        )
+    others = groups(config, params).keys() - {"joint", "policy", "value"}
+    if others:
+        raise ConfigError(
+            "parameters are of 'policy' and 'value', which have a loss each, and nothing would "
+            f"train those of {', '.join(sorted(others))}: joint_loss=True trains all of them"
         )
     draws = noise.first_reset(key_run, config, algorithm.env.spec)
     env_state = algorithm.env.reset(draws, config.env_params)
@@ -279,11 +286,12 @@ def apart(config: Config, params: nn.ModuleDict) -> tuple[nn.ModuleDict, nn.Modu
 
 
 def rates(config: Config, update: int) -> dict[str, torch.Tensor]:
-    """The learning rates of an update, by optimizer."""
+    """The learning rates of an update, by optimizer; a linear schedule is 0 beyond the budget."""
     index = torch.tensor(update, dtype=getattr(torch, config.float_type))
     schedule = torch.ones_like(index)
     if config.lr_schedule == "linear":
         schedule = 1.0 - index / config.num_updates
+        schedule = torch.clamp(schedule, min=0.0)
     rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
     return {"joint": rate, "policy": rate, "value": value_rate}
 

@@ -225,7 +225,8 @@ def loaded(directory: Path, changed_algorithm: bool) -> "Run":
     machine.prepare(manifest.config)
     from jaxpg.runs.load import load
 
-    return load(directory, manifests.algorithm(directory, manifest, changed_algorithm))
+    build = manifests.algorithm(directory, manifest, changed_algorithm)
+    return load(directory, build, changed_algorithm=changed_algorithm)
 
 
 def one_seed(run: "Run", text: str, setting: int) -> int:

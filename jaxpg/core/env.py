@@ -59,6 +59,7 @@ def make(
         return EnvState(typed(inner), encode(obs), jnp.int32(0), jnp.zeros((), float_type), given)
 
     def reset(noise: jax.Array, env_params: EnvParams = OWN_PARAMS) -> EnvState:
+        env_params = world.typed(env_params)
         if env_params.keys() != names:
             raise ConfigError(
                 f"the environment was built for env_params {sorted(names)}, and is given "

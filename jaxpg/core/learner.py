@@ -52,7 +52,8 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
       algorithm: from `algorithms.build`.
 
     Raises:
-      ConfigError: if observations are to be normalised, and networks of one's own do not.
+      ConfigError: if observations are to be normalised, and networks of one's own do not; or
+        these have parameters that nothing would train.
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
@@ -60,6 +61,12 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
         raise ConfigError(
             "normalize_obs needs networks that normalise: hand yours to networks.normalized; got "
             f"parameters of {', '.join(params)}"
+        )
+    others = groups(config, params).keys() - {"joint", "policy", "value"}
+    if others:
+        raise ConfigError(
+            "parameters are of 'policy' and 'value', which have a loss each, and nothing would "
+            f"train those of {', '.join(sorted(others))}: joint_loss=True trains all of them"
         )
     draws = noise.first_reset(key_run, config, algorithm.env.spec)
     env_state = algorithm.env.reset(draws, config.env_params)
@@ -85,7 +92,8 @@ def update(
     config: Config, state: LearnerState, algorithm: Algorithm
 ) -> tuple[LearnerState, Metrics]:
     """One update: draw the noise, collect, estimate, fit; all with the moments of observations
-    that it began with.
+    that it began with. What `init` took from the config is in the state, and stays as it is there:
+    env_params (`state.env_state.env_params`) and kl_coef (`state.fit_state`).
 
     Args:
       config: traced fields as arrays of the working dtype.
@@ -276,10 +284,11 @@ def with_group(params: Params, name: str, group: Params) -> Params:
 
 
 def rates(config: Config, update: jax.Array) -> dict[str, jax.Array]:
-    """The learning rates of an update, by optimizer."""
+    """The learning rates of an update, by optimizer; a linear schedule is 0 beyond the budget."""
     schedule = jnp.ones((), config.float_type)
     if config.lr_schedule == "linear":
         schedule = 1.0 - update.astype(config.float_type) / config.num_updates
+        schedule = jnp.maximum(schedule, 0.0)
     rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
     return {"joint": rate, "policy": rate, "value": value_rate}
 

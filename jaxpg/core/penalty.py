@@ -28,7 +28,7 @@ SLACK = 1.5
 
 def init(config: Config, params: Params) -> jax.Array:
     """β of the first update, a scalar."""
-    return jnp.asarray(config.kl_coef, config.float_type)
+    return jnp.array(config.kl_coef, config.float_type)  # its own: either may be donated
 
 
 def fit(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpg.core import algorithms, env, learner
 from jaxpg.core.config import TRACED, WHOLE, Config, ConfigError
@@ -42,8 +43,8 @@ def as_arrays(config: Config) -> Config:
     """The config with its traced fields as arrays of the working dtype, counts as int32.
 
     Raises:
-      ConfigError: if it asks for float64 where JAX has none, or its environment has no such
-        env_params.
+      ConfigError: if it asks for float64 where JAX has none, a field has several values, or its
+        environment has no such env_params.
     """
     if config.float_type == "float64" and not jax.config.read("jax_enable_x64"):
         raise ConfigError(
@@ -52,6 +53,12 @@ def as_arrays(config: Config) -> Config:
         )
     config = env.settle(config)
     values = {name: getattr(config, name) for name in TRACED}
+    for name, value in values.items():
+        if np.shape(value):
+            raise ConfigError(
+                f"{name} must be one number; got an array of shape {np.shape(value)}: jax.vmap "
+                "trains several, one config each"
+            )
     arrays: dict[str, Any] = {
         name: jnp.asarray(value, jnp.int32 if name in WHOLE else config.float_type)
         for name, value in values.items()

@@ -158,7 +158,12 @@ class Run:
                 files.write(partial / name, (self.directory / name).read_bytes())
 
 
-def load(directory: str | os.PathLike[str], build: Build | None = None) -> Run:
+def load(
+    directory: str | os.PathLike[str],
+    build: Build | None = None,
+    *,
+    changed_algorithm: bool = False,
+) -> Run:
     """A finished run: its manifest, its summary, and what became of every seed.
 
     Reads JSON, npz and safetensors, without pickle; sizes, shapes, dtypes and SHA-256 are checked.
@@ -166,12 +171,15 @@ def load(directory: str | os.PathLike[str], build: Build | None = None) -> Run:
     Args:
       directory: that `jaxpg train` wrote.
       build: what made the algorithm, if it has parts of your own: its policies act by it.
+      changed_algorithm: whether `build` may be another than that, or its source have changed.
 
     Raises:
-      RunError: if it is no run, or not finished, or damaged.
+      RunError: if it is no run, or not finished, or damaged, or `build` is not what made it.
     """
     directory = Path(directory)
     manifest = manifests.read(directory)
+    if build is not None and not changed_algorithm:
+        manifests.check_source(directory, manifest, own.source(build))
     summary = _summary(directory)
     order = np.array(manifest.rows)
     arrays: dict[str, Any] = _arrays(directory, summary, manifest, len(order))

@@ -181,7 +181,7 @@ def check_source(directory: Path, manifest: Manifest, now: Source | None) -> Non
             raise RunError(
                 f"{directory} was begun with another source of {name}: its SHA-256 was "
                 f"{former} and is {sha256}: put the former file back, or say --changed-algorithm "
-                "(to jaxpg resume, where it is trained)"
+                "(to jaxpg resume, where it is trained; changed_algorithm=True to jaxpg.load)"
             )
 
 

@@ -5,6 +5,7 @@ import math
 from functools import partial
 
 import gymnax
+import gymnax.wrappers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from gymnax.environments import spaces
 from gymnax.environments.classic_control.cartpole import CartPole
 from gymnax.environments.classic_control.cartpole import EnvParams as CartPoleParams
 
+import jaxpg
 import torch_ref
 from benchmarks import readme
 from jaxpg import fast, world
@@ -300,6 +302,15 @@ def test_an_environment_that_decides_in_python_says_so(monkeypatch):
 
 class Harder(CartPole):
     """Another environment, of the same parameters."""
+
+
+def test_a_whole_number_for_a_float_is_that_number_on_every_way():
+    """`init`, given a config as it is, kept the environment's own gravity."""
+    config = Config(env_params={"gravity": 12})
+    for package in (jaxpg, torch_ref):
+        made = package.build(config)
+        state = package.init(config, package.key(0), made)
+        np.testing.assert_array_equal(state.env_state.env_params["gravity"], [12.0] * 8)
 
 
 def test_what_is_made_of_a_parameter_follows_wherever_the_parameters_are(monkeypatch):

@@ -20,7 +20,7 @@ from compiled import init, run
 import torch_ref.learner as twin
 from jaxpg import fast
 from jaxpg.core import algorithms, gradient, learner, losses, noise, ring, training
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.proof import batch as shared
 from jaxpg.proof import synthetic
 
@@ -107,6 +107,33 @@ def test_the_linear_schedule_falls_to_zero_at_the_end_of_the_budget(network):
     first = moved(CONFIG, network)
     for update, fraction in enumerate([1.0, 0.75, 0.5, 0.25]):
         assert_close(moved(linear, network, at=update), fraction * first, 1e-12)
+
+
+def test_beyond_the_budget_the_linear_schedule_stays_at_zero():
+    """A negative rate would climb the loss: a population that goes on got worse and worse."""
+    config = dataclasses.replace(CONFIG, lr_schedule="linear")
+    updates = [config.num_updates - 1, config.num_updates, config.num_updates + 3]
+    for given in (
+        [learner.rates(config, jnp.int32(u)) for u in updates],
+        [twin.rates(config, u) for u in updates],
+    ):
+        assert all(rate > 0.0 for rate in given[0].values())
+        assert not any([*given[1].values(), *given[2].values()])
+
+
+def test_parameters_that_no_loss_is_of_are_refused():
+    """A torso that two losses share, under a name of its own, was never trained."""
+    made = algorithms.build(CONFIG)
+
+    def init(key_policy, key_value):
+        params = made.networks.init(key_policy, key_value)
+        return {**params, "torso": params["policy"]}
+
+    mine = made._replace(networks=made.networks._replace(init=init))
+    with pytest.raises(ConfigError, match=r"nothing would train those of torso: joint_loss=True"):
+        learner.init(CONFIG, noise.key(0), mine)
+    joint = dataclasses.replace(CONFIG, joint_loss=True, value_steps=1)
+    assert set(learner.init(joint, noise.key(0), mine).opt_state) == {"joint"}
 
 
 def test_the_constant_schedule_is_constant():

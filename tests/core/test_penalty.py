@@ -11,7 +11,7 @@ from compare import assert_close
 from compiled import fitted, run
 
 import torch_ref.penalty as twin
-from jaxpg.core import learner, penalty, training
+from jaxpg.core import algorithms, learner, penalty, training
 from jaxpg.core.distributions import categorical_kl
 from jaxpg.core.noise import key
 from jaxpg.proof import batch as shared
@@ -46,6 +46,16 @@ def test_the_next_weight_worked_by_hand(weight, kl, expected):
     theirs = twin.adapted_weight(weight, kl, desired_kl=torch.tensor(0.03))
     assert theirs == expected
     assert theirs.dtype == torch.float32
+
+
+def test_a_state_can_be_donated_beside_its_config():
+    """Its first weight was the config's own buffer."""
+    config = training.as_arrays(CONFIG)
+    made = algorithms.build(config)
+    state = learner.init(config, key(3), made)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(config)]
+    assert state.fit_state == config.kl_coef
+    assert state.fit_state.unsafe_buffer_pointer() not in buffers
 
 
 def test_the_weight_is_handed_from_update_to_update():

@@ -80,6 +80,17 @@ def test_stacked_settings_equal_separate_runs_without_compiling_again():
     assert_trees_close(flat(lane), flat(alone), 1e-4)  # float32, after four updates
 
 
+def test_several_values_of_a_field_need_a_vmap():
+    """Of N = 8 environments each would have had a γ of its own."""
+    gammas = jnp.linspace(0.1, 0.9, 8)
+    with pytest.raises(
+        ConfigError, match=r"gamma must be one number; got .* shape \(8,\): jax.vmap"
+    ):
+        jaxpg.train(Config(gamma=gammas), jaxpg.key(0))
+    shape = jax.eval_shape(jax.vmap(lambda x: train(Config(gamma=x), noise.key(0))[1]), gammas)
+    assert shape.env_steps.shape[0] == 8
+
+
 @pytest.mark.parametrize("arithmetic", ["float64", "float32_grid"])
 def test_float64_without_jaxs_64_bit_mode_is_refused(arithmetic):
     config = dataclasses.replace(SMALL, arithmetic=arithmetic)

@@ -373,8 +373,11 @@ def test_parts_of_ones_own(tmp_path, capsys):
     for policy in (
         loaded.policy(9, algorithm=mine(TINY)),
         jaxpg.load(out, build=mine).policy(9),
+        jaxpg.load(out, build=lambda config: mine(config), changed_algorithm=True).policy(9),
     ):
         np.testing.assert_array_equal(acted, policy.act(obs))
+    with pytest.raises(RunError, match=f"begun with the algorithm of {name}, and this is that of"):
+        jaxpg.load(out, build=lambda config: jaxpg.build(config))
     for whole in (loaded, memory):
         with pytest.raises(RunError, match=f"parts of your own \\({name}\\)"):
             whole.policy(9)
