@@ -46,6 +46,7 @@ def fit_value(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """value_steps steps of the critic; without one nothing, and losses of 0."""
+    learner.check_groups(learner.groups(config, learned.params))
     zero = torch.zeros_like(batch.target[0, 0])
     if not config.critic:
         return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})

@@ -55,8 +55,7 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
       algorithm: from `algorithms.build`.
 
     Raises:
-      ConfigError: if observations are to be normalised, and networks of one's own do not; or
-        these have parameters that nothing would train.
+      ConfigError: if observations are to be normalised, and networks of one's own do not.
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
@@ -64,12 +63,6 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
         raise ConfigError(
             "normalize_obs needs networks that normalise: hand yours to networks.normalized; got "
             f"parameters of {', '.join(params)}"
-        )
-    others = groups(config, params).keys() - {"joint", "policy", "value"}
-    if others:
-        raise ConfigError(
-            "parameters are of 'policy' and 'value', which have a loss each, and nothing would "
-            f"train those of {', '.join(sorted(others))}: joint_loss=True trains all of them"
         )
     draws = noise.first_reset(key_run, config, algorithm.env.spec)
     env_state = algorithm.env.reset(draws, config.env_params)
@@ -283,6 +276,17 @@ def apart(config: Config, params: nn.ModuleDict) -> tuple[nn.ModuleDict, nn.Modu
         return params, nn.ModuleDict()
     learned = {name: group for name, group in params.items() if name != "obs"}
     return nn.ModuleDict(learned), nn.ModuleDict({"obs": params["obs"]})
+
+
+def check_groups(names: Iterable[str]) -> None:
+    """Raise ConfigError if parameters are in a group that no loss is of: they would stay as they
+    are."""
+    others = sorted({*names} - {"joint", "policy", "value"})
+    if others:
+        raise ConfigError(
+            "parameters are of 'policy' and 'value', which have a loss each, and nothing would "
+            f"train those of {', '.join(others)}: joint_loss=True trains all of them"
+        )
 
 
 def rates(config: Config, update: int) -> dict[str, torch.Tensor]:

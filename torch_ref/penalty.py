@@ -78,7 +78,8 @@ def objectives(config: Config, old: nn.ModuleDict, weight: torch.Tensor) -> dict
         "value": ppo.value_objective,
         "joint": partial(ppo.joint_objective, policy_objective=policy),
     }
-    return {name: own[name] for name in learner.groups(config, old)}
+    groups = learner.groups(config, old)
+    return {name: objective for name, objective in own.items() if name in groups}
 
 
 def surrogate_objective(

@@ -70,6 +70,7 @@ def fit_value(
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
     """value_steps steps of the critic; without one nothing, and losses of 0."""
+    learner.check_groups(learner.groups(config, learned.params))
     zero = jnp.zeros((), config.float_type)
     if not config.critic:
         return learned, Fitted({"value_loss": zero, "value_grad_norm": zero}, {})

@@ -5,7 +5,7 @@ networks to that. What every fit is made of is here, too: the groups of paramete
 rates, and `descend`, a step of an optimizer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,8 +52,7 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
       algorithm: from `algorithms.build`.
 
     Raises:
-      ConfigError: if observations are to be normalised, and networks of one's own do not; or
-        these have parameters that nothing would train.
+      ConfigError: if observations are to be normalised, and networks of one's own do not.
     """
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
@@ -61,12 +60,6 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
         raise ConfigError(
             "normalize_obs needs networks that normalise: hand yours to networks.normalized; got "
             f"parameters of {', '.join(params)}"
-        )
-    others = groups(config, params).keys() - {"joint", "policy", "value"}
-    if others:
-        raise ConfigError(
-            "parameters are of 'policy' and 'value', which have a loss each, and nothing would "
-            f"train those of {', '.join(sorted(others))}: joint_loss=True trains all of them"
         )
     draws = noise.first_reset(key_run, config, algorithm.env.spec)
     env_state = algorithm.env.reset(draws, config.env_params)
@@ -276,6 +269,17 @@ def apart(config: Config, params: Params) -> tuple[Params, Params]:
     if not config.normalize_obs:
         return params, {}
     return {name: group for name, group in params.items() if name != "obs"}, {"obs": params["obs"]}
+
+
+def check_groups(names: Iterable[str]) -> None:
+    """Raise ConfigError if parameters are in a group that no loss is of: they would stay as they
+    are."""
+    others = sorted({*names} - {"joint", "policy", "value"})
+    if others:
+        raise ConfigError(
+            "parameters are of 'policy' and 'value', which have a loss each, and nothing would "
+            f"train those of {', '.join(others)}: joint_loss=True trains all of them"
+        )
 
 
 def with_group(params: Params, name: str, group: Params) -> Params:

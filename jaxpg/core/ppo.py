@@ -93,8 +93,9 @@ def objectives_of(groups: Iterable[str], own: Mapping[str, Callable]) -> dict[st
     """What each group of parameters descends: one's own objective, or that of OBJECTIVES.
 
     Raises:
-      ConfigError: if one is of a group that there is not.
+      ConfigError: if one is of a group that there is not, or a group has none.
     """
+    learner.check_groups(groups)
     usual = {name: OBJECTIVES[name] for name in groups}
     for name in own:
         if name not in usual:

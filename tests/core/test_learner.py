@@ -20,7 +20,7 @@ from compiled import init, run
 import torch_ref.learner as twin
 from jaxpg import fast
 from jaxpg.core import algorithms, gradient, learner, losses, noise, ring, training
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import TRAITS, Config, ConfigError
 from jaxpg.proof import batch as shared
 from jaxpg.proof import synthetic
 
@@ -129,11 +129,17 @@ def test_parameters_that_no_loss_is_of_are_refused():
         params = made.networks.init(key_policy, key_value)
         return {**params, "torso": params["policy"]}
 
-    mine = made._replace(networks=made.networks._replace(init=init))
-    with pytest.raises(ConfigError, match=r"nothing would train those of torso: joint_loss=True"):
-        learner.init(CONFIG, noise.key(0), mine)
-    joint = dataclasses.replace(CONFIG, joint_loss=True, value_steps=1)
-    assert set(learner.init(joint, noise.key(0), mine).opt_state) == {"joint"}
+    def ended(**fields):
+        config = dataclasses.replace(CONFIG, **fields)
+        made = algorithms.build(config)
+        mine = made._replace(networks=made.networks._replace(init=init))
+        return jax.eval_shape(lambda key: training.train(config, key, mine), noise.key(0))
+
+    for fit in TRAITS:
+        steps = 1 if TRAITS[fit].minibatched else CONFIG.value_steps
+        with pytest.raises(ConfigError, match=r"nothing would train those of torso: joint_loss"):
+            ended(fit=fit, value_steps=steps)
+    assert ended(joint_loss=True, value_steps=1)[0].opt_state.keys() == {"joint"}
 
 
 def test_the_constant_schedule_is_constant():
