@@ -45,7 +45,11 @@ def fit_separate(
 def fit_value(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
-    """value_steps steps of the critic; without one nothing, and losses of 0."""
+    """value_steps steps of the critic; without one nothing, and losses of 0.
+
+    Raises:
+      ConfigError: if there are parameters that neither the policy's step nor these would train.
+    """
     learner.check_groups(learner.groups(config, learned.params))
     zero = torch.zeros_like(batch.target[0, 0])
     if not config.critic:

@@ -88,7 +88,8 @@ def update(
     config: Config, state: LearnerState, algorithm: Algorithm
 ) -> tuple[LearnerState, Metrics]:
     """One update: draw the noise, collect, estimate, fit; all with the moments of observations
-    that it began with.
+    that it began with. What `init` took from the config is in the state, and stays as it is there:
+    env_params (`state.env_state.env_params`) and kl_coef (`state.fit_state`).
 
     Args:
       config: traced fields as tensors of the working dtype.
@@ -294,8 +295,8 @@ def rates(config: Config, update: int) -> dict[str, torch.Tensor]:
     index = torch.tensor(update, dtype=getattr(torch, config.float_type))
     schedule = torch.ones_like(index)
     if config.lr_schedule == "linear":
-        schedule = 1.0 - index / config.num_updates
-        schedule = torch.clamp(schedule, min=0.0)
+        spent = index / config.num_updates
+        schedule = torch.clamp(1.0 - spent, min=0.0)
     rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
     return {"joint": rate, "policy": rate, "value": value_rate}
 

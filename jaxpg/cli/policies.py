@@ -226,7 +226,7 @@ def loaded(directory: Path, changed_algorithm: bool) -> "Run":
     from jaxpg.runs.load import load
 
     build = manifests.algorithm(directory, manifest, changed_algorithm)
-    return load(directory, build, changed_algorithm=changed_algorithm)
+    return load(directory, build, changed_algorithm=True)  # it has just been checked, if wanted
 
 
 def one_seed(run: "Run", text: str, setting: int) -> int:

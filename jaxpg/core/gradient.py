@@ -69,7 +69,11 @@ def fit_value(
     *,
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
-    """value_steps steps of the critic; without one nothing, and losses of 0."""
+    """value_steps steps of the critic; without one nothing, and losses of 0.
+
+    Raises:
+      ConfigError: if there are parameters that neither the policy's step nor these would train.
+    """
     learner.check_groups(learner.groups(config, learned.params))
     zero = jnp.zeros((), config.float_type)
     if not config.critic:

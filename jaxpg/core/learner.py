@@ -291,8 +291,8 @@ def rates(config: Config, update: jax.Array) -> dict[str, jax.Array]:
     """The learning rates of an update, by optimizer; a linear schedule is 0 beyond the budget."""
     schedule = jnp.ones((), config.float_type)
     if config.lr_schedule == "linear":
-        schedule = 1.0 - update.astype(config.float_type) / config.num_updates
-        schedule = jnp.maximum(schedule, 0.0)
+        spent = update.astype(config.float_type) / config.num_updates
+        schedule = jnp.maximum(1.0 - spent, 0.0)
     rate, value_rate = config.learning_rate * schedule, config.value_learning_rate * schedule
     return {"joint": rate, "policy": rate, "value": value_rate}
 

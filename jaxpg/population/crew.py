@@ -60,10 +60,7 @@ class Lost(Exception):
     """A worker is gone, or does not answer."""
 
     def __init__(self, reason: str, trained: Chunk | None = None):
-        """
-        Args:
-          trained: what it trained.
-        """
+        """`trained` is the chunk that it had, if any."""
         super().__init__(reason)
         self.trained = trained
 
@@ -402,7 +399,7 @@ class _Crew:
             call, seconds = calls.popleft()
             try:
                 found = self._answer(call, self._limits.stall_seconds + seconds)
-            except (Lost, DoesNotFit) as error:  # there was room for it when it began
+            except (Lost, DoesNotFit) as error:  # when it began, there was room
                 raise Lost(str(error), chunk) from error
             except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
                 raise Lost(words.raised(error), chunk) from error  # what it computes on is broken
