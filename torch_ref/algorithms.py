@@ -23,7 +23,7 @@ from torch_ref import (
     wrappers,
 )
 from torch_ref.arithmetic import grid_distribution, grid_env, round_floats
-from torch_ref.config import Config, ConfigError
+from torch_ref.config import BUILT_OF, Config, ConfigError
 from torch_ref.types import Algorithm, Distribution, EnvSpec, Trajectory
 
 
@@ -71,6 +71,7 @@ def build(config: Config, round_floats: Callable = round_floats) -> Algorithm:
         optimizer=learner.OPTIMIZERS[config.optimizer],
         rounded=rounded if on_grid else as_it_is,
         learn=learner.learn,
+        built_of=tuple((name, getattr(config, name)) for name in BUILT_OF),
     )
 
 

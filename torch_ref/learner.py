@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from torch_ref import advantages, noise, ring, statistics
-from torch_ref.config import RECENT_EPISODES, Config, ConfigError
+from torch_ref.config import RECENT_EPISODES, Config, ConfigError, check_built_of
 from torch_ref.losses import masked_mean
 from torch_ref.types import (
     Algorithm,
@@ -55,8 +55,10 @@ def init(config: Config, key: Any, algorithm: Algorithm) -> LearnerState:
       algorithm: from `algorithms.build`.
 
     Raises:
-      ConfigError: if observations are to be normalised, and networks of one's own do not.
+      ConfigError: if the algorithm was built of another config; if observations are to be
+        normalised, and networks of one's own do not.
     """
+    check_built_of(config, algorithm.built_of)
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
     if config.normalize_obs and "obs" not in params:
@@ -95,6 +97,9 @@ def update(
       config: traced fields as tensors of the working dtype.
       state: of one seed.
       algorithm: from `algorithms.build`.
+
+    Raises:
+      ConfigError: if the algorithm was built of another config.
     """
     state, seen = watch(config, state, algorithm)
     return state, seen.metrics
@@ -102,6 +107,7 @@ def update(
 
 def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[LearnerState, Seen]:
     """`update`, and what it met, estimated and descended on the way."""
+    check_built_of(config, algorithm.built_of)
     steps = max_steps(config, algorithm.env.spec)
     draws = noise.draw(state.key, state.update, config, algorithm.env.spec, steps)
     env_state, met = collect(algorithm, state.params, state.env_state, draws)

@@ -149,6 +149,7 @@ class Algorithm(NamedTuple):
     optimizer: Callable[..., torch.optim.Optimizer]  # (config, parameters) -> their optimizer
     rounded: Callable[..., Any]  # what is carried forward, a tree: as it is, or on the grid
     learn: Callable[..., tuple]  # learner.learn
+    built_of: tuple[tuple[str, Any], ...] = ()  # (field, value) of the config that chose the parts
 
 
 class Learned(NamedTuple):

@@ -23,7 +23,7 @@ from jaxpg.core import (
     wrappers,
 )
 from jaxpg.core.arithmetic import grid_distribution, grid_env, round_floats
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import BUILT_OF, Config, ConfigError
 from jaxpg.core.types import Algorithm, Distribution, EnvSpec, Params, Trajectory
 
 
@@ -101,6 +101,7 @@ def build(
         optimizer=primitives.optimizer(learner.OPTIMIZERS[config.optimizer]),
         rounded=rounded if on_grid else as_it_is,
         learn=primitives.learn(learner.learn),
+        built_of=tuple((name, getattr(config, name)) for name in BUILT_OF),
     )
 
 

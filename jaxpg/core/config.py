@@ -39,6 +39,11 @@ class EnvParams(dict[str, Any]):
         """Those that are."""
         return {name: value for name, value in self.items() if name not in self.static}
 
+    @property
+    def known(self) -> list[str]:
+        """What an environment is built of: all names, and the values of what is static."""
+        return sorted(f"{x}={self[x]!r}" if x in self.static else x for x in self)
+
 
 OWN_PARAMS = EnvParams()  # an environment's own, whatever they are
 
@@ -322,6 +327,26 @@ TRACED = tuple(name for name, field in FIELDS.items() if "traced" in field.metad
 STATIC = tuple(name for name in FIELDS if name not in (*TRACED, "env_params"))  # it is both
 WHOLE = tuple(name for name in TRACED if FIELDS[name].type is int)
 OPTIONAL = tuple(name for name in TRACED if type(None) in get_args(FIELDS[name].type))
+# Those that an algorithm is built of: with another value, one of its parts is another.
+BUILT_OF = (
+    *("env", "max_episode_steps", "time_limit", "frame_stack", "squash"),
+    *("collect", "estimator", "baseline", "group_std", "discounting", "reduction"),
+    *("value_target", "value_data", "fit", "optimizer", "arithmetic"),
+    *("networks", "conv_features", "hidden_sizes", "activation", "init", "normalize_obs"),
+    *("sigma", "log_prob"),
+)
+
+
+def check_built_of(config: Config, built_of: tuple[tuple[str, Any], ...]) -> None:
+    """Raise ConfigError if an algorithm was built of other fields: it would train by those."""
+    for name, value in built_of:
+        given = getattr(config, name)
+        if given != value:
+            raise ConfigError(
+                f"the algorithm was built with {name}={value!r}, by which it would train; got a "
+                f"config with {name}={given!r}: build one of each config, or let yours go with "
+                "any, algorithm._replace(built_of=())"
+            )
 
 
 def nearest(name: str, choices: Any) -> str:

@@ -45,7 +45,7 @@ def make(
     world = world.with_params({key: env_params[key] for key in env_params.static})
     world = world.with_time_limit(max_episode_steps)  # a clock may be observed
     check_spaces(world)
-    spec, names = _spec(world, max_episode_steps, bool(env_params)), env_params.keys()
+    spec, built_for = _spec(world, max_episode_steps, bool(env_params)), env_params.known
     encode, decode = _encoder(world, float_type), _decoder(world, squash)
     begin, advance = dynamics.begin_and_advance(world, float_type)
     with explained(world.name, float_type, env_params):
@@ -60,10 +60,10 @@ def make(
 
     def reset(noise: jax.Array, env_params: EnvParams = OWN_PARAMS) -> EnvState:
         env_params = world.typed(env_params)
-        if env_params.keys() != names:
+        if env_params.known != built_for:
             raise ConfigError(
-                f"the environment was built for env_params {sorted(names)}, and is given "
-                f"{sorted(env_params)}: build the algorithm of this config"
+                f"the environment was built for env_params {built_for}, and is given "
+                f"{env_params.known}: build the algorithm of this config"
             )
         values = {key: jnp.asarray(x, float_type) for key, x in env_params.traced.items()}
         return rows(start)(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpg.core import advantages, noise, ring, statistics
-from jaxpg.core.config import RECENT_EPISODES, Config, ConfigError
+from jaxpg.core.config import RECENT_EPISODES, Config, ConfigError, check_built_of
 from jaxpg.core.losses import masked_mean
 from jaxpg.core.types import (
     Algorithm,
@@ -52,8 +52,10 @@ def init(config: Config, key: jax.Array, algorithm: Algorithm) -> LearnerState:
       algorithm: from `algorithms.build`.
 
     Raises:
-      ConfigError: if observations are to be normalised, and networks of one's own do not.
+      ConfigError: if the algorithm was built of another config; if observations are to be
+        normalised, and networks of one's own do not.
     """
+    check_built_of(config, algorithm.built_of)
     key_policy, key_value, key_run = noise.streams(key)
     params = algorithm.networks.init(key_policy, key_value)
     if config.normalize_obs and "obs" not in params:
@@ -92,6 +94,9 @@ def update(
       config: traced fields as arrays of the working dtype.
       state: of one seed; vmap for more.
       algorithm: from `algorithms.build`.
+
+    Raises:
+      ConfigError: if the algorithm was built of another config.
     """
     state, seen = watch(config, state, algorithm)
     return state, seen.metrics
@@ -99,6 +104,7 @@ def update(
 
 def watch(config: Config, state: LearnerState, algorithm: Algorithm) -> tuple[LearnerState, Seen]:
     """`update`, and what it met, estimated and descended on the way."""
+    check_built_of(config, algorithm.built_of)
     steps = max_steps(config, algorithm.env.spec)
     draws = noise.draw(state.key, state.update, config, algorithm.env.spec, steps)
     env_state, met = collect(algorithm, state.params, state.env_state, draws)

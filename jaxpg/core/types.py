@@ -163,6 +163,7 @@ class Algorithm(NamedTuple):
     optimizer: Callable  # (config) -> an optax.GradientTransformation, from gradients to directions
     rounded: Callable[..., Any]  # what is carried forward, a tree: as it is, or on the grid
     learn: Callable[..., tuple]  # learner.learn, as a vmap over seeds is to carry it out
+    built_of: tuple[tuple[str, Any], ...] = ()  # (field, value) of the config that chose the parts
 
 
 class Learned(NamedTuple):

@@ -30,11 +30,12 @@ import numpy as np
 import pytest
 import torch
 
-import jaxpg.core.types
+import jaxpg
+import jaxpg.core.losses
 import torch_ref
 import torch_ref.types
 from jaxpg.core import algorithms, learner, noise, training
-from jaxpg.core.config import Config, ConfigError
+from jaxpg.core.config import BUILT_OF, STATIC, Config, ConfigError
 from jaxpg.proof import synthetic
 from torch_ref import algorithms as torch_algorithms
 from torch_ref import noise as torch_noise
@@ -172,6 +173,66 @@ def test_what_is_of_continuous_actions_alone_is_refused(package, given):
 def test_an_algorithm_needs_a_known_environment():
     with pytest.raises(ConfigError, match="did you mean 'CartPole-v1'"):
         algorithms.build(Config(env="CartPole"))
+
+
+def built_of(config_class, changes):
+    """The static fields of a config that its algorithm looks at while another is trained."""
+    read = set()
+
+    class Watched(config_class):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    given = {"num_envs": 2, "num_steps": 4, "total_steps": 8, "total_episodes": 2, **changes}
+    watched, config = Watched(**given), config_class(**given)
+    read.clear()
+    if config_class is Config:
+        algorithm, config = algorithms.build(watched), training.as_arrays(config)
+        jax.eval_shape(partial(training.train, config, algorithm=algorithm), noise.key(0))
+    else:
+        torch_ref.train(config, torch_noise.key(0), torch_ref.build(watched))
+    return read & {*STATIC}
+
+
+@pytest.mark.parametrize("config_class", [Config, torch_ref.Config], ids=["jaxpg", "torch_ref"])
+def test_it_is_built_of_what_its_parts_look_at(config_class):
+    choices = [
+        {},
+        {"env": "Pendulum-v1", "sigma": "state", "squash": True, "normalize_obs": True},
+        {
+            "collect": "episodes",
+            "estimator": "reward_to_go",
+            "baseline": "group",
+            "max_episode_steps": 4,
+        },
+        {"env": "Catch-bsuite", "conv_features": (2,), "frame_stack": 2},
+    ]
+    looked_at = set.union(*(built_of(config_class, changes) for changes in choices))
+    assert looked_at == {*BUILT_OF}
+
+
+@packages
+def test_an_algorithm_of_another_config_is_refused(package):
+    """It would train by its own, in silence: one estimator under another's name."""
+    ours, typed, run = {
+        "jaxpg": (jaxpg, training.as_arrays, jax.eval_shape),  # tracing is enough
+        "torch_ref": (torch_ref, as_tensors, lambda function: function()),
+    }[package]
+    config = typed(ours.Config(num_envs=2, num_steps=4, total_steps=8))
+    other = dataclasses.replace(config, estimator="td_error")
+    algorithm, key = ours.build(config), ours.key(0)
+    state = run(lambda: ours.init(config, key, algorithm))
+    for refused in (
+        lambda: ours.init(other, key, algorithm),
+        lambda: ours.update(other, state, algorithm),
+        lambda: ours.train(other, key, algorithm),
+    ):
+        with pytest.raises(ValueError, match=r"built with estimator='gae'.* estimator='td_error'"):
+            run(refused)
+    longer = dataclasses.replace(config, num_steps=6, total_steps=24, learning_rate=config.gamma)
+    for config, meant in ((longer, algorithm), (other, algorithm._replace(built_of=()))):
+        run(partial(ours.train, config, key, meant))
 
 
 # Parts of one's own.

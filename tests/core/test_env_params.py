@@ -279,6 +279,16 @@ def test_an_algorithm_of_another_config_is_refused():
         torch_ref.learner.init(torch_ref.training.as_tensors(twin), torch_ref.noise.key(0), own)
 
 
+def test_so_is_one_of_another_static_value():
+    maze = Config(env="MetaMaze-misc", num_envs=2, env_params={"normalize_time": True})
+    other = dataclasses.replace(maze, env_params={"normalize_time": False})
+    words = (
+        r"built for env_params \['normalize_time=True'\], and is given \['normalize_time=False'\]"
+    )
+    with pytest.raises(ConfigError, match=words):
+        learner.init(training.as_arrays(other), noise.key(0), fast.build(maze))
+
+
 def test_the_page_is_true():
     assert pages.run(readme.ROOT / "docs" / "environments.md") == 2
 
