@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxpg import words
 from jaxpg.core.config import Config
 from jaxpg.errors import RunError
 
@@ -21,10 +22,22 @@ class Budget(NamedTuple):
     amount: int
     unit: str  # environment steps, or episodes
 
+    @property
+    def said(self) -> str:
+        """For people."""
+        return f"{words.amount(self.amount)} {self.unit}"
+
 
 def budget(config: Config) -> Budget:
     """What a config gives to each seed; a remainder that pays for no update is left unspent."""
     return Budget(getattr(config, config.budget), config.unit)
+
+
+def taken(config: Config) -> Budget:
+    """What each seed takes of its budget: all, but for a fiftieth; less where one more of its
+    updates would be too much."""
+    own, updates = budget(config), config.num_updates * config.update_cost
+    return own if own.amount - updates <= NEAR * own.amount else own._replace(amount=updates)
 
 
 def spent(config: Config, population: "Population", unit: str) -> np.ndarray:
@@ -61,15 +74,16 @@ def smallest(runs: Sequence[tuple[Config, "Population"]]) -> Budget | None:
     its cheapest seed took (of those that diverged none).
 
     Raises:
-      RunError: if one update of a run costs more than that.
+      RunError: if one update of a seed costs more than that.
     """
     first, *others = (config for config, _ in runs)
     if all(alike(first, other) for other in others):
         return None
     within = _smallest(runs)
     for config, population in runs:
-        own = within.unit == config.unit
-        paid = config.update_cost if own else int(population.metrics.env_steps[:, 0].min())
+        paid = config.update_cost
+        if within.unit != config.unit:
+            paid = int(population.metrics.env_steps[_healthy(population), 0].max())
         if paid > within.amount:
             raise RunError(
                 f"there is nothing to compare after {within.amount:,} {within.unit}, the smallest "
@@ -85,7 +99,12 @@ def _smallest(runs: Sequence[tuple[Config, "Population"]]) -> Budget:
         return min(budgets)
     amounts = []
     for config, population in runs:
-        healthy = population.frozen_at < 0
-        used = spent(config, population, STEPS)[:, -1]
-        amounts.append(int((used[healthy] if healthy.any() else used).min()))
+        used = spent(config, population, STEPS)[_healthy(population), -1]
+        amounts.append(int(used.min()))
     return Budget(min(amounts), STEPS)
+
+
+def _healthy(population: "Population") -> np.ndarray:
+    """Whether each row has not diverged, bool [S]; all of them, if all have."""
+    healthy = np.asarray(population.frozen_at) < 0
+    return healthy if healthy.any() else ~healthy

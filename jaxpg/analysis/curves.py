@@ -15,7 +15,10 @@ POINTS = 100  # points of a curve; updates are averaged into so many
 
 
 def curve_points(
-    config: Config, population: "Population", unit: str | None = None
+    config: Config,
+    population: "Population",
+    unit: str | None = None,
+    least: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the curve's points lie, and the return that each seed counts with there.
 
@@ -27,6 +30,7 @@ def curve_points(
       population: rows of one setting, or of several that count as one.
       unit: what is counted along the curve: the budget's own (None), or budget.STEPS. The curve
         ends where the first healthy seed has spent its budget.
+      least: what a seed that failed counts with; None takes the population's own floor.
 
     Returns:
       What each seed has spent, [P]; returns [S, P], NaN before a seed's first episode has ended.
@@ -41,7 +45,7 @@ def curve_points(
     frozen_at = population.frozen_at[:, None]
     gone = (frozen_at >= 0) & (edges[1:] > frozen_at)
     silent = ~np.isfinite(returns).any(axis=1, keepdims=True)
-    returns = np.where(gone | silent, floor(population), returns)
+    returns = np.where(gone | silent, floor(population) if least is None else least, returns)
     if unit in (None, config.unit):
         return edges[1:] * config.update_cost, returns
     used = spent(config, population, unit)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxpg import words
-from jaxpg.analysis.outcomes import Outcomes, evaluated, time_to_solve
+from jaxpg.analysis.outcomes import Outcomes, all_gone, evaluated, time_to_solve
 from jaxpg.analysis.stats import (
     Estimate,
     estimate,
@@ -93,7 +93,10 @@ def last_evaluation(population: "Population") -> dict[str, Estimate]:
     seen = evaluated(population)
     if seen is None:
         return {}
-    return {mode: estimate(iqm, [getattr(seen, mode)[:, -1]]) for mode in MODES}
+    found = {mode: estimate(iqm, [getattr(seen, mode)[:, -1]]) for mode in MODES}
+    if not all_gone(population, seen.update[-1]):
+        return found
+    return {mode: one._replace(low=math.nan, high=math.nan) for mode, one in found.items()}
 
 
 def spread(scores: np.ndarray, setting: np.ndarray | None = None) -> dict[str, float | None]:
@@ -148,7 +151,9 @@ def write_interval(found: Estimate, kind: str) -> str:
 def remarks(outcomes: Outcomes) -> list[str]:
     """What a reader must know of seeds that are not as the others, and of their number."""
     known = math.isfinite(outcomes.floor)
-    floor = f"with a return of {words.returned(outcomes.floor)}, no better than untrained, and "
+    floor = (
+        f"with a return of {words.returned(outcomes.floor)}, no better than before training, and "
+    )
     counted = f"counted {floor if known else ''}as not solved"
     lines = []
     for count, what in (
@@ -170,7 +175,7 @@ def remarks(outcomes: Outcomes) -> list[str]:
 
 def of_long_memory(outcomes: Outcomes) -> list[str]:
     """That final returns are of much of the training, if they are."""
-    if outcomes.recent_share < LONG:
+    if outcomes.recent_share <= LONG:
         return []
     return [
         f"the last {RECENT_EPISODES} episodes, of which a final return is the mean, are "

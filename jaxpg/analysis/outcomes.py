@@ -94,7 +94,7 @@ def outcomes(
         population = until(config, population, within)
     final = np.asarray(population.final_return, float)
     diverged = population.frozen_at >= 0
-    least, share = floor(population), _recent_share(population)
+    least, share = floor(population), _recent_share(population, cut=within is not None)
     if target is None:
         return Outcomes(final, diverged, least, None, share)
     trailing = trailing_return(*_returns(population))
@@ -109,12 +109,13 @@ def outcomes(
     lost = (trailing < lost_below) & (update > first[:, None])
     used = spent(config, population, within.unit if within else budget(config).unit)
     time = used[np.arange(len(first)), first].astype(float)
+    watched = np.where(used <= within.amount, used, 0).max(axis=1) if within else used[:, -1]
     solving = Solving(
         target=target,
         lost_below=lost_below,
         solved=solved,
         ever=np.asarray(ever),
-        time=np.where(ever, time, within.amount) if within else time,
+        time=np.where(ever, time, watched),
         collapsed=np.logical_and(ever, lost.any(axis=1)),
         judged=failed(population) | has_recent_episodes(population),
         known=is_known_who_solves(population),
@@ -122,14 +123,20 @@ def outcomes(
     return Outcomes(final, diverged, least, solving, share)
 
 
-def _recent_share(population: "Population") -> float:
+def _recent_share(population: "Population", cut: bool) -> float:
     """The share of its updates in which the last 100 episodes of the median seed ended; 0 where
-    all have failed."""
+    all have failed.
+
+    Args:
+      cut: whether an update counts whole, as in `until`, though its first episodes are not needed.
+    """
     metrics = population.metrics
     some = ~failed(population)
-    later = np.cumsum(np.asarray(metrics.episodes)[some, ::-1], axis=1)
+    episodes = np.asarray(metrics.episodes)[some]
+    later = np.cumsum(episodes[:, ::-1], axis=1)[:, ::-1] - episodes
+    share = np.clip((RECENT_EPISODES - later) / np.maximum(episodes, 1), 0.0, 1.0)
     trained = np.asarray(metrics.env_steps)[some] > 0  # within what counts
-    within = (later[:, ::-1] < RECENT_EPISODES) & trained
+    within = (np.ceil(share) if cut else share) * trained
     return float(np.median(within.sum(axis=1) / trained.sum(axis=1))) if some.any() else 0.0
 
 
@@ -293,6 +300,12 @@ def evaluated(population: "Population") -> Evaluations | None:
             returns[rows] = _evaluations_counted(returns[rows], before)
     known = np.isfinite(greedy).all() and np.isfinite(sampled).all()
     return Evaluations(seen.update, greedy, sampled) if known else None
+
+
+def all_gone(population: "Population", update: int) -> bool:
+    """Whether every row had diverged when it was evaluated there: all count with one number."""
+    frozen_at = np.asarray(population.frozen_at)
+    return bool(((frozen_at >= 0) & (update > frozen_at)).all())
 
 
 def _evaluations_counted(returns: np.ndarray, before: float | None) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpg import words
-from jaxpg.analysis.budget import STEPS, Budget, budget, smallest, spent
+from jaxpg.analysis.budget import NEAR, STEPS, Budget, smallest, spent, taken
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
@@ -232,7 +232,8 @@ def budgets(entries: Sequence[Entry]) -> list[str]:
     if within is None:
         return []
     given = ", ".join(f"{entry.letter} {_budget(entry)}" for entry in entries)
-    lines = [f"budgets differ ({given}): all are compared after {_said(within)} of each seed"]
+    lines = [f"budgets differ ({given}): all are compared after {within.said} of each seed"]
+    lines += filter(None, map(_cut_short, entries))
     falling = [entry.letter for entry in entries if _falls(entry)]
     if falling:
         lines.append(
@@ -258,7 +259,7 @@ def as_object(entries: Sequence[Entry], held: Sequence[Pair]) -> dict[str, Any]:
                 "algorithm": entry.run.manifest.called,
                 "setting": dict(entry.run.settings[entry.setting]),
                 "seeds": len(entry.rows),
-                "budget": budget(entry.run.config)._asdict(),
+                "budget": taken(entry.run.config)._asdict(),
                 "diverged": int(entry.outcomes.diverged.sum()),
                 "without_episode": int(np.isnan(entry.outcomes.final).sum()),
                 "measures": {name: as_json(one) for name, one in entry.measures.items()},
@@ -298,7 +299,7 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
             look = figures.look(i)
             config, population = entry.run.config, entry.run.population
             part = select(population, entry.rows)
-            amount, returns = curve_points(config, part, spent_in)
+            amount, returns = curve_points(config, part, spent_in, entry.outcomes.floor)
             ends.append(float(amount[-1]))
             figures.draw_iqm(curves, amount, returns, label=named[i], **look)
             iqm = entry.measures["iqm"]
@@ -321,7 +322,7 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
         intervals.set_ylim(0.5 - len(entries), 0.5)
         intervals.set_xlabel("final return, IQM")
         times.set_visible(solving is not None)
-        final = f"Return after {_said(within)}" if within else "Final return"
+        final = f"Return after {within.said}" if within else "Final return"
         titles = ("Learning curves (IQM)", final, "Performance profiles", "Time to solve")
         for axes, title in zip((curves, intervals, profiles, times), titles, strict=True):
             axes.set_title(title, loc="left", fontsize=11)
@@ -406,7 +407,7 @@ def _verdict(pair: Pair) -> str:
         seeds = "these seeds say nothing of which is better"
     else:
         seeds = f"if it is as these seeds say, {pair.seeds:,} of each tell them apart ({POWER:.0%})"
-    after = f" after {_said(pair.than.within)}" if pair.than.within else ""
+    after = f" after {pair.than.within.said}" if pair.than.within else ""
     return (
         f"{better} beats {than} with probability {one.value:.3f} "
         f"({one.low:.3f} to {one.high:.3f}){after}: {says}; {seeds}"
@@ -416,16 +417,25 @@ def _verdict(pair: Pair) -> str:
 def _budget(entry: Entry) -> str:
     """What a run gave to each seed; in steps too, where that is what it is compared in."""
     config, within = entry.run.config, entry.within
-    own = budget(config)
+    own = taken(config)
     if within is None or within.unit == own.unit:
-        return _said(own)
+        return own.said
     used = spent(config, entry.run.population, within.unit)[entry.rows, -1]
     took = " to ".join(dict.fromkeys(words.amount(x) for x in (used.min(), used.max())))
-    return f"{_said(own)} in {took} steps"
+    return f"{own.said} in {took} steps"
 
 
-def _said(budget: Budget) -> str:
-    return f"{words.amount(budget.amount)} {budget.unit}"
+def _cut_short(entry: Entry) -> str | None:
+    """That what counts of it is a fiftieth less than what is compared: only whole updates do."""
+    within, healthy = entry.within, ~entry.outcomes.diverged
+    if within is None or not healthy.any():
+        return None
+    used = spent(entry.run.config, entry.run.population, within.unit)[entry.rows][healthy]
+    last = np.where(used <= within.amount, used, 0).max(axis=1)
+    if within.amount - last.min() <= NEAR * within.amount:
+        return None
+    at = " to ".join(dict.fromkeys(words.amount(x) for x in (last.min(), last.max())))
+    return f"{entry.letter} is what its last whole update by then had made of it, after {at}"
 
 
 def _falls(entry: Entry) -> bool:

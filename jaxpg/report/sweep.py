@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpg import words
+from jaxpg.analysis.budget import Budget, taken
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import (
     MEASURES,
@@ -71,8 +72,7 @@ class Point(NamedTuple):
     outcomes: Outcomes
     measures: dict[str, Estimate | None]
     evaluated: dict[str, Estimate]  # the IQM of the last evaluation while it trained, by mode
-    amount: np.ndarray  # [P]
-    returns: np.ndarray  # [S, P]
+    taken: Budget  # what each of its seeds was trained for
 
     @property
     def score(self) -> float:
@@ -116,6 +116,11 @@ class Found(NamedTuple):
     def ranked(self) -> list[Point]:
         """The best first; of equal ones the first of the grid."""
         return sorted(self.points, key=lambda point: -point.score)
+
+    @property
+    def taken(self) -> list[Budget]:
+        """What seeds were trained for, in ascending order: of most sweeps one budget."""
+        return sorted({point.taken for point in self.points})
 
     @property
     def modes(self) -> list[str]:
@@ -195,10 +200,9 @@ def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Poi
     for i, setting in enumerate(run.settings):
         part = select(run.population, run.population.setting == i)
         ends = outcomes(run.config, part, target)
-        curve = curve_points(run.config, part)
         values = {**program, **setting}
         seen = last_evaluation(part)
-        found.append(Point(values, run.directory, i, ends, measure(ends), seen, *curve))
+        found.append(Point(values, run.directory, i, ends, measure(ends), seen, taken(run.config)))
     return found
 
 
@@ -270,8 +274,10 @@ def _caveat(found: Found) -> str:
             f"Points of another {' or '.join(found.apart)} act in another environment: which "
             "return is higher says as much of that as of what was trained."
         )
-    if len(found.grid.get(found.config.budget, ())) > 1:
-        said.append(f"Points of another {found.config.budget} have trained for longer or shorter.")
+    if len(found.taken) > 1:
+        said.append(f"Points have trained for {' or '.join(one.said for one in found.taken)}.")
+    if any(_failed(found).values()):
+        said.append("Seeds that failed count as untrained, with the lowest final return if lower.")
     if rivals := _rivals(found):
         shown = "; ".join(_said(point, found) for point in rivals[:CURVES])
         more = f" and {len(rivals) - CURVES} more" if len(rivals) > CURVES else ""
@@ -284,9 +290,10 @@ def _caveat(found: Found) -> str:
 
 
 def _rivals(found: Found) -> list[Point]:
-    """Of the points in the table on the terminal those that end lower than the best, though other
-    seeds might say otherwise. Any two of all points might have been the first two: a chance of 5 %
-    that some are told apart that are alike is divided among so many pairs (Bonferroni)."""
+    """Of the points in the table on the terminal those that other seeds might say to be the best,
+    those that are as good among these. Any two of all points might have been the first two: a
+    chance of 5 % that some are told apart that are alike is divided among so many pairs
+    (Bonferroni)."""
     if not found.best:
         return []
     best, scored = found.best[0], [one for one in found.ranked if math.isfinite(one.score)]
@@ -294,7 +301,7 @@ def _rivals(found: Found) -> list[Point]:
     return [
         one
         for one in scored[:SHOWN]
-        if one.score < best.score
+        if one is not best
         and paired_improvement(best.outcomes.scores, one.outcomes.scores, alpha).low <= 0.5
     ]
 
@@ -374,11 +381,7 @@ def _page(found: Found, pictures: dict[str, list[Picture]], drawn: dict[str, Dra
 
 def _budget(found: Found) -> str | None:
     """Of each seed; None where points differ in it."""
-    config = found.config
-    if len(found.grid.get(config.budget, ())) > 1:
-        return None
-    amount = found.grid.get(config.budget, [getattr(config, config.budget)])[0]
-    return f"{words.amount(amount)} {config.unit}"
+    return found.taken[0].said if len(found.taken) == 1 else None
 
 
 def _said_best(found: Found) -> str:
@@ -593,12 +596,16 @@ def _curves(found: Found) -> Picture:
 
 
 def _draw_curves(axes: Any, found: Found, shown: Sequence[Point]) -> None:
+    ends = []
     for i, point in enumerate(shown):
-        label = _said(point, found)
-        figures.draw_iqm(axes, point.amount, point.returns, label=label, **figures.look(i))
+        run, label = load(point.directory), _said(point, found)
+        part = select(run.population, run.population.setting == point.setting)
+        amount, returns = curve_points(run.config, part, least=point.outcomes.floor)
+        ends.append(amount[-1])
+        figures.draw_iqm(axes, amount, returns, label=label, **figures.look(i))
     solving = shown[0].outcomes.solving
     figures.draw_target(axes, solving and solving.target)
-    figures.label_budget(axes, found.config.unit, max(p.amount[-1] for p in shown))
+    figures.label_budget(axes, found.config.unit, max(ends))
     figures.label_returns(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, fontsize=8.5)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxpg import files, words
 from jaxpg.analysis.measures import of_few, spread
 from jaxpg.analysis.outcomes import (
+    all_gone,
     evaluated,
     failed,
     is_known_who_solves,
@@ -35,6 +36,7 @@ from jaxpg.runs.manifests import Manifest
 
 EVALUATIONS = ("evaluated_at", "greedy_return", "sampled_return")  # as `Evaluations` has them
 FILES = ("results.npz", "params.safetensors", "summary.json")  # the last says that all are there
+NO_INTERVAL = {"ci95_low": None, "ci95_high": None}  # of numbers that are one made-up number
 
 
 def save(
@@ -95,12 +97,14 @@ def summarize(
     """What summary.json says; every number a JSON number, or null where there is none."""
     config, population = what.config, population._replace(manifest=what)
     total_env_steps = int(population.metrics.env_steps.sum(dtype=np.int64))
-    frozen = np.flatnonzero(population.frozen_at >= 0)
     silent = population.metrics.episodes.sum(axis=1) == 0
     counted = scores(population)
 
     def outcome(rows: Any) -> dict[str, Any]:
         return _outcome(config, select(population, rows), counted[rows])
+
+    def named(row: Any) -> dict[str, int]:
+        return {"seed": int(population.seeds[row]), "setting": int(population.setting[row])}
 
     return {
         "preset": what.preset,
@@ -118,15 +122,14 @@ def summarize(
             {"setting": dict(setting), **outcome(population.setting == i)}
             for i, setting in enumerate(what.settings)
         ],
-        "seeds_without_episode": population.seeds[silent].tolist(),
+        "seeds_without_episode": [named(i) for i in np.flatnonzero(silent)],
         "diverged": [
             {
-                "seed": int(population.seeds[i]),
-                "setting": int(population.setting[i]),
+                **named(i),
                 "update": int(population.frozen_at[i]),
                 "cause": CAUSES[population.cause[i]],
             }
-            for i in frozen
+            for i in np.flatnonzero(population.frozen_at >= 0)
         ],
         "config": _shared(what),
         "versions": provenance.versions(config.env),
@@ -169,7 +172,8 @@ def closing(summary: dict[str, Any], out: Path) -> str:
     silent = summary["seeds_without_episode"]
     if silent and found is not None:
         lines.append(
-            f"{words.seeds(len(silent))} finished no episode, the first of them seed {silent[0]}: "
+            f"{words.seeds(len(silent)) if settings == 1 else len(silent)} finished no episode, "
+            f"the first of them seed {silent[0]['seed']}: "
             "they count as untrained"
         )
     if summary["solved_at"] is not None:
@@ -187,7 +191,8 @@ def closing(summary: dict[str, Any], out: Path) -> str:
         first = diverged[0]
         lines.append(
             f"{len(diverged)} diverged and were frozen at their last finite state, the first of "
-            f"them seed {first['seed']} at update {first['update']} ({first['cause']})"
+            f"them seed {first['seed']} at update {first['update']} ({first['cause']}): they count "
+            "as untrained"
         )
     lines.append(f"{out}: {' '.join(reversed(FILES))}")
     if summary["learning"] and summary["learning"]["warning"]:
@@ -203,7 +208,7 @@ def _outcome(config: Config, population: Population, counted: np.ndarray) -> dic
         solved = float(is_solved(population, target).mean())
     found = None if np.isnan(counted).any() else spread(counted, population.setting)
     if found is not None and failed(population).all():  # all count with the floor
-        found |= {"ci95_low": None, "ci95_high": None}
+        found |= NO_INTERVAL
     return {
         "final_return": found,
         "solved_at": target,
@@ -228,6 +233,7 @@ def evaluations(config: Config, population: Population) -> dict[str, Any] | None
             name: {
                 "at": int(seen.update[k]) * config.update_cost,
                 **spread(returns[:, k], population.setting),
+                **(NO_INTERVAL if all_gone(population, seen.update[k]) else {}),
             }
             for name, k in (("last", len(seen.update) - 1), ("best", best))
         }

@@ -221,8 +221,8 @@ def test_remarks_say_what_failed_seeds_count_with():
     some = outcomes(CONFIG, population([[20.5, 480, 490, 500]] * 3, frozen_at=[-1, 2, 3]))
     said, of_three = remarks(some)
     assert said == (
-        "2 seeds diverged: counted with a return of 20.5, no better than untrained, and as not "
-        "solved"
+        "2 seeds diverged: counted with a return of 20.5, no better than before training, and as "
+        "not solved"
     )
     assert of_three == (
         "of 3 seeds an interval is too narrow: those of the IQM cover the truth in about three "
@@ -341,9 +341,30 @@ def test_budgets_in_different_units_meet_in_steps():
     some = outcomes(IN_EPISODES, in_episodes, within=within)
     assert some.final.tolist() == [20, 500, 500]
     assert some.diverged.tolist() == [False, False, True]
-    assert some.solving.time.tolist() == [20, 10, 2]
+    assert some.solving.time.tolist() == [10, 10, 2]  # the first was not watched any longer
     with pytest.raises(ValueError, match="not measured in episodes"):
         spent(CONFIG, in_steps, "episodes")
+    used[0] = [21, 1, 1, 1]  # more than that in its first update
+    dear = population([[20, 480, 490, 500]] * 3, frozen_at=[-1, -1, 2], env_steps=used)
+    with pytest.raises(RunError, match=r"nothing to compare after 20 .* takes 21"):
+        smallest([(CONFIG, in_steps), (IN_EPISODES, dear)])
+
+
+@pytest.mark.parametrize(
+    ("episodes", "share", "of_cut"),
+    [
+        ([100] * 4, 1 / 4, 1 / 4),
+        ([300] * 4, 1 / 12, 1 / 4),  # a third of the last update; cut, all of it counts
+        ([80, 80, 80, 80], 1.25 / 4, 1 / 2),
+        ([100, 0, 0, 40], (1 + 2 + 0.6) / 4, 1.0),
+        ([10] * 4, 1.0, 1.0),
+    ],
+)
+def test_how_much_of_the_training_a_final_return_is_of(episodes, share, of_cut):
+    some = population([[20.0, 30, 40, 50]] * 2, episodes)
+    assert outcomes(CONFIG, some).recent_share == pytest.approx(share)
+    cut = outcomes(CONFIG, some, within=Budget(80, STEPS))
+    assert cut.recent_share == pytest.approx(of_cut)
 
 
 def test_the_curve_of_a_failed_seed_is_what_it_counts_with():

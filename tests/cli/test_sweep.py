@@ -128,7 +128,7 @@ def test_the_same_line_again_trains_nothing_and_another_is_refused(trained, caps
     shown = capsys.readouterr().out
     assert shown.count("is finished") == 2
     assert "learning_rate" in shown
-    longer = "Points of another total_steps have trained for longer or shorter."
+    longer = "Points have trained for 216 environment steps or 288 environment steps."
     assert longer in " ".join(shown.split())
     assert longer in (trained / "report.html").read_text()
     assert f"report: {trained / report.NAME}" in shown
@@ -203,7 +203,7 @@ def test_a_run_of_several_settings_alone_has_such_a_page_too(trained):
     assert report.make(directory) == directory / report.NAME
     text = Page((directory / report.NAME).read_text()).text
     assert "2 points of 3 seeds each" in text
-    assert "for longer or shorter" not in text
+    assert "Points have trained for" not in text
     assert "learning_rate=0.01" in text or "learning_rate=0.001" in text
 
 
@@ -379,6 +379,53 @@ def test_the_page_says_the_best_point_and_has_the_pictures(page):
         "heat-value-steps-lr-schedule",
         "learning-curves",
     }
+
+
+def test_points_of_large_updates_have_trained_for_less(tmp_path):
+    """An update that does not go into what is left of the budget is not made."""
+    out = tmp_path / "out"
+    out.mkdir()
+    grid = {"num_steps": [10, 25]}
+    config = Config(num_envs=2, num_steps=10, total_steps=60, hidden_sizes=(3,))
+    asked = sweep.Plan("vpg", config, grid, "0:3", 2)
+    (out / sweep.NAME).write_text(sweep._text(asked))
+    for name, program in zip(asked.names, asked.programs, strict=True):
+        updates = dataclasses.replace(config, **program).num_updates
+        given = {"total_steps": 60, **program}
+        handmade.run(out / name, np.linspace(20, [480, 490, 500], updates + 1)[1:].T, **given)
+    main(["report", str(out)])
+    text = " ".join(Page((out / report.NAME).read_text()).text.split())
+    assert "2 points of 3 seeds each" in text
+    assert "a budget of" not in text
+    assert "Points have trained for 50 environment steps or 60 environment steps." in text
+
+
+def test_what_is_as_good_is_no_less_told_apart_than_what_is_worse(tmp_path, capsys):
+    out = by_hand(tmp_path / "out", [ENDS[0], ENDS[0], ENDS[1], ENDS[0]])
+    main(["report", str(out)])
+    text = " ".join(Page((out / report.NAME).read_text()).text.split())
+    alike = ("value_steps=1, lr_schedule=linear", "value_steps=2, lr_schedule=linear")
+    told = text.partition("do not tell the best apart from ")[2]
+    assert all(told.find(one) in range(200) for one in alike)
+
+
+def test_seeds_that_failed_count_alike_in_table_and_curve(tmp_path, monkeypatch):
+    """With the lowest floor of all points, of which it is said what it is."""
+    out = by_hand(tmp_path / "out", ENDS)
+    name, program = (found[0] for found in (sweep.read(out).names, sweep.read(out).programs))
+    shutil.rmtree(out / name)
+    returns = np.linspace([100.0] * 3, [480, 490, 500], 3).T
+    handmade.run(out / name, returns, frozen_at={0: 1, 1: 1, 2: 1}, **program)
+    drawn, found = [], sweep_report.load_sweep(out)
+    monkeypatch.setattr(
+        figures, "draw_iqm", lambda axes, amount, returns, **look: drawn.append(returns)
+    )
+    with canvas.blank((3, 3)) as figure:
+        sweep_report._curves(found).draw(figure.subplots())
+    (failed,) = (i for i, one in enumerate(found.ranked) if one.directory.name == name)
+    assert drawn[failed][:, -1].tolist() == [20.0] * 3
+    assert found.ranked[failed].outcomes.scores.tolist() == [20.0] * 3
+    assert "Seeds that failed count as untrained" in sweep_report._caveat(found)
 
 
 def test_its_command_makes_the_same_sweep(page):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxpg
+from jaxpg.analysis import measures
 from jaxpg.analysis.outcomes import evaluated
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import Config, ConfigError
@@ -148,6 +149,14 @@ def test_who_has_diverged_counts_as_before_training():
     what = Manifest("vpg", config, ("3",), 2, 1, ({},), {}, start=origin)
     further = evaluated(population._replace(evaluations=seen, manifest=what))
     assert further.greedy[1].tolist() == [20, 70, 9, 9]  # not 20: that was trained before
+    # Where all have diverged there is one number, and no interval.
+    all_kept = measures.last_evaluation(population._replace(evaluations=seen))
+    assert np.isfinite(all_kept["greedy"]).all()
+    gone = population._replace(evaluations=seen, frozen_at=np.array([2, 2, 3], np.int32))
+    assert np.isnan(measures.last_evaluation(gone)["greedy"][1:]).all()
+    last, best = (results.evaluations(config, gone)["sampled"][name] for name in ("last", "best"))
+    assert (last["ci95_low"], last["ci95_high"]) == (None, None)
+    assert best["ci95_low"] is not None  # at its begin
     nothing = seen._replace(greedy=np.full((3, 4), np.nan, np.float32))
     assert results.evaluations(config, population._replace(evaluations=nothing)) is None
 

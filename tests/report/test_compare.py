@@ -196,6 +196,37 @@ def test_unequal_budgets_are_said_first_and_compared_after_the_smaller(runs, tmp
     assert found["notes"][0].startswith("budgets differ")
 
 
+def test_what_only_whole_updates_have_made_is_said(runs, tmp_path, capsys):
+    """Of 100 steps an update of 70 leaves 30; one of 33 leaves 1, which nobody asks for."""
+    made = [np.linspace(20, 500, 2)] * 3
+    coarse = handmade.run(tmp_path / "coarse", made, num_steps=35, total_steps=209)
+    shown = told(capsys, runs[0], coarse).splitlines()
+    assert shown[0].startswith("budgets differ (A 100 environment steps, B 140 environment steps)")
+    assert shown[1] == "B is what its last whole update by then had made of it, after 70"
+    near = handmade.run(
+        tmp_path / "near", [np.linspace(20, 500, 4)] * 3, num_envs=1, num_steps=33, total_steps=150
+    )
+    shown = told(capsys, runs[0], near)
+    assert "(A 100 environment steps, B 132 environment steps)" in shown.replace("\n", " ")
+    assert "last whole update" not in shown
+
+
+def test_curves_have_the_floor_of_the_table(tmp_path, monkeypatch):
+    ours = handmade.run(tmp_path / "a", rising([300] * 4))
+    theirs = handmade.run(
+        tmp_path / "b", [np.linspace(100, 400, UPDATES)] * 4, frozen_at={0: 2, 1: 2, 2: 2}
+    )
+    drawn, draw_iqm = [], compare.figures.draw_iqm
+
+    def watched(axes, amount, returns, **look):
+        drawn.append(returns)
+        draw_iqm(axes, amount, returns, **look)
+
+    monkeypatch.setattr(compare.figures, "draw_iqm", watched)
+    compare.draw(compare.entries([ours, theirs]), tmp_path / "picture.png")
+    assert drawn[1][:3, -1].tolist() == [20.0] * 3
+
+
 def test_what_was_trained_before_is_said_first(runs):
     """A run that starts from the other, or from one that is not compared."""
     first, second = compare.entries(runs)

@@ -95,7 +95,7 @@ def test_it_says_the_numbers(directory):
     # count as untrained, with 20. The middle half of the eight: 30, 300, 480, 480.
     assert "IQM 322.5" in text
     assert "50.0 %" in text  # 4 of 8 have solved it at the end
-    assert "1 seed diverged: counted with a return of 20.0, no better than untrained" in text
+    assert "1 seed diverged: counted with a return of 20.0, no better than before training" in text
     assert "1 seed finished no episode: counted with a return of 20.0" in text
     assert "20.0 %" in text  # 1 of 5 that ever solved it has lost it
     assert "jaxpg train vpg" in text

@@ -68,7 +68,7 @@ def test_a_seed_without_an_episode_is_named_and_has_not_solved():
     some = population([500.0, np.nan, 500.0])
     some.metrics.episodes[1] = 0
     summary = results.summarize(WHAT, some)
-    assert summary["seeds_without_episode"] == [1]
+    assert summary["seeds_without_episode"] == [{"seed": 1, "setting": 0}]
     assert summary["solved_fraction"] == pytest.approx(2 / 3)
     assert summary["final_return"]["min"] == 30.0  # it counts as untrained
 
@@ -169,7 +169,8 @@ def test_seeds_that_never_finish_an_episode_do_not_cost_the_others_their_results
     some.metrics.return_sum[:silent] = 0
     some.final_return[:silent] = np.nan
     summary = save(tmp_path, some)
-    assert summary["seeds_without_episode"] == [3, 1][:silent]
+    named = [{"seed": 3, "setting": 0}, {"seed": 1, "setting": 0}]
+    assert summary["seeds_without_episode"] == named[:silent]
     assert {path.name for path in tmp_path.iterdir()} == {manifests.NAME, *results.FILES}
 
 
