@@ -61,8 +61,7 @@ ONLY_IN_JAXPG = {
     "networks": {"apply", "PRECISION", "_conv", "_dense"},
     "learner": {"with_group"},  # torch's parameters are changed in place
     # gymnax moves, and its parts are asked for; torch's dynamics are written down
-    "dynamics": {"TRUNCATED", "begin_and_advance", "state_types", "_examples",
-                 "_check_observation"},
+    "dynamics": {"begin_and_advance", "state_types", "_examples", "_check_observation"},
     "env": {"Interface", "interface", "_image_of"},  # what a trained policy sees
     "algorithms": {"Primitives", "PLAIN"},  # torch_ref is plain
     "training": {"as_arrays"},

@@ -11,8 +11,6 @@ from jaxpg.core.noise import keys
 from jaxpg.core.types import EnvSpec
 from jaxpg.world import World
 
-TRUNCATED = ("truncated", "TimeLimit.truncated")  # keys of info by which others tell it
-
 
 def bounded(action: jax.Array, low: Any, high: Any, squash: bool) -> jax.Array:
     """The action within an environment's bounds: squashed by tanh and scaled to them, or clipped.
@@ -68,7 +66,8 @@ def begin_and_advance(
     def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
         now = world.with_params(given).params
         obs, state, reward, terminated, info = gym.step_env(key, state, action, now)
-        told = [key for key in TRUNCATED if isinstance(info, Mapping) and key in info]
+        keys = info if isinstance(info, Mapping) else ()
+        told = [key for key in keys if "truncat" in str(key).lower()]
         if told and not is_own("is_truncated"):
             raise ConfigError(
                 f"{name} says in info[{told[0]!r}] that an episode is truncated, where gymnax does "

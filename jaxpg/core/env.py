@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpg.core import dynamics
-from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
+from jaxpg.core.config import MOST, OWN_PARAMS, Config, ConfigError, EnvParams
 from jaxpg.core.types import Env, EnvSpec, EnvState
 from jaxpg.world import World, explained, find
 
@@ -107,6 +107,7 @@ class Interface(NamedTuple):
 
     # Of one observation, () where it is one of n; of several, [frame_stack, …], the oldest first.
     obs_shape: tuple[int, ...]
+    values: int  # that such a one may have, 0, 1, …; 0 where it is no Discrete
     encode: Callable[[jax.Array], jax.Array]  # observation [*obs_shape] -> [D]
     decode: Callable[[jax.Array], jax.Array]  # action, or [A] -> in its bounds and its shape
 
@@ -134,15 +135,17 @@ def interface(
     check_spaces(world)
     obs_shape, image = world.obs_shape, _image_of(world)
     encode, decode = _encoder(world, float_type), _decoder(world, squash)
+    values = int(getattr(world.obs_space, "n", 0))
     if frame_stack == 1:
-        return Interface(obs_shape, encode, lambda action: decode(action, {}))
+        return Interface(obs_shape, values, encode, lambda action: decode(action, {}))
 
     def encode_all(observations: jax.Array) -> jax.Array:
         obs = jax.vmap(encode)(observations)
         pixels = math.prod(image[:2])
         return obs.reshape(frame_stack, pixels, -1).swapaxes(0, 1).reshape(-1)
 
-    return Interface((frame_stack, *obs_shape), encode_all, lambda action: decode(action, {}))
+    shape = (frame_stack, *obs_shape)
+    return Interface(shape, values, encode_all, lambda action: decode(action, {}))
 
 
 def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -160,8 +163,9 @@ def _spec(world: World, max_episode_steps: int | None, changed: bool) -> EnvSpec
     choices = tuple(space.n for space in getattr(action_space, "spaces", ()))
     discrete = bool(choices) or hasattr(action_space, "n")
     limit = max_episode_steps or world.time_limit
-    if limit is None:
-        raise ConfigError(f"{world.name} has no time limit of its own; give max_episode_steps")
+    if limit is None or not 1 <= limit <= MOST:
+        own = "no time limit" if limit is None else f"a time limit of {limit}"
+        raise ConfigError(f"{world.name} has {own} of its own; give max_episode_steps")
     known, time_limit = world.known, int(limit)
     shortest = 1 if changed else known.min_episode_steps  # of other parameters nothing is known
     return EnvSpec(

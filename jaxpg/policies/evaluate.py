@@ -19,7 +19,6 @@ from jaxpg.analysis.outcomes import solved_at
 from jaxpg.analysis.stats import estimate, iqm
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import OWN_PARAMS, Config, ConfigError, EnvParams
-from jaxpg.core.env import interface
 from jaxpg.core.rules import validate
 from jaxpg.core.training import as_arrays
 from jaxpg.core.types import Algorithm, EnvState, Params
@@ -29,6 +28,7 @@ from jaxpg.fast import static
 from jaxpg.population.episodes import chooser, play, stages
 from jaxpg.population.policy import Actor, actor, made
 from jaxpg.runs.load import Run
+from jaxpg.world import find
 
 ROWS = 8_192  # episodes that are simulated at a time, of all seeds together
 GYMNASIUM_STEPS = 400_000  # that a default evaluation in gymnasium may take, each mode
@@ -320,10 +320,28 @@ def gymnasium_maker(config: Config) -> Callable[[], Any]:
     def make() -> Any:
         return gymnasium.make(config.env, disable_env_checker=True, **limit)
 
-    obs_space = make().observation_space
-    wanted = interface(config.env, max_episode_steps=config.max_episode_steps).obs_shape
-    if obs_space.shape != wanted:
-        raise ConfigError(
-            f"gymnasium's {config.env} observes {obs_space.shape}, and these policies {wanted}"
-        )
+    theirs, world = make(), find(config.env).with_time_limit(config.max_episode_steps)
+    for does, other, ours in (
+        ("observes", theirs.observation_space, world.obs_space),
+        ("acts in", theirs.action_space, world.action_space),
+    ):
+        found, wanted = (_numbers(space, does == "acts in") for space in (other, ours))
+        if found != wanted:
+            raise ConfigError(
+                f"gymnasium's {config.env} {does} {found}, and these policies {wanted}"
+            )
     return make
+
+
+def _numbers(space: Any, bounds: bool) -> str:
+    """What a space holds, in the same words of gymnax's and of gymnasium's; of a box its bounds, or
+    its shape alone."""
+    if hasattr(space, "low"):
+        ends = (np.broadcast_to(end, space.shape).tolist() for end in (space.low, space.high))
+        return f"{space.shape}" + (" from {} to {}".format(*ends) if bounds else "")
+    parts = getattr(space, "spaces", [space])
+    spans = [(getattr(part, "start", 0), part.n) for part in parts if hasattr(part, "n")]
+    if hasattr(space, "nvec"):
+        spans = list(zip(space.start, space.nvec, strict=True))
+    said = ", ".join(f"{first} to {first + count - 1}" for first, count in spans)
+    return said if hasattr(space, "n") else f"({said})"

@@ -78,8 +78,8 @@ class Policy:
         Args:
           observation: one, or any number along leading axes, as the environment gives it
             (of CartPole [..., 4]); with frame_stack the last so many, the oldest first, of an
-            episode's begin its first one as often ([..., frame_stack, 4]). numpy, JAX, or nested
-            sequences.
+            episode's begin its first one as often ([..., frame_stack, 4]). Of a Discrete its
+            number, not one-hot. numpy, JAX, or nested sequences.
           key: to sample from π, as from `jaxpg.key`, consumed; None takes the most probable
             action (of a Gaussian its mean, which may then be squashed).
 
@@ -89,13 +89,19 @@ class Policy:
           numpy for anything else.
 
         Raises:
-          ValueError: if the observation has not the environment's shape.
+          ValueError: if the observation has not the environment's shape, or is none of a
+            Discrete's numbers.
         """
-        shape = self.actor.interface.obs_shape
+        shape, values = self.actor.interface.obs_shape, self.actor.interface.values
         given = np.shape(observation)
         if len(given) < len(shape) or given[len(given) - len(shape) :] != shape:
             wanted = ", ".join(["…", *map(str, shape)])
             raise ValueError(f"observation must have the shape ({wanted}); got {given}")
+        if values and not isinstance(observation, jax.core.Tracer):
+            numbers = np.asarray(observation)
+            unknown = numbers[~((numbers >= 0) & (numbers < values) & (numbers % 1 == 0))]
+            if unknown.size:
+                raise ValueError(f"observation must be of 0 to {values - 1}; got {unknown[0]}")
         with jax.transfer_guard("allow"):  # numpy is asked for
             if key is None:
                 action = self.actor.greedy(self.params, observation)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_close
+from gymnax.environments.classic_control.cartpole import CartPole
 
 from jaxpg.core import arithmetic, dynamics, env, noise
 from jaxpg.core.config import ConfigError
@@ -451,6 +452,20 @@ def test_what_cannot_be_masked_or_squashed_is_refused():
     assert env.make("Unbounded-test").spec.num_actions == 1
     with pytest.raises(ConfigError, match=r"needs actions with finite bounds; Unbounded-test acts"):
         env.make("Unbounded-test", squash=True)
+
+
+@pytest.mark.parametrize("limit", [math.inf, 2**31, 0, -1])
+def test_a_limit_that_counts_no_steps_is_refused(limit, monkeypatch):
+    class Limited(CartPole):
+        @property
+        def default_params(self):
+            return super().default_params.replace(max_steps_in_episode=limit)
+
+    monkeypatch.setitem(gymnax.registration._registry, "Limited-v0", Limited)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Limited-v0"])
+    with pytest.raises(ConfigError, match=f"has a time limit of {limit} of its own; give max_epis"):
+        env.make("Limited-v0")
+    assert env.make("Limited-v0", max_episode_steps=20).spec.time_limit == 20
 
 
 def test_what_gymnasium_takes_in_the_twin():

@@ -157,6 +157,14 @@ class SaysTruncated(Float):
         return *outcome, {**info, "TimeLimit.truncated": True}
 
 
+class SaysTruncation(Float):
+    """As brax's do."""
+
+    def step_env(self, *inputs):
+        *outcome, info = super().step_env(*inputs)
+        return *outcome, {**info, "truncation": True}
+
+
 class SaysNothing(Float):
     """Its info is none."""
 
@@ -207,6 +215,7 @@ class FiveValues(purerl.GymnaxWrapper):
 @pytest.mark.parametrize(
     ("made", "words"),
     [
+        (SaysTruncation, r"says in info\['truncation'\] .* must have is_truncated"),
         (SaysTruncated, r"says in info\['TimeLimit.truncated'\] .* must have is_truncated"),
         (LiesOtherwise, r"observes \[3, 2\], and its observation_space says \[2, 3\]"),
         (TurnsAround, r"observes \[3, 2\], and its observation_space says \[2, 3\]"),

@@ -1,13 +1,17 @@
 """Evaluations in gymnax and gymnasium: policies whose return is known, and the command."""
 
+import contextlib
 import dataclasses
 import json
 from functools import partial
 
+import gymnasium
+import gymnax
 import handmade
 import jax
 import numpy as np
 import pytest
+from gymnax.environments.classic_control.cartpole import CartPole
 
 import jaxpg
 from jaxpg.cli.main import main
@@ -187,6 +191,55 @@ def test_modes_and_environments_that_are_not_there(run):
         evaluate.in_gymnax(run, [9], 1, "gredy")
     with pytest.raises(ConfigError, match="gymnasium has no environment 'Catch-bsuite'"):
         evaluate.gymnasium_maker(dataclasses.replace(run.config, env="Catch-bsuite"))
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"action_space": gymnasium.spaces.Discrete(4, start=1)}, r"acts in 1 to 4, .* 0 to 3"),
+        (
+            {"action_space": gymnasium.spaces.Discrete(3)},
+            r"acts in 0 to 2, and these policies 0 to 3",
+        ),
+        (
+            {"action_space": gymnasium.spaces.MultiDiscrete([4, 2])},
+            r"acts in \(0 to 3, 0 to 1\), and",
+        ),
+        (
+            {"action_space": gymnasium.spaces.Box(-1, 1, (4,))},
+            r"acts in \(4,\) from \[-1.0, .* 0 to 3",
+        ),
+        ({"observation_space": gymnasium.spaces.Discrete(3)}, r"observes 0 to 2, .* \(4,\)$"),
+        ({"observation_space": gymnasium.spaces.Box(0, 1, (5,))}, r"observes \(5,\), .* \(4,\)$"),
+        ({}, None),
+    ],
+)
+def test_gymnasiums_environment_must_have_the_same_spaces(other, sentence, monkeypatch):
+    """Actions are sent as they are numbered here: of other numbers each would be another's."""
+
+    class Ours(CartPole):
+        def action_space(self, params=None):
+            return gymnax.environments.spaces.Discrete(4)
+
+    class Theirs(gymnasium.Env):
+        observation_space = other.get("observation_space", gymnasium.spaces.Box(0, 1, (4,)))
+        action_space = other.get("action_space", gymnasium.spaces.Discrete(4))
+
+    monkeypatch.setitem(gymnax.registration._registry, "Both-v0", Ours)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Both-v0"])
+    spec = gymnasium.envs.registration.EnvSpec("Both-v0", entry_point=lambda **options: Theirs())
+    monkeypatch.setitem(gymnasium.registry, "Both-v0", spec)
+    refused = pytest.raises(ConfigError, match=sentence) if sentence else contextlib.nullcontext()
+    with refused:
+        evaluate.gymnasium_maker(Config(env="Both-v0"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"],
+)
+def test_those_that_both_have_do(name):
+    assert evaluate.gymnasium_maker(Config(env=name))().spec.id == name
 
 
 def test_the_command_prints_a_table_and_writes_json(trained, tmp_path, capsys):

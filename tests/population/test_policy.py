@@ -122,6 +122,18 @@ def test_other_shapes_get_a_sentence(shape):
         fresh().act(np.zeros(shape, np.float32))
 
 
+@pytest.mark.parametrize("frame_stack", [1, 2])
+def test_an_observation_that_is_none_of_its_numbers_gets_a_sentence(frame_stack):
+    """It would be seen as none of them: a vector of zeros."""
+    policy = fresh(env="FrozenLake-misc", frame_stack=frame_stack)
+    shape = policy.actor.interface.obs_shape
+    for number in (0, 15):
+        assert policy.act(np.full(shape, number)) in range(4)
+    for number in (16, -1, 2.5, np.nan):
+        with pytest.raises(ValueError, match=f"observation must be of 0 to 15; got {number}"):
+            policy.act(np.full((3, *shape), number))
+
+
 def test_float64_needs_the_64_bit_mode():
     with pytest.raises(ConfigError, match="64-bit mode"):
         Policy.of(Config(arithmetic="float64"), {})
