@@ -70,7 +70,8 @@ def race(options: Race) -> None:
     asked = races.begin(out, asked)
     told = 0
     while True:
-        found = analysis.race(asked.plan, races.scores(out, asked))
+        scores = races.scores(out, asked)
+        found = analysis.race(asked.plan, scores)
         for number, at in enumerate(found[told:], told + 1):
             print(report.line(asked, number, at), flush=True)
         if found and not found[-1].running:
@@ -83,8 +84,8 @@ def race(options: Race) -> None:
                 has = words.seeds(len(manifests.read(directory).seeds))
                 print(f"race: {directory}, to {has}", flush=True)
                 to_the_end(directory, launch, again="the same line")
-    report.show(asked, found)
-    print(f"numbers: {report.save(out, asked, found)}")
+    report.show(asked, found, scores)
+    print(f"numbers: {report.save(out, asked, found, scores)}")
     with attempt("the picture could not be drawn"):
         print(f"picture: {report.draw(out, asked, found)}")
 

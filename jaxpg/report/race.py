@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxpg import files, words
 from jaxpg.analysis.race import Pair, Round
 from jaxpg.report import canvas, terminal
@@ -24,8 +26,12 @@ def line(race: Race, number: int, at: Round) -> str:
     return f"race: {of}: {said}"
 
 
-def show(race: Race, found: Sequence[Round]) -> None:
-    """The race as it ended, on the terminal."""
+def show(race: Race, found: Sequence[Round], scores: Sequence[np.ndarray]) -> None:
+    """The race as it ended, on the terminal.
+
+    Args:
+      scores: of each contender, -inf of a seed that failed, as `runs.race.scores` has them.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
@@ -35,8 +41,13 @@ def show(race: Race, found: Sequence[Round]) -> None:
     where = words.environment(race.contenders[0].config)
     risk = f"{race.plan.alpha:.3g}"
     console.print(escape(f"{where}; the chance of telling alike ones apart is held at {risk}"))
-    for letter, one, seeds in zip(LETTERS, race.contenders, trained(race, found), strict=False):
-        console.print(escape(f"  {letter}  {one.name}  ({words.seeds(seeds)})"), overflow="fold")
+    seeds = trained(race, found)
+    for letter, one, all_, gone in zip(
+        LETTERS, race.contenders, seeds, failed(seeds, scores), strict=False
+    ):
+        without = f", {gone} of them failed: below all others" if gone else ""
+        about = f"{words.seeds(all_)}{without}"
+        console.print(escape(f"  {letter}  {one.name}  ({about})"), overflow="fold")
     table = Table("", "seeds", "P(first is better)", "p", "", box=SIMPLE_HEAD)
     for pair in last.pairs:
         low, high = pair.improvement.low, pair.improvement.high
@@ -82,8 +93,16 @@ def trained(race: Race, found: Sequence[Round]) -> list[int]:
     return [max(pair.seeds for pair in last if i in pair[:2]) for i in range(len(race.contenders))]
 
 
-def save(out: Path, race: Race, found: Sequence[Round]) -> Path:
+def failed(seeds: Sequence[int], scores: Sequence[np.ndarray]) -> list[int]:
+    """How many seeds of each contender diverged or finished no episode, of so many of it."""
+    return [int(np.isneginf(x[:n]).sum()) for n, x in zip(seeds, scores, strict=True)]
+
+
+def save(out: Path, race: Race, found: Sequence[Round], scores: Sequence[np.ndarray]) -> Path:
     """Write decision.json.
+
+    Args:
+      scores: as of `show`.
 
     Raises:
       RunError: if it cannot be written.
@@ -93,9 +112,9 @@ def save(out: Path, race: Race, found: Sequence[Round]) -> Path:
         "alpha": race.plan.alpha,
         "planned_rounds": race.plan.rounds,
         "contenders": [
-            {"letter": letter, "name": one.name, "directory": name, "seeds": count}
-            for letter, one, name, count in zip(
-                LETTERS, race.contenders, race.names, seeds, strict=False
+            {"letter": letter, "name": one.name, "directory": name, "seeds": count, "failed": gone}
+            for letter, one, name, count, gone in zip(
+                LETTERS, race.contenders, race.names, seeds, failed(seeds, scores), strict=False
             )
         ],
         "rounds": [

@@ -138,7 +138,7 @@ def test_a_race_is_what_was_settled_before_it(change, words, trained, capsys):
 def test_it_says_which_environment_it_was(capsys):
     asked = command.settle(parsed(*NAMES, *TINY, *SEEDS, "--env-params", "gravity=12"))
     scores = [np.arange(8.0), np.arange(8.0) - 100]
-    report.show(asked, judge(asked.plan, scores))
+    report.show(asked, judge(asked.plan, scores), scores)
     assert capsys.readouterr().out.startswith("CartPole-v1 with gravity=12; ")
 
 
@@ -218,15 +218,20 @@ def test_what_is_said_at_the_end(tmp_path, capsys):
     names = ["vpg", "vpg,gamma=0.5", "vpg,gamma=0.6"]
     asked = races.plan(names, {}, first_round=8, max_seeds=16, alpha=0.05)
     rng = np.random.default_rng(0)
-    high, low, alike = rng.normal(9, 1, 16), rng.normal(0, 1, 16), rng.normal(9, 1, 16)
-    found = judge(asked.plan, [high, low, alike])
-    report.show(asked, found)
+    high, low, _ = scores = [rng.normal(mean, 1, 16) for mean in (9, 0, 9)]
+    low[[2, 5, 15]] = -np.inf
+    found = judge(asked.plan, scores)
+    report.show(asked, found, scores)
     shown = capsys.readouterr().out
     assert "A is better" in shown
     assert "not decided between A and C with 16 seeds of each" in shown
     assert report.trained(asked, found) == [16, found[-1].pairs[0].seeds, 16]
-    report.save(tmp_path, asked, found)
+    took = found[-1].pairs[0].seeds
+    assert took < 16  # the last of those that failed was not raced
+    assert f"B  vpg,gamma=0.5  ({took} seeds, 2 of them failed: below all others)" in shown
+    report.save(tmp_path, asked, found, scores)
     saved = json.loads((tmp_path / report.NUMBERS).read_text())
+    assert [one["failed"] for one in saved["contenders"]] == [0, 2, 0]
     assert saved["unbeaten"] == ["A", "C"]
     report.draw(tmp_path, asked, found)
     found = judge(asked.plan, [high, low, low - 9])
