@@ -196,7 +196,9 @@ def built_of(config_class, changes):
 
 
 @pytest.mark.parametrize("config_class", [Config, torch_ref.Config], ids=["jaxpg", "torch_ref"])
-def test_it_is_built_of_what_its_parts_look_at(config_class):
+def test_it_is_built_of_what_its_parts_look_at(config_class, monkeypatch):
+    for module in (algorithms, torch_algorithms):
+        monkeypatch.setattr(module, "BUILT_OF", ())  # `build` looks at them all, to note them
     choices = [
         {},
         {"env": "Pendulum-v1", "sigma": "state", "squash": True, "normalize_obs": True},

@@ -149,16 +149,23 @@ def test_who_has_diverged_counts_as_before_training():
     what = Manifest("vpg", config, ("3",), 2, 1, ({},), {}, start=origin)
     further = evaluated(population._replace(evaluations=seen, manifest=what))
     assert further.greedy[1].tolist() == [20, 70, 9, 9]  # not 20: that was trained before
-    # Where all have diverged there is one number, and no interval.
-    all_kept = measures.last_evaluation(population._replace(evaluations=seen))
-    assert np.isfinite(all_kept["greedy"]).all()
-    gone = population._replace(evaluations=seen, frozen_at=np.array([2, 2, 3], np.int32))
-    assert np.isnan(measures.last_evaluation(gone)["greedy"][1:]).all()
-    last, best = (results.evaluations(config, gone)["sampled"][name] for name in ("last", "best"))
-    assert (last["ci95_low"], last["ci95_high"]) == (None, None)
-    assert best["ci95_low"] is not None  # at its begin
     nothing = seen._replace(greedy=np.full((3, 4), np.nan, np.float32))
     assert results.evaluations(config, population._replace(evaluations=nothing)) is None
+
+
+def test_where_all_have_diverged_an_evaluation_has_no_interval():
+    """They count with one number, which none of them has returned; before, they had their own."""
+    config = Config(num_envs=2, num_steps=10, total_steps=40, hidden_sizes=(3,))
+    gone = handmade.population(config, np.full((9, 2), 50.0), frozen_at=dict.fromkeys(range(9), 1))
+    returns = np.arange(18, dtype=np.float32).reshape(9, 2)
+    seen = Evaluations(np.array([0, 2], np.int32), returns, -returns)
+    gone = gone._replace(evaluations=seen)
+    some = gone._replace(frozen_at=np.where(np.arange(9) < 8, 1, -1).astype(np.int32))
+    for population, known in ((gone, False), (some, True)):
+        assert np.isfinite(measures.last_evaluation(population)["greedy"].low) == known
+        told = results.evaluations(config, population)["greedy"]
+        assert (told["last"]["ci95_low"] is not None) == known
+    assert results.evaluations(config, gone)["sampled"]["best"]["ci95_low"] is not None
 
 
 def test_progress_tells_the_newest_of_every_row_begun():
