@@ -223,7 +223,8 @@ def bisect(
 
     Args:
       run_a, run_b: one tree of tensors per update, best a list of (name, tree) in the order of
-        computation: jax sorts the keys of a dict that passes through `jit`.
+        computation: jax sorts the keys of a dict that passes through `jit`. A module is read when
+        it is compared: in a list of updates each must be a copy.
       tolerance, names, transpose, same_dtype: as in `compare`.
       steps: tensors of a whose axis 0 is time, of those that are computed forwards in it. If the
         first tensor that differs is one of them, the earliest step of all of them counts.

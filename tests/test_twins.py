@@ -74,7 +74,8 @@ ONLY_IN_TORCH = {
     "dynamics": {"CARTPOLE_MIN_STEPS", "CartPoleParams", "CartPoleState", "PendulumParams",
                  "PendulumState", "DialsState", "CATCH_ROWS", "CATCH_COLUMNS", "CatchState",
                  "cartpole", "pendulum", "catch", "dials", "start", "advance", "_tensor_env"},
-    "env": {"_Once", "gymnasium_env", "_Written", "_written", "_typed", "_find", "_choices"},
+    "env": {"_Once", "_each", "gymnasium_env", "_Written", "_written", "_typed", "_find",
+            "_choices"},
     "rollout": {"_freeze", "_stack"},  # torch has no tree map
     "learner": {"global_norm"},  # optax has it
     "natural": {"_raveled"},  # jax has it

@@ -92,12 +92,12 @@ def gymnasium_env(
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
         results = [env.step(decode(a)) for env, a in zip(state.inner, action, strict=True)]
         obs, reward, terminated, truncated, _ = zip(*results, strict=True)
-        rewards = torch.tensor(reward, dtype=dtype)
-        ends = torch.tensor(terminated)
+        rewards = _each(world, "reward", float, reward).to(dtype)
+        ends = _each(world, "terminated", bool, terminated)
         state, rewards, ends, over = dynamics.advance(
             state, state.inner, encode(obs), rewards, ends, spec.time_limit
         )
-        return state, rewards, ends, over | (torch.tensor(truncated) & ~ends)
+        return state, rewards, ends, over | (_each(world, "truncated", bool, truncated) & ~ends)
 
     def restart(state: EnvState, done: torch.Tensor, noise: np.ndarray) -> EnvState:
         obs = state.obs.clone()
@@ -112,6 +112,16 @@ def gymnasium_env(
         )
 
     return Env(spec, reset, step, restart)
+
+
+def _each(world: Any, name: str, kind: type, values: Sequence[Any]) -> torch.Tensor:
+    """One number of each environment, [N]."""
+    try:
+        return torch.from_numpy(np.array([np.asarray(x).reshape(()).astype(kind) for x in values]))
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"a step of {world.spec.id} must give one number as {name}; got {values[0]!r}"
+        ) from None
 
 
 class _Once:
@@ -239,7 +249,7 @@ def _encoder(world: Any, dtype: torch.dtype) -> Callable[[Sequence[Any]], torch.
     def encode(observations: Sequence[Any]) -> torch.Tensor:
         if not hasattr(space, "n"):
             return torch.tensor(np.stack(observations), dtype=dtype).reshape(len(observations), -1)
-        index = torch.tensor(observations) - int(space.start)
+        index = torch.tensor([int(x) for x in observations]) - int(space.start)
         return torch.nn.functional.one_hot(index, int(space.n)).to(dtype)
 
     return encode

@@ -111,8 +111,9 @@ def estimator_bias(
     What is seen depends on the problem, γ and λ. CartPole's rewards are all 1, and the step that
     ends an episode ends it whatever the action: a wrong reward or last step shows on the random MDP
     alone. γ = 1 does not tell γ from γ², and λ = 0 or 1 not λ from λ³. With V_π every λ is
-    unbiased: how TD errors are weighted is seen with the wrong V, by whether this `is_gae`. No
-    problem has a time limit.
+    unbiased: how TD errors are weighted is seen with the wrong V, by whether this `is_gae`. Columns
+    that are mixed up show with 2 trajectories in a batch. No problem has a time limit, nor a column
+    that a second episode begins in.
 
     Args:
       advantage: (trajectory, value, next_value, *, gamma, gae_lambda) -> Ψ, as
@@ -130,10 +131,14 @@ def estimator_bias(
       seed: of the initial weights.
 
     Raises:
-      ValueError: for more batches than can be enumerated; where ∇U is 0 to rounding, or ĝ so large
-        that rounding hides a bias; a Ψ of another shape, or one that is not finite on a valid step;
-        a loss that is no scalar, whose slope is not finite, or that torch finds no slope of.
+      ValueError: for a γ or λ outside [0, 1], or more batches than can be enumerated; where ∇U is 0
+        to rounding, or ĝ so large that rounding hides a bias; a Ψ of another shape, or one that is
+        not finite on a valid step; a loss that is no scalar, whose slope is not finite, or that
+        torch finds no slope of.
     """
+    for name, given in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+        if not 0.0 <= given <= 1.0:
+            raise ValueError(f"{name} must be in [0, 1]; got {given}")
     call = partial(advantage, gamma=gamma, gae_lambda=gae_lambda)
     slopes = _one_by_one(call, loss, arrays) if arrays else _in_jax(call, loss)
     makers = (problem,) if callable(problem) else problem
@@ -171,14 +176,19 @@ def _held(
     gae_lambda: float,
     seed: int,
 ) -> Iterator[Held]:
-    """At both sets of parameters with either V; batches are columns, [N, K]."""
-    start = problem.networks.init(*noise.split(noise.key(seed), 2))
+    """At both sets of parameters with either V; batches are columns, [N, K].
+
+    On padding V is 9 and the next one 5: whatever γ, what goes on over an episode's end sees that
+    they are not its own.
+    """
+    start, valid = problem.networks.init(*noise.split(noise.key(seed), 2)), problem.trajectory.valid
     for parameters, params in (("random", start), ("trained", ascend(problem, start))):
         truth = Truth.of(problem, params, gamma)
         size = truth_size(problem, params, gamma)
         relative = relative_gradient(problem, params, gamma)
         (log_prob, *wrong), (score, *_) = inputs(problem, params)
-        for kind, values in (("exact", truth[1:]), ("wrong", wrong)):
+        for kind, (value, next_value) in (("exact", truth[1:]), ("wrong", wrong)):
+            values = (np.where(valid, value, 9.0), np.where(valid, next_value, 5.0))
             given = (log_prob, problem.trajectory, *map(jnp.asarray, values))
             slope = slopes(*jax.tree.map(lambda x: x[:, batches], given))
             weight = probability(problem, params)

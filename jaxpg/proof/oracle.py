@@ -303,7 +303,22 @@ def hold(
     baseline: str,
     truth: Truth | None = None,
 ) -> Row:
-    """One row: the estimator that config and baseline name, against the truth at its γ."""
+    """One row: the estimator that config and baseline name, against the truth at its γ.
+
+    Args:
+      baseline: which V, of a config that has one (`KINDS`); else the config's own baseline.
+
+    Raises:
+      ValueError: for another baseline; where Ψ is normalised by a fit, in minibatches.
+    """
+    kinds = KINDS.get(config.baseline, (config.baseline,))
+    if baseline not in kinds:
+        raise ValueError(
+            f"with baseline={config.baseline!r} it must be {' or '.join(map(repr, kinds))}; got "
+            f"{baseline!r}"
+        )
+    if config.normalize_advantage and config.normalize_over != "batch":
+        raise ValueError("normalize_over must be 'batch': a minibatch is normalised by its fit")
     truth = truth or Truth.of(problem, params, float(config.gamma))
     exact = (truth.value, truth.next_value) if baseline.endswith("exact V") else ()
     moments = expectation(problem, params, config, *exact)
@@ -368,8 +383,9 @@ def why_biased(config: Config, baseline: str) -> str:
     """What theory says: the reasons for a bias, or nothing for an unbiased estimator.
 
     A baseline may depend on s_t, on t and on the other trajectories, but not on a_t or on what
-    follows it. A bootstrap, which stands for the future, must be V_π itself. Discounting from the
-    current step drops the factor γ^t that the gradient of Σ γ^k r_k has.
+    follows it; nor may what divides Ψ, as a deviation of returns and a trajectory's length do. A
+    bootstrap, which stands for the future, must be V_π itself. Discounting from the current step
+    drops the factor γ^t that the gradient of Σ γ^k r_k has.
     """
     bootstraps = config.estimator == "td_error" or (
         config.estimator == "gae" and config.gae_lambda < 1.0
@@ -379,6 +395,9 @@ def why_biased(config: Config, baseline: str) -> str:
         "sums a T × T matrix": config.baseline == "broadcast_value",
         "drops the factor γ^t": config.discounting == "relative" and config.gamma < 1.0,
         "a mean over steps is a ratio": config.reduction == "steps",
+        "divided by its own length": config.reduction == "trajectory_means",
+        "its group's mean has its own return": config.baseline == "group",
+        "divided by its group's deviation": config.group_std,
         "normalised by its own batch": config.normalize_advantage,
     }
     return "; ".join(reason for reason, holds in reasons.items() if holds)

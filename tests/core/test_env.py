@@ -468,6 +468,42 @@ def test_a_limit_that_counts_no_steps_is_refused(limit, monkeypatch):
     assert env.make("Limited-v0", max_episode_steps=20).spec.time_limit == 20
 
 
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ((np.array([0.1]), 1, np.array([False])), None),
+        ((np.float64(0.1), np.True_, 0), None),
+        ((np.ones(2), False, False), r"must give one number as reward; got array\(\[1., 1.\]\)"),
+        ((0.1, None, [True, False]), r"must give one number as truncated; got \[True, False\]"),
+    ],
+)
+def test_what_a_step_of_gymnasium_gives_the_twin(outcome, words, monkeypatch):
+    class Odd(gymnasium.Env):
+        observation_space = gymnasium.spaces.Discrete(3)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.array(1), {}
+
+        def step(self, action):
+            return np.array(2), *outcome, {}
+
+    spec = gymnasium.envs.registration.EnvSpec(
+        "Odd-v0", entry_point=Odd, max_episode_steps=5, disable_env_checker=True
+    )
+    monkeypatch.setitem(gymnasium.registry, "Odd-v0", spec)
+    odd = torch_env.make("Odd-v0", float_type="float64")
+    state = odd.reset(torch_noise.split(torch_noise.key(0), 2))
+    if words:
+        with pytest.raises(TorchConfigError, match=words):
+            odd.step(None, state, torch.tensor([0, 1]))
+        return
+    state, reward, terminated, truncated = odd.step(None, state, torch.tensor([0, 1]))
+    assert reward.tolist() == [0.1, 0.1]
+    assert (terminated.tolist(), truncated.tolist()) == ([True, True], [False, False])
+    assert state.obs.tolist() == [[0, 0, 1]] * 2
+
+
 def test_what_gymnasium_takes_in_the_twin():
     """Choices at once, each from its own start; bounds that a squashed action is scaled to."""
 

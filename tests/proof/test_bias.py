@@ -155,6 +155,36 @@ def test_the_usual_problems_γ_and_λ_see_a_fault(usual, fault):
     assert not estimator_bias(advantage, usual, loss=loss).unbiased
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_a_recursion_that_is_not_cut_is_seen(usual, gamma):
+    """With one V for both steps of padding its TD errors are 0 there at γ = 1."""
+
+    def uncut(trajectory, value, next_value, **coefficients):
+        never = jnp.zeros_like(trajectory.terminated)
+        bootstrapped = jnp.where(trajectory.terminated, 0.0, next_value)
+        t = trajectory._replace(terminated=never, truncated=never)
+        return algorithms.gae(t, value, bootstrapped, **coefficients)
+
+    found = estimator_bias(uncut, usual, gamma=gamma)
+    assert not found.unbiased
+    assert not found.is_gae
+
+
+def test_columns_that_are_mixed_up_show_with_two(usual):
+    def mixed(trajectory, value, next_value, **coefficients):
+        return gae(trajectory, value, jnp.roll(next_value, 1, axis=1), **coefficients)
+
+    assert estimator_bias(mixed, CHAIN).unbiased
+    assert not estimator_bias(mixed, CHAIN, trajectories=2).unbiased
+
+
+@pytest.mark.parametrize("given", [{"gamma": 1.5}, {"gamma": -1.0}, {"gae_lambda": float("nan")}])
+def test_a_discount_beyond_its_range_is_refused(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\]; got"):
+        estimator_bias(gae, CHAIN, **given)
+
+
 @pytest.mark.parametrize("weights", [lambda γ, λ: (γ, λ**3), lambda γ, λ: (γ, λ / γ)])
 def test_other_weights_of_td_errors_are_unbiased_but_no_gae(usual, weights):
     """λ³, and a decay of λ where it should be γλ: with V_π every TD error has the mean 0."""

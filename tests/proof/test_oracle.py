@@ -461,6 +461,40 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"baseline": "group"},
+        {"baseline": "group", "group_std": True},
+        {"reduction": "trajectory_means"},
+    ],
+)
+def test_theory_knows_the_biases_of_groups_and_lengths(chain, changes):
+    choice = config(**{**REINFORCE, **DISCOUNTED, "num_envs": 2, **changes})
+    row = oracle.hold(chain[0], "", chain[1], choice, choice.baseline)
+    assert row.relative_bias > 0.01
+    assert not row.unbiased_by_theory
+    assert oracle.as_theory_says(row)
+
+
+@pytest.mark.parametrize(
+    ("fields", "baseline", "words"),
+    [
+        (CRITIC, "value", "must be 'exact V' or 'wrong V'; got 'value'"),
+        (REINFORCE, "exact V", "with baseline='none' it must be 'none'; got 'exact V'"),
+        (
+            {**REINFORCE, "fit": "ppo", "normalize_over": "minibatch"},
+            "none",
+            "normalize_over must be 'batch'",
+        ),
+    ],
+)
+def test_what_hold_would_take_for_something_else_is_refused(chain, fields, baseline, words):
+    choice = dataclasses.replace(oracle.BASE, **{"normalize_advantage": True, **fields})
+    with pytest.raises(ValueError, match=words):
+        oracle.hold(chain[0], "", chain[1], choice, baseline)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(chain, monkeypatch, fault):
     where, name, change, fields, baseline = FAULTS[fault]
