@@ -6,6 +6,7 @@ imported late, because that starts the JAX backend.
 
 import importlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -148,6 +149,7 @@ def find(name: str) -> World:
             raise ConfigError(
                 f"module {module!r} of environment '{module}:{name}' cannot be imported ({reason})"
             ) from error
+        _check_whose(module, name)
     if name not in gymnax.registered_envs:
         import gymnasium  # which gymnax has imported
 
@@ -156,9 +158,27 @@ def find(name: str) -> World:
         hint = nearest(name, gymnax.registered_envs)
         raise ConfigError(f"unknown environment {name!r}{where}{hint}")
     try:
-        return World(name, *gymnax.make(name))
+        # Some draw here: whatever the process has set, the same.
+        with jax.default_prng_impl("threefry2x32"), jax.threefry_partitionable(True):
+            made = gymnax.make(name)
+        return World(name, *made)
     except OSError as error:  # MNISTBandit-bsuite downloads its images
         raise ConfigError(f"{name} could not be made: {error}") from error
+
+
+def _check_whose(module: str, name: str) -> None:
+    """Raise ConfigError if a module has an environment of that name that is not the one which is
+    registered: another module's, which came before."""
+    from gymnax import registration
+
+    registered = getattr(registration, "_registry", {}).get(name)
+    theirs = getattr(registered, "__module__", module)
+    own = getattr(sys.modules[module], getattr(registered, "__qualname__", ""), registered)
+    if theirs != module and own is not registered:
+        raise ConfigError(
+            f"{name!r} is registered as that of {theirs}, and {module} has one, too: give one of "
+            "them another name"
+        )
 
 
 @contextmanager

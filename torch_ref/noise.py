@@ -41,7 +41,13 @@ def key(seed: int, use: str = "training") -> np.ndarray:
 
 
 def keys(seeds: Any, use: str = "training") -> np.ndarray:
-    """The keys of S integer seeds, [S, 2]; seed k's key does not depend on its position."""
+    """The keys of S integer seeds, [S, 2]; seed k's key does not depend on its position.
+
+    Raises:
+      ConfigError: as of `key`; or if it is one seed, and not several.
+    """
+    if not np.iterable(seeds):
+        raise ConfigError(f"keys are of several seeds, as of range(8); got {seeds!r}")
     return np.array([_key_data(seed, use) for seed in seeds], np.uint32).reshape(-1, 2)
 
 

@@ -13,6 +13,8 @@ from jaxpg import files, words
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.runs.watch import EXIT_INTERRUPTED
 
+# What environments draw depends on these.
+DRAWING = ("JAX_DEFAULT_PRNG_IMPL", "JAX_RANDOM_SEED_OFFSET", "JAX_THREEFRY_PARTITIONABLE")
 DEBUGGING = (  # what no program of ours is written for; all but one are `chunks.own_jax`'s, too
     "JAX_CHECK_TRACER_LEAKS",
     "JAX_DEBUG_INFS",
@@ -43,7 +45,8 @@ def own() -> None:
     threading.Thread(target=_answer, args=[reader], daemon=True).start()
     # A notebook's backend is inherited by what is started in it, and may not be installed here.
     os.environ["MPLBACKEND"] = "Agg"
-    os.environ.pop("JAX_THREEFRY_PARTITIONABLE", None)  # what environments draw depends on it
+    for name in DRAWING:
+        os.environ.pop(name, None)
     for name in DEBUGGING:
         value = os.environ.pop(name, "")
         if value.lower() not in HARMLESS:

@@ -19,7 +19,8 @@ class ConfigError(ValueError):
 
 
 class EnvParams(dict[str, Any]):
-    """An environment's parameters by name; nobody changes one.
+    """An environment's parameters by name; all configs share those that say nothing, so that none
+    can be changed.
 
     What is static (integers, true and false) decides what program is compiled; the others are
     traced.
@@ -33,6 +34,15 @@ class EnvParams(dict[str, Any]):
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple:
+        return EnvParams, (dict(self), self.static)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("env_params cannot be changed: dataclasses.replace(config, env_params={…})")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = setdefault = pop = popitem = clear = _refuse
 
     @property
     def traced(self) -> dict[str, Any]:
@@ -425,7 +435,7 @@ def with_types(
     Raises:
       ConfigError: if it has no such parameter, or one of another type.
     """
-    found = EnvParams(params, params.static)
+    found = dict(params)
     for name, value in params.items():
         if follow and name in follow:
             raise ConfigError(f"{name} of {env} is computed as {follow[name]}: set those instead")

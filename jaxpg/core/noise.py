@@ -42,7 +42,13 @@ def key(seed: int, use: str = "training") -> jax.Array:
 
 
 def keys(seeds: Any, use: str = "training") -> jax.Array:
-    """The keys of S integer seeds, [S]; seed k's key does not depend on its position."""
+    """The keys of S integer seeds, [S]; seed k's key does not depend on its position.
+
+    Raises:
+      ConfigError: as of `key`; or if it is one seed, and not several.
+    """
+    if not np.iterable(seeds):
+        raise ConfigError(f"keys are of several seeds, as of range(8); got {seeds!r}")
     data = np.array([_key_data(seed, use) for seed in seeds], np.uint32)
     return typed(jax.device_put(data.reshape(-1, 2)))
 

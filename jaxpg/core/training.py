@@ -53,7 +53,7 @@ def as_arrays(config: Config) -> Config:
         )
     config = env.settle(config)
     values = {name: getattr(config, name) for name in TRACED}
-    for name, value in values.items():
+    for name, value in {**values, **config.env_params.traced}.items():
         if np.shape(value):
             raise ConfigError(
                 f"{name} must be one number; got an array of shape {np.shape(value)}: jax.vmap "

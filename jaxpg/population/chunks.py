@@ -105,15 +105,16 @@ Advance = Callable[[Chunk, int, Snapshot | None], Iterator[Snapshot]]
 def own_jax(config: Config) -> Iterator[None]:
     """JAX as our programs rely on it, in this thread, whatever the process has set.
 
-    That is the 64-bit mode that the config's arithmetic needs, the usual layout of random bits,
-    products as exact as their factors where an environment or a part of one's own says nothing else
-    (a GPU would round the factors to 10 bits, a TPU to 7), and none of the settings with which
-    people look for faults in programs of their own: they refuse what is meant here (NaN is a metric
-    where no episode ended, a host array is an argument) or cannot compile.
+    That is the 64-bit mode that the config's arithmetic needs, the usual kind and layout of random
+    bits, products as exact as their factors where an environment or a part of one's own says
+    nothing else (a GPU would round the factors to 10 bits, a TPU to 7), and none of the settings
+    with which people look for faults in programs of their own: they refuse what is meant here (NaN
+    is a metric where no episode ended, a host array is an argument) or cannot compile.
     """
     with (
         jax.enable_x64(config.float_type == "float64"),
-        jax.threefry_partitionable(True),  # what environments draw depends on it
+        jax.threefry_partitionable(True),  # what environments draw depends on it,
+        jax.default_prng_impl("threefry2x32"),  # and on this, if they make keys
         jax.default_matmul_precision("highest"),
         jax.disable_jit(False),
         jax.numpy_dtype_promotion("standard"),
@@ -194,13 +195,15 @@ def trace_update(chunk: Chunk, lanes: Lane, build: Build) -> None:
         jax.eval_shape(advance, chunk.config, chunk.options, lanes, np.int32(0))
 
 
-def update_text(chunk: Chunk, build: Build) -> str:
-    """The program of an update of a chunk's lanes, as text: equal texts train to equal bits."""
-    lanes = lane_shapes(chunk, build)
+def programs_text(chunk: Chunk, build: Build) -> str:
+    """The programs that begin a chunk's lanes and update them, as text: equal texts train to equal
+    bits."""
+    lanes, of_chunk = lane_shapes(chunk, build), (chunk.config, chunk.options)
     with own_jax(chunk.config):
-        _, advance = _functions(1, build)
-        lowered = jax.jit(advance).lower(chunk.config, chunk.options, lanes, np.int32(0))
-        return str(lowered.as_text())
+        start, advance = _functions(1, build)
+        begins = jax.jit(start).lower(*of_chunk, chunk.keys, chunk.params)
+        updates = jax.jit(advance).lower(*of_chunk, lanes, np.int32(0))
+        return f"{begins.as_text()}{updates.as_text()}"
 
 
 def check_memory(

@@ -62,15 +62,15 @@ def extend(
 def _check_budget_is_unused(
     directory: Path, manifest: Manifest, longer: Config, build: Build
 ) -> None:
-    """Raise RunError if an algorithm of one's own makes other updates of a larger budget."""
+    """Raise RunError if an algorithm of one's own trains otherwise with a larger budget."""
     texts = {
-        chunks.update_text(planning.make_chunks(one)[0], build)
+        chunks.programs_text(planning.make_chunks(one)[0], build)
         for one in (manifest, manifest._replace(config=longer))
     }
     if len(texts) > 1:
         raise RunError(
-            f"{directory} cannot be extended: {manifest.build} makes updates that depend on the "
-            "budget, so that those it has made are not those of a longer run"
+            f"{directory} cannot be extended: {manifest.build} depends on the budget, so that the "
+            "updates it has made are not those of a longer run"
         )
 
 

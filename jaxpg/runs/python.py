@@ -165,6 +165,8 @@ def train_grid(
     Raises:
       ConfigError: as `train_population` does; of every combination before the first is trained.
     """
+    if "settings" in options:
+        raise ConfigError("settings are of one run: those of a grid are made of its values")
     if options.get("out") is not None:
         raise ConfigError(
             "out is of one run, and a grid is several: jaxpg sweep keeps it, or save each point's "

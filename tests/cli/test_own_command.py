@@ -55,6 +55,11 @@ def annealed(config):
     rate = optax.linear_schedule(1.0, 0.0, config.num_updates)
     optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(rate))
     return jaxpg.build(config)._replace(optimizer=lambda config: optimizer)
+
+
+def counted(config):
+    updates = jnp.float32(config.num_updates)
+    return jaxpg.build(config)._replace(init_fit=lambda config, params: updates)
 """
 SMALL = ["--num-envs=3", "--num-steps=24", "--total-steps=504", "--hidden-sizes=6", "--lanes=2"]
 OWN = ["--algorithm", "theirs:scaled"]
@@ -144,13 +149,14 @@ def test_what_depends_on_the_budget_is_not_extended(theirs, tmp_path, capsys):
     config = jaxpg.Config(
         num_envs=3, num_steps=24, total_steps=144, hidden_sizes=(6,), lr_schedule="constant"
     )
-    for build in (made.scaled, made.annealed):
+    for build in (made.scaled, made.annealed, made.counted):
         out = tmp_path / build.__name__
         directories.begin(out, planning.plan("vpg", config, [1, 2], 2, build=build))
     main(["extend", str(tmp_path / "scaled"), "--total-steps", "216", "--no-report"])
-    told = refused(capsys, "extend", tmp_path / "annealed", "--total-steps", 216)
-    assert "theirs:annealed makes updates that depend on the budget" in told
-    assert manifests.read(tmp_path / "annealed").config == config
+    for name in ("annealed", "counted"):
+        told = refused(capsys, "extend", tmp_path / name, "--total-steps", 216)
+        assert f"theirs:{name} depends on the budget, so that the updates it has made are" in told
+        assert manifests.read(tmp_path / name).config == config
 
 
 def test_another_source_is_refused_with_both_hashes_unless_it_is_meant(

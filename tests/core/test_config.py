@@ -1,9 +1,12 @@
 """Config: what is rejected and in which words, what is accepted, and what may be traced."""
 
+import copy
 import dataclasses
 import importlib
 import inspect
 import math
+import operator
+import pickle
 from itertools import product
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -14,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+import jaxpg.core.config
+import torch_ref.config
 from jaxpg.core import algorithms, noise, training
 from jaxpg.core.config import FIELDS, OPTIONAL, STATIC, TRACED, TRAITS, WHOLE, ConfigError
 from jaxpg.core.presets import PRESET_NOTES, PRESETS, preset
@@ -317,8 +322,8 @@ def test_what_nothing_depends_on(given, names):
         (PPO, "backtrack_steps batch_size buffer_size total_episodes"),
         (
             REINFORCE | {"fit": "trpo"},
-            f"{OF_MINIBATCHES} batch_size buffer_size num_steps time_limit total_steps value_data "
-            "value_steps value_target",
+            f"{OF_MINIBATCHES} batch_size buffer_size lr_schedule num_steps optimizer time_limit "
+            "total_steps value_data value_steps value_target",
         ),
     ],
 )
@@ -589,6 +594,26 @@ def test_numpy_float64_is_checked_like_a_number():
 def test_wrong_types_are_rejected(given):
     with pytest.raises(ConfigError, match=next(iter(given))):
         validate(Config(**given))
+
+
+@pytest.mark.parametrize("package", [jaxpg.core.config, torch_ref.config])
+def test_parameters_of_the_environment_cannot_be_changed(package):
+    """All configs that say nothing of them share one dictionary."""
+    for shared in (package.OWN_PARAMS, package.Config(env_params={"gravity": 12.0}).env_params):
+        before = dict(shared)
+        for change in (
+            lambda x: x.__setitem__("gravity", 50.0),
+            lambda x: x.update(gravity=50.0),
+            lambda x: x.setdefault("masspole", 50.0),
+            lambda x: x.pop("gravity"),
+            lambda x: x.clear(),
+            lambda x: operator.ior(x, {"gravity": 50.0}),
+        ):
+            with pytest.raises(TypeError, match=r"env_params cannot be changed: dataclasses.repl"):
+                change(shared)
+        assert dict(shared) == before
+        for same in (pickle.loads(pickle.dumps(shared)), copy.deepcopy(shared)):
+            assert (same, same.static, type(same)) == (shared, shared.static, package.EnvParams)
 
 
 def test_config_is_frozen_and_hashable():

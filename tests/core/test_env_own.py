@@ -3,6 +3,7 @@
 Each is registered under a name of its own and met by jaxpg as a user's would be.
 """
 
+import importlib
 from typing import Any, NamedTuple
 
 import gymnax
@@ -18,6 +19,7 @@ from gymnax.wrappers import purerl
 import jaxpg
 from jaxpg.core import env, learner, noise, rollout, training
 from jaxpg.core.config import Config, ConfigError
+from jaxpg.world import find
 
 
 @pytest.fixture
@@ -333,6 +335,28 @@ class Endless(Walk):
     def step_env(self, key, state, action, params):
         x = state["x"] + params.push * action
         return self.see(x), {"x": x}, x, False, {}
+
+
+def test_what_an_environment_draws_for_itself_is_no_setting_of_the_process():
+    plain = find("DeepSea-bsuite").gym.action_mapping
+    with jax.default_prng_impl("rbg"), jax.threefry_partitionable(False):
+        np.testing.assert_array_equal(find("DeepSea-bsuite").gym.action_mapping, plain)
+
+
+def test_a_name_that_two_modules_have_is_the_first_ones(register, tmp_path, monkeypatch):
+    """The second would be trained as the first, under its own name."""
+    source = "from gymnax.environments.classic_control.cartpole import CartPole\n"
+    for module in ("first_env", "second_env"):
+        (tmp_path / f"{module}.py").write_text(source + "class Mine(CartPole):\n    pass\n")
+    (tmp_path / "only_looks.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = (importlib.import_module(name) for name in ("first_env", "second_env"))
+    register("Mine-v0", first.Mine)
+    assert find("first_env:Mine-v0").classes[-1] is find("only_looks:Mine-v0").classes[-1]
+    with pytest.raises(ConfigError, match="'Mine-v0' is registered as that of first_env, and seco"):
+        find("second_env:Mine-v0")
+    register("Mine-v0", second.Mine)
+    assert find("second_env:Mine-v0").name == "Mine-v0"
 
 
 def test_without_a_time_limit_one_must_be_given(register):

@@ -55,6 +55,12 @@ def test_anything_but_a_32_bit_integer_is_no_seed(package, seed):
         package.keys([0, seed])
 
 
+@pytest.mark.parametrize("package", [jaxpg.core.noise, torch_ref.noise])
+def test_keys_are_of_several(package):
+    with pytest.raises(ValueError, match=r"keys are of several seeds, as of range\(8\); got 8"):
+        package.keys(8)
+
+
 @pytest.mark.parametrize("package", [jaxpg, torch_ref])
 def test_what_is_no_key_of_one_seed_starts_no_run(package):
     """An integer, or many keys without vmap, would end in an error of JAX's own."""

@@ -87,6 +87,8 @@ def test_several_values_of_a_field_need_a_vmap():
         ConfigError, match=r"gamma must be one number; got .* shape \(8,\): jax.vmap"
     ):
         jaxpg.train(Config(gamma=gammas), jaxpg.key(0))
+    with pytest.raises(ConfigError, match=r"gravity must be one number; got .* shape \(8,\)"):
+        jaxpg.train(Config(env_params={"gravity": gammas}), jaxpg.key(0))
     shape = jax.eval_shape(jax.vmap(lambda x: train(Config(gamma=x), noise.key(0))[1]), gammas)
     assert shape.env_steps.shape[0] == 8
 

@@ -418,6 +418,8 @@ def test_parameters_that_no_file_can_hold_are_refused_before_training(tmp_path):
 def test_a_grid_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match="jaxpg sweep keeps it"):
         jaxpg.train_grid(TINY, SEEDS, {"gamma": [0.5]}, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="settings are of one run: those of a grid are made of"):
+        jaxpg.train_grid(TINY, [1], {"gamma": [0.9]}, settings=[{}])
 
 
 @pytest.mark.parametrize(
