@@ -213,15 +213,16 @@ def source(build: Build) -> Source | None:
 
 
 def env_sha256(name: str) -> str | None:
-    """Of the files with the classes of an environment of one's own and of its wrappers, of those
-    in a script or notebook of what they and their bases define, without the globals that they use;
+    """Of the files with the classes of an environment of one's own and of its wrappers, and of the
+    MODULE of a name, which may register another's with values of its own; of those in a script or notebook of what they and their bases define, without the globals that they use;
     None of gymnax's and of a suite's."""
     if suites.has(name):
         return None
     from jaxpg.world import find  # late, for it brings jax
 
     classes = find(name).classes
-    modules = sorted({one.__module__ for one in classes} - {"__main__"})
+    registers = {name.rpartition(":")[0]} - {""}
+    modules = sorted(registers | {one.__module__ for one in classes} - {"__main__"})
     theirs = [x for x in modules if x.partition(".")[0] not in ("gymnax", "jaxpg")]
     found = [_sha256(getattr(sys.modules.get(module), "__file__", None)) for module in theirs]
     theirs_too = dict.fromkeys(base for one in classes for base in one.__mro__)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments import environment, spaces
+from gymnax.environments.bsuite.discounting_chain import DiscountingChain
 from gymnax.wrappers import purerl
 
 import jaxpg
@@ -177,6 +178,17 @@ def test_all_files_of_ones_own_count_those_of_wrappers_too(monkeypatch, drunk):
     assert sha256(lambda: purerl.FlattenObservationWrapper(Drunk())) == here
     theirs = type("Theirs", (purerl.GymnaxWrapper,), {"__module__": handmade.__name__})
     assert sha256(lambda: theirs(Drunk())) not in (None, here)
+
+
+def test_so_does_the_file_that_registers_anothers(tmp_path, monkeypatch):
+    """With values that its class does not say."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, "Chain-v0"])
+    monkeypatch.setitem(gymnax.registration._registry, "Chain-v0", DiscountingChain)
+    (tmp_path / "chain_env.py").write_text("import functools  # and registers it\n")
+    known = own.env_sha256("chain_env:Chain-v0")
+    assert known == hashlib.sha256((tmp_path / "chain_env.py").read_bytes()).hexdigest()
+    assert own.env_sha256("Chain-v0") is None
 
 
 def test_an_environment_of_a_script_is_known_by_what_its_class_says(monkeypatch):
