@@ -6,6 +6,7 @@ It is the same in every process: nothing of it depends on addresses, or on the o
 import dataclasses
 import hashlib
 import inspect
+import pickle
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import CodeType, ModuleType
@@ -59,12 +60,17 @@ def _parts_of(value: Any, met: dict[int, tuple[int, Any]]) -> Iterator[bytes]:
         inner = [value.fget]
     elif isinstance(value, staticmethod | classmethod):
         inner = [value.__func__]
+    elif inspect.isbuiltin(value):
+        yield value.__qualname__.encode()
+        inner = [value.__self__]
     elif inspect.isclass(value):
         yield f"{value.__module__}.{value.__qualname__}".encode()
     elif hasattr(value, "__array__"):
         yield _numbers(value)
     else:
         inner = [getattr(type(value), "__call__", None), _fields(value)]  # noqa: B004
+        if not hasattr(value, "__dict__"):
+            inner.append(_reduced(value))
     for one in inner:
         yield from _parts_of(one, met)
 
@@ -91,6 +97,14 @@ def _numbers(value: Any) -> bytes:
         return b""
     content = b"" if array.dtype.hasobject else array.tobytes()
     return f"{array.dtype}{array.shape}".encode() + content
+
+
+def _reduced(value: Any) -> Any:
+    """What an object without fields, as a range, is made of; None if it does not say."""
+    try:
+        return value.__reduce_ex__(2)
+    except (TypeError, pickle.PicklingError):
+        return None
 
 
 def _fields(value: Any) -> dict[str, Any]:

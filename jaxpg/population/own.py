@@ -214,8 +214,9 @@ def source(build: Build) -> Source | None:
 
 def env_sha256(name: str) -> str | None:
     """Of the files with the classes of an environment of one's own and of its wrappers, and of the
-    MODULE of a name, which may register another's with values of its own; of those in a script or notebook of what they and their bases define, without the globals that they use;
-    None of gymnax's and of a suite's."""
+    MODULE of its name, which may register another's with values of its own; of those in a script
+    or notebook of what they and their bases define, without the globals that they use; None of
+    gymnax's and of a suite's."""
     if suites.has(name):
         return None
     from jaxpg.world import find  # late, for it brings jax

@@ -4,10 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+import operator
 import os
 import re
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -168,6 +172,16 @@ class Maker:
 def test_what_differs_is_not_called_alike():
     """A directory would be taken for a run of the other, and its results for those asked for."""
     long, longer = np.arange(2000.0), np.arange(2000.0) + (np.arange(2000) == 1000)
+    of_no_fields = [
+        (operator.add, operator.sub),
+        (math.sin, math.cos),
+        (np.sin, np.cos),
+        (range(3), range(4)),
+        (slice(3), slice(4)),
+        (Fraction(1, 2), Fraction(1, 3)),
+        (Decimal("0.5"), Decimal("0.3")),
+        (bytearray(b"a"), bytearray(b"b")),
+    ]
     pairs = [
         (made_of(1.0), made_of(-3.0)),
         (made_of(1.0, long), made_of(1.0, longer)),
@@ -177,6 +191,7 @@ def test_what_differs_is_not_called_alike():
         (Maker(long).build, Maker(longer).build),
         (scaled, another),
         (lambda config: 1.0, lambda config: 2.0),
+        *((made_of(one), made_of(other)) for one, other in of_no_fields),
     ]
     for one, other in pairs:
         assert own.source(one).name != own.source(other).name
@@ -190,9 +205,10 @@ def test_what_differs_is_not_called_alike():
 
 def test_a_hash_is_the_same_in_every_process():
     program = (
-        "import numpy as np; from jaxpg.population import contents\n"
+        "import threading; import numpy as np; from jaxpg.population import contents\n"
         "def made(x):\n    return lambda y: (x, y in {'alpha', 'beta', 'gamma'})\n"
         "values = made(np.float32(2.5)), made(np), {'a', 'b', 'c'}, made(np.array([None, 'a']))\n"
+        "values += made(range(3)), made(np.sin), made(sum), made(threading.Lock())\n"
         "print(*map(contents.hash_of, values))"
     )
     found = {
