@@ -66,8 +66,8 @@ def begin_and_advance(
     def advance(key: jax.Array, state: Any, action: jax.Array, given: dict) -> tuple:
         now = world.with_params(given).params
         obs, state, reward, terminated, info = gym.step_env(key, state, action, now)
-        keys = info if isinstance(info, Mapping) else ()
-        told = [key for key in keys if "truncat" in str(key).lower()]
+        names = info if isinstance(info, Mapping) else ()
+        told = [one for one in names if "truncat" in str(one).lower()]
         if told and not is_own("is_truncated"):
             raise ConfigError(
                 f"{name} says in info[{told[0]!r}] that an episode is truncated, where gymnax does "

@@ -97,12 +97,12 @@ class Policy:
         if len(given) < len(shape) or given[len(given) - len(shape) :] != shape:
             wanted = ", ".join(["…", *map(str, shape)])
             raise ValueError(f"observation must have the shape ({wanted}); got {given}")
-        if values and not isinstance(observation, jax.core.Tracer):
-            numbers = np.asarray(observation)
-            unknown = numbers[~((numbers >= 0) & (numbers < values) & (numbers % 1 == 0))]
-            if unknown.size:
-                raise ValueError(f"observation must be of 0 to {values - 1}; got {unknown[0]}")
         with jax.transfer_guard("allow"):  # numpy is asked for
+            if values and not isinstance(observation, jax.core.Tracer):
+                numbers = np.asarray(observation)
+                unknown = numbers[~((numbers >= 0) & (numbers < values) & (numbers % 1 == 0))]
+                if unknown.size:
+                    raise ValueError(f"observation must be of 0 to {values - 1}; got {unknown[0]}")
             if key is None:
                 action = self.actor.greedy(self.params, observation)
             else:
