@@ -1,8 +1,9 @@
 """Prove a port: compare any two trees of arrays, and find where two runs part. numpy only.
 
 A tree is nested dicts, lists, tuples, NamedTuples or dataclasses, a list of (name, array), or
-anything with a `state_dict()`, such as a torch module. Its leaves are numbers and arrays of jax,
-torch or numpy. What cannot be compared is a failure, never a pass. `docs/parity.md` shows it used.
+anything with a `state_dict()`, such as a torch module (whose other buffers are not seen). Its
+leaves are numbers and arrays of jax, torch or numpy. What cannot be compared is a failure, never a
+pass. `docs/parity.md` shows it used.
 """
 
 import dataclasses

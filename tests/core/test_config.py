@@ -599,7 +599,11 @@ def test_wrong_types_are_rejected(given):
 @pytest.mark.parametrize("package", [jaxpg.core.config, torch_ref.config])
 def test_parameters_of_the_environment_cannot_be_changed(package):
     """All configs that say nothing of them share one dictionary."""
-    for shared in (package.OWN_PARAMS, package.Config(env_params={"gravity": 12.0}).env_params):
+    for shared in (
+        package.OWN_PARAMS,
+        package.Config(env_params={"gravity": 12.0}).env_params,
+        package.EnvParams({"gravity": 12}, frozenset()),  # traced, whatever its type
+    ):
         before = dict(shared)
         for change in (
             lambda x: x.__setitem__("gravity", 50.0),

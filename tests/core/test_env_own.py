@@ -338,7 +338,7 @@ class Endless(Walk):
 
 
 def test_what_an_environment_draws_for_itself_is_no_setting_of_the_process():
-    plain = find("DeepSea-bsuite").gym.action_mapping
+    plain = gymnax.make("DeepSea-bsuite")[0].action_mapping
     with jax.default_prng_impl("rbg"), jax.threefry_partitionable(False):
         np.testing.assert_array_equal(find("DeepSea-bsuite").gym.action_mapping, plain)
 
