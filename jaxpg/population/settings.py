@@ -81,10 +81,11 @@ def setting_list(settings: Any) -> list[Setting]:
     Raises:
       ConfigError: if they are none, or no mappings.
     """
-    found = [settings] if isinstance(settings, Mapping) else list(settings)
-    if not found:
+    several = isinstance(settings, Iterable) and not isinstance(settings, Mapping)
+    found = list(settings) if several else []
+    if several and not found:
         raise ConfigError("settings must be at least one; got none")
-    if isinstance(settings, Mapping) or not all(isinstance(one, Mapping) for one in found):
+    if not several or not all(isinstance(one, Mapping) for one in found):
         raise ConfigError(f"settings must be mappings, as [{{'gamma': 0.9}}]; got {settings!r:.60}")
     return found
 

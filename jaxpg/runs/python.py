@@ -109,6 +109,7 @@ def train_population(
     segments = whole("segments", segments)
     if segments < 1:
         raise ConfigError(f"segments must be at least 1; got {segments}")
+    _check_build(build)
     evaluating = evaluations.asked(config, evaluate_every, evaluate_episodes)
     start = start_of(start_from)
     if sentence := starts.of_the_diverged(start, seeds):
@@ -174,6 +175,7 @@ def train_grid(
         )
     seeds = seed_list(seeds)
     build = options.pop("build", fast.build)
+    _check_build(build)
     programs, settings = expand(config, settled(config, grid, build))
     if own.source(build) is None:  # one's own may use whatever it likes
         check_varied(config, programs)
@@ -230,6 +232,14 @@ def _train_into(
     return load(directory).population
 
 
+def _check_build(build: Any) -> None:
+    if not callable(build):
+        raise ConfigError(
+            "build must be a function that makes an algorithm of a config, as jaxpg.build is; got "
+            f"one {type(build).__name__}"
+        )
+
+
 def start_of(source: str | os.PathLike[str] | Run | Trained | None) -> Start | None:
     """What seeds start from that start from a finished run, or a population; None for None."""
     if source is None:
@@ -238,6 +248,11 @@ def start_of(source: str | os.PathLike[str] | Run | Trained | None) -> Start | N
         source = load(source)
     if isinstance(source, Run):
         return starts.of(source.population, source.directory)
+    if not isinstance(source, population.Population):
+        raise ConfigError(
+            "start_from must be a finished run, its directory or a population; got "
+            f"{type(source).__name__}"
+        )
     check_params(source.params)
     return starts.of(source)
 

@@ -457,6 +457,13 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
     [
         ({"config": "ppo"}, r"config must be a Config, as preset\('ppo'\) is; got 'ppo'"),
         ({"settings": {"gamma": 0.9}}, r"settings must be mappings, as .*; got {'gamma': 0.9}"),
+        ({"settings": None}, r"settings must be mappings, as .*; got None"),
+        ({"settings": 3}, r"settings must be mappings, as .*; got 3"),
+        (
+            {"build": jaxpg.build(TINY)},
+            r"build must be a function .* of a config, .* one Algorithm",
+        ),
+        ({"start_from": {"policy": 0}}, r"start_from must be a finished run, .*; got dict"),
         ({"settings": ["gamma"]}, r"settings must be mappings, as .*; got \['gamma'\]"),
         ({"settings": iter(())}, "settings must be at least one; got none"),
         ({"lanes": 2.0}, "lanes must be an integer; got 2.0"),
