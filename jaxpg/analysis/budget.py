@@ -60,6 +60,16 @@ def spent(config: Config, population: "Population", unit: str) -> np.ndarray:
     return np.cumsum(population.metrics.env_steps, axis=1, dtype=np.int64)
 
 
+def last_within(used: np.ndarray, within: Budget) -> np.ndarray:
+    """What each seed had spent by its last whole update within a budget, [S]; 0 if that pays for
+    none.
+
+    Args:
+      used: as of `spent`, in its unit, [S, U].
+    """
+    return np.where(used <= within.amount, used, 0).max(axis=1)
+
+
 def alike(one: Config, other: Config) -> bool:
     """Whether the seeds of two configs have the same to spend, and spend it but for a fiftieth:
     what is left of a budget pays for no update."""

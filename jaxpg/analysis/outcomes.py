@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxpg import words
-from jaxpg.analysis.budget import Budget, budget, spent
+from jaxpg.analysis.budget import Budget, budget, last_within, spent
 from jaxpg.analysis.stats import SOLVED, TIME_LIMITS, Survival, kaplan_meier
 from jaxpg.core.config import RECENT_EPISODES, Config
 from jaxpg.population.evaluations import Evaluations
@@ -109,7 +109,7 @@ def outcomes(
     lost = (trailing < lost_below) & (update > first[:, None])
     used = spent(config, population, within.unit if within else budget(config).unit)
     time = used[np.arange(len(first)), first].astype(float)
-    watched = np.where(used <= within.amount, used, 0).max(axis=1) if within else used[:, -1]
+    watched = last_within(used, within) if within else used[:, -1]
     solving = Solving(
         target=target,
         lost_below=lost_below,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpg import words
-from jaxpg.analysis.budget import NEAR, STEPS, Budget, smallest, spent, taken
+from jaxpg.analysis.budget import NEAR, STEPS, Budget, last_within, smallest, spent, taken
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
 from jaxpg.analysis.outcomes import Outcomes, outcomes, select
@@ -431,7 +431,7 @@ def _cut_short(entry: Entry) -> str | None:
     if within is None or not healthy.any():
         return None
     used = spent(entry.run.config, entry.run.population, within.unit)[entry.rows][healthy]
-    last = np.where(used <= within.amount, used, 0).max(axis=1)
+    last = last_within(used, within)
     if within.amount - last.min() <= NEAR * within.amount:
         return None
     at = " to ".join(dict.fromkeys(words.amount(x) for x in (last.min(), last.max())))

@@ -73,6 +73,8 @@ class Point(NamedTuple):
     measures: dict[str, Estimate | None]
     evaluated: dict[str, Estimate]  # the IQM of the last evaluation while it trained, by mode
     taken: Budget  # what each of its seeds was trained for
+    amount: np.ndarray  # [P]
+    returns: np.ndarray  # [S, P]
 
     @property
     def score(self) -> float:
@@ -202,7 +204,9 @@ def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Poi
         ends = outcomes(run.config, part, target)
         values = {**program, **setting}
         seen = last_evaluation(part)
-        found.append(Point(values, run.directory, i, ends, measure(ends), seen, taken(run.config)))
+        # Its floor is known once all points are: -inf stands for it.
+        of_curve = (taken(run.config), *curve_points(run.config, part, least=-math.inf))
+        found.append(Point(values, run.directory, i, ends, measure(ends), seen, *of_curve))
     return found
 
 
@@ -214,12 +218,13 @@ def _with_a_floor(points: list[Point]) -> list[Point]:
         if not math.isnan(point.outcomes.floor):
             world = _world(point)
             floors[world] = min(point.outcomes.floor, floors.get(world, math.inf))
-    if not floors:
-        return points
+    lowest = min(floors.values(), default=math.nan)
     found = []
     for point in points:
-        ends = point.outcomes._replace(floor=floors.get(_world(point), min(floors.values())))
-        found.append(point._replace(outcomes=ends, measures=measure(ends)))
+        floor = floors.get(_world(point), lowest)
+        ends = point.outcomes._replace(floor=floor)
+        returns = np.where(np.isneginf(point.returns), floor, point.returns)
+        found.append(point._replace(outcomes=ends, measures=measure(ends), returns=returns))
     return found
 
 
@@ -596,16 +601,12 @@ def _curves(found: Found) -> Picture:
 
 
 def _draw_curves(axes: Any, found: Found, shown: Sequence[Point]) -> None:
-    ends = []
     for i, point in enumerate(shown):
-        run, label = load(point.directory), _said(point, found)
-        part = select(run.population, run.population.setting == point.setting)
-        amount, returns = curve_points(run.config, part, least=point.outcomes.floor)
-        ends.append(amount[-1])
-        figures.draw_iqm(axes, amount, returns, label=label, **figures.look(i))
+        label = _said(point, found)
+        figures.draw_iqm(axes, point.amount, point.returns, label=label, **figures.look(i))
     solving = shown[0].outcomes.solving
     figures.draw_target(axes, solving and solving.target)
-    figures.label_budget(axes, found.config.unit, max(ends))
+    figures.label_budget(axes, found.config.unit, max(p.amount[-1] for p in shown))
     figures.label_returns(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, fontsize=8.5)

@@ -173,8 +173,7 @@ def closing(summary: dict[str, Any], out: Path) -> str:
     if silent and found is not None:
         lines.append(
             f"{words.seeds(len(silent)) if settings == 1 else len(silent)} finished no episode, "
-            f"the first of them seed {silent[0]['seed']}: "
-            "they count as untrained"
+            f"the first of them seed {silent[0]['seed']}: they count as untrained"
         )
     if summary["solved_at"] is not None:
         share, at = summary["solved_fraction"], f"solved (>= {summary['solved_at']:g})"
