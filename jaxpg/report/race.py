@@ -42,11 +42,11 @@ def show(race: Race, found: Sequence[Round], scores: Sequence[np.ndarray]) -> No
     risk = f"{race.plan.alpha:.3g}"
     console.print(escape(f"{where}; the chance of telling alike ones apart is held at {risk}"))
     seeds = trained(race, found)
-    for letter, one, all_, gone in zip(
+    for letter, one, count, gone in zip(
         LETTERS, race.contenders, seeds, failed(seeds, scores), strict=False
     ):
         without = f", {gone} of them failed: below all others" if gone else ""
-        about = f"{words.seeds(all_)}{without}"
+        about = f"{words.seeds(count)}{without}"
         console.print(escape(f"  {letter}  {one.name}  ({about})"), overflow="fold")
     table = Table("", "seeds", "P(first is better)", "p", "", box=SIMPLE_HEAD)
     for pair in last.pairs:
