@@ -5,6 +5,7 @@
 α_u and β_u are the learning rates of update u, and an optimizer may turn and scale the gradients.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from torch_ref import learner
 from torch_ref.config import Config
-from torch_ref.losses import value_loss
+from torch_ref.losses import clipped_value_loss, value_loss
 from torch_ref.types import Algorithm, Batch, Fitted, Learned
 
 
@@ -76,9 +77,10 @@ def fit_joint(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """One step of everything, on the joint loss."""
+    objective = joint_objective(policy_objective, value_objective)
 
     def of_all() -> tuple:
-        return joint_objective(config, algorithm, learned.params, batch)
+        return objective(config, algorithm, learned.params, batch)
 
     rate = learner.rates(config, learned.update)["joint"]
     start = (learned.params, learned.opt_state["joint"])
@@ -100,8 +102,13 @@ def policy_objective(
 def value_objective(
     config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The critic's loss on the batch."""
-    loss = value_loss(algorithm.networks.value(params, batch.obs), batch.target, batch.valid)
+    """The critic's loss on the batch, clipped or not."""
+    value = algorithm.networks.value(params, batch.obs)
+    if config.clip_value is None:
+        loss = value_loss(value, batch.target, batch.valid)
+    else:
+        inputs = (value, batch.value, batch.target, batch.valid)
+        loss = clipped_value_loss(*inputs, clip_value=config.clip_value)
     return loss, {"value_loss": loss}
 
 
@@ -116,10 +123,14 @@ def replay_objective(
     return loss, {"value_loss": loss}
 
 
-def joint_objective(
-    config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
-    policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch)
-    return policy + config.vf_coef * value, {**parts, **more}
+def joint_objective(policy_objective: Callable, value_objective: Callable) -> Callable:
+    """The policy's objective, entropy bonus and all, + vf_coef · the critic's, and their parts."""
+
+    def objective(
+        config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        policy, parts = policy_objective(config, algorithm, params, batch)
+        value, more = value_objective(config, algorithm, params, batch)
+        return policy + config.vf_coef * value, {**parts, **more}
+
+    return objective

@@ -1,5 +1,7 @@
 """Losses: arrays in, a scalar to minimise out. Padding (not valid) has no part in them."""
 
+from typing import Any
+
 import torch
 
 
@@ -77,6 +79,35 @@ def value_loss(value: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -
     assert value.shape == target.shape == valid.shape
     error = value - target.detach()
     return masked_mean(error * error, valid)
+
+
+def clipped_value_loss(
+    value: torch.Tensor,
+    old_value: torch.Tensor,
+    target: torch.Tensor,
+    valid: torch.Tensor,
+    *,
+    clip_value: Any,
+) -> torch.Tensor:
+    """Mean over valid steps of max((V - target)², (V_old + clip(V - V_old, ±c) - target)²).
+
+    Args:
+      value: V(s), float [...].
+      old_value, target: constants, float [...].
+      valid: bool [...].
+      clip_value: c > 0, a scalar.
+
+    Raises:
+      AssertionError: if the shapes differ.
+
+    Without the ½ that it has there, as in CleanRL: the same vf_coef weighs twice as much here.
+
+    Source: Dhariwal et al. 2017, OpenAI Baselines.
+    """
+    assert value.shape == old_value.shape == target.shape == valid.shape
+    near = old_value + (value - old_value).clamp(-clip_value, clip_value)
+    error = torch.maximum((value - target) ** 2, (near - target) ** 2)
+    return masked_mean(error, valid)
 
 
 def masked_mean(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

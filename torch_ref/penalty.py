@@ -9,7 +9,6 @@ Source: Schulman et al. 2017 (arXiv:1707.06347), section 4; Heess et al. 2017 (a
 """
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,24 +35,24 @@ def fit(
     config: Config, algorithm: Algorithm, learned: Learned, batch: Batch
 ) -> tuple[Learned, Fitted]:
     """`ppo.fit` on the surrogate with its penalty, then β for the next update."""
-    old, weight = copy.deepcopy(learned.params), learned.fit_state
-    minimised = objectives(config, old, weight)
-    learned, fitted = ppo.fit(config, algorithm, learned, batch, objectives=minimised)
+    old, beta = copy.deepcopy(learned.params), learned.fit_state
+    penalized = partial(surrogate_objective, old=old, beta=beta)
+    learned, fitted = ppo.fit(config, algorithm, learned, batch, policy_objective=penalized)
     with torch.no_grad():
         old_outputs = algorithm.networks.policy(old, batch.obs)
         kl = natural.mean_kl(algorithm, old_outputs, learned.params, batch)
-    adapted = adapted_weight(weight, kl, desired_kl=config.desired_kl)
-    losses = {**fitted.losses, "kl": kl, "kl_weight": weight}
+    adapted = adapted_weight(beta, kl, desired_kl=config.desired_kl)
+    losses = {**fitted.losses, "kl": kl, "kl_weight": beta}
     return learned._replace(fit_state=adapted), fitted._replace(losses=losses)
 
 
-def adapted_weight(weight: torch.Tensor, kl: torch.Tensor, *, desired_kl: Any) -> torch.Tensor:
+def adapted_weight(beta: torch.Tensor, kl: torch.Tensor, *, desired_kl: Any) -> torch.Tensor:
     """β of the next update, within LEAST_WEIGHT and MOST_WEIGHT.
 
         β / 2  where D < d / 1.5,    2 β  where D > 1.5 d,    else β
 
     Args:
-      weight: β, a scalar.
+      beta: β, a scalar.
       kl: D = KL(π_old ‖ π) at the end of the update, in nats, a scalar.
       desired_kl: d, in nats, > 0, a scalar.
 
@@ -62,24 +61,7 @@ def adapted_weight(weight: torch.Tensor, kl: torch.Tensor, *, desired_kl: Any) -
     factor = torch.where(
         kl < desired_kl / SLACK, 0.5, torch.where(kl > desired_kl * SLACK, 2.0, 1.0)
     )
-    return (weight * factor.to(weight.dtype)).clamp(LEAST_WEIGHT, MOST_WEIGHT)
-
-
-def objectives(config: Config, old: nn.ModuleDict, weight: torch.Tensor) -> dict[str, Callable]:
-    """What each group of parameters descends, as in `ppo.OBJECTIVES`.
-
-    Args:
-      old: of π_old.
-      weight: β, a scalar.
-    """
-    policy = partial(surrogate_objective, old=old, weight=weight)
-    own: dict[str, Callable] = {
-        "policy": policy,
-        "value": ppo.value_objective,
-        "joint": partial(ppo.joint_objective, policy_objective=policy),
-    }
-    groups = learner.groups(config, old)
-    return {name: objective for name, objective in own.items() if name in groups}
+    return (beta * factor.to(beta.dtype)).clamp(LEAST_WEIGHT, MOST_WEIGHT)
 
 
 def surrogate_objective(
@@ -89,7 +71,7 @@ def surrogate_objective(
     batch: Batch,
     *,
     old: nn.ModuleDict,
-    weight: torch.Tensor,
+    beta: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The surrogate's loss + β KL(π_old ‖ π) - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
@@ -98,4 +80,4 @@ def surrogate_objective(
     ratio = torch.exp(learner.log_ratio(algorithm, outputs, batch))
     loss, parts = learner.regularized(config, algorithm, outputs, ratio, batch)
     kl = masked_mean(algorithm.distribution.kl(old_outputs, outputs), batch.valid)
-    return loss + weight * kl, parts
+    return loss + beta * kl, parts

@@ -10,17 +10,17 @@ The 37 implementation details of proximal policy optimization (ICLR blog track).
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from torch_ref import learner, ring
+from torch_ref import gradient, learner, ring
 from torch_ref.advantages import masked_range, normalize
-from torch_ref.config import Config, ConfigError, nearest
-from torch_ref.losses import masked_mean, value_loss
+from torch_ref.config import Config
+from torch_ref.losses import masked_mean
 from torch_ref.types import Algorithm, Batch, Fitted, Learned
 
 
@@ -30,7 +30,8 @@ def fit(
     learned: Learned,
     batch: Batch,
     *,
-    objectives: Mapping[str, Callable] | None = None,
+    policy_objective: Callable | None = None,
+    value_objective: Callable | None = None,
 ) -> tuple[Learned, Fitted]:
     """`epochs` passes over the batch, each in `minibatches` steps of every optimizer.
 
@@ -39,17 +40,22 @@ def fit(
     taken.
 
     Args:
-      objectives: your own in place of OBJECTIVES', by group of parameters. A minibatch's Ψ is
-        already normalised where `normalize_over` says so.
+      policy_objective, value_objective: your own, with the arguments of `surrogate_objective` and
+        `gradient.value_objective`; a joint loss is made of them, too. A minibatch's Ψ is already
+        normalised where `normalize_over` says so.
 
     Raises:
-      ConfigError: if there is no such group.
+      ConfigError: if there are parameters that no loss is of.
     """
     assert batch.order is not None
     rates = learner.rates(config, learned.update)
     params, opt_state = learned.params, learned.opt_state
     groups = learner.groups(config, params)
-    minimised = objectives_of(groups, objectives or {})
+    learner.check_groups(groups)
+    policy = policy_objective or surrogate_objective
+    value = value_objective or gradient.value_objective
+    joint = gradient.joint_objective(policy, value)
+    minimised = {"policy": policy, "value": value, "joint": joint}
     first = next(iter(groups))
     gradients: dict[str, list] = {name: [] for name in groups}
     seen: dict[str, list] = {}
@@ -82,20 +88,6 @@ def fit(
     losses |= {name: torch.stack(steps).mean() for name, steps in seen.items()}
     losses["explained_variance"] = explained_variance(batch.value, batch.target, batch.valid)
     return learned, Fitted(losses, gradients)
-
-
-def objectives_of(groups: Iterable[str], own: Mapping[str, Callable]) -> dict[str, Callable]:
-    """What each group of parameters descends: one's own objective, or that of OBJECTIVES.
-
-    Raises:
-      ConfigError: if one is of a group that there is not, or a group has none.
-    """
-    learner.check_groups(groups)
-    usual = {name: OBJECTIVES[name] for name in groups}
-    for name in own:
-        if name not in usual:
-            raise ConfigError(f"objectives have no group {name!r}{nearest(name, usual)}")
-    return {**usual, **own}
 
 
 def minibatches(config: Config, batch: Batch, round_keys: np.ndarray) -> list[Batch]:
@@ -135,33 +127,6 @@ def surrogate_objective(
     }
 
 
-def value_objective(
-    config: Config, algorithm: Algorithm, params: nn.ModuleDict, batch: Batch
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The critic's loss, clipped or not."""
-    value = algorithm.networks.value(params, batch.obs)
-    if config.clip_value is None:
-        loss = value_loss(value, batch.target, batch.valid)
-    else:
-        inputs = (value, batch.value, batch.target, batch.valid)
-        loss = clipped_value_loss(*inputs, clip_value=config.clip_value)
-    return loss, {"value_loss": loss}
-
-
-def joint_objective(
-    config: Config,
-    algorithm: Algorithm,
-    params: nn.ModuleDict,
-    batch: Batch,
-    *,
-    policy_objective: Callable = surrogate_objective,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The policy's objective, entropy bonus and all, + vf_coef · value_loss, and its parts."""
-    policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch)
-    return policy + config.vf_coef * value, {**parts, **more}
-
-
 def clipped_ratio(
     log_ratio: torch.Tensor, advantage: torch.Tensor, *, clip_coef: Any
 ) -> torch.Tensor:
@@ -185,35 +150,6 @@ def clipped_ratio(
     ratio = torch.exp(log_ratio)
     upper, lower = ratio.clamp(max=1.0 + clip_coef), ratio.clamp(min=1.0 - clip_coef)
     return torch.where(advantage >= 0.0, upper, lower)
-
-
-def clipped_value_loss(
-    value: torch.Tensor,
-    old_value: torch.Tensor,
-    target: torch.Tensor,
-    valid: torch.Tensor,
-    *,
-    clip_value: Any,
-) -> torch.Tensor:
-    """Mean over valid steps of max((V - target)², (V_old + clip(V - V_old, ±c) - target)²).
-
-    Args:
-      value: V(s), float [...].
-      old_value, target: constants, float [...].
-      valid: bool [...].
-      clip_value: c > 0, a scalar.
-
-    Raises:
-      AssertionError: if the shapes differ.
-
-    Without the ½ that it has there, as in CleanRL: the same vf_coef weighs twice as much here.
-
-    Source: Dhariwal et al. 2017, OpenAI Baselines.
-    """
-    assert value.shape == old_value.shape == target.shape == valid.shape
-    near = old_value + (value - old_value).clamp(-clip_value, clip_value)
-    error = torch.maximum((value - target) ** 2, (near - target) ** 2)
-    return masked_mean(error, valid)
 
 
 def approximate_kl(log_ratio: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -249,7 +185,6 @@ def explained_variance(
     return torch.where(varies, 1.0 - variance(target - value) / whole, 0.0)
 
 
-OBJECTIVES = {"policy": surrogate_objective, "value": value_objective, "joint": joint_objective}
 NORMS = {
     "policy": "policy_grad_norm",
     "value": "value_grad_norm",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxpg.core import learner
 from jaxpg.core.config import Config
-from jaxpg.core.losses import value_loss
+from jaxpg.core.losses import clipped_value_loss, value_loss
 from jaxpg.core.types import Algorithm, Batch, Fitted, Learned, Params
 
 
@@ -105,9 +105,10 @@ def fit_joint(
     """One step of everything, on the joint loss."""
     params, opt_state = learned.params, learned.opt_state
     rate = learner.rates(config, learned.update)["joint"]
+    objective = joint_objective(policy_objective, value_objective)
 
     def of_all(group: Params) -> tuple:
-        return joint_objective(config, algorithm, learner.with_group(params, "joint", group), batch)
+        return objective(config, algorithm, learner.with_group(params, "joint", group), batch)
 
     start = (learner.groups(config, params)["joint"], opt_state["joint"])
     (group, state), step = learner.descend(config, algorithm, rate, of_all, start)
@@ -132,8 +133,13 @@ def policy_objective(
 def value_objective(
     config: Config, algorithm: Algorithm, params: Params, batch: Batch
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The critic's loss on the batch."""
-    loss = value_loss(algorithm.networks.value(params, batch.obs), batch.target, batch.valid)
+    """The critic's loss on the batch, clipped or not."""
+    value = algorithm.networks.value(params, batch.obs)
+    if config.clip_value is None:
+        loss = value_loss(value, batch.target, batch.valid)
+    else:
+        inputs = (value, batch.value, batch.target, batch.valid)
+        loss = clipped_value_loss(*inputs, clip_value=config.clip_value)
     return loss, {"value_loss": loss}
 
 
@@ -148,10 +154,14 @@ def replay_objective(
     return loss, {"value_loss": loss}
 
 
-def joint_objective(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """policy_loss + vf_coef · value_loss - ent_coef · entropy, and the three apart."""
-    policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch)
-    return policy + config.vf_coef * value, {**parts, **more}
+def joint_objective(policy_objective: Callable, value_objective: Callable) -> Callable:
+    """The policy's objective, entropy bonus and all, + vf_coef · the critic's, and their parts."""
+
+    def objective(
+        config: Config, algorithm: Algorithm, params: Params, batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        policy, parts = policy_objective(config, algorithm, params, batch)
+        value, more = value_objective(config, algorithm, params, batch)
+        return policy + config.vf_coef * value, {**parts, **more}
+
+    return objective

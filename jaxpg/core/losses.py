@@ -79,6 +79,35 @@ def value_loss(value: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Arr
     return masked_mean(error * error, valid)
 
 
+def clipped_value_loss(
+    value: jax.Array,
+    old_value: jax.Array,
+    target: jax.Array,
+    valid: jax.Array,
+    *,
+    clip_value: float,
+) -> jax.Array:
+    """Mean over valid steps of max((V - target)², (V_old + clip(V - V_old, ±c) - target)²).
+
+    Args:
+      value: V(s), float [...].
+      old_value, target: constants, float [...].
+      valid: bool [...].
+      clip_value: c > 0, a scalar.
+
+    Raises:
+      AssertionError: on tracing, if the shapes differ.
+
+    Without the ½ that it has there, as in CleanRL: the same vf_coef weighs twice as much here.
+
+    Source: Dhariwal et al. 2017, OpenAI Baselines.
+    """
+    chex.assert_equal_shape([value, old_value, target, valid])
+    near = old_value + jnp.clip(value - old_value, -clip_value, clip_value)
+    error = jnp.maximum((value - target) ** 2, (near - target) ** 2)
+    return masked_mean(error, valid)
+
+
 def masked_mean(x: jax.Array, valid: jax.Array) -> jax.Array:
     """Mean of the valid entries."""
     return jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid, dtype=x.dtype)

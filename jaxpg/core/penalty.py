@@ -40,47 +40,32 @@ def fit(
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
     """`ppo.fit` on the surrogate with its penalty, then β for the next update."""
-    old, weight = learned.params, learned.fit_state
-    minimised = objectives(config, old, weight)
-    learned, fitted = ppo.fit(config, algorithm, learned, batch, objectives=minimised, scan=scan)
+    old, beta = learned.params, learned.fit_state
+    penalized = partial(surrogate_objective, old=old, beta=beta)
+    learned, fitted = ppo.fit(
+        config, algorithm, learned, batch, policy_objective=penalized, scan=scan
+    )
     old_outputs = algorithm.networks.policy(old, batch.obs)
     kl = natural.mean_kl(algorithm, old_outputs, learned.params, batch)
-    adapted = adapted_weight(weight, kl, desired_kl=config.desired_kl)
-    losses = {**fitted.losses, "kl": kl, "kl_weight": weight}
+    adapted = adapted_weight(beta, kl, desired_kl=config.desired_kl)
+    losses = {**fitted.losses, "kl": kl, "kl_weight": beta}
     return learned._replace(fit_state=adapted), fitted._replace(losses=losses)
 
 
-def adapted_weight(weight: jax.Array, kl: jax.Array, *, desired_kl: float) -> jax.Array:
+def adapted_weight(beta: jax.Array, kl: jax.Array, *, desired_kl: float) -> jax.Array:
     """β of the next update, within LEAST_WEIGHT and MOST_WEIGHT.
 
         β / 2  where D < d / 1.5,    2 β  where D > 1.5 d,    else β
 
     Args:
-      weight: β, a scalar.
+      beta: β, a scalar.
       kl: D = KL(π_old ‖ π) at the end of the update, in nats, a scalar.
       desired_kl: d, in nats, > 0, a scalar.
 
     Source: Schulman et al. 2017 (arXiv:1707.06347), section 4; the bounds are ours.
     """
     factor = jnp.where(kl < desired_kl / SLACK, 0.5, jnp.where(kl > desired_kl * SLACK, 2.0, 1.0))
-    return jnp.clip(weight * factor.astype(weight.dtype), LEAST_WEIGHT, MOST_WEIGHT)
-
-
-def objectives(config: Config, old: Params, weight: jax.Array) -> dict[str, Callable]:
-    """What each group of parameters descends, as in `ppo.OBJECTIVES`.
-
-    Args:
-      old: of π_old.
-      weight: β, a scalar.
-    """
-    policy = partial(surrogate_objective, old=old, weight=weight)
-    own: dict[str, Callable] = {
-        "policy": policy,
-        "value": ppo.value_objective,
-        "joint": partial(ppo.joint_objective, policy_objective=policy),
-    }
-    groups = learner.groups(config, old)
-    return {name: objective for name, objective in own.items() if name in groups}
+    return jnp.clip(beta * factor.astype(beta.dtype), LEAST_WEIGHT, MOST_WEIGHT)
 
 
 def surrogate_objective(
@@ -90,7 +75,7 @@ def surrogate_objective(
     batch: Batch,
     *,
     old: Params,
-    weight: jax.Array,
+    beta: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The surrogate's loss + β KL(π_old ‖ π) - ent_coef · entropy, and what it is made of."""
     outputs = algorithm.networks.policy(params, batch.obs)
@@ -98,4 +83,4 @@ def surrogate_objective(
     ratio = jnp.exp(learner.log_ratio(algorithm, outputs, batch))
     loss, parts = learner.regularized(config, algorithm, outputs, ratio, batch)
     kl = masked_mean(algorithm.distribution.kl(old_outputs, outputs), batch.valid)
-    return loss + weight * kl, parts
+    return loss + beta * kl, parts

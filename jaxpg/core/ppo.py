@@ -10,18 +10,17 @@ Source: Schulman et al. 2017 (arXiv:1707.06347); what implementations add to it,
 The 37 implementation details of proximal policy optimization (ICLR blog track).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from jaxpg.core import learner, ring
+from jaxpg.core import gradient, learner, ring
 from jaxpg.core.advantages import masked_range, normalize
-from jaxpg.core.config import Config, ConfigError, nearest
-from jaxpg.core.losses import masked_mean, value_loss
+from jaxpg.core.config import Config
+from jaxpg.core.losses import masked_mean
 from jaxpg.core.types import Algorithm, Batch, Fitted, Learned, Params
 
 
@@ -31,7 +30,8 @@ def fit(
     learned: Learned,
     batch: Batch,
     *,
-    objectives: Mapping[str, Callable] | None = None,
+    policy_objective: Callable | None = None,
+    value_objective: Callable | None = None,
     scan: Callable = jax.lax.scan,
 ) -> tuple[Learned, Fitted]:
     """`epochs` passes over the batch, each in `minibatches` steps of every optimizer.
@@ -41,14 +41,19 @@ def fit(
     taken.
 
     Args:
-      objectives: your own in place of OBJECTIVES', by group of parameters. A minibatch's Ψ is
-        already normalised where `normalize_over` says so.
+      policy_objective, value_objective: your own, with the arguments of `surrogate_objective` and
+        `gradient.value_objective`; a joint loss is made of them, too. A minibatch's Ψ is already
+        normalised where `normalize_over` says so.
 
     Raises:
-      ConfigError: if there is no such group.
+      ConfigError: if there are parameters that no loss is of.
     """
     rates = learner.rates(config, learned.update)
-    minimised = objectives_of(learner.groups(config, learned.params), objectives or {})
+    learner.check_groups(learner.groups(config, learned.params))
+    policy = policy_objective or surrogate_objective
+    value = value_objective or gradient.value_objective
+    joint = gradient.joint_objective(policy, value)
+    minimised = {"policy": policy, "value": value, "joint": joint}
 
     def epoch(carry: tuple, round_keys: jax.Array) -> tuple[tuple, tuple]:
         return scan(step, carry, minibatches(config, batch, round_keys), length=config.minibatches)
@@ -87,20 +92,6 @@ def fit(
     losses |= {name: masked_mean(x, taken) for name, x in seen.items()}
     losses["explained_variance"] = explained_variance(batch.value, batch.target, batch.valid)
     return learned._replace(params=params, opt_state=opt_state), Fitted(losses, gradients)
-
-
-def objectives_of(groups: Iterable[str], own: Mapping[str, Callable]) -> dict[str, Callable]:
-    """What each group of parameters descends: one's own objective, or that of OBJECTIVES.
-
-    Raises:
-      ConfigError: if one is of a group that there is not, or a group has none.
-    """
-    learner.check_groups(groups)
-    usual = {name: OBJECTIVES[name] for name in groups}
-    for name in own:
-        if name not in usual:
-            raise ConfigError(f"objectives have no group {name!r}{nearest(name, usual)}")
-    return {**usual, **own}
 
 
 def minibatches(config: Config, batch: Batch, round_keys: jax.Array) -> Batch:
@@ -142,33 +133,6 @@ def surrogate_objective(
     }
 
 
-def value_objective(
-    config: Config, algorithm: Algorithm, params: Params, batch: Batch
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The critic's loss, clipped or not."""
-    value = algorithm.networks.value(params, batch.obs)
-    if config.clip_value is None:
-        loss = value_loss(value, batch.target, batch.valid)
-    else:
-        inputs = (value, batch.value, batch.target, batch.valid)
-        loss = clipped_value_loss(*inputs, clip_value=config.clip_value)
-    return loss, {"value_loss": loss}
-
-
-def joint_objective(
-    config: Config,
-    algorithm: Algorithm,
-    params: Params,
-    batch: Batch,
-    *,
-    policy_objective: Callable = surrogate_objective,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The policy's objective, entropy bonus and all, + vf_coef · value_loss, and its parts."""
-    policy, parts = policy_objective(config, algorithm, params, batch)
-    value, more = value_objective(config, algorithm, params, batch)
-    return policy + config.vf_coef * value, {**parts, **more}
-
-
 def clipped_ratio(log_ratio: jax.Array, advantage: jax.Array, *, clip_coef: float) -> jax.Array:
     """What of ρ counts: min(ρ Ψ, clip(ρ, 1 - ε, 1 + ε) Ψ) is this times Ψ.
 
@@ -190,35 +154,6 @@ def clipped_ratio(log_ratio: jax.Array, advantage: jax.Array, *, clip_coef: floa
     ratio = jnp.exp(log_ratio)
     upper, lower = jnp.minimum(ratio, 1.0 + clip_coef), jnp.maximum(ratio, 1.0 - clip_coef)
     return jnp.where(advantage >= 0.0, upper, lower)
-
-
-def clipped_value_loss(
-    value: jax.Array,
-    old_value: jax.Array,
-    target: jax.Array,
-    valid: jax.Array,
-    *,
-    clip_value: Any,
-) -> jax.Array:
-    """Mean over valid steps of max((V - target)², (V_old + clip(V - V_old, ±c) - target)²).
-
-    Args:
-      value: V(s), float [...].
-      old_value, target: constants, float [...].
-      valid: bool [...].
-      clip_value: c > 0, a scalar.
-
-    Raises:
-      AssertionError: on tracing, if the shapes differ.
-
-    Without the ½ that it has there, as in CleanRL: the same vf_coef weighs twice as much here.
-
-    Source: Dhariwal et al. 2017, OpenAI Baselines.
-    """
-    chex.assert_equal_shape([value, old_value, target, valid])
-    near = old_value + jnp.clip(value - old_value, -clip_value, clip_value)
-    error = jnp.maximum((value - target) ** 2, (near - target) ** 2)
-    return masked_mean(error, valid)
 
 
 def approximate_kl(log_ratio: jax.Array, valid: jax.Array) -> jax.Array:
@@ -252,7 +187,6 @@ def explained_variance(value: jax.Array, target: jax.Array, valid: jax.Array) ->
     return jnp.where(varies, 1.0 - variance(target - value) / whole, 0.0)
 
 
-OBJECTIVES = {"policy": surrogate_objective, "value": value_objective, "joint": joint_objective}
 NORMS = {
     "policy": "policy_grad_norm",
     "value": "value_grad_norm",

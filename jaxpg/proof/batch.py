@@ -6,7 +6,7 @@ through `torch_ref.convert`. Names are torch's. Nothing here is compiled: that i
 
 import dataclasses
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -204,24 +204,21 @@ def _objectives(
     if config.normalize_over == "minibatch":
         psi = package.ppo.normalize(batch.advantage, batch.valid)  # ppo's: faults are planted there
         batch = batch._replace(advantage=psi)
-    usual = {
-        "policy": package.gradient.policy_objective,
-        "value": package.gradient.value_objective,
-        "joint": package.gradient.joint_objective,
-    }
-    natural = {**usual, "policy": package.natural.surrogate_objective}
-    of_fits = {
-        "gradient": usual,
-        "npg": natural,
-        "trpo": natural,
-        "ppo": package.ppo.OBJECTIVES,
-        # Of π_old itself, where the KL has no slope: updates show what it does.
-        "ppo_penalty": package.penalty.objectives(config, params, config.kl_coef),
-    }
+    # Of π_old itself, where the KL has no slope: updates show what it does.
+    penalized = partial(package.penalty.surrogate_objective, old=params, beta=config.kl_coef)
+    policy = {
+        "gradient": package.gradient.policy_objective,
+        "npg": package.natural.surrogate_objective,
+        "trpo": package.natural.surrogate_objective,
+        "ppo": package.ppo.surrogate_objective,
+        "ppo_penalty": penalized,
+    }[config.fit]
+    value = package.gradient.value_objective
+    joint = package.gradient.joint_objective(policy, value)
+    objectives = {"policy": policy, "value": value, "joint": joint}
     parts = ("joint",) if config.joint else ("policy", "value") if config.critic else ("policy",)
     return {
-        f"{part}_objective": of_fits[config.fit][part](config, algorithm, params, batch)[0]
-        for part in parts
+        f"{part}_objective": objectives[part](config, algorithm, params, batch)[0] for part in parts
     }
 
 

@@ -13,6 +13,7 @@ Source: Schulman et al. 2017 (arXiv:1707.06347).
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -193,13 +194,14 @@ def _freshly(
       alone: each trajectory a batch, leaves [M, T, 1, ...].
     """
     algorithm, chance = judged.build(problem, config), probability(problem, params)
-    objectives = ppo.OBJECTIVES
+    objective = ppo.surrogate_objective
     if config.fit == "ppo_penalty":
-        objectives = penalty.objectives(config, params, algorithm.init_fit(config, params))
+        beta = algorithm.init_fit(config, params)
+        objective = partial(penalty.surrogate_objective, old=params, beta=beta)
 
     def utility(policy: jax.Array) -> jax.Array:
         there = judged.as_policy(params, policy)
-        loss = jax.vmap(lambda batch: objectives["policy"](config, algorithm, there, batch)[0])
+        loss = jax.vmap(lambda batch: objective(config, algorithm, there, batch)[0])
         return -chance @ loss(alone)
 
     return weight @ jax.vmap(jax.grad(utility))(reached)

@@ -1,5 +1,6 @@
 """Config: what is rejected and in which words, what is accepted, and what may be traced."""
 
+import ast
 import copy
 import dataclasses
 import importlib
@@ -7,7 +8,8 @@ import inspect
 import math
 import operator
 import pickle
-from itertools import product
+import re
+from itertools import pairwise, product
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -33,6 +35,19 @@ def test_both_packages_have_the_same_file(name):
         for package in ("jaxpg.core", "torch_ref")
     )
     assert ours.replace("jaxpg.core", "torch_ref") == theirs
+
+
+def test_what_a_field_is_said_to_belong_to_are_the_fits_that_have_it():
+    source = ast.parse(inspect.getsource(Config))
+    body = source.body[0].body
+    said = {
+        field.target.id: set(re.findall(r"\bfit=(.*?) only\b", " ".join(text.value.value.split())))
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+    }
+    for name, fits in said.items():
+        have = [fit for fit, traits in TRAITS.items() if name in traits.fields]
+        assert fits == ({" and ".join(have)} if have else set()), name
 
 
 # Presets

@@ -353,7 +353,8 @@ def test_no_gradient_flows_into_the_baseline_or_the_target():
     @jax.grad
     def slope(params, estimated=None):
         estimated = estimated or learner.estimate(config, algorithm, params, trajectory)
-        return gradient.joint_objective(config, algorithm, params, estimated)[0]
+        objective = gradient.joint_objective(gradient.policy_objective, gradient.value_objective)
+        return objective(config, algorithm, params, estimated)[0]
 
     assert_close(flat(slope(state.params)), flat(slope(state.params, constants)), 1e-13)
 

@@ -83,7 +83,7 @@ def test_where_the_policies_are_one_the_penalty_has_no_slope():
     """So the first step of an update is the policy gradient's, whatever β is."""
     side = shared.jax_side(shared.small(CONFIG))
     params, inputs = side.state.params, (side.state.params, side.trajectory)
-    slopes = [run(_slope, shared.small(CONFIG), *inputs, params, weight) for weight in (0.0, 9.0)]
+    slopes = [run(_slope, shared.small(CONFIG), *inputs, params, beta) for beta in (0.0, 9.0)]
     for ours, other in zip(*map(jax.tree.leaves, slopes), strict=True):
         assert_close(ours, other, 1e-12)
     elsewhere = jax.tree.map(lambda x: 0.5 * x, params)
@@ -117,11 +117,11 @@ def _logits(config, algorithm, params, obs):
     return algorithm.networks.policy(params, obs)
 
 
-def _slope(config, algorithm, params, trajectory, old, weight):
+def _slope(config, algorithm, params, trajectory, old, beta):
     batch = learner.estimate(config, algorithm, params, trajectory)
 
     def loss(params):
         inputs = (config, algorithm, params, batch)
-        return penalty.surrogate_objective(*inputs, old=old, weight=weight)[0]
+        return penalty.surrogate_objective(*inputs, old=old, beta=beta)[0]
 
     return jax.grad(loss)(params)

@@ -15,7 +15,7 @@ from jax.test_util import check_grads
 
 import torch_ref
 import torch_ref.ppo as twin
-from jaxpg.core import algorithms, learner, noise, ppo, types
+from jaxpg.core import algorithms, gradient, learner, losses, noise, ppo, types
 from jaxpg.core.config import Config
 from jaxpg.core.types import Batch
 from jaxpg.proof import batch as shared
@@ -83,7 +83,7 @@ def test_the_clipped_value_loss_worked_by_hand():
     @jax.jit
     def loss(value):
         old, target = np.zeros(4), np.full(4, 3.0)
-        return ppo.clipped_value_loss(value, old, target, valid, clip_value=1.0)
+        return losses.clipped_value_loss(value, old, target, valid, clip_value=1.0)
 
     assert_close(loss(value), 35.25 / 3, 1e-14)
     assert_close(jax.grad(loss)(value), np.array([-5.0, 0.0, -10.0, 0.0]) / 3, 1e-14)
@@ -238,46 +238,49 @@ def test_a_part_of_ones_own_is_used_on_every_minibatch():
 
 def hurried(package):
     def objective(*inputs):
-        loss, parts = package.joint_objective(*inputs)
+        loss, parts = package.surrogate_objective(*inputs)
         return loss - 3.0 * parts["approx_kl"], {**parts, "approx_kl": 2.0 * parts["approx_kl"]}
 
     return objective
 
 
-@pytest.mark.parametrize("target_kl", [None, 0.4])
-def test_an_objective_of_ones_own_is_descended_in_both_packages(target_kl):
+def eager(package):
+    def objective(*inputs):
+        loss, parts = package.value_objective(*inputs)
+        return 3.0 * loss, parts
+
+    return objective
+
+
+@pytest.mark.parametrize(("joint_loss", "target_kl"), [(True, None), (False, 0.4)])
+def test_objectives_of_ones_own_are_descended_in_both_packages(joint_loss, target_kl):
     """On every minibatch; and its own divergence is what a target leaves steps out for."""
-    config = dataclasses.replace(shared.small(CONFIG), joint_loss=True, target_kl=target_kl)
+    fields = {"joint_loss": joint_loss, "target_kl": target_kl, "max_grad_norm": None}
+    config = dataclasses.replace(shared.small(CONFIG), **fields)
     order = noise.bits(noise.key(1), (config.epochs, noise.ROUNDS))
     ours, theirs = shared.jax_side(config), shared.torch_side(config)
     start = types.Learned(ours.state.params, ours.state.opt_state, jnp.int32(1))
     begin = torch_ref.types.Learned(theirs.state.params, theirs.state.opt_state, 1)
 
-    def ours_with(objectives):
-        mine = ours.algorithm._replace(fit=partial(ppo.fit, objectives=objectives))
+    def ours_with(**objectives):
+        mine = ours.algorithm._replace(fit=partial(ppo.fit, **objectives))
         learn = jax.jit(lambda config, *inputs: learner.learn(config, mine, *inputs))
         return learn(ours.config, start, ours.trajectory, None, order)[2]
 
-    fit = partial(twin.fit, objectives={"joint": hurried(twin)})
-    mine = theirs.algorithm._replace(fit=fit)
+    own = {"policy_objective": hurried(twin), "value_objective": eager(torch_ref.gradient)}
+    mine = theirs.algorithm._replace(fit=partial(twin.fit, **own))
     inputs = (theirs.config, mine, begin, theirs.trajectory, None, np.asarray(order))
     expected = torch_ref.learner.learn(*inputs)[2]
-    found, usual = ours_with({"joint": hurried(ppo)}), ours_with({})
-    gradients = pairs.our_gradients_by_step(found.gradients)
-    for name, gradient in pairs.their_gradients_by_step(expected.gradients).items():
-        assert_close(gradients[name], gradient, 1e-9)
+    found = ours_with(policy_objective=hurried(ppo), value_objective=eager(gradient))
+    usual = ours_with()
+    gradients, before = (pairs.our_gradients_by_step(x.gradients) for x in (found, usual))
+    for name, theirs_of_it in pairs.their_gradients_by_step(expected.gradients).items():
+        assert_close(gradients[name], theirs_of_it, 1e-9)
+    first = "gradient_0.value.output.bias"
+    assert_close(gradients[first], 3.0 * before[first], 1e-12)
     assert found.losses["approx_kl"] > 1.1 * usual.losses["approx_kl"]
     left_out = sum(not np.any(x) for name, x in gradients.items() if "output.bias" in name)
     assert (left_out > 0) == (target_kl is not None)
-
-
-@pytest.mark.parametrize("package", [ppo, twin], ids=["jaxpg", "torch_ref"])
-def test_an_objective_of_a_group_that_there_is_not(package):
-    """It would be heeded by nobody."""
-    with pytest.raises(ValueError, match="no group 'polcy'; did you mean 'policy'"):
-        package.objectives_of(["policy", "value"], {"polcy": package.surrogate_objective})
-    with pytest.raises(ValueError, match=r"no group 'policy'\. Allowed: joint"):
-        package.objectives_of(["joint"], {"policy": package.surrogate_objective})
 
 
 def test_normalising_by_minibatch_and_by_batch_differ():
@@ -338,8 +341,8 @@ def test_a_ratio_of_padding_has_no_part_in_a_gradient(fit):
     log_prob = sides[1].trajectory.log_prob.where(where, -1e4)
     sides[1] = sides[1]._replace(trajectory=sides[1].trajectory._replace(log_prob=log_prob))
     found = [shared.torch_gradients(side)[1] for side in sides]
-    for name, gradient in found[0].items():
-        np.testing.assert_array_equal(found[1][name], gradient)
+    for name, leaf in found[0].items():
+        np.testing.assert_array_equal(found[1][name], leaf)
 
 
 def _log_ratio(config, algorithm, params, trajectory):

@@ -284,7 +284,7 @@ def summing_to_one(original, reward, value, next_value, terminated, truncated, *
 
 
 FAULTS = {
-    "old log π forgotten": (ppo.OBJECTIVES, "policy", forgotten, "first minibatch"),
+    "old log π forgotten": (ppo, "surrogate_objective", forgotten, "first minibatch"),
     "ratio upside down": (ppo, "clipped_ratio", upside_down, "epochs"),
     "no permutation": (ppo, "minibatches", in_order, "first steps"),
     "KL over padding": (natural, "masked_mean", over_padding, "natural direction"),

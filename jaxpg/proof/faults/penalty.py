@@ -7,14 +7,14 @@ from unittest import mock
 import torch
 
 from jaxpg.proof.faults.plants import Plant, config_of_fit, of, replaced, wrap
-from torch_ref import algorithms, penalty, ppo
+from torch_ref import algorithms, gradient, penalty, ppo
 
 
 def penalty_left_out() -> Plant:
     """The KL is not in the objective, though its weight changes."""
 
-    def change(original: Any, *inputs: Any, old: Any, weight: Any) -> Any:
-        return original(*inputs, old=old, weight=torch.zeros_like(weight))
+    def change(original: Any, *inputs: Any, old: Any, beta: Any) -> Any:
+        return original(*inputs, old=old, beta=torch.zeros_like(beta))
 
     return wrap(penalty, "surrogate_objective", change)
 
@@ -88,20 +88,23 @@ def desired_kl_off_by_a_factor() -> Plant:
 def penalty_left_out_of_a_joint_loss() -> Plant:
     """A joint loss has the surrogate without the KL."""
 
-    def change(original: Any, *inputs: Any, policy_objective: Any) -> Any:
-        return original(*inputs, policy_objective=partial(policy_objective, weight=0.0))
+    def change(original: Any, policy_objective: Any, value_objective: Any) -> Any:
+        return original(partial(policy_objective, beta=0.0), value_objective)
 
-    return wrap(ppo, "joint_objective", change)
+    return wrap(gradient, "joint_objective", change)
 
 
 def penalty_weighed_as_the_value_loss() -> Plant:
     """In a joint loss the KL has vf_coef for a factor, too."""
 
-    def change(original: Any, config: Any, *inputs: Any, policy_objective: Any) -> Any:
-        weight = config.vf_coef * policy_objective.keywords["weight"]
-        return original(config, *inputs, policy_objective=partial(policy_objective, weight=weight))
+    def change(original: Any, policy_objective: Any, value_objective: Any) -> Any:
+        def weighed(config: Any, *inputs: Any) -> Any:
+            beta = config.vf_coef * policy_objective.keywords["beta"]
+            return policy_objective(config, *inputs, beta=beta)
 
-    return wrap(ppo, "joint_objective", change)
+        return original(weighed, value_objective)
+
+    return wrap(gradient, "joint_objective", change)
 
 
 def weight_without_bounds() -> Plant:

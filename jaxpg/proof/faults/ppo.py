@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from jaxpg.proof.faults.plants import Plant, config_of_fit, of, optimizer, replaced, wrap
-from torch_ref import advantages, algorithms, learner, losses, noise, ppo, ring
+from torch_ref import advantages, algorithms, gradient, learner, losses, noise, ppo, ring
 
 
 def _surrogate(change: Callable[..., Any]) -> Plant:
     """PPO's objective of the policy becomes change(the original, config, algorithm, params, …)."""
-    original = ppo.surrogate_objective
-    return mock.patch.dict(ppo.OBJECTIVES, policy=lambda *inputs: change(original, *inputs))
+    return wrap(ppo, "surrogate_objective", change)
 
 
 def _batch(change: Callable[[Any], dict[str, Any]]) -> Plant:
@@ -175,7 +174,7 @@ def one_epoch_less() -> Plant:
 def value_clip_around_the_new_value() -> Plant:
     """The critic's value is clipped around itself."""
     return wrap(
-        ppo,
+        gradient,
         "clipped_value_loss",
         lambda original, value, old, *rest, **c: original(value, value.detach(), *rest, **c),
     )
@@ -188,7 +187,7 @@ def smaller_of_two_value_losses() -> Plant:
         near = old + (value - old).clamp(-clip_value, clip_value)
         return losses.masked_mean(torch.minimum((value - target) ** 2, (near - target) ** 2), valid)
 
-    return mock.patch.object(ppo, "clipped_value_loss", loss)
+    return mock.patch.object(gradient, "clipped_value_loss", loss)
 
 
 def value_clip_forgotten() -> Plant:
@@ -228,14 +227,14 @@ def target_kl_a_step_late() -> Plant:
     """What is held against the target is the divergence before the last step."""
 
     def fit(config: Any, *inputs: Any) -> Any:
-        before, name = [torch.zeros(())], "joint" if config.joint else "policy"
+        before = [torch.zeros(())]
 
         def objective(*inputs: Any) -> tuple:
-            loss, parts = ppo.OBJECTIVES[name](*inputs)
+            loss, parts = ppo.surrogate_objective(*inputs)
             before.append(parts["approx_kl"])
             return loss, parts | {"approx_kl": before[-2]}
 
-        return ppo.fit(config, *inputs, objectives={name: objective})
+        return ppo.fit(config, *inputs, policy_objective=objective)
 
     return mock.patch.dict(algorithms.FITS, ppo=fit)
 
