@@ -85,7 +85,7 @@ def _distribution(config: Config, spec: EnvSpec) -> Distribution:
             raise ConfigError(f"squash needs continuous actions; {config.env} has none")
         if config.sigma == "state":
             raise ConfigError(f"sigma='state' needs continuous actions; {config.env} has none")
-        one = DISTRIBUTIONS[config.log_prob]
+        one = CATEGORICALS[config.log_prob]
         return distributions.several(one, spec.choices) if spec.choices else one
     if config.log_prob == "clamped":
         raise ConfigError(f"log_prob='clamped' needs discrete actions; {config.env} has none")
@@ -201,4 +201,4 @@ FITS: dict[str, Callable] = {
 }
 FIT_STATES: dict[str, Callable] = {"ppo_penalty": penalty.init}
 REMEMBER = {"batch": transitions, "replay": transitions, "replay_successor": successors}
-DISTRIBUTIONS = {"exact": distributions.categorical, "clamped": distributions.clamped}
+CATEGORICALS = {"exact": distributions.categorical, "clamped": distributions.clamped}

@@ -37,7 +37,7 @@ def stack_frames(env: Env, count: int) -> Env:
         return state._replace(obs=newest(state.obs, spec, count))
 
     def begun(state: EnvState) -> EnvState:
-        same = _frames(state.obs, one, 1).repeat_interleave(count, 2)
+        same = frames(state.obs, one, 1).repeat_interleave(count, 2)
         return state._replace(obs=same.reshape(len(same), -1))
 
     def reset(*inputs: Any) -> EnvState:
@@ -45,7 +45,7 @@ def stack_frames(env: Env, count: int) -> Env:
 
     def step(key: Any, state: EnvState, action: torch.Tensor) -> tuple:
         after, reward, terminated, truncated = env.step(key, now(state), action)
-        earlier, new = _frames(state.obs, spec, count)[:, :, 1:], _frames(after.obs, one, 1)
+        earlier, new = frames(state.obs, spec, count)[:, :, 1:], frames(after.obs, one, 1)
         obs = torch.cat([earlier, new], dim=2).reshape(state.obs.shape)
         return after._replace(obs=obs), reward, terminated, truncated
 
@@ -63,9 +63,9 @@ def newest(obs: torch.Tensor, spec: EnvSpec, count: int) -> torch.Tensor:
     Args:
       spec: of the environment that stacks them.
     """
-    return _frames(obs, spec, count)[:, :, -1].reshape(len(obs), -1)
+    return frames(obs, spec, count)[:, :, -1].reshape(len(obs), -1)
 
 
-def _frames(obs: torch.Tensor, spec: EnvSpec, count: int) -> torch.Tensor:
+def frames(obs: torch.Tensor, spec: EnvSpec, count: int) -> torch.Tensor:
     """Stacked observations apart: [N, pixels, count, channels], or [N, 1, count, D] of no image."""
     return obs.reshape(len(obs), math.prod(spec.image[:2]), count, -1)

@@ -10,6 +10,7 @@ the return that seeds had before training, or with the lowest final return if th
 of which nothing good is known never makes a run look better.
 """
 
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -196,6 +197,19 @@ def floor(population: "Population") -> float:
     if not (np.asarray(population.metrics.episodes) > 0).any():
         return float("nan")
     return min([untrained_return(population), *final[np.isfinite(final)].tolist()])
+
+
+def lowest_floors(floors: Iterable[tuple[Hashable, float]]) -> dict[Hashable, float]:
+    """Of each environment, what a seed that failed counts with: alike in all that act in it.
+
+    Args:
+      floors: pairs of an environment and a floor in it; NaN where no episode ended.
+    """
+    lowest: dict[Hashable, float] = {}
+    for world, known in floors:
+        if not np.isnan(known):
+            lowest[world] = min(known, lowest.get(world, np.inf))
+    return lowest
 
 
 def counted(final: np.ndarray, diverged: np.ndarray, floor: float) -> np.ndarray:

@@ -65,7 +65,7 @@ def evaluate(options: Evaluate) -> None:
     setting = run.which(options.setting)
     chosen = chosen_seeds(run, options.seed, options.seeds, setting)
     config = run.config_of(setting)
-    count, why = _gymnasium_seeds(config, options.gymnasium_seeds, len(chosen), options.episodes)
+    count, why = gymnasium_seeds(config, options.gymnasium_seeds, len(chosen), options.episodes)
     found: list[Evaluation] = []
     for name, simulator, some in (
         ("gymnax", evaluation.in_gymnax, chosen),
@@ -278,7 +278,7 @@ def check_seed(argument: str, seed: int) -> None:
         raise ConfigError(f"{argument} must be an integer in [0, 2^32); got {seed}")
 
 
-def _gymnasium_seeds(config: Config, text: str, available: int, episodes: int) -> tuple[int, str]:
+def gymnasium_seeds(config: Config, text: str, available: int, episodes: int) -> tuple[int, str]:
     """How many seeds to evaluate in gymnasium, and a sentence if they are not all."""
     from jaxpg.policies.evaluate import default_gymnasium_seeds, gymnasium_maker
 

@@ -38,7 +38,7 @@ def stack_frames(env: Env, count: int) -> Env:
         return state._replace(obs=newest(state.obs, spec, count))
 
     def begun(state: EnvState) -> EnvState:
-        same = jnp.repeat(_frames(state.obs, one, 1), count, axis=2)
+        same = jnp.repeat(frames(state.obs, one, 1), count, axis=2)
         return state._replace(obs=same.reshape(len(same), -1))
 
     def reset(*inputs: Any) -> EnvState:
@@ -46,7 +46,7 @@ def stack_frames(env: Env, count: int) -> Env:
 
     def step(key: jax.Array, state: EnvState, action: jax.Array) -> tuple:
         after, reward, terminated, truncated = env.step(key, now(state), action)
-        earlier, new = _frames(state.obs, spec, count)[:, :, 1:], _frames(after.obs, one, 1)
+        earlier, new = frames(state.obs, spec, count)[:, :, 1:], frames(after.obs, one, 1)
         obs = jnp.concatenate([earlier, new], axis=2).reshape(state.obs.shape)
         return after._replace(obs=obs), reward, terminated, truncated
 
@@ -64,9 +64,9 @@ def newest(obs: jax.Array, spec: EnvSpec, count: int) -> jax.Array:
     Args:
       spec: of the environment that stacks them.
     """
-    return _frames(obs, spec, count)[:, :, -1].reshape(len(obs), -1)
+    return frames(obs, spec, count)[:, :, -1].reshape(len(obs), -1)
 
 
-def _frames(obs: jax.Array, spec: EnvSpec, count: int) -> jax.Array:
+def frames(obs: jax.Array, spec: EnvSpec, count: int) -> jax.Array:
     """Stacked observations apart: [N, pixels, count, channels], or [N, 1, count, D] of no image."""
     return obs.reshape(len(obs), math.prod(spec.image[:2]), count, -1)

@@ -69,7 +69,7 @@ def in_gymnax(
     as_arrays(validate(config))  # which need JAX's 64-bit mode, if they do
     names = static(config)  # one program for all values
     algorithm = run.algorithm(setting) or made(algorithms.build, names, OWN_PARAMS)
-    player = _player(algorithm, mode)
+    player = player_of(algorithm, mode)
     width = min(episodes, ROWS)
     lanes = max(1, min(len(seeds), ROWS // width))
     returns = np.zeros((len(seeds), episodes))
@@ -262,7 +262,7 @@ def summarize(
 
 
 @lru_cache(maxsize=16)
-def _player(algorithm: Algorithm, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def player_of(algorithm: Algorithm, mode: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """(params [S, ...], keys [S, E], env_params) -> returns and lengths [S, E] of episodes."""
     return jax.jit(jax.vmap(partial(play, algorithm, mode), (0, 0, None)))
 

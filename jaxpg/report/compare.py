@@ -11,7 +11,7 @@ from jaxpg import words
 from jaxpg.analysis.budget import NEAR, STEPS, Budget, last_within, smallest, spent, taken
 from jaxpg.analysis.curves import curve_points
 from jaxpg.analysis.measures import MEASURES, as_json, measure, remarks, write, write_interval
-from jaxpg.analysis.outcomes import Outcomes, outcomes, select
+from jaxpg.analysis.outcomes import Outcomes, lowest_floors, outcomes, select
 from jaxpg.analysis.stats import (
     CONFIDENCE,
     Estimate,
@@ -120,13 +120,13 @@ def entries(
 
 
 def _with_a_floor(entries: list[Entry]) -> list[Entry]:
-    """Seeds that failed count alike in all that act in one environment: with the lowest floor."""
+    """Seeds that failed count alike in all that act in one environment."""
+    floors = lowest_floors((entry.world, entry.outcomes.floor) for entry in entries)
     found = []
     for entry in entries:
         ends = entry.outcomes
         if not np.isnan(ends.floor):  # else it has no numbers at all
-            floors = [one.outcomes.floor for one in entries if one.world == entry.world]
-            ends = ends._replace(floor=float(np.nanmin(floors)))
+            ends = ends._replace(floor=floors[entry.world])
         found.append(entry._replace(outcomes=ends))
     return found
 

@@ -23,7 +23,7 @@ from jaxpg.analysis.measures import (
     write,
     write_interval,
 )
-from jaxpg.analysis.outcomes import Outcomes, outcomes, select
+from jaxpg.analysis.outcomes import Outcomes, lowest_floors, outcomes, select
 from jaxpg.analysis.stats import (
     CONFIDENCE,
     Estimate,
@@ -211,13 +211,9 @@ def _points(run: Run, program: dict[str, Any], target: float | None) -> list[Poi
 
 
 def _with_a_floor(points: list[Point]) -> list[Point]:
-    """Seeds that failed count alike in all points of one environment: with the lowest floor, in
-    points where no episode ended with that of all."""
-    floors: dict[str, float] = {}
-    for point in points:
-        if not math.isnan(point.outcomes.floor):
-            world = _world(point)
-            floors[world] = min(point.outcomes.floor, floors.get(world, math.inf))
+    """Seeds that failed count alike in all points of one environment; in points where no episode
+    ended, with the lowest floor of all."""
+    floors = lowest_floors((_world(point), point.outcomes.floor) for point in points)
     lowest = min(floors.values(), default=math.nan)
     found = []
     for point in points:

@@ -15,7 +15,7 @@ from gymnax.environments.classic_control.cartpole import CartPole
 
 import jaxpg
 from jaxpg.cli.main import main
-from jaxpg.cli.policies import _gymnasium_seeds
+from jaxpg.cli.policies import gymnasium_seeds
 from jaxpg.core import noise
 from jaxpg.core.config import Config, ConfigError
 from jaxpg.errors import RunError
@@ -140,10 +140,10 @@ def test_gymnasium_is_left_out_where_one_seed_takes_longer_than_a_minute():
     config = Config()
     assert evaluate.default_gymnasium_seeds(config, 100) >= 1
     assert evaluate.default_gymnasium_seeds(config, 100_000) == 0
-    count, why = _gymnasium_seeds(config, "some", 8, 100_000)
+    count, why = gymnasium_seeds(config, "some", 8, 100_000)
     assert count == 0
     assert "--gymnasium-seeds 1 waits for it" in why
-    assert _gymnasium_seeds(config, "1", 8, 100_000) == (1, "")
+    assert gymnasium_seeds(config, "1", 8, 100_000) == (1, "")
 
 
 def test_a_return_that_is_no_number_is_refused_by_name():

@@ -13,7 +13,7 @@ from jaxpg.analysis import measures
 from jaxpg.analysis.outcomes import evaluated
 from jaxpg.core import algorithms, noise
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.policies.evaluate import _player
+from jaxpg.policies.evaluate import player_of
 from jaxpg.population import evaluations
 from jaxpg.population.evaluations import MODES, Evaluations
 from jaxpg.runs import results
@@ -110,7 +110,7 @@ def test_they_are_the_episodes_of_jaxpg_evaluate_with_other_keys(whole):
     algorithm, fold = algorithms.build(TINY), jax.vmap(noise.fold_in, (None, 0))
     keys = [fold(noise.fold_in(key, 7), np.arange(3)) for key in noise.keys(SEEDS, "validation")]
     for mode in MODES:
-        found, _ = _player(algorithm, mode)(whole.params, jax.numpy.stack(keys), TINY.env_params)
+        found, _ = player_of(algorithm, mode)(whole.params, jax.numpy.stack(keys), TINY.env_params)
         mean = np.asarray(found).mean(axis=1, dtype=np.float64)
         np.testing.assert_array_equal(getattr(whole.evaluations, mode)[:, -1], mean.astype("f4"))
 

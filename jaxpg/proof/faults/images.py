@@ -88,7 +88,7 @@ def newest_frame_first() -> Plant:
 
     def change(world: Any, count: int) -> Any:
         def turned(state: Any) -> Any:
-            frames = wrappers._frames(state.obs, world.spec, count).flip(2)
+            frames = wrappers.frames(state.obs, world.spec, count).flip(2)
             return state._replace(obs=frames.reshape(state.obs.shape))
 
         def step(key: Any, state: Any, action: torch.Tensor) -> tuple:
@@ -110,7 +110,7 @@ def frames_beside_one_another() -> Plant:
     def frames(obs: torch.Tensor, spec: Any, count: int) -> torch.Tensor:
         return obs.reshape(len(obs), 1, -1, count).swapaxes(2, 3)
 
-    return mock.patch.object(wrappers, "_frames", frames)
+    return mock.patch.object(wrappers, "frames", frames)
 
 
 def frames_of_the_episode_before() -> Plant:
@@ -119,8 +119,8 @@ def frames_of_the_episode_before() -> Plant:
     def change(world: Any, count: int) -> Any:
         def restart(state: Any, done: torch.Tensor, noise: Any) -> Any:
             fresh = world.restart(state, done, noise)
-            kept = wrappers._frames(state.obs, world.spec, count)[:, :, 1:]
-            new = wrappers._frames(fresh.obs, world.spec, count)[:, :, -1:]
+            kept = wrappers.frames(state.obs, world.spec, count)[:, :, 1:]
+            new = wrappers.frames(fresh.obs, world.spec, count)[:, :, -1:]
             obs = torch.cat([kept, new], dim=2).reshape(state.obs.shape)
             return fresh._replace(obs=torch.where(done[:, None], obs, state.obs))
 
@@ -134,7 +134,7 @@ def zeros_before_the_first_frame() -> Plant:
 
     def change(world: Any, count: int) -> Any:
         def emptied(state: Any, fresh: torch.Tensor) -> Any:
-            frames = wrappers._frames(state.obs, world.spec, count).clone()
+            frames = wrappers.frames(state.obs, world.spec, count).clone()
             frames[fresh, :, :-1] = 0.0
             return state._replace(obs=frames.reshape(state.obs.shape))
 
