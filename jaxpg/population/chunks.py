@@ -209,7 +209,7 @@ def programs_text(chunk: Chunk, build: Build) -> str:
 def check_memory(
     programs: Sequence[Program],
     shapes: Lane,
-    groups: Sequence[Chunk],
+    all_chunks: Sequence[Chunk],
     updates: int,
     writes: bool,
     elsewhere: int = 0,
@@ -223,10 +223,10 @@ def check_memory(
     Raises:
       DoesNotFit: if it is more than there is.
     """
-    numbers = updates * len(metric_names(groups[0].config))
-    numbers += len(MODES) * len(points_of(groups[0]))
-    need = memory.predict(programs, shapes, len(groups), numbers, writes, elsewhere)
-    return memory.check(need, len(groups[0].keys), [program.device for program in programs])
+    numbers = updates * len(metric_names(all_chunks[0].config))
+    numbers += len(MODES) * len(points_of(all_chunks[0]))
+    need = memory.predict(programs, shapes, len(all_chunks), numbers, writes, elsewhere)
+    return memory.check(need, len(all_chunks[0].keys), [program.device for program in programs])
 
 
 def start(program: Program, chunk: Chunk) -> Lane:

@@ -77,9 +77,9 @@ def train_rows(
     Args:
       nodes: the cluster that trains; None for this machine.
     """
-    groups = make_chunks(config, seeds, settings, lanes, own.options(build), start, evaluating)
+    all_chunks = make_chunks(config, seeds, settings, lanes, own.options(build), start, evaluating)
     length = -(-config.num_updates // segments)
-    tally = Tally(groups, config.num_updates, report)
+    tally = Tally(all_chunks, config.num_updates, report)
     compile_seconds = 0.0
     reached: dict[int, Snapshot] = {}
     stop = threading.Event()
@@ -89,7 +89,7 @@ def train_rows(
         compile_seconds, tally.began = seconds, time.perf_counter()
 
     def train_one(advance: Advance, i: int) -> None:
-        for snapshot in advance(groups[i], config.num_updates, reached.get(i)):
+        for snapshot in advance(all_chunks[i], config.num_updates, reached.get(i)):
             tally.add(i, snapshot)
             reached[i] = snapshot  # from which another worker of a cluster may go on
             if stop.is_set():
@@ -97,20 +97,20 @@ def train_rows(
         # Copies: jax's own arrays are larger than what is in them.
         reached[i] = snapshot._replace(lanes=jax.tree.map(np.array, snapshot.lanes))
 
-    task = Task(groups[0], length, config.num_updates, build)
-    carry_out(nodes, task, groups, range(len(groups)), train_one, stop, ready=ready)
-    ends = [reached[i] for i in range(len(groups))]
+    task = Task(all_chunks[0], length, config.num_updates, build)
+    carry_out(nodes, task, all_chunks, range(len(all_chunks)), train_one, stop, ready=ready)
+    ends = [reached[i] for i in range(len(all_chunks))]
     order = (
         np.tile(np.array(seeds, np.uint32), len(settings)),
         np.repeat(np.arange(len(settings), dtype=np.int32), len(seeds)),
     )
-    return gather(groups, ends, order, compile_seconds, tally.seconds())
+    return gather(all_chunks, ends, order, compile_seconds, tally.seconds())
 
 
 def carry_out(
     nodes: Cluster | None,
     task: Task,
-    groups: Sequence[Chunk],
+    all_chunks: Sequence[Chunk],
     jobs: Sequence[int],
     job: Callable[[Advance, int], None],
     stop: threading.Event,
@@ -125,7 +125,7 @@ def carry_out(
 
     Args:
       nodes: the cluster that trains; None for this machine.
-      groups: all chunks, of which the jobs are some; their results must fit into memory, too.
+      all_chunks: of which the jobs are some; their results must fit into memory, too.
       stop: once it is set no job is begun; those that are hear of it.
       ready: called once, when it is compiled, with the seconds which that took.
       writes: whether the results become files.
@@ -139,12 +139,12 @@ def carry_out(
     """
     shapes, began = chunks.lane_shapes(task.chunk, task.build), time.perf_counter()
     if nodes is not None:
-        note(chunks.check_memory((), shapes, groups, task.updates, writes, nodes.size))
+        note(chunks.check_memory((), shapes, all_chunks, task.updates, writes, nodes.size))
         crew.work(nodes, task, jobs, job, stop, ready=ready, limits=limits)
         return
     with compiling():
         programs = chunks.compile_programs(task.chunk, task.length, len(jobs), task.build)
-    note(chunks.check_memory(programs, shapes, groups, task.updates, writes))
+    note(chunks.check_memory(programs, shapes, all_chunks, task.updates, writes))
     ready(time.perf_counter() - began)
     chunks.work(programs, jobs, job, stop)
 
@@ -219,7 +219,7 @@ def make_chunks(
     stacked, stacked_options = (
         jax.tree.map(lambda *values: np.stack(values), *some) for some in (configs, given)
     )
-    groups = []
+    all_chunks = []
     for first in range(0, count, lanes):
         setting, seed = np.divmod(np.arange(first, first + lanes).clip(max=count - 1), len(seeds))
         at, own_at = jax.tree.map(lambda values: values[setting], (stacked, stacked_options))
@@ -229,22 +229,25 @@ def make_chunks(
             chunk = chunk._replace(params=params)
         if evaluating is not None:
             chunk = chunk._replace(evaluating=evaluating, evaluation_keys=evaluation_keys[seed])
-        groups.append(chunk)
-    return groups
+        all_chunks.append(chunk)
+    return all_chunks
 
 
 class Tally:
     """How far some chunks are together; workers add to it."""
 
     def __init__(
-        self, groups: Sequence[Chunk], num_updates: int, report: Callable[[Progress], None] | None
+        self,
+        all_chunks: Sequence[Chunk],
+        num_updates: int,
+        report: Callable[[Progress], None] | None,
     ):
         self.began = time.perf_counter()
-        self._rows, self._report = [group.real for group in groups], report
+        self._rows, self._report = [chunk.real for chunk in all_chunks], report
         self._all_updates = num_updates * sum(self._rows)
         self._lock = threading.Lock()
-        self._steps = [0 for _ in groups]
-        self._updates = [0 for _ in groups]  # of all its rows together
+        self._steps = [0 for _ in all_chunks]
+        self._updates = [0 for _ in all_chunks]  # of all its rows together
         self._recent: dict[int, tuple[np.ndarray, Metrics, np.ndarray | None]] = {}
 
     def seconds(self) -> float:
@@ -278,7 +281,7 @@ class Tally:
 
 
 def gather(
-    groups: Sequence[Chunk],
+    all_chunks: Sequence[Chunk],
     finals: Sequence[Snapshot],
     order: tuple[np.ndarray, np.ndarray],
     compile_seconds: float,
@@ -290,18 +293,18 @@ def gather(
       order: the seed, uint32 [S], and the index of the setting, int32 [S], of each row.
     """
     parts = []
-    for group, final in zip(groups, finals, strict=True):
+    for chunk, final in zip(all_chunks, finals, strict=True):
         lane, state = final.lanes, final.lanes.state
         frozen_at = np.where(lane.cause > 0, state.update, -1).astype(np.int32)
         metrics = chunks.join_metrics(final.history)
         of_rows = (final.recent_return, frozen_at, lane.cause, final.evaluations)
-        parts.append(jax.tree.map(lambda x: x[: group.real], (state.params, metrics, *of_rows)))
+        parts.append(jax.tree.map(lambda x: x[: chunk.real], (state.params, metrics, *of_rows)))
     params, metrics, final_return, frozen_at, cause, returns = jax.tree.map(
         lambda *leaves: np.concatenate(leaves), *parts
     )
     evaluations = None
     if returns is not None:
-        at = np.array(chunks.points_of(groups[0]), np.int32)
+        at = np.array(chunks.points_of(all_chunks[0]), np.int32)
         evaluations = Evaluations(at, *np.moveaxis(returns, -1, 0))
     return Population(
         seeds=order[0],
@@ -311,7 +314,7 @@ def gather(
         final_return=final_return,
         frozen_at=frozen_at,
         cause=cause,
-        lanes=len(groups[0].keys),
+        lanes=len(all_chunks[0].keys),
         compile_seconds=compile_seconds,
         wall_seconds=wall_seconds,
         evaluations=evaluations,

@@ -154,14 +154,14 @@ def _saved_metrics(
     build: Build,
 ) -> Any:
     """The run's metrics of this seed with this setting, leaves [u], or None if there are none."""
-    groups = make_chunks(manifest, start)
+    all_chunks = make_chunks(manifest, start)
     i, lane = 0, manifest.rows.index((seed, setting))
-    while lane >= groups[i].real:
-        lane, i = lane - groups[i].real, i + 1
-    shapes = chunks.lane_shapes(groups[i], build)
+    while lane >= all_chunks[i].real:
+        lane, i = lane - all_chunks[i].real, i + 1
+    shapes = chunks.lane_shapes(all_chunks[i], build)
     for at in reversed(checkpoints.listed(directory).get(i, [])):
         try:
-            loaded = checkpoints.load(at, groups[i], shapes, manifest.config.num_updates)
+            loaded = checkpoints.load(at, all_chunks[i], shapes, manifest.config.num_updates)
         except RunError:
             continue  # the one before it says the same of fewer updates
         return jax.tree.map(lambda x: x[lane], loaded.snapshot.history[0])

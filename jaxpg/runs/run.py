@@ -81,11 +81,11 @@ def train(
         manifests.check_source(directory, manifest, own.source(build))
         device = device_of(nodes)
         _compare_machines(manifest, device, note)
-        groups = planning.make_chunks(manifest, starts.read(directory, manifest))
+        all_chunks = planning.make_chunks(manifest, starts.read(directory, manifest))
         updates = manifest.config.num_updates
-        shapes = chunks.lane_shapes(groups[0], build)
-        tally = Tally(groups, updates, _log(directory / LOG, report))
-        saved = _restore(directory, manifest, groups, shapes, tally, note)
+        shapes = chunks.lane_shapes(all_chunks[0], build)
+        tally = Tally(all_chunks, updates, _log(directory / LOG, report))
+        saved = _restore(directory, manifest, all_chunks, shapes, tally, note)
         if begun and not any(saved):
             note(
                 f"{directory} was begun before, and ended before anything was saved, as while "
@@ -105,11 +105,11 @@ def train(
             to_compile = max(COMPILE_SECONDS, stall_seconds)
             watched = stall_seconds if nodes is None else math.inf  # a cluster watches its own
             with Watchdog(watched, "no segment has ended") as watchdog:
-                job = _Job(directory, updates, groups, shapes, saved, tally, stop, watchdog)
+                job = _Job(directory, updates, all_chunks, shapes, saved, tally, stop, watchdog)
                 population.carry_out(
                     nodes,
-                    Task(groups[0], manifest.segment, updates, build),
-                    groups,
+                    Task(all_chunks[0], manifest.segment, updates, build),
+                    all_chunks,
                     jobs,
                     job.train_chunk,
                     stop,
@@ -121,13 +121,13 @@ def train(
                 )
         if any(_safe(kept) < updates for kept in saved):
             raise Stopped
-        return _finish(directory, manifest, groups, shapes, compile_seconds, device)
+        return _finish(directory, manifest, all_chunks, shapes, compile_seconds, device)
 
 
 def _restore(
     directory: Path,
     manifest: Manifest,
-    groups: list[Chunk],
+    all_chunks: list[Chunk],
     shapes: Lane,
     tally: Tally,
     note: Callable[[str], None],
@@ -139,11 +139,13 @@ def _restore(
     """
     found = checkpoints.listed(directory)
     saved, seconds = [], 0.0
-    for i in range(len(groups)):
+    for i in range(len(all_chunks)):
         kept = found.get(i, [])
         while kept:
             try:
-                loaded = checkpoints.load(kept[-1], groups[i], shapes, manifest.config.num_updates)
+                loaded = checkpoints.load(
+                    kept[-1], all_chunks[i], shapes, manifest.config.num_updates
+                )
             except Foreign:
                 raise
             except Unreadable as problem:
@@ -186,7 +188,7 @@ class _Job:
 
     directory: Path
     updates: int  # that make a chunk whole
-    groups: list[Chunk]
+    all_chunks: list[Chunk]
     shapes: Lane
     saved: list[list[Checkpoint]]  # the good ones of each chunk, the newest last
     tally: Tally
@@ -200,7 +202,7 @@ class _Job:
 
     def train_chunk(self, advance: Advance, i: int) -> None:
         """Train chunk i to its end, or until it is to stop."""
-        chunk, kept, worker = self.groups[i], self.saved[i], threading.get_ident()
+        chunk, kept, worker = self.all_chunks[i], self.saved[i], threading.get_ident()
         clock, beat = self.watchdog.clock, partial(self.watchdog.beat, worker)
         beat()
         at = None
@@ -225,7 +227,7 @@ class _Job:
     def _commit(self, i: int, snapshot: chunks.Snapshot) -> None:
         """Save it, and remove what is too old to be kept."""
         kept, seconds = self.saved[i], self.tally.seconds()
-        kept.append(checkpoints.save(self.directory, i, self.groups[i], snapshot, seconds))
+        kept.append(checkpoints.save(self.directory, i, self.all_chunks[i], snapshot, seconds))
         for old in kept[: -checkpoints.KEPT]:
             _remove(old.path)
         del kept[: -checkpoints.KEPT]
@@ -235,7 +237,7 @@ class _Job:
 def _finish(
     directory: Path,
     manifest: Manifest,
-    groups: list[Chunk],
+    all_chunks: list[Chunk],
     shapes: Lane,
     compile_seconds: float,
     device: Mapping[str, Any],
@@ -244,13 +246,13 @@ def _finish(
     updates = manifest.config.num_updates
     found = checkpoints.listed(directory)
     ends = [
-        checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(groups)
+        checkpoints.load(found[i][-1], chunk, shapes, updates) for i, chunk in enumerate(all_chunks)
     ]
     seconds = max(end.seconds for end in ends) + manifest.made.get(manifests.SECONDS, 0.0)
     seeds, settings = np.array(manifest.rows).T
     order = seeds.astype(np.uint32), settings.astype(np.int32)
     whole = population.gather(
-        groups, [end.snapshot for end in ends], order, compile_seconds, seconds
+        all_chunks, [end.snapshot for end in ends], order, compile_seconds, seconds
     )
     again = manifests.resume_line(directory)
     advice = f"; training is finished and saved: make room, then {again} writes the results"
