@@ -322,7 +322,8 @@ def _policy_outputs(config: Config, spec: EnvSpec) -> int:
 
 def _init_log_std(policy: MLP, config: Config, spec: EnvSpec) -> None:
     if not (spec.discrete or config.sigma == "state"):
-        policy.register_parameter("log_std", nn.Parameter(torch.zeros(spec.num_actions)))
+        log_std = torch.full((spec.num_actions,), float(config.log_std_init))
+        policy.register_parameter("log_std", nn.Parameter(log_std))
 
 
 def _outputs(policy: MLP, inputs: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,7 @@ _RANGES = {
     "optimizer_eps": _POSITIVE,
     "adam_b1": _BELOW_1,
     "adam_b2": _BELOW_1,
+    "log_std_init": (-20.0, 20.0, "in [-20, 20]"),
 }
 # Rounded to 0 or 1 they would make NaN, or a penalty that only grows.
 _AS_USED = ("optimizer_eps", "adam_b1", "adam_b2", "desired_kl")
@@ -78,6 +79,7 @@ def validate(config: Config) -> Config:
         _of_budget,
         _of_estimator,
         _of_joint,
+        _of_sigma,
         _of_fits,
         _of_minibatches,
         _of_critic,
@@ -143,6 +145,8 @@ def _check_fields(config: Config) -> None:
             raise ConfigError(f"{name} is {value!r}{nearest(str(value), choices)}")
         if _HINTS[name] in (str, bool) and not isinstance(value, _HINTS[name]):
             raise ConfigError(f"{name} must be a {_HINTS[name].__name__}; got {value!r}")
+        if _HINTS[name] is float and not isinstance(value, numbers.Real):  # an array is traced
+            raise ConfigError(f"{name} must be a number; got {value!r}")
     for name in _COUNTS:
         _check_count(name, getattr(config, name))
     for name in _BUDGETS:
@@ -296,6 +300,13 @@ def _of_joint(c: Config) -> str | None:
             f"{name} has one joint loss on one batch, so it needs value_data='batch' "
             f"and value_steps=1; got {c.value_data!r} and {c.value_steps}"
         )
+    return None
+
+
+def _of_sigma(c: Config) -> str | None:
+    """Where that of a continuous policy starts."""
+    if c.log_std_init != FIELDS["log_std_init"].default and c.sigma != "free":
+        return f"log_std_init needs sigma='free'; got {c.log_std_init!r} with sigma={c.sigma!r}"
     return None
 
 

@@ -115,6 +115,8 @@ def _distribution(config: Config, spec: EnvSpec) -> Distribution:
             raise ConfigError(f"squash needs continuous actions; {config.env} has none")
         if config.sigma == "state":
             raise ConfigError(f"sigma='state' needs continuous actions; {config.env} has none")
+        if config.log_std_init:
+            raise ConfigError(f"log_std_init needs continuous actions; {config.env} has none")
         one = CATEGORICALS[config.log_prob]
         return distributions.several(one, spec.choices) if spec.choices else one
     if config.log_prob == "clamped":

@@ -227,6 +227,8 @@ class Config:
     reported are the environment's own."""
     sigma: Literal["free", "state"] = "free"
     """Standard deviation of a continuous policy: a free parameter, or an output of the network."""
+    log_std_init: float = 0.0
+    """What the log of a free standard deviation starts from, in [-20, 20] (sigma=free only)."""
     squash: bool = False
     """Squash a continuous action by tanh and scale it to its bounds, which must be finite; or clip
     it to them."""
@@ -343,7 +345,7 @@ BUILT_OF = (
     *("collect", "estimator", "baseline", "group_std", "discounting", "reduction"),
     *("value_target", "value_data", "fit", "optimizer", "arithmetic"),
     *("networks", "conv_features", "hidden_sizes", "activation", "init", "normalize_obs"),
-    *("sigma", "log_prob"),
+    *("sigma", "log_std_init", "log_prob"),
 )
 
 

@@ -321,7 +321,7 @@ def _policy_outputs(config: Config, spec: EnvSpec) -> int:
 def _init_log_std(config: Config, spec: EnvSpec) -> Params:
     if spec.discrete or config.sigma == "state":
         return {}
-    return {"log_std": jnp.zeros(spec.num_actions, jnp.float32)}
+    return {"log_std": jnp.full(spec.num_actions, config.log_std_init, jnp.float32)}
 
 
 def _outputs(params: Params, policy: Callable, inputs: jax.Array) -> jax.Array:

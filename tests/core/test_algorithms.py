@@ -164,7 +164,7 @@ def test_whatever_advantage_gives_is_normalised_but_for_padding(package):
 
 
 @packages
-@pytest.mark.parametrize("given", [{"squash": True}, {"sigma": "state"}])
+@pytest.mark.parametrize("given", [{"squash": True}, {"sigma": "state"}, {"log_std_init": -1.0}])
 def test_what_is_of_continuous_actions_alone_is_refused(package, given):
     with pytest.raises(ValueError, match=r"needs continuous actions; CartPole-v1 has none"):
         PACKAGES[package][0].build(Config(**given))

@@ -130,6 +130,14 @@ def bad_fields():
             yield {name: bad}, rf"{name} must be in \[0, 1\); got {bad}{rounded}$"
     for name in ("optimizer_eps", "desired_kl"):
         yield {name: 1e-46}, "greater than 0; got 1e-46, in float32 0"
+    for bad in (math.nan, math.inf, -20.5, 21):
+        yield {"log_std_init": bad}, rf"log_std_init must be in \[-20, 20\]; got {bad}"
+    for bad in ("0.5", True, None, np.array(0.5)):
+        yield {"log_std_init": bad}, "log_std_init must be a number; got "
+    yield (
+        {"log_std_init": -1.0, "sigma": "state"},
+        "log_std_init needs sigma='free'; got -1.0 with sigma='state'",
+    )
     for bad in (0.0, 2.0**-41, 2.0**41):
         yield {"kl_coef": bad}, rf"kl_coef must be in \[2\^-40, 2\^40\]; got {bad}"
     for name, hint in CHOICES.items():
@@ -357,7 +365,10 @@ OTHER = {
     "adam_b1": 0.1, "adam_b2": 0.1, "learning_rate": 1e-3, "value_learning_rate": 1e-3,
     "max_grad_norm": 0.01,
 }  # fmt: skip
-ELSEWHERE = {"env", "arithmetic", "conv_features", "backtrack_steps", "log_prob", "sigma", "squash"}
+ELSEWHERE = {
+    *("env", "arithmetic", "conv_features", "backtrack_steps", "log_prob"),
+    *("sigma", "log_std_init", "squash"),
+}
 
 
 @pytest.mark.slow
@@ -472,6 +483,7 @@ def complaint(fields):
 def test_the_real_numbers_and_what_bounds_a_loop_are_traced_and_all_else_is_static():
     hints = get_type_hints(Config)
     real = {name for name, hint in hints.items() if float in (hint, *get_args(hint))}
+    real -= {"log_std_init"}  # networks are built of it
     assert set(WHOLE) == {"cg_steps"}
     assert set(TRACED) == real | set(WHOLE)
     assert set(STATIC) == set(FIELDS) - set(TRACED) - {"env_params"}  # which has both kinds

@@ -39,7 +39,11 @@ CONVOLVED = {"conv_features": (4, 3), "hidden_sizes": (6,)}
 # name: (discrete actions, fields of the config, outputs K of the policy)
 CASES = {
     "separate, categorical": (True, {}, 3),
-    "separate, free sigma, two layers, tanh": (False, TWO_LAYERS | {"activation": "tanh"}, 6),
+    "separate, free sigma, two layers, tanh": (
+        False,
+        TWO_LAYERS | {"activation": "tanh", "log_std_init": -0.7},
+        6,
+    ),
     "separate, state sigma": (False, {"sigma": "state"}, 6),
     "shared, categorical, two layers": (True, SHARED | TWO_LAYERS, 3),
     "shared, free sigma, elu": (False, SHARED | {"activation": "elu"}, 6),
@@ -259,9 +263,11 @@ def test_orthogonal_kernels_have_no_preferred_direction():
     assert scipy.stats.kstest(angles % (np.pi / 2), "uniform", (0, np.pi / 2)).pvalue > 0.01
 
 
-def test_free_log_sigma_starts_at_zero():
-    log_std = initial("no critic, free sigma")["policy"]["log_std"]
-    np.testing.assert_array_equal(log_std, np.zeros(3))
+def test_free_log_sigma_starts_where_it_is_said():
+    free = {"no critic, free sigma": 0.0, "separate, free sigma, two layers, tanh": -0.7}
+    for case, expected in free.items():
+        log_std = initial(case)["policy"]["log_std"]
+        np.testing.assert_array_equal(log_std, np.full(3, np.float32(expected)))
 
 
 def test_policy_starts_the_same_with_and_without_a_critic():
