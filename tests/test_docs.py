@@ -313,6 +313,36 @@ def test_a_slurm_job_passes_a_stop_on(tmp_path):
     assert (rest, process.returncode) == ("requeue 17\n", 75)
 
 
+def test_ssh_passes_a_stop_on(tmp_path):
+    """The training saves while its cluster is still there."""
+    environment = stand_ins(
+        tmp_path,
+        ray='echo "ray $1"',
+        ssh='shift; echo "there: $@"',
+        jaxpg="trap 'sleep 1; echo saved; exit 75' TERM\necho begun\n"
+        "while true; do sleep 0.1; done",
+    )
+    script = ["bash", DOCS / "scaling" / "ssh.sh", "jaxpg"]
+    with subprocess.Popen(
+        script,
+        cwd=tmp_path,
+        env=environment | {"HOSTS": "one"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            while process.stdout.readline() != "begun\n":
+                assert process.poll() is None
+            process.terminate()
+            rest, _ = process.communicate(timeout=20)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert rest.splitlines() == ["saved", "there: ray stop", "ray stop"]
+    assert process.returncode == 75
+
+
 def test_the_kubernetes_job_is_complete():
     job = yaml.safe_load((DOCS / "scaling" / "kubernetes.yaml").read_text())
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]

@@ -9,4 +9,10 @@ leave() {
 trap leave EXIT
 ray start --head --port=6379 || exit
 for host in $HOSTS; do ssh "$host" ray start --address="$address" || exit; done
-"$@" --cluster "$address"
+trap 'kill -TERM $!' TERM INT # $! is the training from the moment at which it begins
+"$@" --cluster "$address" &
+training=$!
+wait $training
+code=$?
+[ $code -le 128 ] || { wait $training; code=$?; } # the signal ended the wait, not the training
+exit $code

@@ -22,13 +22,16 @@ from jaxpg.errors import Stopped
 from jaxpg.population import own
 from jaxpg.runs import manifests, track
 from jaxpg.runs.manifests import Manifest
-from jaxpg.runs.watch import EXIT_STOPPED
+from jaxpg.runs.watch import EXIT_STOPPED, Watchdog
 
 if TYPE_CHECKING:
     from jaxpg.population.cluster import Cluster
     from jaxpg.population.progress import Progress
 
 PATIENCE = 60.0  # seconds that a tracker has for a report
+RESULTS_PATIENCE = 600.0  # and for all results
+HEAD_ASKED = 1.0  # seconds from one question to a cluster's head to the next
+HEAD_SECONDS = 30.0  # that it may be silent: after 60 Ray ends this process, as failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +104,31 @@ def joined(machines: Machines) -> Iterator["Cluster | None"]:
     from jaxpg.population import cluster
 
     with cluster.joined(machines.cluster, machines.mixed, say) as nodes:
+        assert nodes is not None
         jax.config.update("jax_platforms", "cpu")  # an accelerator here is a worker's
-        yield nodes
+        with _head_watched(nodes):
+            yield nodes
+
+
+@contextmanager
+def _head_watched(nodes: "Cluster") -> Iterator[None]:
+    """End the process with EXIT_STALLED if the cluster's head is silent for HEAD_SECONDS."""
+    ended = Event()
+    with Watchdog(HEAD_SECONDS, "the head of the cluster has not answered") as watchdog:
+
+        def ask() -> None:
+            while not ended.wait(HEAD_ASKED):
+                if nodes.answers():
+                    watchdog.beat(0)
+
+        watchdog.beat(0)
+        asking = Thread(target=ask, daemon=True)
+        asking.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            asking.join()
 
 
 def to_the_end(
@@ -111,13 +137,16 @@ def to_the_end(
     machines: Machines = Machines(),
     nodes: "Cluster | None" = None,
     again: str | None = None,
-) -> None:
+) -> bool:
     """Train a run to its end, with progress; exits with EXIT_STOPPED if it was stopped.
 
     Args:
       machines: by which `nodes` were joined.
       nodes: the cluster that trains; None for this machine.
       again: what continues it, for people; `jaxpg resume DIR` if not given.
+
+    Returns:
+      Whether it was asked to stop when there was nothing left to train.
     """
     from jaxpg.population.progress import shown
     from jaxpg.runs import directories, run
@@ -128,13 +157,13 @@ def to_the_end(
         print(f"{directory} is finished: {describe(directory)}")
         draw(directory, launch.report, anew=False)
         _log_results(directory)
-        return
+        return False
     build = manifests.algorithm(directory, manifest)
     call = _callback(directory, launch)
     again = again or manifests.resume_line(
         directory, launch.callback, [*machines.line, *launch.line]
     )
-    silent = Event()
+    stop, silent = Event(), Event()
     try:
         patience = min(PATIENCE, launch.stall_seconds / 2)  # before its own watchdog loses it
         with _tracked(directory, patience, silent) as tell, shown(_title(manifest)) as show:
@@ -151,6 +180,7 @@ def to_the_end(
                 stall_seconds=launch.stall_seconds,
                 build=build,
                 nodes=nodes,
+                stop=stop,
             )
     except Stopped:
         saved = "and saved" if directories.has_checkpoints(directory) else "before it trained"
@@ -160,6 +190,7 @@ def to_the_end(
     draw(directory, launch.report, anew=True)
     if not silent.is_set():
         _log_results(directory)
+    return stop.is_set()
 
 
 def draw(directory: Path, report: bool, anew: bool) -> None:
@@ -185,33 +216,56 @@ def draw(directory: Path, report: bool, anew: bool) -> None:
 def _tracked(
     directory: Path, seconds: float, silent: Event
 ) -> Iterator[Callable[["Progress"], None]]:
-    """A reporter to the run's tracker; where that fails, training goes on without it, and where it
-    takes longer than so many seconds, too: then `silent` is set, and it is not closed."""
+    """A reporter to the run's tracker, which its first report opens: before it another process may
+    have the run. Where that fails, training goes on without it, and where it takes longer than so
+    many seconds, too: then `silent` is set, and it is not closed."""
     stack = ExitStack()
     tell: Callable[[Progress], None] | None = None
-    with attempt("its tracker could not be opened"):
-        tell = stack.enter_context(track.tracking(directory))
 
-    def in_time(at: "Progress") -> None:
-        told = Future[None]()
-        Thread(target=_do, args=(told, partial(tell, at), stack), daemon=True).start()
+    def open_and_tell(at: "Progress") -> None:
+        nonlocal tell
+        tell = tell or stack.enter_context(track.tracking(directory))
+        tell(at)
+
+    def in_time(call: Callable[[], None]) -> None:
         try:
-            told.result(seconds)
-        except TimeoutError:
-            if told.done():
-                return told.result()  # it came just now, or the tracker itself has raised it
+            _within(seconds, call, stack)
+        except NoAnswer:
             silent.set()
-            raise TimeoutError(f"it has not answered for {seconds:g} s") from None
+            raise
 
     try:
-        yield _until_it_fails(None if tell is None else in_time, "its tracker")
+        yield _until_it_fails(lambda at: in_time(partial(open_and_tell, at)), "its tracker")
     finally:
         with attempt("its tracker could not be closed"):
             if not silent.is_set():
-                stack.close()
+                in_time(stack.close)
 
 
-def _do(told: "Future[None]", call: Callable[[], None], kept: ExitStack) -> None:
+class NoAnswer(TimeoutError):
+    """A tracker has not come back from a call."""
+
+
+def _within(seconds: float, call: Callable[[], None], kept: object = None) -> None:
+    """Call, in a thread of its own.
+
+    Args:
+      kept: what nobody closes as long as the call lasts.
+
+    Raises:
+      NoAnswer: if it lasts longer.
+    """
+    told = Future[None]()
+    Thread(target=_do, args=(told, call, kept), daemon=True).start()
+    try:
+        told.result(seconds)
+    except TimeoutError:
+        if told.done():
+            return told.result()  # it came just now, or the tracker itself has raised it
+        raise NoAnswer(f"it has not answered for {seconds:g} s") from None
+
+
+def _do(told: "Future[None]", call: Callable[[], None], kept: object) -> None:
     """Call, and tell whoever waits how it ended; until then nobody closes what is kept."""
     try:
         call()
@@ -245,7 +299,7 @@ def _until_it_fails(
 
 def _log_results(directory: Path) -> None:
     with attempt("its tracker could not be told the results"):
-        track.log_results(directory)
+        _within(RESULTS_PATIENCE, partial(track.log_results, directory))
 
 
 def _title(manifest: Manifest) -> str:

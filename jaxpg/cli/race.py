@@ -1,6 +1,7 @@
 """jaxpg race."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,12 @@ from jaxpg.analysis import race as analysis
 from jaxpg.cli import machine
 from jaxpg.cli.arguments import Callback, Contenders, Given
 from jaxpg.cli.launch import Launch, check, import_callback, to_the_end
-from jaxpg.cli.streams import attempt
+from jaxpg.cli.streams import attempt, say
 from jaxpg.core.config import FIELDS, Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.runs import manifests
 from jaxpg.runs import race as races
+from jaxpg.runs.watch import EXIT_STOPPED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ def race(options: Race) -> None:
     from jaxpg.runs import directories
 
     asked = races.begin(out, asked)
-    told = 0
+    told, stopped = 0, False
     while True:
         scores = races.scores(out, asked)
         found = analysis.race(asked.plan, scores)
@@ -76,6 +78,9 @@ def race(options: Race) -> None:
             print(report.line(asked, number, at), flush=True)
         if found and not found[-1].running:
             break
+        if stopped:
+            say("stopped before the race is over; continue with: the same line")
+            sys.exit(EXIT_STOPPED)
         told = len(found)
         seeds = asked.plan.rounds[told]
         for i in found[-1].running if found else range(len(asked.contenders)):
@@ -83,7 +88,9 @@ def race(options: Race) -> None:
             if not directories.is_finished(directory):
                 has = words.seeds(len(manifests.read(directory).seeds))
                 print(f"race: {directory}, to {has}", flush=True)
-                to_the_end(directory, launch, again="the same line")
+                stopped = to_the_end(directory, launch, again="the same line")
+                if stopped:
+                    break
     report.show(asked, found, scores)
     print(f"numbers: {report.save(out, asked, found, scores)}")
     with attempt("the picture could not be drawn"):

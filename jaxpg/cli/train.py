@@ -23,7 +23,7 @@ from jaxpg.cli.streams import attempt, say
 from jaxpg.core.config import STATIC, Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.core.rules import unused, validate
-from jaxpg.errors import InUse
+from jaxpg.errors import DoesNotFit, InUse
 from jaxpg.population import evaluations, own
 from jaxpg.population.settings import which, with_values
 from jaxpg.runs import manifests, track
@@ -307,10 +307,19 @@ def sweep(options: Sweep) -> None:
             print(f"sweep: run {i} of {len(directories)}: {directory}", flush=True)
             try:
                 track.choose(directory, options.run.track)
-                to_the_end(directory, launch, options.machines, nodes, again)
+                stopped = to_the_end(directory, launch, options.machines, nodes, again)
             except InUse as problem:
                 say(str(problem))
                 elsewhere.append(directory)
+                continue
+            except DoesNotFit as problem:
+                raise DoesNotFit(
+                    f"{problem}; all runs of a sweep have the same lanes: other lanes are another "
+                    "sweep, with an --out of its own"
+                ) from None
+            if stopped and i < len(directories):
+                say(f"stopped before run {i + 1}; continue with: {again}")
+                sys.exit(EXIT_STOPPED)
         if not all(map(is_finished, elsewhere)):
             say(f"other processes train what is left; when they have ended, give {again} again")
             sys.exit(EXIT_STOPPED)

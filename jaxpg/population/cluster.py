@@ -23,6 +23,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
 POLL = 1.0  # seconds in which a signal, a loss and a node that joins are noticed
 PATIENCE = 20.0  # seconds without a worker after which a person is told
 ANSWERS = 20.0  # seconds in which a node does
+HEAD_ANSWERS = 5.0  # seconds in which the head does
 # How names begin, in the environment, that workers have, too: bits may depend on them.
 SETTINGS = ("JAX_", "JAXPG_", "XLA_", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
@@ -40,6 +41,15 @@ class Cluster(NamedTuple):
     def size(self) -> int:
         """Workers that there is room for now."""
         return int(self.ray.cluster_resources().get(self.resource, 0))
+
+    def answers(self) -> bool:
+        """Whether its head does."""
+        host, _, port = self.ray.get_runtime_context().gcs_address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), HEAD_ANSWERS).close()
+        except OSError:
+            return False
+        return True
 
 
 @contextmanager
@@ -88,7 +98,8 @@ def device_of(nodes: Cluster | None) -> dict[str, Any]:
 
 def options(resource: str) -> dict[str, Any]:
     """Of an actor or a task that computes: what it has to itself, and the environment of here."""
-    ours = {
+    ours = {"XLA_FLAGS": ""}  # a node's own would compile other programs
+    ours |= {
         name: value
         for name, value in os.environ.items()
         if name.startswith(SETTINGS)

@@ -194,7 +194,7 @@ def describe(config: Config, build: Build, device: Mapping[str, Any]) -> dict[st
     world = own.env_sha256(config.env)
     if world is not None:
         found[f"source of {config.env}"] = world
-    found |= {name: str(device[name]) for name in ("platform", "kind", "form")}
+    found |= {name: str(device[name]) for name in ("platform", "kind", "form", "xla_flags")}
     if device["platform"] == "cpu":
         found["processor"] = provenance.processor()
     return found

@@ -131,13 +131,13 @@ def summarize(
             }
             for i in np.flatnonzero(population.frozen_at >= 0)
         ],
-        "config": _shared(what),
+        "config": shared(what),
         "versions": provenance.versions(config.env),
         "device": device or what.made.get("device"),
     }
 
 
-def _shared(what: Manifest) -> dict[str, Any]:
+def shared(what: Manifest) -> dict[str, Any]:
     """The fields of the config that all settings share."""
     varied = what.varied
     found = {k: v for k, v in dataclasses.asdict(what.config).items() if k not in varied}

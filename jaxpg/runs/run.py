@@ -48,6 +48,7 @@ def train(
     stall_seconds: float,
     build: Build = fast.build,
     nodes: Cluster | None = None,
+    stop: threading.Event | None = None,
     insisted: Callable[[], None] = leave,
 ) -> dict[str, Any]:
     """Train what the directory's manifest says, from where it was, and write the results.
@@ -60,6 +61,7 @@ def train(
         goes on. While the process is stopped no time passes.
       build: makes the algorithm; the same that the run was begun with.
       nodes: the cluster that trains; None for this machine.
+      stop: set by SIGTERM or SIGINT, also where nothing was left to stop.
       insisted: called at a second SIGINT.
 
     Returns:
@@ -72,7 +74,7 @@ def train(
       DoesNotFit: if there is not enough memory; nothing is trained.
       ConfigError: if no node of the cluster can train it.
     """
-    stop = threading.Event()
+    stop = stop or threading.Event()
     with locked(directory), stop_on_signals(stop, insisted):
         begun = (directory / checkpoints.FOLDER).exists()
         _clean(directory)

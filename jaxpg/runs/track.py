@@ -13,7 +13,6 @@ DIR/tracker.json says which tracker a run has and what was written to it, so tha
 continued, by whatever command, goes on in the same one.
 """
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -34,6 +33,7 @@ from jaxpg.core.config import ConfigError, nearest
 from jaxpg.errors import RunError
 from jaxpg.population.evaluations import MODES
 from jaxpg.runs import manifests
+from jaxpg.runs.lock import locked
 
 if TYPE_CHECKING:
     from jaxpg.population.progress import Progress
@@ -67,7 +67,7 @@ def choose(directory: Path, kind: str | None) -> None:
 
     Raises:
       ConfigError: if there is no such tracker, or its package is not installed.
-      RunError: if it cannot be remembered.
+      RunError: if it cannot be remembered, or another process has the run (InUse).
     """
     if kind is None:
         return
@@ -77,7 +77,8 @@ def choose(directory: Path, kind: str | None) -> None:
     except RunError:  # it is damaged, and gone with what is chosen now
         told = None
     if told != kind:
-        _write(directory, State(kind, secrets.token_hex(4), None, 0))
+        with locked(directory):
+            _write(directory, State(kind, secrets.token_hex(4), None, 0))
 
 
 def check(kind: str) -> None:
@@ -193,6 +194,8 @@ def _wandb(directory: Path, state: State) -> Iterator[Log]:
     """The wandb run of that id; WANDB_PROJECT, WANDB_MODE and its other variables are heeded."""
     import wandb
 
+    from jaxpg.runs import results
+
     manifest = manifests.read(directory)
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "jaxpg"),
@@ -205,7 +208,8 @@ def _wandb(directory: Path, state: State) -> Iterator[Log]:
             "algorithm": manifest.called,
             "seeds": ",".join(manifest.parts),
             "lanes": manifest.lanes,
-            **dataclasses.asdict(manifest.config),
+            **results.shared(manifest),
+            **({"settings": [*manifest.settings]} if len(manifest.settings) > 1 else {}),
         },
     )
     try:

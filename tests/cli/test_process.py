@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import handmade
 import jax
@@ -23,7 +24,7 @@ from jaxpg.core.config import Config
 from jaxpg.core.presets import PRESETS
 from jaxpg.errors import Stopped
 from jaxpg.policies import evaluate as evaluation
-from jaxpg.runs import compiling, manifests, track
+from jaxpg.runs import compiling, manifests, track, watch
 
 JAXPG = [sys.executable, "-m", "jaxpg"]
 # Training, from which everything is taken but what it says; begins and ends as any other.
@@ -345,9 +346,30 @@ def test_a_tracker_that_fails_on_closing_leaves_a_stop_a_stop(tmp_path, monkeypa
             raise OSError("no network")
 
     monkeypatch.setattr(track, "tracking", tracking)
-    with pytest.raises(Stopped), launch._tracked(tmp_path, 9.0, threading.Event()):
-        raise Stopped
+
+    def tell_and_stop():
+        with launch._tracked(tmp_path, 9.0, threading.Event()) as tell:
+            tell(0)
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        tell_and_stop()
     assert "its tracker could not be closed (OSError: no network)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("heard", "ends"), [(lambda n: True, []), (lambda n: n < 3, [76])])
+def test_a_cluster_whose_head_is_silent_ends_the_process(heard, ends, monkeypatch, capfd):
+    """Before Ray does, with a code that nobody starts again."""
+    asked, ended = [], []
+    nodes = SimpleNamespace(answers=lambda: asked.append(1) or heard(len(asked)))
+    monkeypatch.setattr(launch, "HEAD_SECONDS", 0.4)
+    monkeypatch.setattr(launch, "HEAD_ASKED", 0.05)
+    monkeypatch.setattr(watch.os, "_exit", lambda code: ended.append(code))
+    with launch._head_watched(nodes):
+        time.sleep(1.5)
+    assert ended[:1] == ends
+    said = "jaxpg: the head of the cluster has not answered for 0.4 s, so this process ends; what"
+    assert (said in capfd.readouterr().err) == bool(ends)
 
 
 def test_the_directory_says_the_environment_where_the_preset_does_not():

@@ -71,6 +71,17 @@ def test_a_contender_that_was_extended_is_none_of_the_race(tmp_path):
             assert [len(one) for one in races.scores(out, asked)] == [3, 0]
 
 
+def test_a_signal_in_the_last_segment_of_a_run_stops_the_race(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(command, "to_the_end", lambda directory, *_, **__: asked.append(1) or True)
+    with pytest.raises(SystemExit) as exit_:
+        main([*LINE, "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 75
+    assert len(asked) == 1
+    said = "stopped before the race is over; continue with: the same line"
+    assert said in capsys.readouterr().err
+
+
 def test_each_contender_is_a_run_of_all_its_seeds(trained):
     asked = races.read(trained)
     assert [one.config.learning_rate for one in asked.contenders] == [3e-2, 1e-9]

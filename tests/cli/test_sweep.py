@@ -21,12 +21,12 @@ from jaxpg.cli.arguments import parse
 from jaxpg.cli.commands import COMMANDS
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.errors import RunError
+from jaxpg.errors import DoesNotFit, RunError
 from jaxpg.policies import export
 from jaxpg.report import canvas, figures
 from jaxpg.report import page as report
 from jaxpg.report import sweep as sweep_report
-from jaxpg.runs import directories, lock, manifests, reproduce, results, sweep
+from jaxpg.runs import directories, lock, manifests, reproduce, results, run, sweep
 from jaxpg.runs.load import load
 from jaxpg.runs.python import train_grid, train_population
 from tests.report.test_report import EVIL, VISIBLE, Page
@@ -180,6 +180,31 @@ def test_a_point_that_another_process_trains_is_passed_over(tmp_path, capsys):
     assert directories.is_finished(second)
     assert "in use by process" in (said := capsys.readouterr().err)
     assert "give the same line again" in said
+
+
+def test_a_signal_in_the_last_segment_of_a_run_stops_the_sweep(tmp_path, monkeypatch, capsys):
+    """Nothing was left to stop of the run, but of the sweep."""
+
+    def finished_as_it_was_stopped(*_, stop, **__):
+        stop.set()
+        return {}
+
+    monkeypatch.setattr(run, "train", finished_as_it_was_stopped)
+    monkeypatch.setattr(results, "closing", lambda *_: "")
+    monkeypatch.setattr(launch, "draw", lambda *_, **__: None)
+    with pytest.raises(SystemExit) as exit_:
+        training.sweep(line(tmp_path / "out", lanes=2))
+    assert exit_.value.code == 75
+    assert "stopped before run 2; continue with: the same line" in capsys.readouterr().err
+
+
+def test_a_point_that_does_not_fit_is_told_from_its_sweep(tmp_path, monkeypatch):
+    def train(*_, **__):
+        raise DoesNotFit("--lanes 5 would fit", 5)
+
+    monkeypatch.setattr(run, "train", train)
+    with pytest.raises(ConfigError, match="would fit; all runs of a sweep have the same lanes: "):
+        training.sweep(line(tmp_path / "out", lanes=2))
 
 
 def test_a_point_whose_evaluations_are_no_numbers_has_a_dash(trained, capsys):

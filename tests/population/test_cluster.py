@@ -3,6 +3,7 @@
 import importlib
 import os
 import pickle
+import socket
 import sys
 import threading
 from types import SimpleNamespace
@@ -87,8 +88,11 @@ def test_what_bits_depend_on(tmp_path):
     here = crew.describe(CONFIG, fast.build, device)
     assert {"jax", "jaxpg", "source of jaxpg", "platform", "form", "processor"} <= here.keys()
     assert not {"python", "numpy", "count"} & here.keys()
-    gpu = crew.describe(CONFIG, fast.build, {"platform": "gpu", "kind": "H100", "form": "fused"})
+    h100 = {"platform": "gpu", "kind": "H100", "form": "fused", "xla_flags": ""}
+    gpu = crew.describe(CONFIG, fast.build, h100)
     assert "processor" not in gpu
+    flags = crew.describe(CONFIG, fast.build, device | {"xla_flags": "--xla_cpu_max_isa=SSE4_2"})
+    assert flags != here
     (tmp_path / "a.py").write_text("x = 1")
     before = provenance.source_sha256.__wrapped__(tmp_path)
     (tmp_path / "a.py").write_text("x = 2")
@@ -123,6 +127,17 @@ def test_workers_have_the_settings_of_here(monkeypatch):
     assert theirs <= variables.keys()
     assert not not_theirs & variables.keys()
     assert cluster.options("CPU")["runtime_env"]["env_vars"]["JAX_PLATFORMS"] == "cpu"
+    monkeypatch.delenv("XLA_FLAGS")  # a node may have some of its own
+    assert cluster.options("CPU")["runtime_env"]["env_vars"]["XLA_FLAGS"] == ""
+
+
+def test_a_head_answers_as_long_as_it_is_there():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "{}:{}".format(*server.getsockname())
+        ray = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address=address))
+        nodes = cluster.Cluster(ray, "CPU", {}, False, print)
+        assert nodes.answers()
+    assert not nodes.answers()
 
 
 DIED = """The actor died unexpectedly before finishing this task.

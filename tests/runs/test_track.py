@@ -12,6 +12,8 @@ import sys
 import threading
 from collections import defaultdict
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +23,9 @@ from jaxpg.analysis.stats import iqm
 from jaxpg.cli import launch
 from jaxpg.cli.main import main
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.errors import RunError, Stopped
+from jaxpg.errors import InUse, RunError, Stopped
 from jaxpg.population.chunks import metric_names
-from jaxpg.runs import directories, planning, run, track
+from jaxpg.runs import directories, lock, manifests, planning, run, track
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -236,20 +238,26 @@ def test_a_full_disk_ends_the_tracker_alone(tmp_path):
             signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_tracker_that_hangs_is_told_nothing_more(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("when", ["opened", "told", "closed"])
+def test_a_tracker_that_hangs_is_told_nothing_more(when, tmp_path, monkeypatch, capsys):
     answer, silent = threading.Event(), threading.Event()
     told, closed = [], []
 
     @contextmanager
     def tracking(directory):
+        if when == "opened":
+            answer.wait()
+
         def tell(at):
             told.append(at)
-            if len(told) == 2:
+            if when == "told" and len(told) == 2:
                 answer.wait()
 
         try:
             yield tell
         finally:
+            if when == "closed":
+                answer.wait()
             closed.append(threading.current_thread())
 
     monkeypatch.setattr(track, "tracking", tracking)
@@ -259,12 +267,54 @@ def test_a_tracker_that_hangs_is_told_nothing_more(tmp_path, monkeypatch, capsys
     gc.collect()
     assert silent.is_set()
     assert not closed  # it would hang again
+    assert told == {"opened": [], "told": [0, 1], "closed": [0, 1, 2, 3]}[when]
     answer.set()
-    assert told == [0, 1]
-    said = (
-        "its tracker failed, and is told nothing more (TimeoutError: it has not answered for 0.2 s)"
-    )
+    how = "could not be closed" if when == "closed" else "failed, and is told nothing more"
+    said = f"its tracker {how} (NoAnswer: it has not answered for 0.2 s)"
     assert said in capsys.readouterr().err
+
+
+def test_results_that_hang_are_given_up(tmp_path, monkeypatch, capsys):
+    answer = threading.Event()
+    monkeypatch.setattr(track, "log_results", lambda directory: answer.wait())
+    monkeypatch.setattr(launch, "RESULTS_PATIENCE", 0.1)
+    launch._log_results(tmp_path)
+    answer.set()
+    assert "could not be told the results (NoAnswer" in capsys.readouterr().err
+
+
+def test_who_is_refused_changes_and_opens_no_tracker(trained, tmp_path, monkeypatch):
+    """Of a run that another process trains: it would end what that one tells."""
+    directory = shutil.copytree(trained, tmp_path / "run")
+    (directory / "summary.json").unlink()  # as if it were not finished
+    track.choose(directory, "tensorboard")
+    before = (directory / track.NAME).read_bytes()
+    with lock.locked(directory):
+        with pytest.raises(InUse):
+            track.choose(directory, "none")
+        with pytest.raises(InUse):
+            launch.to_the_end(directory, launch.Launch(report=False))
+    assert (directory / track.NAME).read_bytes() == before
+    assert not (directory / track.FOLDER).exists()
+
+
+def test_wandb_is_told_what_settings_share_and_the_settings(tmp_path, monkeypatch):
+    """The rows of all are one run there, which has not the learning rate of the first."""
+    told = {}
+    tracker = SimpleNamespace(define_metric=lambda *_, **__: None, finish=lambda: None)
+    module = ModuleType("wandb")
+    module.init = lambda **given: told.update(given) or tracker
+    module.__spec__ = ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    settings = [{"learning_rate": 0.1, "env.gravity": 5.0}, {"learning_rate": 0.2}]
+    plan = planning.plan("vpg", CONFIG, [0, 1], 2)._replace(settings=settings)
+    manifests.write(tmp_path, plan)
+    track.choose(tmp_path, "wandb")
+    with track.tracking(tmp_path):
+        pass
+    assert told["config"]["settings"] == settings
+    assert "learning_rate" not in told["config"]
+    assert told["config"]["gamma"] == CONFIG.gamma
 
 
 def test_what_a_tracker_raises_in_its_thread_is_said(tmp_path, monkeypatch, capsys):
