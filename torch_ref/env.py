@@ -116,12 +116,17 @@ def gymnasium_env(
 
 def _each(world: Any, name: str, kind: type, values: Sequence[Any]) -> torch.Tensor:
     """One number of each environment, [N]."""
-    try:
-        return torch.from_numpy(np.array([np.asarray(x).reshape(()).astype(kind) for x in values]))
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"a step of {world.spec.id} must give one number as {name}; got {values[0]!r}"
-        ) from None
+    found: list[np.ndarray] = []
+    for value in values:
+        try:
+            found.append(np.asarray(value).reshape(()).astype(kind))
+        except (TypeError, ValueError):
+            found.append(np.array(np.nan))
+        if not np.isfinite(found[-1]):  # of None it is NaN, too
+            raise ConfigError(
+                f"a step of {world.spec.id} must give one number as {name}; got {value!r}"
+            )
+    return torch.from_numpy(np.array(found))
 
 
 class _Once:

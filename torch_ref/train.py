@@ -70,11 +70,22 @@ def _train(options: Options) -> None:
     key = noise.key(options.seed)
     if options.out is not None and options.out.exists():
         raise ConfigError(f"--out must not exist; {options.out} does")
-    if options.out is not None and not options.out.absolute().parent.is_dir():
-        raise ConfigError(f"--out must be in a directory that exists; {options.out} is not")
+    if options.out is not None:
+        try:  # before it trains for nothing
+            options.out.touch(exist_ok=False)
+            options.out.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"--out must be a file that can be written; {options.out} is not ({error.strerror})"
+            ) from None
     began, env_steps, shown = time.perf_counter(), 0, 0
     for state, metrics in updates(config, key):
         env_steps += int(metrics.env_steps)
+        if not all(leaf.isfinite().all() for leaf in state.params.state_dict().values()):
+            raise ConfigError(
+                f"it diverged: after update {state.update} of {config.num_updates} parameters are "
+                "not finite; nothing is written"
+            )
         if 20 * state.update // config.num_updates > shown:
             shown = 20 * state.update // config.num_updates
             speed = env_steps / (time.perf_counter() - began)

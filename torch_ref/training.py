@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from torch_ref import algorithms, env, learner
-from torch_ref.config import TRACED, WHOLE, Config, EnvParams
+from torch_ref.config import TRACED, WHOLE, Config, ConfigError, EnvParams
 from torch_ref.rules import validate
 from torch_ref.types import Algorithm, LearnerState, Metrics
 
@@ -50,11 +51,16 @@ def as_tensors(config: Config) -> Config:
     """The config with its traced fields as tensors of the working dtype, counts as int32.
 
     Raises:
-      ConfigError: if its environment has no such env_params.
+      ConfigError: if a field has several values, or its environment has no such env_params.
     """
     config = env.settle(config)
     dtype = getattr(torch, config.float_type)
     values = {name: getattr(config, name) for name in TRACED}
+    for name, value in {**values, **config.env_params.traced}.items():
+        if np.shape(value):
+            raise ConfigError(
+                f"{name} must be one number; got an array of shape {tuple(np.shape(value))}"
+            )
     tensors: dict[str, Any] = {
         name: torch.as_tensor(value, dtype=torch.int32 if name in WHOLE else dtype)
         for name, value in values.items()

@@ -54,6 +54,17 @@ CASES = {
         optimizer="sgd",
         learning_rate=1e-4,
     ),
+    "total return, critic": dataclasses.replace(
+        REINFORCE,
+        estimator="total_return",
+        discounting="absolute",
+        baseline="value",
+        value_target="monte_carlo",
+    ),
+    "constant baseline, absolute": dataclasses.replace(
+        REINFORCE, estimator="reward_to_go", baseline="constant", discounting="absolute"
+    ),
+    "steps, absolute": dataclasses.replace(VPG, discounting="absolute", value_target="monte_carlo"),
     "shared torso, RMSprop": dataclasses.replace(
         CRITIC, networks="shared", value_steps=1, optimizer="rmsprop", ent_coef=0.01
     ),

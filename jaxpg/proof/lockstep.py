@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import math
+import numbers
 import os
 import select
 import signal
@@ -26,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxpg import parity
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.rules import validate
 
 Record = dict[str, np.ndarray]
@@ -87,9 +88,13 @@ def lockstep(
       report: called with each seed's result as soon as it is known.
 
     Raises:
-      ConfigError: if the config has no meaning.
+      ConfigError: if the config has no meaning, or there is nothing to run.
       TraceError: if a process fails, is cut short, or has imported the other's framework.
     """
+    if not len(seeds):
+        raise ConfigError("lockstep needs at least one seed; got none")
+    if updates is not None and (not isinstance(updates, numbers.Integral) or updates < 1):
+        raise ConfigError(f"updates must be an integer of at least 1; got {updates!r}")
     return next(iter(locksteps([Job(config, seeds, updates)], report)))
 
 
@@ -239,8 +244,16 @@ def traced(
       For each process a function of the seed, to be called in the jobs' order, that iterates
       over its records.
     """
-    listed = [{**job._asdict(), "config": dataclasses.asdict(validate(job.config))} for job in jobs]
-    text = json.dumps(listed, default=int)  # a seed may be numpy's
+    listed = [
+        {
+            "config": dataclasses.asdict(validate(job.config)),
+            "seeds": [int(seed) for seed in job.seeds],
+            "updates": job.updates,
+            "explain": job.explain,
+        }
+        for job in jobs
+    ]
+    text = json.dumps(listed, default=_number)
     with contextlib.ExitStack() as stack:
         sides = list[_Side]()
         for package, variables in zip(packages, environments, strict=True):
@@ -248,6 +261,17 @@ def traced(
             variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"), **variables}
             stack.enter_context(_process(command, package, variables, sides))
         yield tuple(partial(_run, side) for side in sides)
+
+
+def _number(x: Any) -> int | float:
+    """A number of numpy's, jax's or torch's as Python's.
+
+    Raises:
+      ConfigError: if it is more than one.
+    """
+    if np.shape(x):
+        raise ConfigError(f"a field must be one number; got an array of shape {np.shape(x)}")
+    return x.item()
 
 
 class _Side(NamedTuple):

@@ -474,6 +474,8 @@ def test_a_limit_that_counts_no_steps_is_refused(limit, monkeypatch):
         ((np.array([0.1]), 1, np.array([False])), None),
         ((np.float64(0.1), np.True_, 0), None),
         ((np.ones(2), False, False), r"must give one number as reward; got array\(\[1., 1.\]\)"),
+        ((None, False, False), "must give one number as reward; got None"),
+        ((np.nan, False, False), "must give one number as reward; got nan"),
         ((0.1, None, [True, False]), r"must give one number as truncated; got \[True, False\]"),
     ],
 )

@@ -1,7 +1,9 @@
 """training: train is a pure function of (config, key), and the twin's run from the same integer."""
 
 import dataclasses
+import importlib
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from compare import assert_close, assert_trees_close
 
 import jaxpg
@@ -103,6 +106,44 @@ def test_float64_without_jaxs_64_bit_mode_is_refused(arithmetic):
 def test_a_config_without_meaning_is_refused():
     with pytest.raises(ConfigError, match="total_steps must pay for at least one update of 32"):
         train(dataclasses.replace(SMALL, total_steps=31), noise.key(0))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gamma": torch.tensor([0.5, 0.9])}, {"env_params": {"gravity": np.ones(2)}}]
+)
+def test_the_twin_refuses_several_values_of_a_field(fields):
+    """It would broadcast them over the environments."""
+    config = torch_ref.Config(num_envs=2, num_steps=4, total_steps=8, **fields)
+    with pytest.raises(ValueError, match=r"must be one number; got an array of shape \(2,\)"):
+        torch_ref.train(config, torch_noise.key(0))
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """`python -m torch_ref.train`; to import it hides the function of that name."""
+    monkeypatch.setattr(torch_ref, "train", torch_ref.train)
+    return importlib.import_module("torch_ref.train")
+
+
+def test_the_twins_command_writes_no_policy_that_diverged(command, tmp_path, capsys):
+    out = tmp_path / "policy.pt"
+    tiny = ["vpg", "--num-envs", "2", "--num-steps", "16", "--total-steps", "96", "--out", str(out)]
+    with pytest.raises(SystemExit) as exit_:
+        command.main([*tiny, "--learning-rate", "1e30"])
+    assert exit_.value.code == 2
+    assert re.search(r"it diverged: after update \d of 3 parameters", capsys.readouterr().err)
+    assert not out.exists()
+    command.main(tiny)
+    assert torch.load(out)["policy.output.bias"].isfinite().all()
+
+
+def test_the_twins_command_tries_its_file_before_it_trains(command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["vpg", "--out", str(tmp_path / "no" / "policy.pt")])
+    assert exit_.value.code == 2
+    said = capsys.readouterr()
+    assert "--out must be a file that can be written" in said.err
+    assert not said.out
 
 
 # The twin, from one integer and nothing else.

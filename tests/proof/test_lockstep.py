@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ import torch_ref.algorithms
 import torch_ref.arithmetic
 import torch_ref.trace
 from jaxpg import fast
-from jaxpg.core.config import Config
+from jaxpg.core.config import Config, ConfigError
 from jaxpg.core.presets import PRESETS
 from jaxpg.proof import levels, lockstep
 from jaxpg.proof.lockstep import (
@@ -112,6 +113,41 @@ PARTS = {
         normalize_reward=True,
     ),
 }
+
+
+def test_both_processes_are_given_the_numbers_of_the_config(monkeypatch):
+    """Whosever they are: the fractions of numpy's float32 were cut off, on both sides alike."""
+    given = []
+
+    @contextlib.contextmanager
+    def process(command, *_):
+        given.append(json.loads(command[-1]))
+        yield
+
+    monkeypatch.setattr(lockstep, "_process", process)
+    config = dataclasses.replace(
+        PRESETS["vpg"],
+        gamma=np.float32(0.75),
+        ent_coef=jnp.float32(0.25),
+        learning_rate=torch.tensor(0.5),
+        env_params={"gravity": np.float32(9.5)},
+    )
+    with lockstep.traced([lockstep.Job(config, np.arange(2), np.int64(3))]):
+        pass
+    for (job,) in given:
+        fields = job["config"]
+        assert (fields["gamma"], fields["ent_coef"], fields["learning_rate"]) == (0.75, 0.25, 0.5)
+        assert fields["env_params"] == {"gravity": 9.5}
+        assert (job["seeds"], job["updates"]) == ([0, 1], 3)
+    several = dataclasses.replace(config, gamma=np.array([0.5, 0.75]))
+    with pytest.raises(ConfigError, match=r"one number; got an array of shape \(2,\)"):
+        lockstep.traced([lockstep.Job(several, [0])]).__enter__()
+
+
+@pytest.mark.parametrize(("seeds", "updates"), [([], 3), ([0], 0), ([0], 2.5)])
+def test_nothing_to_run_is_refused(seeds, updates):
+    with pytest.raises(ConfigError, match=r"must be an integer of at least 1|at least one seed"):
+        lockstep.lockstep(PRESETS["vpg"], seeds, updates)
 
 
 @pytest.mark.as_users_run(1)
