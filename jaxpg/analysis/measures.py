@@ -155,6 +155,8 @@ def remarks(outcomes: Outcomes) -> list[str]:
         f"with a return of {words.returned(outcomes.floor)}, no better than before training, and "
     )
     counted = f"counted {floor if known else ''}as not solved"
+    if not known and outcomes.solving is None:
+        counted = "there is no return of theirs"
     lines = []
     for count, what in (
         (outcomes.diverged.sum(), "diverged"),

@@ -270,7 +270,8 @@ def _panel(drawing: Drawing, title: str, motion: Motion, frame: int) -> Image.Im
     count = f"step {motion.step[frame]}   return {_number(motion.returns[frame])}"
     if motion.ends[-1] > (0 if drawing.after else 1):  # one end is seen without
         count = f"{_ends(int(motion.ends[frame]), drawing)}   {count}"
-    _write(draw, (16, bottom), title, 15, INK, "ls", bold=True)
+    title, size = _fitted(title, right - _width(count, 14) - 2 * 16)
+    _write(draw, (16, bottom), title, size, INK, "ls", bold=True)
     colour = FALLEN if drawing.after and not motion.up[frame] else MUTED
     _write(draw, (right, bottom), count, 14, colour, "rs")
     return image.reduce(SMOOTH)
@@ -332,22 +333,30 @@ def _sheet_parts(
 
 
 def _sheet_film(drawing: Drawing, parts: Sequence[Part], stride: int) -> Film:
+    widest = max(_width(part.title, 12, bold=True) for part in parts)
     frames = [
-        _sheet_frame(drawing, part.title, part.motions, f)
+        _sheet_frame(drawing, part.title, part.motions, f, widest)
         for part in parts
         for f in range(0, part.steps, stride)
     ]
     return Film(frames, stride * drawing.step_ms, drawing.colours)
 
 
-def _sheet_frame(drawing: Drawing, title: str, motions: list[Motion], frame: int) -> Image.Image:
-    """All seeds, small, with a line above that counts them."""
+def _sheet_frame(
+    drawing: Drawing, title: str, motions: list[Motion], frame: int, widest: int
+) -> Image.Image:
+    """All seeds, small, with a line above that counts them.
+
+    Args:
+      widest: pixels that the titles of a film's parts need.
+    """
     cell = drawing.cell
     columns = min(len(motions), max(1, round(len(motions) ** 0.5)))
     columns = max(columns, min(len(motions), -(-384 // cell[0])))  # room for the line
     rows = -(-len(motions) // columns)
     top, margin = 34, 16
     width, height = columns * cell[0] + 2 * margin, rows * cell[1] + top + margin
+    width = max(width, widest + 2 * margin)
     image = Image.new("RGB", (width * SMOOTH, height * SMOOTH), PAPER)
     for i, motion in enumerate(motions):
         row, column = divmod(i, columns)
@@ -383,6 +392,22 @@ def _write(
 ) -> None:
     place = (at[0] * SMOOTH, at[1] * SMOOTH)
     draw.text(place, text, fill=colour, font=_font(size * SMOOTH, bold), anchor=anchor)
+
+
+def _width(text: str, size: int, bold: bool = False) -> int:
+    """Of a line that `_write` writes, in pixels."""
+    return -(-int(_font(size * SMOOTH, bold).getlength(text)) // SMOOTH) + 1
+
+
+def _fitted(text: str, room: int) -> tuple[str, int]:
+    """A bold line and its size, smaller where there is less room for it; of one that does not fit
+    even so, the end, which has the seed."""
+    for size in range(15, 10, -1):
+        if _width(text, size, bold=True) <= room:
+            return text, size
+    while text and _width(f"…{text}", size, bold=True) > room:
+        text = text[1:]
+    return f"…{text}", size
 
 
 @lru_cache(maxsize=16)

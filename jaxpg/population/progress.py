@@ -14,6 +14,7 @@ from jaxpg.words import duration, returned, short
 if TYPE_CHECKING:  # which imports jax
     from jaxpg.core.types import Metrics
 
+NARROW = 110  # columns of a terminal that are too few for a bar beside its numbers
 LINES = 20  # lines that a whole run prints where there is no terminal
 WIDTH, PAUSE = 30, 0.2  # characters of the bar in a notebook; seconds between two messages
 
@@ -68,17 +69,24 @@ def in_notebook() -> Callable[..., Any] | None:
     return display
 
 
-def describe(at: Progress) -> str:
-    """Steps, speed, return so far and time left, in a line."""
+def describe(at: Progress, narrow: bool = False) -> str:
+    """Steps, speed, return so far and time left, in a line.
+
+    Args:
+      narrow: whether its end may be cut off, so that what matters most comes first.
+    """
     score, known, begun = at.return_iqm, len(at.known), len(at.recent_return)
     said = "none yet" if score is None else returned(score)
     if 0 < known < begun:
-        said += f" of {known:,} of {begun:,}"
+        said += f" ({known:,} of {begun:,} seeds)"
     left = at.seconds * (1.0 - at.fraction) / at.fraction
-    return (
-        f"{short(at.env_steps)} steps  {short(at.env_steps / at.seconds)} steps/s  "
-        f"IQM return {said}  {duration(left)} left"
-    )
+    parts = [
+        f"{short(at.env_steps)} steps",
+        f"{short(at.env_steps / at.seconds)} steps/s",
+        f"IQM return {said}",
+        f"{duration(left)} left",
+    ]
+    return "  ".join(reversed(parts) if narrow else parts)
 
 
 @contextmanager
@@ -99,17 +107,16 @@ def _bar(title: str) -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    narrow = console.width < NARROW
+    note = TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True))
+    percent = TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4))
+    columns = [TextColumn("{task.description}"), BarColumn(), percent, TimeElapsedColumn(), note]
+    with Bar(*([percent, note] if narrow else columns), console=console) as bar:
         task = bar.add_task(title, total=1.0, note="compiling")
-        yield lambda at: bar.update(task, completed=at.fraction, note=describe(at))
+        yield lambda at: bar.update(task, completed=at.fraction, note=describe(at, narrow))
 
 
 @contextmanager

@@ -54,9 +54,11 @@ def learning_curve(run: Run, path: Path) -> None:
             label_budget(axes, spent, curves[0][0][-1])
             label_returns(axes)
             count = len(settings)
+            title = f"{config.env}, {seeds} × {count} settings: IQM of the return, 95 % interval"
             if count <= len(SERIES) * len(DASHES):
                 axes.legend(fontsize=8, ncols=1 + count // 8)
-            title = f"{config.env}, {seeds} × {count} settings: IQM of the return, 95 % interval"
+            else:
+                title += " (too many to name: jaxpg report)"
         axes.set_title(title, loc="left", fontsize=11)
 
     with figure_of(draw, (8, 4.5), top=0.35, name="curve") as figure:
@@ -98,8 +100,7 @@ def draw_curve(
     draw_iqm(axes, amount, returns, ACCENT)
     if frozen:
         at, height = zip(*frozen, strict=True)
-        axes.plot(at, height, "x", color=WARN, markersize=5, label="diverged", clip_on=False)
-        axes.legend(loc="lower right")
+        axes.plot(at, height, "x", color=WARN, markersize=5, clip_on=False)
     axes.autoscale_view()
     draw_target(axes, target)
     label_budget(axes, unit, amount[-1])
@@ -205,9 +206,12 @@ def draw_distribution(axes: Any, scores: np.ndarray, target: float | None) -> No
     )
     axes.axvline(iqm(scores), color=INK, linewidth=1.5, label=f"IQM {words.returned(iqm(scores))}")
     if target is not None:
-        axes.axvline(
-            target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=f"solved: {target:g}"
-        )
+        low, high = axes.get_xlim()
+        said, room = f"solved: {target:g}", 2 * (high - low)
+        if low - room <= target <= high + room:
+            axes.axvline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=said)
+        else:  # it would leave the seeds less than a third of the axes
+            axes.plot([], [], " ", label=f"{said} →" if target > high else f"← {said}")
     axes.tick_params(axis="x", pad=8)
     axes.grid(axis="x", visible=False)
     axes.yaxis.get_major_locator().set_params(integer=True)

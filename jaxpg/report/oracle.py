@@ -126,8 +126,8 @@ PANELS = (
                 "epoch 4, no clip": (1, 0),
                 "epoch 2, clip 0.2": (0, 1),
                 "epoch 4, clip 0.2": (1, 1),
-                "epoch 2, penalty 1": (2, 0),
-                "epoch 4, penalty 1": (2, 1),
+                "epoch 2, penalty 1": (0, 3),
+                "epoch 4, penalty 1": (1, 3),
                 "epoch 2, no clip, fresh": (0, 2),
                 "epoch 4, no clip, fresh": (1, 2),
             },
@@ -189,7 +189,7 @@ def draw_family(found: Sequence[Finding], path: Path) -> None:
         axes.tick_params(colors=INK)
         axes.spines[["top", "right"]].set_visible(False)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}  # no corner is always free
-        axes.legend(frameon=False, fontsize=8, ncols=2, **below)
+        axes.legend(frameon=False, fontsize=8, ncols=2, handlelength=4.5, **below)
     save(figure, path)
 
 

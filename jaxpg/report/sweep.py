@@ -228,7 +228,7 @@ def _world(point: Point) -> str:
     return _key({name: x for name, x in point.values.items() if name.startswith(ENV)})
 
 
-def _key(values: dict[str, Any]) -> str:
+def _key(values: Any) -> str:
     return json.dumps(values, sort_keys=True)
 
 
@@ -482,26 +482,41 @@ def _places(axes: Any, values: Sequence[Any]) -> np.ndarray:
     labels = [sweep.written(value) for value in values]
     numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
     if not numeric:
-        axes.set_xticks(range(len(values)), labels)
+        places = np.arange(len(values), dtype=float)
+        _set_labels(axes, places, labels)
         axes.set_xlim(-0.5, len(values) - 0.5)
-        return np.arange(len(values), dtype=float)
+        return places
     log = min(values) > 0 and max(values) >= 10 * min(values)
     places = np.array(values, float)
     if _collide(axes, np.log(places) if log else places, labels):
         places = np.argsort(np.argsort(places)).astype(float)  # side by side, in their order
-    elif log:
+        _set_labels(axes, places, labels)
+        return places
+    if log:
         axes.set_xscale("log")
     axes.set_xticks(places, labels)
     axes.set_xticks([], minor=True)
     return places
 
 
-def _collide(axes: Any, places: np.ndarray, labels: Sequence[str]) -> bool:
-    """Whether labels at these places would be written over one another."""
+def _set_labels(axes: Any, places: np.ndarray, labels: Sequence[str]) -> None:
+    """Ticks at the places, with as many of the labels as are not written over one another."""
     order = np.argsort(places)
+    for step in range(1, len(labels) + 1):
+        kept = order[::step]
+        if not _collide(axes, places, labels, kept):
+            break
+    axes.set_xticks(places, [label if i in kept else "" for i, label in enumerate(labels)])
+
+
+def _collide(
+    axes: Any, places: np.ndarray, labels: Sequence[str], kept: np.ndarray | None = None
+) -> bool:
+    """Whether labels at these places, or those that are kept, would be written over one another."""
+    kept = np.argsort(places) if kept is None else kept
     width = axes.get_position().width * axes.figure.get_figwidth() * 72  # points
-    gaps = np.diff(places[order]) / (np.ptp(places) or 1.0) * width
-    sizes = np.array([len(labels[i]) for i in order]) * LETTER
+    gaps = np.diff(places[kept]) / (np.ptp(places) or 1.0) * width
+    sizes = np.array([len(labels[i]) for i in kept]) * LETTER
     return bool((gaps < (sizes[1:] + sizes[:-1]) / 2 + LETTER).any())
 
 
@@ -562,14 +577,15 @@ def _draw_heat(axes: Any, found: Found, down: str, across: str) -> None:
             words.returned(cells[i, j]),
             ha="center",
             va="center",
-            fontsize=9,
+            fontsize=min(9.0, 80 / len(columns)),
             color=(ON_HIGH if shade >= HIGH else ON_LOW) if known else INK,
         )
     for row, column in np.argwhere(cells == highest) if found.best else ():
         axes.add_patch(_box(column, row, facecolor="none", edgecolor=SERIES[1], linewidth=2.5))
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), [sweep.written(value) for value in columns])
+    labels = [sweep.written(value) for value in columns]
+    _set_labels(axes, np.arange(len(columns)), labels)
     axes.set_yticks(range(len(rows)), [sweep.written(value) for value in rows])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -597,8 +613,9 @@ def _curves(found: Found) -> Picture:
 
 
 def _draw_curves(axes: Any, found: Found, shown: Sequence[Point]) -> None:
-    for i, point in enumerate(shown):
-        label = _said(point, found)
+    differ = [name for name in found.grid if len({_key(p.values[name]) for p in shown}) > 1]
+    for i, point in enumerate(shown):  # what all have would cut off what tells them apart
+        label = sweep.said({name: point.values[name] for name in differ or found.grid})
         figures.draw_iqm(axes, point.amount, point.returns, label=label, **figures.look(i))
     solving = shown[0].outcomes.solving
     figures.draw_target(axes, solving and solving.target)

@@ -148,10 +148,11 @@ def shared(what: Manifest) -> dict[str, Any]:
 def closing(summary: dict[str, Any], out: Path) -> str:
     """What a person is told at the end of a run."""
     speed, settings = words.short(summary["env_steps_per_second"]), len(summary["settings"])
+    seconds = summary["wall_seconds"]
     times = f" with {settings} settings each" if settings > 1 else ""
     lines = [
         f"{words.seeds(summary['seeds'])}{times}, {summary['total_env_steps']:,} environment steps "
-        f"in {summary['wall_seconds']:.0f} s ({speed} steps/s; compiling took "
+        f"in {seconds:.{1 if seconds < 10 else 0}f} s ({speed} steps/s; compiling took "
         f"{summary['compile_seconds']:.0f} s)"
     ]
     found = summary["final_return"]

@@ -215,6 +215,8 @@ def test_where_no_episode_ended_there_is_no_score():
     assert measure(some)["iqm"] is None
     assert measure(some)["solved"].value == 0
     assert remarks(some) == ["2 seeds finished no episode: counted as not solved"]
+    some = some._replace(solving=None)  # nobody says what is
+    assert remarks(some) == ["2 seeds finished no episode: there is no return of theirs"]
 
 
 def test_remarks_say_what_failed_seeds_count_with():

@@ -542,6 +542,32 @@ def test_labels_of_an_axis_are_not_written_over_one_another(values, side_by_side
     assert places.tolist() == (ranks if side_by_side else values)
 
 
+def test_of_many_labels_those_are_left_out_that_would_be_written_over_others():
+    values = [1e-3, 0.00123456, 3.2e-3, 5e-3, 0.01, 0.03, 0.1, 0.12345, 0.2, 0.3, 0.5, 0.7]
+    for some in (values, [f"{x:g}" for x in values]):
+        with canvas.blank((4.6, 2.95)) as figure:
+            axes = figure.subplots()
+            places = sweep_report._places(axes, some)
+            shown = [label.get_text() for label in axes.get_xticklabels()]
+        kept = np.array([i for i, label in enumerate(shown) if label])
+        assert len(shown) == 12
+        assert kept.tolist() == list(range(0, 12, 2))
+        assert [shown[i] for i in kept] == [sweep.written(some[i]) for i in kept]
+        assert not sweep_report._collide(axes, places, shown, kept)
+
+
+def test_curves_are_named_by_what_tells_them_apart(page):
+    found = sweep_report.load_sweep(page)
+    shown = [one for one in found.ranked if one.values["value_steps"] == 2]
+    assert len(shown) == 2
+    with canvas.blank((4.6, 2.95)) as figure:
+        axes = figure.subplots()
+        sweep_report._draw_curves(axes, found, shown)
+        labels = axes.get_legend_handles_labels()[1]
+    assert len({*labels}) == len(shown)
+    assert not any("value_steps" in label for label in labels)
+
+
 def test_a_fields_sensitivity_is_the_mean_over_the_other_fields(page):
     found = sweep_report.load_sweep(page)
     first = [point for point in found.points if point.values["value_steps"] == 1]

@@ -143,6 +143,20 @@ def test_a_standing_pole_is_blue_and_a_fallen_one_red():
     assert pixels(down, FALLEN) > 500
 
 
+@pytest.mark.parametrize("name", ["vpg", "ppo-mountain-car-continuous", "my_module:" + 60 * "f"])
+def test_a_title_leaves_its_seed_and_the_numbers_readable(name):
+    title, size = render._fitted(f"{name}, seed 4294967290", 290)
+    assert render._width(title, size, bold=True) <= 290
+    assert title.endswith(", seed 4294967290")
+    assert (size == 15) == (name == "vpg")
+
+
+def test_a_sheet_of_few_seeds_has_room_for_its_title():
+    motion = render.Motion(np.zeros((1, 4)), np.ones(1, bool), *(np.zeros(1, int) for _ in "123"))
+    frame = render._sheet_frame(CARTPOLE, "", [motion], 0, widest=600)
+    assert frame.width == 600 + 2 * 16
+
+
 def test_a_gif_keeps_its_frames_times_and_colours():
     obs = np.zeros((30, 4))
     obs[:, 0] = np.linspace(-1, 1, 30)

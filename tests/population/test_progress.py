@@ -18,7 +18,9 @@ HALF = Progress(2_000_000, 0.5, np.array([0.25, np.nan, 0.25]), 100.0, rows=3, m
 
 def test_a_line_says_steps_speed_return_and_time_left():
     said = progress.describe(HALF)
-    assert said == "2 M steps  20 k steps/s  IQM return 0.25 of 2 of 3  1:40 min left"
+    assert said == "2 M steps  20 k steps/s  IQM return 0.25 (2 of 3 seeds)  1:40 min left"
+    narrow = progress.describe(HALF, narrow=True)
+    assert narrow == "1:40 min left  IQM return 0.25 (2 of 3 seeds)  20 k steps/s  2 M steps"
     silent = HALF._replace(recent_return=np.full(3, np.nan))
     assert "IQM return none yet" in progress.describe(silent)
 
@@ -27,7 +29,7 @@ def test_a_row_that_diverged_is_not_among_those_whose_return_is_said():
     gone = SimpleNamespace(policy_loss=np.array([np.nan, 0.0, 0.0]))
     at = HALF._replace(recent_return=np.array([500.0, 20.0, 20.0]), metrics=gone)
     assert at.return_iqm == 20.0
-    assert "IQM return 20.0 of 2 of 3 " in progress.describe(at)
+    assert "IQM return 20.0 (2 of 3 seeds) " in progress.describe(at)
 
 
 def test_where_nobody_is_there_are_twenty_lines_at_most(capsys):

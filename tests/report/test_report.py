@@ -455,6 +455,20 @@ def test_a_strangers_run_injects_nothing_in_a_browser(hostile, browser):
     assert browser.run("return document.querySelectorAll('script, img').length") == 0
 
 
+def test_a_far_target_leaves_the_seeds_the_axis():
+    for target, said in (
+        (475.0, "solved: 475 →"),
+        (-475.0, "← solved: -475"),
+        (51.0, "solved: 51"),
+    ):
+        with canvas.blank((4.6, 2.95)) as figure:
+            axes = figure.subplots()
+            figures.draw_distribution(axes, np.array([48.0, 49.0, 50.0]), target)
+            low, high = axes.get_xlim()
+            assert said in axes.get_legend_handles_labels()[1]
+        assert high - low < 10.0
+
+
 @pytest.mark.parametrize(
     ("returns", "frozen_at", "words"),
     [
