@@ -209,7 +209,7 @@ def _wandb(directory: Path, state: State) -> Iterator[Log]:
             "seeds": ",".join(manifest.parts),
             "lanes": manifest.lanes,
             **results.shared(manifest),
-            **({"settings": [*manifest.settings]} if len(manifest.settings) > 1 else {}),
+            **({"settings": [*manifest.settings]} if manifest.varied else {}),
         },
     )
     try:

@@ -298,7 +298,14 @@ def test_who_is_refused_changes_and_opens_no_tracker(trained, tmp_path, monkeypa
     assert not (directory / track.FOLDER).exists()
 
 
-def test_wandb_is_told_what_settings_share_and_the_settings(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [{"learning_rate": 0.1, "env.gravity": 5.0}, {"learning_rate": 0.2}],
+        [{"learning_rate": 0.1}],  # which is not the config's
+    ],
+)
+def test_wandb_is_told_what_settings_share_and_the_settings(settings, tmp_path, monkeypatch):
     """The rows of all are one run there, which has not the learning rate of the first."""
     told = {}
     tracker = SimpleNamespace(define_metric=lambda *_, **__: None, finish=lambda: None)
@@ -306,7 +313,6 @@ def test_wandb_is_told_what_settings_share_and_the_settings(tmp_path, monkeypatc
     module.init = lambda **given: told.update(given) or tracker
     module.__spec__ = ModuleSpec("wandb", None)
     monkeypatch.setitem(sys.modules, "wandb", module)
-    settings = [{"learning_rate": 0.1, "env.gravity": 5.0}, {"learning_rate": 0.2}]
     plan = planning.plan("vpg", CONFIG, [0, 1], 2)._replace(settings=settings)
     manifests.write(tmp_path, plan)
     track.choose(tmp_path, "wandb")
