@@ -81,12 +81,14 @@ def stateless(config: Config, params: nn.ModuleDict) -> None:
 
 def _distribution(config: Config, spec: EnvSpec) -> Distribution:
     if spec.discrete:
-        if config.squash:
-            raise ConfigError(f"squash needs continuous actions; {config.env} has none")
-        if config.sigma == "state":
-            raise ConfigError(f"sigma='state' needs continuous actions; {config.env} has none")
-        if config.log_std_init:
-            raise ConfigError(f"log_std_init needs continuous actions; {config.env} has none")
+        of_continuous = {
+            "squash": config.squash,
+            "sigma='state'": config.sigma == "state",
+            "log_std_init": config.log_std_init,
+        }
+        for name, given in of_continuous.items():
+            if given:
+                raise ConfigError(f"{name} needs continuous actions; {config.env} has none")
         one = CATEGORICALS[config.log_prob]
         return distributions.several(one, spec.choices) if spec.choices else one
     if config.log_prob == "clamped":

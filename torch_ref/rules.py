@@ -14,6 +14,7 @@ from torch_ref.config import (
     MOST,
     OPTIONAL,
     STATIC,
+    TRACED,
     TRAITS,
     Config,
     ConfigError,
@@ -145,7 +146,7 @@ def _check_fields(config: Config) -> None:
             raise ConfigError(f"{name} is {value!r}{nearest(str(value), choices)}")
         if _HINTS[name] in (str, bool) and not isinstance(value, _HINTS[name]):
             raise ConfigError(f"{name} must be a {_HINTS[name].__name__}; got {value!r}")
-        if _HINTS[name] is float and not isinstance(value, numbers.Real):  # an array is traced
+        if _HINTS[name] is float and not isinstance(value, numbers.Real):
             raise ConfigError(f"{name} must be a number; got {value!r}")
     for name in _COUNTS:
         _check_count(name, getattr(config, name))
@@ -181,6 +182,21 @@ def check_is_config(config: Any) -> None:
     """Raise ConfigError for a preset's name, or a dictionary, where its Config is wanted."""
     if not dataclasses.is_dataclass(config):  # the other package's will do
         raise ConfigError(f"config must be a Config, as preset('ppo') is; got {config!r:.60}")
+
+
+def check_one_number(config: Config, otherwise: str = "") -> None:
+    """Raise ConfigError if a traced field or parameter of the environment is an array of several.
+
+    Args:
+      otherwise: how to have several, for the message.
+    """
+    values = {name: getattr(config, name) for name in TRACED}
+    for name, value in {**values, **config.env_params.traced}.items():
+        shape = tuple(getattr(value, "shape", ()))
+        if shape:
+            raise ConfigError(
+                f"{name} must be one number; got an array of shape {shape}{otherwise}"
+            )
 
 
 def _check_range(
@@ -305,7 +321,7 @@ def _of_joint(c: Config) -> str | None:
 
 def _of_sigma(c: Config) -> str | None:
     """Where that of a continuous policy starts."""
-    if c.log_std_init != FIELDS["log_std_init"].default and c.sigma != "free":
+    if c.log_std_init and c.sigma != "free":
         return f"log_std_init needs sigma='free'; got {c.log_std_init!r} with sigma={c.sigma!r}"
     return None
 

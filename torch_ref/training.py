@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from torch_ref import algorithms, env, learner
-from torch_ref.config import TRACED, WHOLE, Config, ConfigError, EnvParams
-from torch_ref.rules import validate
+from torch_ref.config import TRACED, WHOLE, Config, EnvParams
+from torch_ref.rules import check_one_number, validate
 from torch_ref.types import Algorithm, LearnerState, Metrics
 
 
@@ -54,13 +53,9 @@ def as_tensors(config: Config) -> Config:
       ConfigError: if a field has several values, or its environment has no such env_params.
     """
     config = env.settle(config)
+    check_one_number(config)
     dtype = getattr(torch, config.float_type)
     values = {name: getattr(config, name) for name in TRACED}
-    for name, value in {**values, **config.env_params.traced}.items():
-        if np.shape(value):
-            raise ConfigError(
-                f"{name} must be one number; got an array of shape {tuple(np.shape(value))}"
-            )
     tensors: dict[str, Any] = {
         name: torch.as_tensor(value, dtype=torch.int32 if name in WHOLE else dtype)
         for name, value in values.items()

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpg.core import algorithms, env, learner
 from jaxpg.core.config import TRACED, WHOLE, Config, ConfigError
-from jaxpg.core.rules import validate
+from jaxpg.core.rules import check_one_number, validate
 from jaxpg.core.types import Algorithm, LearnerState, Metrics
 
 
@@ -52,13 +51,8 @@ def as_arrays(config: Config) -> Config:
             "JAX_ENABLE_X64=1 or call jax.config.update('jax_enable_x64', True)"
         )
     config = env.settle(config)
+    check_one_number(config, ": jax.vmap trains several, one config each")
     values = {name: getattr(config, name) for name in TRACED}
-    for name, value in {**values, **config.env_params.traced}.items():
-        if np.shape(value):
-            raise ConfigError(
-                f"{name} must be one number; got an array of shape {np.shape(value)}: jax.vmap "
-                "trains several, one config each"
-            )
     arrays: dict[str, Any] = {
         name: jnp.asarray(value, jnp.int32 if name in WHOLE else config.float_type)
         for name, value in values.items()

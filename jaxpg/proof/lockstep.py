@@ -28,7 +28,7 @@ import numpy as np
 
 from jaxpg import parity
 from jaxpg.core.config import Config, ConfigError
-from jaxpg.core.rules import validate
+from jaxpg.core.rules import check_one_number, validate
 
 Record = dict[str, np.ndarray]
 Pair = tuple[Iterable[Record], Iterable[Record]]  # jaxpg's and torch_ref's
@@ -244,16 +244,12 @@ def traced(
       For each process a function of the seed, to be called in the jobs' order, that iterates
       over its records.
     """
-    listed = [
-        {
-            "config": dataclasses.asdict(validate(job.config)),
-            "seeds": [int(seed) for seed in job.seeds],
-            "updates": job.updates,
-            "explain": job.explain,
-        }
-        for job in jobs
-    ]
-    text = json.dumps(listed, default=_number)
+    listed = []
+    for job in jobs:
+        check_one_number(validate(job.config))
+        seeds = [int(seed) for seed in job.seeds]
+        listed.append({**job._asdict(), "config": dataclasses.asdict(job.config), "seeds": seeds})
+    text = json.dumps(listed, default=lambda x: x.item())  # numbers of numpy's, jax's or torch's
     with contextlib.ExitStack() as stack:
         sides = list[_Side]()
         for package, variables in zip(packages, environments, strict=True):
@@ -261,17 +257,6 @@ def traced(
             variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"), **variables}
             stack.enter_context(_process(command, package, variables, sides))
         yield tuple(partial(_run, side) for side in sides)
-
-
-def _number(x: Any) -> int | float:
-    """A number of numpy's, jax's or torch's as Python's.
-
-    Raises:
-      ConfigError: if it is more than one.
-    """
-    if np.shape(x):
-        raise ConfigError(f"a field must be one number; got an array of shape {np.shape(x)}")
-    return x.item()
 
 
 class _Side(NamedTuple):

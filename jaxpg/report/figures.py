@@ -155,9 +155,8 @@ def draw_target(axes: Any, target: float | None) -> None:
     if target is None:
         return
     low, high = axes.get_ylim()
-    room = 2 * (high - low)
     said, at, units, away = f"solved: {target:g}", target, "data", 3
-    if low - room <= target <= high + room:
+    if _leaves_room(target, low, high):
         axes.axhline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     elif target > high:
         said, at, units, away = f"{said} ↑", 1.0, "axes fraction", -10
@@ -172,6 +171,12 @@ def draw_target(axes: Any, target: float | None) -> None:
         color=MUTED,
         fontsize=8.5,
     )
+
+
+def _leaves_room(target: float, low: float, high: float) -> bool:
+    """Whether axes that show it, too, have a third for what lies between the others' ends."""
+    room = 2 * (high - low)
+    return low - room <= target <= high + room
 
 
 def label_budget(axes: Any, unit: str, end: float) -> None:
@@ -207,10 +212,10 @@ def draw_distribution(axes: Any, scores: np.ndarray, target: float | None) -> No
     axes.axvline(iqm(scores), color=INK, linewidth=1.5, label=f"IQM {words.returned(iqm(scores))}")
     if target is not None:
         low, high = axes.get_xlim()
-        said, room = f"solved: {target:g}", 2 * (high - low)
-        if low - room <= target <= high + room:
+        said = f"solved: {target:g}"
+        if _leaves_room(target, low, high):
             axes.axvline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=said)
-        else:  # it would leave the seeds less than a third of the axes
+        else:
             axes.plot([], [], " ", label=f"{said} →" if target > high else f"← {said}")
     axes.tick_params(axis="x", pad=8)
     axes.grid(axis="x", visible=False)
